@@ -1,0 +1,124 @@
+"""What a print is: its columns, types and units; checks and facts of a frame of them.
+
+A print is one trade of one contract (or one stock) with the quote that stood before it. Frames of prints
+carry the columns of `SCHEMA`, in that order. Prices, quotes, strikes and underlying mids are integers of
+1/10,000 USD, so that "at the ask" and "exactly mid" are exact and sums do not depend on order or batch.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from flowtape.errors import UsageError
+
+PRICE_SCALE = 10_000
+"""Integer price units per USD."""
+CONTRACT_MULTIPLIER = 100
+"""Shares per standard option contract."""
+MAX_SIZE = 2**31 - 1
+MAX_PRICE = 10**11
+"""Ten million USD a share, in price units; above it a price is taken for garbage."""
+MAX_STRIKE = 999_999_990
+"""The largest strike an OSI symbol can hold: 99,999.999 USD."""
+NEW_YORK = ZoneInfo("America/New_York")
+
+Asset = pl.Enum(["option", "stock"])
+Right = pl.Enum(["C", "P"])
+Side = pl.Enum(["buy", "sell", "mid"])
+Timestamp = pl.Datetime("ns", "UTC")
+
+CONDITION_NAMES = (
+    "unknown", "REGULAR", "CANC", "OSEQ", "CNCL", "LATE", "CNCO", "OPEN", "CNOL", "OPNL", "AUTO", "REOP",
+    "AJST", "SPRD", "STDL", "STPD", "CSTP", "BWRT", "CMBO", "SPIM", "ISOI", "BNMT", "XMPT", "SLAN", "SLAI",
+    "SLCN", "SLCI", "SLFT", "MLET", "MLAT", "MLCT", "MLFT", "MESL", "TLAT", "MASL", "MFSL", "TLET", "TLCT",
+    "TLFT", "TESL", "TASL", "TFSL", "CBMO", "MCTP", "EXHT",
+)  # fmt: skip
+"""OPRA's mnemonics, the one vocabulary for sale conditions. The place of a name is its number in a store:
+names are only ever added at the end."""
+Condition = pl.Enum(CONDITION_NAMES)
+
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "ts": Timestamp,
+    "asset": Asset,
+    "symbol": pl.Categorical,
+    "root": pl.Categorical,
+    "expiry": pl.Date,
+    "right": Right,
+    "strike": pl.Int64,
+    "price": pl.Int64,
+    "size": pl.Int64,
+    "bid": pl.Int64,
+    "ask": pl.Int64,
+    "bid_size": pl.Int64,
+    "ask_size": pl.Int64,
+    "quote_ts": Timestamp,
+    "condition": Condition,
+    "venue": pl.Categorical,
+    "seq": pl.Int64,
+    "underlying": pl.Int64,
+}
+REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue", "seq")
+CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
+IDENTITY = ("venue", *CONTRACT, "ts", "seq")
+"""With the source, what makes a row itself: the same row seen twice counts once."""
+
+_INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPXPM": "SPX", "MRUTW": "MRUT"}
+_ADJUSTED = re.compile(r"^\d?([A-Z][A-Z./]*?)\d?$")
+
+
+def underlying_of(root: str) -> str:
+    """Map an OPRA root to its underlying: `SPXW` → `SPX`, `AAPL1` → `AAPL`, `2SPX` → `SPX`, `^VIX` → `VIX`."""
+    name = root.strip().upper().lstrip("^")
+    found = _ADJUSTED.match(name)
+    name = found.group(1) if found else name
+    return _INDEX_ROOTS.get(name, name)
+
+
+def underlyings(roots: pl.Series) -> pl.Series:
+    """`underlying_of` for a column of roots; as many calls as there are distinct roots."""
+    names = roots.cast(pl.String)
+    table = {root: underlying_of(root) for root in names.unique().drop_nulls()}
+    return (
+        names.replace_strict(table, default=None, return_dtype=pl.String).cast(pl.Categorical).alias("symbol")
+    )
+
+
+def conform(frame: pl.DataFrame) -> pl.DataFrame:
+    """Give a frame the columns, order and types of `SCHEMA`; absent optional columns become null.
+
+    Raises `UsageError` where a required column is missing or a type cannot be cast.
+    """
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    if missing:
+        raise UsageError(f"prints lack the column {', '.join(missing)}")
+    columns = [
+        (pl.col(name) if name in frame.columns else pl.lit(None).alias(name)).cast(dtype)
+        for name, dtype in SCHEMA.items()
+    ]
+    try:
+        return frame.select(columns)
+    except pl.exceptions.PolarsError as error:
+        raise UsageError(f"prints have a column of the wrong type: {str(error).splitlines()[0]}") from None
+
+
+def day_bounds(day: date) -> tuple[datetime, datetime]:
+    """The two UTC instants between which a New York date lies (23 or 25 hours apart on two days a year)."""
+    start = datetime.combine(day, time(), NEW_YORK)
+    end = datetime.combine(day + timedelta(days=1), time(), NEW_YORK)
+    return start.astimezone(UTC), end.astimezone(UTC)
+
+
+def trading_days(ts: pl.Series) -> pl.Series:
+    """The trading day of each instant: its date in New York. Shape as given, type Date."""
+    low, high = ts.min(), ts.max()
+    if not isinstance(low, datetime) or not isinstance(high, datetime):
+        return pl.Series("day", [None] * len(ts), dtype=pl.Date)
+    # One conversion a row is what a time zone costs; nearly every batch lies within one day.
+    first, last = low.astimezone(NEW_YORK).date(), high.astimezone(NEW_YORK).date()
+    if first == last and ts.null_count() == 0:
+        return pl.Series("day", [first], dtype=pl.Date).new_from_index(0, len(ts))
+    return ts.dt.convert_time_zone("America/New_York").dt.date().alias("day")
