@@ -1,0 +1,140 @@
+"""Files → prints. One module a format; this one says what a reader gives and finds the right one.
+
+A reader is a function `read(files, options) -> Tape`; a new format is one module with `read` and `matches`
+and one line in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from flowtape.errors import RowError, TapeError, UsageError
+
+FORMATS = {
+    "cboe": "flowtape.readers.cboe",
+    "databento": "flowtape.readers.databento",
+    "thetadata": "flowtape.readers.thetadata",
+    "massive": "flowtape.readers.massive",
+    "table": "flowtape.readers.table",
+}
+"""Format name → module. Guessing asks each in this order; `table` takes what no vendor's format claims."""
+
+BATCH_ROWS = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One row left out: file name, 1-based data row (a header is no row), and why."""
+
+    file: str
+    row: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Rejects:
+    """The rows a reader left out: how many, why, and the first of them with their numbers."""
+
+    strict: bool = False
+    keep: int = 1000
+    count: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    first: list[Reject] = field(default_factory=list)
+
+    def add(
+        self, file: str, rows: Sequence[int], reason: str, values: Sequence[object] | None = None
+    ) -> None:
+        """Count bad rows; `values` names the offending value of each. Raises `RowError` in a strict read."""
+        if not rows:
+            return
+        for place, row in enumerate(rows[: max(1, self.keep - len(self.first))]):
+            text = reason if values is None else f"{reason}: {values[place]!r}"
+            if self.strict:
+                raise RowError(file, row, text)
+            if len(self.first) < self.keep:
+                self.first.append(Reject(file, row, text))
+        self.count += len(rows)
+        self.reasons[reason] += len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prints in `prints.SCHEMA`, the number of data rows they came of, and the share of the tape read so far."""
+
+    prints: pl.DataFrame
+    rows: int
+    done: float
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to read: `strict` stops at the first bad row, `mapping` is a TOML file for `table`, `source`
+    overrides the name of where the tape comes from."""
+
+    strict: bool = False
+    mapping: Path | None = None
+    source: str | None = None
+    batch_rows: int = BATCH_ROWS
+
+
+@dataclass(slots=True)
+class Tape:
+    """One readable tape: where it comes from, its files, and its batches, which can be iterated once.
+
+    `notes` counts what was kept but deserves a word (an unmapped condition number, say).
+    """
+
+    source: str
+    format: str
+    files: tuple[Path, ...]
+    batches: Iterator[Batch]
+    rejects: Rejects
+    notes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def name(self) -> str:
+        """The file names, for messages."""
+        return ", ".join(path.name for path in self.files)
+
+
+Read = Callable[[Sequence[Path], Options], "list[Tape]"]
+Matches = Callable[[Path, bytes], bool]
+
+
+def open_tapes(
+    paths: Sequence[str | Path], format: str | None = None, options: Options | None = None
+) -> list[Tape]:
+    """Open files as tapes, guessing each file's format from its content unless `format` is given.
+
+    Files that belong together (trades with their quotes or definitions) become one tape; others one each,
+    in the order given. Raises `UsageError` for an unknown format, `TapeError` for a file that is missing,
+    empty or of no known format.
+    """
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"format: {format!r} is none of {', '.join(FORMATS)}")
+    groups: dict[str, list[Path]] = {}
+    for path in map(Path, paths):
+        groups.setdefault(format or guess(path), []).append(path)
+    tapes: list[Tape] = []
+    for name, files in groups.items():
+        tapes += importlib.import_module(FORMATS[name]).read(files, options or Options())
+    return tapes
+
+
+def guess(path: Path) -> str:
+    """The format of a file, by its content. Raises `TapeError` where none fits."""
+    from flowtape.readers.common import head
+
+    start = head(path)
+    for name, module in FORMATS.items():
+        if importlib.import_module(module).matches(path, start):
+            return name
+    raise TapeError(
+        f"{path.name}: not a tape of a known format ({', '.join(FORMATS)}); name one with --format"
+    )

@@ -1,0 +1,375 @@
+"""Databento: DBN files of OPRA.PILLAR, trades with the quote in one record or in files of their own.
+
+Field meanings: Databento's pages on the schemas and on OPRA (databento.com/docs/schemas-and-data-formats,
+databento.com/docs/datasets/opra-pillar).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import databento_dbn as dbn
+import numpy as np
+import polars as pl
+
+from flowtape.errors import TapeError
+from flowtape.prints import MAX_PRICE, MAX_SIZE, Timestamp, conform
+from flowtape.quotes import QUOTE_COLUMNS, QuoteJoin
+from flowtape.readers import Batch, Options, Rejects, Tape
+from flowtape.readers.common import ROW, Field, parse
+from flowtape.readers.dbn import (
+    CBBO_1S,
+    CMBP_1,
+    DEFINITION,
+    MAGIC,
+    MBP_1,
+    SYMBOL_MAPPING,
+    TCBBO,
+    TRADE,
+    Chunk,
+    Contracts,
+    Header,
+    Numbers,
+    Records,
+    read_chunks,
+    read_header,
+)
+
+DATASET = "OPRA.PILLAR"
+CONSOLIDATED = 30
+"""The publisher of OPRA's own NBBO among the records of `mbp-1`; the others are each venue's own quote."""
+PRINTS = {"trades": TRADE, "tbbo": MBP_1, "tcbbo": TCBBO}
+QUOTES = {"cmbp-1": CMBP_1, "mbp-1": MBP_1, "cbbo-1s": CBBO_1S}
+DEFINITIONS = "definition"
+UNITS = 100_000
+"""DBN's price units (1e-9 USD) in one of ours (1e-4 USD)."""
+PLACES = 1024
+"""Prints of one contract and venue that may share both times before their `seq` cannot tell them apart."""
+SLACK = 5 * 10**9
+"""How late, in ns, a record may come by its event time: files are in the order of arrival over many lines."""
+CHUNK_RECORDS = 100_000
+"""Records decoded at a time: few enough to stay in a processor's cache."""
+_VENUES = {
+    20: "AMXO", 21: "XBOX", 22: "XCBO", 23: "EMLD", 24: "EDGO", 25: "GMNI", 26: "XISX", 27: "MCRY",
+    28: "XMIO", 29: "ARCO", 30: "OPRA", 31: "MPRL", 32: "XNDQ", 33: "XBXO", 34: "C2OX", 35: "XPHL",
+    36: "BATO", 37: "MXOP", 61: "SPHR", 108: "MXTO", 109: "IEXO",
+}  # fmt: skip
+"""Databento's publishers of OPRA.PILLAR; one that is not here goes by its number. A venue is part of a
+print's identity: a new publisher is added here before it first prints, no name is ever changed."""
+OTHER_RECORDS = "records of other types in the trades file, left out"
+QUOTES_NOT_NBBO = "mbp-1 records of one venue's quote, not the NBBO, left out"
+QUOTES_TRADES = "trades among the quotes, left out"
+QUOTES_UNPLACED = "quotes without a time or a known contract, left out"
+_ALIKE = ("ts_event", "instrument_id", "publisher_id")
+QUOTES_LIMITED = "quotes files whose request had a limit: after it no quote is new"
+ROUNDED = "prices rounded to 1/10,000 USD"
+VENUE_QUOTES = "tbbo prints whose quote is their own venue's, not the NBBO"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file and the one of its schemas that is wanted of it."""
+
+    header: Header
+    schema: str
+
+    @property
+    def path(self) -> Path:
+        return self.header.path
+
+
+def matches(path: Path, start: bytes) -> bool:
+    """Whether a file's first bytes are a DBN header's."""
+    return start[:3] == MAGIC and start[3:4] < b" "
+
+
+def read(files: Sequence[Path], options: Options) -> list[Tape]:
+    """Open DBN files: a tape for each file of `trades`, `tcbbo` or `tbbo`, with the quotes and definitions
+    among `files` that are of the same time and instruments.
+
+    Raises `TapeError` for a file that is no DBN file, of another dataset or schema, or of quotes or
+    definitions without trades of their time.
+    """
+    found = [file for path in files for file in _classify(read_header(path))]
+    prints = [file for file in found if file.schema in PRINTS]
+    others = [file for file in found if file.schema not in PRINTS]
+    for file in others:
+        if not any(_belongs(file, trades) for trades in prints):
+            raise TapeError(
+                f"{file.path.name}: a {file.schema} file holds no prints: give it together with the trades, "
+                f"tcbbo or tbbo file of the same time and symbols"
+            )
+    return [_tape(trades, [file for file in others if _belongs(file, trades)], options) for trades in prints]
+
+
+def _classify(header: Header) -> list[_File]:
+    """What a file is good for. Only a recording of a live session can be two things at once."""
+    name, known = header.name, (*PRINTS, *QUOTES, DEFINITIONS)
+    if header.dataset != DATASET:
+        raise TapeError(f"{name}: dataset {header.dataset}: options only for now, from {DATASET}")
+    if header.schema is None:
+        return _classify_live(header)
+    if header.schema not in known:
+        raise TapeError(f"{name}: schema {header.schema} is none of {', '.join(known)}")
+    return [_File(header, header.schema)]
+
+
+def _classify_live(header: Header) -> list[_File]:
+    kinds = {"tcbbo": TCBBO, "trades": TRADE, "cmbp-1": CMBP_1, "cbbo-1s": CBBO_1S}
+    with closing(read_chunks(header.path, tuple(kinds.values()), 100_000)) as chunks:
+        chunk = next(chunks)
+    met = [schema for schema, rtype in kinds.items() if rtype in chunk.records]
+    wanted = [next((kind for kind in met if kind in group), None) for group in (PRINTS, QUOTES)]
+    files = [_File(header, kind) for kind in wanted if kind]
+    if not files:
+        raise TapeError(
+            f"{header.name}: its metadata names no schema, and its first records are none of "
+            f"{', '.join(kinds)}"
+        )
+    return files
+
+
+def _belongs(file: _File, trades: _File) -> bool:
+    mine, theirs = file.header, trades.header
+    if not mine.overlaps(theirs):
+        return False
+    symbols, others = mine.mappings.keys(), theirs.mappings.keys()
+    comparable = symbols and others and mine.metadata.stype_in == theirs.metadata.stype_in
+    return not (comparable and symbols.isdisjoint(others))
+
+
+def _tape(trades: _File, others: Sequence[_File], options: Options) -> Tape:
+    rejects, notes = Rejects(strict=options.strict), Counter[str]()
+    if trades.schema == "tcbbo" and (unused := sum(file.schema in QUOTES for file in others)):
+        notes["quotes files not read: tcbbo records carry the NBBO"] += unused
+        others = [file for file in others if file.schema == DEFINITIONS]
+    reader = _Reader(trades, others, options, rejects, notes)
+    paths = tuple(dict.fromkeys(file.path for file in (trades, *others)))
+    source = options.source or f"databento:{trades.header.dataset}"
+    return Tape(source, "databento", paths, reader.batches(), rejects, notes)
+
+
+class _Reader:
+    """One tape's files → batches of prints."""
+
+    def __init__(
+        self,
+        trades: _File,
+        others: Sequence[_File],
+        options: Options,
+        rejects: Rejects,
+        notes: Counter[str],
+    ) -> None:
+        self._trades, self._rejects, self._notes = trades, rejects, notes
+        self._batch_rows = options.batch_rows
+        self._chunk_records = min(options.batch_rows, CHUNK_RECORDS)
+        self._definitions = [file for file in others if file.schema == DEFINITIONS]
+        self._quotes = [file for file in others if file.schema in QUOTES]
+        self._contracts = Contracts()
+        self._quoted = trades.schema != "trades" and not self._quotes
+
+    def batches(self) -> Iterator[Batch]:
+        """The prints in file order, each batch with the number of trade records it came of."""
+        self._load_contracts()
+        self._note(QUOTES_LIMITED, sum(file.header.metadata.limit is not None for file in self._quotes))
+        joins = [QuoteJoin(self._lane(lane), ["contract"], slack=SLACK) for lane in _lanes(self._quotes)]
+        parts, rows, done = [], 0, 0.0
+        for numbers, records, done in self._records():
+            prints = self._prints(numbers, records)
+            if joins:
+                prints = _latest([join.attach(prints) for join in joins])
+            elif self._trades.schema == "tbbo":
+                self._note(VENUE_QUOTES, prints.height)
+            prints = prints.hstack(self._contracts.frame[prints["contract"]])
+            parts.append(conform(prints.with_columns(asset=pl.lit("option"), condition=pl.lit("unknown"))))
+            rows += len(numbers)
+            if rows >= self._batch_rows:
+                yield Batch(pl.concat(parts), rows, done)
+                parts, rows = [], 0
+        for join in joins:
+            join.finish()
+        if parts:
+            yield Batch(pl.concat(parts), rows, done)
+
+    def _note(self, what: str, count: int) -> None:
+        if count:
+            self._notes[what] += count
+
+    def _load_contracts(self) -> None:
+        for header in dict.fromkeys(
+            file.header for file in (self._trades, *self._quotes, *self._definitions)
+        ):
+            self._contracts.add_metadata(header)
+        for file in self._definitions:
+            for chunk in read_chunks(file.path, (DEFINITION,), 20_000):
+                for _, records in chunk.records.values():
+                    self._contracts.add_definitions(file.header, records, self._notes)
+
+    def _chunks(self, file: _File, rtype: int) -> Iterator[Chunk]:
+        """A file's chunks, once the symbol mappings among its records are known."""
+        for chunk in read_chunks(file.path, (rtype, SYMBOL_MAPPING), self._chunk_records):
+            if SYMBOL_MAPPING in chunk.records:
+                self._contracts.add_mappings(file.header, chunk.records[SYMBOL_MAPPING][1])
+            yield chunk
+
+    def _records(self) -> Iterator[tuple[Numbers, Records, float]]:
+        """The trade records with their numbers in the file and the share of it read; those of the same
+        `ts_recv` are never parted."""
+        rtype, held, done = PRINTS[self._trades.schema], None, 0.0
+        for chunk in self._chunks(self._trades, rtype):
+            done = chunk.done
+            self._note(OTHER_RECORDS, chunk.count - sum(len(rows) for rows, _ in chunk.records.values()))
+            if rtype not in chunk.records:
+                continue
+            numbers, records = chunk.records[rtype]
+            if held:
+                # As plain bytes: field by field, as NumPy joins records, takes ten times as long.
+                joined = np.concatenate([held[1].view(np.uint8), records.view(np.uint8)])
+                numbers, records = np.concatenate([held[0], numbers]), joined.view(records.dtype)
+            cut = _last_packet(records["ts_recv"])
+            held = numbers[cut:], records[cut:]
+            if cut:
+                yield numbers[:cut], records[:cut], done
+        if held:
+            yield *held, done
+
+    def _prints(self, numbers: Numbers, records: Records) -> pl.DataFrame:
+        """The good records as prints whose contract is still a number; the others are reported."""
+        raw = _raw(numbers, records, quoted=self._quoted)
+        found = self._contracts.numbers(records["instrument_id"], records["ts_event"].astype(np.int64))
+        raw = raw.with_columns(pl.Series("contract", found, dtype=pl.Int64))
+        self._note(ROUNDED, int((raw["price"] % UNITS != 0).sum()))
+        return parse(raw, _fields(quoted=self._quoted), self._rejects, self._trades.path.name).drop(ROW)
+
+    def _lane(self, files: Sequence[_File]) -> Iterator[pl.DataFrame]:
+        for file in files:
+            rtype = QUOTES[file.schema]
+            for chunk in self._chunks(file, rtype):
+                if rtype in chunk.records:
+                    yield self._nbbo(file.schema, chunk.records[rtype][1])
+
+    def _nbbo(self, schema: str, records: Records) -> pl.DataFrame:
+        """The NBBOs among records of quotes: contract, bid, ask, their sizes, and `ts`, when it was known."""
+        if schema == "cbbo-1s":
+            # The quote as it stood at the end of its second; `ts_event` is the time of the last trade.
+            times = records["ts_recv"]
+        else:
+            trade = records["action"] == b"T"
+            alien = ~trade & (records["publisher_id"] != CONSOLIDATED) & (schema == "mbp-1")
+            self._note(QUOTES_TRADES, int(trade.sum()))
+            self._note(QUOTES_NOT_NBBO, int(alien.sum()))
+            records = records[~trade & ~alien]
+            times = records["ts_event"]
+        ts = times.astype(np.int64)
+        contracts = self._contracts.numbers(records["instrument_id"], ts)
+        placed = (contracts >= 0) & (ts >= 0)
+        self._note(QUOTES_UNPLACED, int((~placed).sum()))
+        frame = pl.DataFrame({"ts": ts, "contract": contracts, **_quote(records)})
+        frame = frame.with_columns(pl.col("ts").cast(Timestamp), _units("bid"), _units("ask"))
+        return frame if placed.all() else frame.filter(placed)
+
+
+def _lanes(files: Sequence[_File]) -> list[list[_File]]:
+    """Files of quotes one after the other where they follow in time, side by side where they overlap."""
+    lanes: list[list[_File]] = []
+    for file in sorted(files, key=lambda file: (file.header.metadata.start, file.schema, file.path.name)):
+        for lane in lanes:
+            if (end := lane[-1].header.metadata.end) is not None and end <= file.header.metadata.start:
+                lane.append(file)
+                break
+        else:
+            lanes.append([file])
+    return lanes
+
+
+def _latest(quoted: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Of the same prints with quotes from several lanes, each with its latest quote."""
+    best = quoted[0]
+    for other in quoted[1:]:
+        later = (other["quote_ts"] > best["quote_ts"]).fill_null(value=False) | best["quote_ts"].is_null()
+        names = (*QUOTE_COLUMNS, "quote_ts")
+        best = best.with_columns(other[name].zip_with(later, best[name]) for name in names)
+    return best
+
+
+def _last_packet(arrivals: Records) -> int:
+    """Where the last run of equal `ts_recv` starts."""
+    others = np.flatnonzero(arrivals != arrivals[-1])
+    return int(others[-1]) + 1 if len(others) else 0
+
+
+def _raw(numbers: Numbers, records: Records, *, quoted: bool) -> pl.DataFrame:
+    """Trade records as columns in DBN's units; undefined quotes are null."""
+    names = ("ts_event", "ts_recv", "instrument_id", "publisher_id", "price", "size")
+    columns: dict[str, Any] = {name: records[name] for name in names}
+    columns["action"] = records["action"].view(np.uint8)
+    columns["seq"] = _sequence(records)
+    if quoted:
+        columns |= _quote(records)
+    return pl.DataFrame({ROW: numbers, **columns})
+
+
+def _quote(records: Records) -> dict[str, pl.Series]:
+    prices = {name: pl.Series(name, records[f"{name}_px_00"]) for name in ("bid", "ask")}
+    sizes = {f"{name}_size": pl.Series(records[f"{name}_sz_00"]).cast(pl.Int64) for name in ("bid", "ask")}
+    return {name: column.set(column == dbn.UNDEF_PRICE, None) for name, column in prices.items()} | sizes
+
+
+def _sequence(records: Records) -> pl.Series:
+    """A number for each print: its delay, `ts_recv − ts_event` in ns, and its place among those of the same
+    venue, contract and times. Null where that takes more than 63 bits, as it does with an undefined time.
+
+    `tcbbo` has no sequence, and the same print may come by `trades` and by `tcbbo`: so that it is one print
+    either way, every schema is numbered alike.
+    """
+    arrivals = records["ts_recv"]
+    new = np.diff(arrivals, prepend=~arrivals[:1]) != 0
+    # Most packets hold one print, which needs no looking for another like it.
+    shared = np.flatnonzero(~(new & np.append(new[1:], True)))
+    keys = {"packet": np.cumsum(new)} | {name: records[name] for name in _ALIKE}
+    alike = pl.DataFrame({name: values[shared] for name, values in keys.items()})
+    places = np.zeros(len(records), np.int64)
+    places[shared] = (
+        alike.select(pl.int_range(pl.len()).over(list(keys)).alias("place")).to_series().to_numpy()
+    )
+    delays = arrivals.astype(np.int64) - records["ts_event"].astype(np.int64)
+    fits = (np.abs(delays) < 2**53) & (places < PLACES)
+    return pl.Series(delays * PLACES + places).set(pl.Series(~fits), None)
+
+
+def _units(column: str) -> pl.Expr:
+    """1e-9 USD → 1e-4 USD, half to even."""
+    whole, rest = pl.col(column) // UNITS, pl.col(column) % UNITS
+    up = (rest > UNITS // 2) | ((rest == UNITS // 2) & (whole % 2 == 1))
+    return (whole + up.cast(pl.Int64)).alias(column)
+
+
+@cache
+def _fields(*, quoted: bool) -> tuple[Field, ...]:
+    """How a print is made of the columns of `_raw`."""
+    ts = pl.col("ts_event").cast(pl.Int64, strict=False).cast(Timestamp)
+    contract = pl.when(pl.col("contract") >= 0).then(pl.col("contract"))
+    venue = pl.col("publisher_id").replace_strict(_VENUES, default=pl.col("publisher_id").cast(pl.String))
+    unnumbered = f"ts_recv is undefined or absurd, or more than {PLACES} prints are alike"
+    fields = [
+        Field("ts", "ts_event", ts, "ts_event is undefined"),
+        Field("action", "action", pl.col("action"), "action is not T (84): no trade", ord("T"), ord("T")),
+        Field("contract", "instrument_id", contract, "instrument_id has no known contract on its date"),
+        Field("price", "price", _units("price"), "price is undefined or absurd (1e-9 USD)", 0, MAX_PRICE),
+        Field("size", "size", pl.col("size").cast(pl.Int64), "size is not from 1 up", 1, MAX_SIZE),
+        Field("venue", "publisher_id", venue, "publisher_id is undefined"),
+        Field("seq", "ts_recv", pl.col("seq"), unnumbered),
+    ]
+    if quoted:
+        for name in ("bid", "ask"):
+            what = f"{name} is absurd (1e-9 USD)"
+            fields.append(Field(name, name, _units(name), what, -MAX_PRICE, MAX_PRICE, required=False))
+            size = f"{name}_size"
+            fields.append(Field(size, size, pl.col(size), f"{size} is undefined"))
+    return tuple(fields)

@@ -1,0 +1,349 @@
+"""DBN bytes → NumPy records, a chunk at a time; instrument ids → contracts.
+
+A DBN file is a header of metadata and then records, each of which starts with its own length in words of
+four bytes, its type, its publisher and its instrument. Layouts and metadata are those `databento_dbn`
+publishes; its decoder makes one Python object a record, and frames want columns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import databento_dbn as dbn
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from flowtape.errors import TapeError
+from flowtape.prints import Right, underlyings
+from flowtape.readers.common import Stream, open_stream
+
+MAGIC = b"DBN"
+TRADE, MBP_1, DEFINITION, SYMBOL_MAPPING, CMBP_1, CBBO_1S, TCBBO = 0, 1, 19, 22, 177, 192, 194
+"""Record types (`databento_dbn.RType`)."""
+DAY = 86_400 * 10**9
+"""Nanoseconds in a UTC date."""
+DISAGREEING = "definitions that disagree with their OSI symbol, which was used"
+_RECORD_HEADER = 16
+_LAST_DAY = 2**20 - 1
+_OSI = r"^([A-Z0-9./]{1,6}) *(\d{6})([CP])(\d{8})$"
+_LAYOUTS: dict[int, tuple[Any, Any, Any]] = {
+    TRADE: (dbn.TradeMsg,) * 3,
+    MBP_1: (dbn.MBP1Msg,) * 3,
+    CMBP_1: (dbn.CMBP1Msg,) * 3,
+    TCBBO: (dbn.CMBP1Msg,) * 3,
+    CBBO_1S: (dbn.CBBOMsg,) * 3,
+    DEFINITION: (dbn.InstrumentDefMsgV1, dbn.InstrumentDefMsgV2, dbn.InstrumentDefMsg),
+    SYMBOL_MAPPING: (dbn.SymbolMappingMsgV1, dbn.SymbolMappingMsg, dbn.SymbolMappingMsg),
+}
+"""The record of each type in DBN version 1, 2 and 3."""
+
+Bytes = NDArray[np.uint8]
+Numbers = NDArray[np.int64]
+Records = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Header:
+    """A DBN file's metadata: what it holds, of which dataset, from when to when."""
+
+    path: Path
+    version: int
+    metadata: Any = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The file's name, for messages."""
+        return self.path.name
+
+    @property
+    def schema(self) -> str | None:
+        """The schema's name; None in a recording of a live session, which may mix record types."""
+        return None if self.metadata.schema is None else str(self.metadata.schema)
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's code, such as `OPRA.PILLAR`."""
+        return str(self.metadata.dataset)
+
+    @cached_property
+    def mappings(self) -> dict[str, list[Any]]:
+        """The spans of dates and what each symbol stood for in them."""
+        return dict(self.metadata.mappings)
+
+    def overlaps(self, other: Header) -> bool:
+        """Whether the two files' spans of time meet."""
+        return self._starts_by_end_of(other) and other._starts_by_end_of(self)
+
+    def _starts_by_end_of(self, other: Header) -> bool:
+        end = other.metadata.end
+        return end is None or bool(self.metadata.start <= end)
+
+    def layout(self, rtype: int) -> np.dtype[Any]:
+        """The NumPy type of one record of a type, as this file's version of DBN lays it out."""
+        fields = list(_LAYOUTS[rtype][self.version - 1]._dtypes)
+        return np.dtype(fields + [("ts_out", "u8")] * bool(self.metadata.ts_out))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive records: for each type asked for and met, the 1-based numbers in the file and the records.
+
+    `count` is the number of records of any type, `done` the share of the file read so far.
+    """
+
+    records: dict[int, tuple[Numbers, Records]]
+    count: int
+    done: float
+
+
+def read_header(path: Path) -> Header:
+    """Read a file's metadata. Raises `TapeError` where the file is empty, no DBN file, cut short, or of a
+    version newer than the installed `databento_dbn` reads."""
+    with open_stream(path) as stream:
+        return _header(path, stream)
+
+
+def _header(path: Path, stream: Stream) -> Header:
+    start = stream.read(8)
+    if start[:3] != MAGIC:
+        raise TapeError(f"{path.name}: {'not a DBN file' if start else 'empty file'}")
+    size = int.from_bytes(start[4:], "little")
+    body = stream.read(size)
+    if len(start) < 8 or len(body) < size:
+        raise TapeError(f"{path.name}: truncated: ends inside its metadata")
+    try:
+        metadata = dbn.Metadata.decode(start + body)
+    except dbn.DBNError as error:
+        raise TapeError(f"{path.name}: its DBN metadata cannot be read: {error}") from None
+    return Header(path, start[3], metadata)
+
+
+def read_chunks(path: Path, wanted: Sequence[int], max_records: int) -> Generator[Chunk]:
+    """Yield a file's records of the `wanted` types in file order, at most about `max_records` at a time.
+
+    Raises `TapeError` where the file ends inside a record, holds none, or a record cannot be one of its type.
+    """
+    with open_stream(path) as stream:
+        header = _header(path, stream)
+        layouts = {rtype: header.layout(rtype) for rtype in wanted}
+        size = max_records * max(layouts[rtype].itemsize for rtype in wanted if rtype != SYMBOL_MAPPING)
+        count, rest = 0, b""
+        while block := stream.read(size):
+            data = np.frombuffer(rest + block, np.uint8)
+            starts, end = _starts(header, data, count)
+            rest = data[end:].tobytes()
+            yield Chunk(_by_type(header, data, starts, layouts, count), len(starts), stream.done)
+            count += len(starts)
+    if rest:
+        raise TapeError(f"{path.name}: truncated: ends inside record {count + 1}")
+    if not count:
+        raise TapeError(f"{path.name}: holds no records")
+
+
+def _starts(header: Header, data: Bytes, count: int) -> tuple[Numbers, int]:
+    """Where each whole record starts, and where the last of them ends."""
+    size = int(data[0]) * 4
+    whole = len(data) // size if size >= _RECORD_HEADER else 0
+    # Each record's length says where the next one starts: all equal, and the stride holds throughout.
+    if whole and (data[::size] == data[0]).all():
+        return np.arange(whole, dtype=np.int64) * size, whole * size
+    return _walk(header, data, count)
+
+
+def _walk(header: Header, data: Bytes, count: int) -> tuple[Numbers, int]:
+    """`_starts` for records of mixed lengths: a chain, so it can only be followed one by one."""
+    starts: list[int] = []
+    place, lengths, size = 0, data.tobytes(), len(data)
+    while place < size:
+        step = lengths[place] * 4
+        if step < _RECORD_HEADER:
+            raise TapeError(
+                f"{header.name}: record {count + len(starts) + 1}: length {step} bytes: damaged file"
+            )
+        if place + step > size:
+            break
+        starts.append(place)
+        place += step
+    return np.array(starts, dtype=np.int64), place
+
+
+def _by_type(
+    header: Header, data: Bytes, starts: Numbers, layouts: dict[int, np.dtype[Any]], count: int
+) -> dict[int, tuple[Numbers, Records]]:
+    rtypes, found = data[starts + 1], {}
+    for rtype, layout in layouts.items():
+        places = np.flatnonzero(rtypes == rtype)
+        if not len(places):
+            continue
+        size = layout.itemsize
+        wrong = places[data[starts[places]] != size // 4]
+        if len(wrong):
+            number, length = count + int(wrong[0]) + 1, int(data[starts[wrong[0]]]) * 4
+            raise TapeError(
+                f"{header.name}: record {number}: {length} bytes long, its type {size}: damaged file"
+            )
+        if len(places) * size == len(data) - len(data) % size:
+            records = data[: len(places) * size].view(layout)
+        else:
+            records = data[starts[places, None] + np.arange(size)].view(layout).reshape(-1)
+        found[rtype] = places + count + 1, records
+    return found
+
+
+class Contracts:
+    """Which contract an instrument id means on which UTC date, and what each contract is.
+
+    A contract goes by its OSI symbol (`AAPL  250221C00250000`) and by its number, its row in `frame`, which
+    has the columns root, symbol, expiry, right, strike (1e-4 USD). An id is looked up in the definitions
+    first, then in the files' metadata, then in the mapping records of a live session.
+    """
+
+    def __init__(self) -> None:
+        self.frame = _contracts_of(pl.Series(dtype=pl.String))
+        self._numbers: dict[str, int] = {}
+        # By rank and file: spans from different files may overlap, those of one file do not.
+        self._tables: dict[tuple[int, str], _Table] = {}
+
+    def add_metadata(self, header: Header) -> None:
+        """Take the symbol mappings of a file's metadata."""
+        ids, first, last, names = [], [], [], []
+        for symbol, intervals in header.mappings.items():
+            for interval in intervals:
+                # Which of the two is the id depends on what the request was made by.
+                name, number = symbol, interval["symbol"]
+                if symbol.isdigit():
+                    name, number = number, symbol
+                if number.isdigit():
+                    ids.append(int(number))
+                    first.append(_day(interval["start_date"]))
+                    last.append(_day(interval["end_date"]))
+                    names.append(name)
+        spans = np.array(ids, np.int64), np.array(first, np.int64), np.array(last, np.int64)
+        self._add((1, str(header.path)), *spans, pl.Series(names, dtype=pl.String))
+
+    def add_mappings(self, header: Header, records: Records) -> None:
+        """Take symbol mapping records; a bound they leave open is no bound."""
+        start, end = (records[name].astype(np.int64) for name in ("start_ts", "end_ts"))
+        first, last = np.maximum(start // DAY, 0), np.where(end <= 0, _LAST_DAY, -(-end // DAY))
+        asked, given = _text(records["stype_in_symbol"]), _text(records["stype_out_symbol"])
+        names = given.zip_with(given.str.contains(_OSI), asked)
+        self._add((2, str(header.path)), records["instrument_id"], first, last, names)
+
+    def add_definitions(self, header: Header, records: Records, notes: Counter[str]) -> None:
+        """Take instrument definitions, each for the UTC date on which it was sent.
+
+        What the contract is, its OSI symbol says; where the definition's expiry, right and strike differ from
+        it that is noted, and where it has no OSI symbol they make one.
+        """
+        frame = pl.DataFrame(
+            {
+                "osi": _text(records["raw_symbol"]),
+                "root": _text(records["asset"]),
+                "right": _text(records["instrument_class"]),
+                "strike": records["strike_price"] // 1_000_000,
+                # Midnight UTC is the evening before in New York: the date meant is the UTC one.
+                "expiry": pl.Series(records["expiration"])
+                .cast(pl.Int64, strict=False)
+                .cast(pl.Datetime("ns")),
+            }
+        )
+        terms = pl.format(
+            "{}{}{}",
+            pl.col("expiry").dt.strftime("%y%m%d"),
+            "right",
+            pl.col("strike").cast(pl.String).str.zfill(8),
+        )
+        frame = frame.select(
+            "osi",
+            own=pl.col("root").str.pad_end(6) + terms,
+            known=pl.col("osi").str.contains(_OSI),
+            differs=pl.col("osi").str.tail(15) != terms,
+        )
+        if wrong := int((frame["known"] & frame["differs"]).sum()):
+            notes[DISAGREEING] += wrong
+        day = records["ts_recv"].astype(np.int64) // DAY
+        names = frame["osi"].zip_with(frame["known"], frame["own"])
+        self._add((0, str(header.path)), records["instrument_id"], day, day + 1, names)
+
+    def numbers(self, ids: NDArray[np.uint32], ts: Numbers) -> Numbers:
+        """The contract of each instrument id at each instant (ns UTC); -1 where none is known."""
+        days, found = ts // DAY, np.full(len(ids), -1, np.int64)
+        for _, table in sorted(self._tables.items()):
+            missing = np.flatnonzero(found < 0)
+            found[missing] = table.look_up(ids[missing], days[missing])
+        return found
+
+    def _add(
+        self, table: tuple[int, str], ids: Records, first: Numbers, last: Numbers, names: pl.Series
+    ) -> None:
+        """Take ids, the day each starts to mean a contract, the day it ceases to, and the OSI symbols."""
+        fresh = names.filter(names.str.contains(_OSI).fill_null(False)).unique(maintain_order=True)
+        fresh = fresh.filter(pl.Series([name not in self._numbers for name in fresh], dtype=pl.Boolean))
+        parsed = _contracts_of(fresh)
+        valid = parsed["expiry"].is_not_null() & (parsed["strike"] > 0)
+        self._numbers.update({name: self.frame.height + n for n, name in enumerate(fresh.filter(valid))})
+        self.frame = pl.concat([self.frame, parsed.filter(valid)], rechunk=True)
+        numbers = np.array([self._numbers.get(name, -1) for name in names], dtype=np.int64)
+        good = numbers >= 0
+        if good.any():
+            spans = self._tables.setdefault(table, _Table())
+            spans.add(ids[good], first[good], last[good], numbers[good])
+
+
+class _Table:
+    """Spans of days by id, each with the contract it means: a look-up is a search in a sorted column."""
+
+    def __init__(self) -> None:
+        self._added: list[tuple[Numbers, Numbers, Numbers]] = []
+        self._starts = self._ends = self._contracts = np.empty(0, np.int64)
+
+    def add(self, ids: Records, first: Numbers, last: Numbers, contracts: Numbers) -> None:
+        self._added.append((_place(ids, first), last, contracts))
+
+    def look_up(self, ids: Records, days: Numbers) -> Numbers:
+        if self._added:
+            known = (self._starts, self._ends, self._contracts)
+            starts, ends, contracts = map(np.concatenate, zip(known, *self._added, strict=True))
+            order = np.argsort(starts, kind="stable")
+            self._starts, self._ends, self._contracts = starts[order], ends[order], contracts[order]
+            self._added = []
+        places = np.searchsorted(self._starts, _place(ids, days), side="right") - 1
+        fits = (places >= 0) & (self._starts[places] >> 20 == ids) & (days < self._ends[places])
+        return np.where(fits, self._contracts[places], -1)
+
+
+def _place(ids: Records, days: Numbers) -> Numbers:
+    return (ids.astype(np.int64) << 20) | np.clip(days, 0, _LAST_DAY)
+
+
+def _day(value: date) -> int:
+    return (value - date(1970, 1, 1)).days
+
+
+def _text(values: Records) -> pl.Series:
+    return pl.Series(values.astype(str), dtype=pl.String)
+
+
+def _contracts_of(osi: pl.Series) -> pl.DataFrame:
+    """OSI symbols → root, symbol, expiry, right, strike; the expiry null where it is no date."""
+    parts = (
+        pl.DataFrame({"osi": osi}).select(pl.col("osi").str.extract_groups(_OSI).alias("part")).unnest("part")
+    )
+    parts.columns = ["root", "expiry", "right", "strike"]
+    frame = parts.select(
+        "root",
+        expiry=("20" + pl.col("expiry")).str.to_date("%Y%m%d", strict=False),
+        right=pl.col("right").cast(Right),
+        # An OSI strike counts thousandths of a USD.
+        strike=pl.col("strike").cast(pl.Int64) * 10,
+    )
+    return frame.select(
+        pl.col("root").cast(pl.Categorical), underlyings(frame["root"]), "expiry", "right", "strike"
+    )

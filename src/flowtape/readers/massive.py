@@ -1,0 +1,218 @@
+"""Massive flat files of US options: `trades_v1` CSV, and `quotes_v1` CSV joined to them as of each trade.
+
+Tickers are `O:` and an OSI symbol without padding. Times are nanoseconds; the trades are placed by their
+`sip_timestamp`, the quotes' clock. Both files are sorted by ticker and time, or by time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from itertools import chain
+from pathlib import Path
+
+import polars as pl
+
+from flowtape.conditions import BY_MASSIVE, FAMILY_OF
+from flowtape.errors import TapeError
+from flowtape.prints import MAX_STRIKE, NEW_YORK, Condition, conform, underlyings
+from flowtape.quotes import QuoteJoin
+from flowtape.readers import Batch, Options, Rejects, Tape, common
+from flowtape.readers.common import Chunk, Csv, Field, Places
+
+SOURCE = "massive:us_options_opra"
+TRADES = ("ticker", "conditions", "correction", "exchange", "price", "size")
+QUOTES = ("ticker", "sip_timestamp", "bid_price", "bid_size", "ask_price", "ask_size")
+CLOCKS = ("sip_timestamp", "participant_timestamp")
+CONSEQUENCE = (
+    "cancel", "compression", "cross", "floor", "late", "multileg", "auction", "extended", "regular",
+    "unknown",
+)  # fmt: skip
+"""Where a trade has several conditions, the one whose family comes first here stands for it."""
+RESTATED = {
+    7: "original of an error",
+    8: "original of a cancel",
+    10: "cancel record",
+    11: "error record",
+    12: "correction record",
+}
+"""Correction indicators (as in NYSE's Daily TAQ) of records that are no trade, or no longer one."""
+_KEPT = (0, 1, 2)
+_TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
+
+
+def matches(path: Path, start: bytes) -> bool:
+    """Whether the header is that of Massive trades or quotes, and the tickers are options."""
+    names = set(common.header_of(start))
+    return b"O:" in start and (
+        set(QUOTES) <= names or (set(TRADES) <= names and not names.isdisjoint(CLOCKS))
+    )
+
+
+def read(files: Sequence[Path], options: Options) -> list[Tape]:
+    """Open Massive flat files: a tape for each trades file, with the quotes of its day if they are given.
+
+    Raises `TapeError` for a file that is neither, and for quotes of a day of which no trades are given.
+    """
+    trades: list[Csv] = []
+    quotes: list[Csv] = []
+    for path in files:
+        is_quotes = "bid_price" in common.header_of(common.head(path))
+        expected = f"a Massive option {'quotes' if is_quotes else 'trades'} CSV"
+        (quotes if is_quotes else trades).append(Csv(path, expected, QUOTES if is_quotes else TRADES))
+    for table in trades:
+        if set(CLOCKS).isdisjoint(table.names):
+            raise TapeError(f"{table.path.name}: expected one of the columns {', '.join(CLOCKS)}")
+    return [_Reading(table, found, options).tape() for table, found in _paired(trades, quotes)]
+
+
+def _paired(trades: list[Csv], quotes: list[Csv]) -> Iterator[tuple[Csv, Csv | None]]:
+    if len(trades) == 1 and len(quotes) == 1:
+        yield trades[0], quotes[0]
+        return
+    by_day: dict[date, Csv] = {}
+    for table in quotes:
+        day = _day(table)
+        if day in by_day:
+            raise TapeError(
+                f"{table.path.name}: a second quotes file of {day}, after {by_day[day].path.name}"
+            )
+        by_day[day] = table
+    used = set()
+    for table in trades:
+        day = _day(table) if quotes else date.min
+        used.add(day)
+        yield table, by_day.get(day)
+    for day in by_day.keys() - used:
+        raise TapeError(f"{by_day[day].path.name}: quotes of {day}, but no trades file of that day")
+
+
+def _day(table: Csv) -> date:
+    """The New York date of a file's first row."""
+    clock = next(name for name in CLOCKS if name in table.names)
+    lines = common.head(table.path).splitlines()
+    cells = lines[1].decode(errors="replace").split(",") if len(lines) > 1 else []
+    # `conditions` may hold commas in quotes, so a column after it is found from the end.
+    place = table.names.index(clock) - len(table.names)
+    cell = cells[place].strip() if len(cells) >= -place else ""
+    ts = pl.select(common.nanoseconds(pl.lit(cell, pl.String))).item()
+    if not isinstance(ts, datetime):
+        raise TapeError(f"{table.path.name}: row 1: {clock} is no time in nanoseconds: {cell!r}")
+    return ts.astimezone(NEW_YORK).date()
+
+
+class _Reading:
+    """One trades file being read, with its quotes if it has any."""
+
+    def __init__(self, trades: Csv, quotes: Csv | None, options: Options) -> None:
+        self._trades, self._quotes, self._options = trades, quotes, options
+        self._rejects, self._notes = Rejects(options.strict), Counter[str]()
+        self._places = None if "sequence_number" in trades.names else Places(["ticker", "venue", "ts"])
+        self._quotes_done = 0.0
+
+    def tape(self) -> Tape:
+        """The tape; nothing is read before its batches are."""
+        files = (self._trades.path, *([self._quotes.path] if self._quotes else []))
+        source = self._options.source or SOURCE
+        return Tape(source, "massive", files, self._batches(), self._rejects, self._notes)
+
+    def _batches(self) -> Iterator[Batch]:
+        columns = (*TRADES, *CLOCKS, "sequence_number")
+        chunks = self._trades.chunks(columns, self._rejects, self._notes, self._options.batch_rows)
+        parsed = ((chunk, self._trade_rows(chunk)) for chunk in chunks)
+        if self._quotes is None:
+            for chunk, trades in parsed:
+                yield self._batch(chunk, trades, chunk.done)
+            return
+        first = next(parsed)
+        join = self._join(self._quotes, first[1])
+        for chunk, trades in chain([first], parsed):
+            joined = join.attach(trades)
+            yield self._batch(chunk, joined, min(chunk.done, self._quotes_done))
+        join.finish()
+
+    def _join(self, table: Csv, trades: pl.DataFrame) -> QuoteJoin:
+        quotes = self._quote_rows(table)
+        first = next(quotes)
+        grouped = first["ticker"].is_sorted() and trades["ticker"].is_sorted()
+        names = (self._trades.path.name, table.path.name)
+        return QuoteJoin(chain([first], quotes), ["ticker"], grouped=grouped, names=names)
+
+    def _quote_rows(self, table: Csv) -> Iterator[pl.DataFrame]:
+        fields = [
+            Field("ticker", "ticker", pl.col("ticker"), "ticker is blank"),
+            _clock("sip_timestamp"),
+            common.quote("bid", "bid_price"),
+            common.quote("ask", "ask_price"),
+            common.quote_size("bid_size", "bid_size"),
+            common.quote_size("ask_size", "ask_size"),
+        ]
+        if "sequence_number" in table.names:
+            fields.append(common.number("seq", "sequence_number"))
+        columns = [field.column for field in fields]
+        for chunk in table.chunks(columns, self._rejects, self._notes, self._options.batch_rows):
+            self._quotes_done = chunk.done
+            yield common.parse(chunk.frame, fields, self._rejects, table.path.name)
+
+    def _trade_rows(self, chunk: Chunk) -> pl.DataFrame:
+        """The trades of a chunk that stand, with their contract's parts."""
+        clocks = [name for name in CLOCKS if name in chunk.frame.columns]
+        raw = chunk.frame.with_columns(
+            pl.coalesce(clocks).alias(clocks[0]),
+            pl.col("ticker").str.extract_groups(_TICKER).alias("#parts"),
+        ).unnest("#parts")
+        fields = _trade_fields(clocks[0])
+        if self._places is None:
+            fields.append(common.number("seq", "sequence_number"))
+        trades = common.parse(raw, fields, self._rejects, self._trades.path.name)
+        for value, count in trades["correction"].value_counts().iter_rows():
+            if value in RESTATED:
+                self._notes[f"correction {value} ({RESTATED[value]}), left out"] += count
+        trades = trades.filter(~pl.col("correction").is_in(list(RESTATED)))
+        condition = _conditions(trades["conditions"])
+        common.note_unknown(condition, trades["conditions"], self._notes)
+        trades = trades.with_columns(condition)
+        return trades if self._places is None else trades.with_columns(self._places.of(trades))
+
+    def _batch(self, chunk: Chunk, trades: pl.DataFrame, done: float) -> Batch:
+        prints = trades.with_columns(underlyings(trades["root"]), pl.lit("option").alias("asset"))
+        return Batch(conform(prints), chunk.rows, done)
+
+
+def _trade_fields(clock: str) -> list[Field]:
+    bad = "ticker is not O: and an OSI symbol"
+    day = ("20" + pl.col("2")).str.to_date("%Y%m%d", strict=False)
+    strike = pl.col("4").cast(pl.Int64, strict=False) * 10
+    number = pl.col("correction").fill_null("0").cast(pl.Int64, strict=False)
+    correction = pl.when(number.is_in([*_KEPT, *RESTATED])).then(number)
+    return [
+        _clock(clock),
+        Field("root", "ticker", pl.col("1"), bad),
+        Field("expiry", "ticker", day, bad),
+        Field("right", "ticker", pl.col("3"), bad),
+        Field("strike", "ticker", strike, bad, 10, MAX_STRIKE),
+        common.price("price"),
+        common.size("size"),
+        common.text("venue", "exchange"),
+        Field("correction", "correction", correction, "correction is not a known indicator"),
+        Field("ticker", "ticker", pl.col("ticker"), bad),
+        Field("conditions", "conditions", pl.col("conditions"), "", required=False),
+    ]
+
+
+def _clock(column: str) -> Field:
+    return Field("ts", column, common.nanoseconds(pl.col(column)), f"{column} is no time in nanoseconds")
+
+
+def _conditions(texts: pl.Series) -> pl.Series:
+    """The condition that stands for each trade; worked out once for each distinct text."""
+    table = {text: _weightiest(text) for text in texts.unique().drop_nulls()}
+    names = texts.replace_strict(table, default="unknown", return_dtype=Condition)
+    return names.alias("condition")
+
+
+def _weightiest(text: str) -> str:
+    names = [BY_MASSIVE.get(int(number), "unknown") for number in re.findall(r"\d+", text)]
+    return min(names, key=lambda name: CONSEQUENCE.index(FAMILY_OF[name]), default="unknown")

@@ -1,0 +1,286 @@
+"""Any table of prints: Parquet, CSV, or Arrow IPC (file or stream), by the column names of `prints.SCHEMA`.
+
+Where the names, the unit of prices, the time zone or the vocabulary of conditions differ, a TOML file tells:
+
+    time_zone = "America/New_York"
+    price_unit = 0.0001
+    condition_vocabulary = "nanex"
+    source = "mine"
+    [columns]
+    price = "last_px"
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from flowtape.conditions import from_numbers, from_text
+from flowtape.errors import TapeError
+from flowtape.prints import (
+    CONTRACT,
+    MAX_PRICE,
+    MAX_SIZE,
+    MAX_STRIKE,
+    PRICE_SCALE,
+    SCHEMA,
+    Asset,
+    Condition,
+    Timestamp,
+    conform,
+    underlyings,
+)
+from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
+from flowtape.readers.common import Field, Places
+from flowtape.readers.frames import Mapping
+
+SOURCE = "table"
+NEEDED = ("ts", "price", "size")
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+_PARTS = ("expiry", "right", "strike")
+_MONEY = ("strike", "price", "bid", "ask", "underlying")
+_COUNTS = ("size", "bid_size", "ask_size")
+_REQUIRED = ("ts", "symbol", "root", "asset", "price", "size", "condition", "seq")
+_LIMITS = {
+    "strike": (10, MAX_STRIKE),
+    "price": (0, MAX_PRICE),
+    "bid": (-MAX_PRICE, MAX_PRICE),
+    "ask": (-MAX_PRICE, MAX_PRICE),
+    "underlying": (-MAX_PRICE, MAX_PRICE),
+    "size": (1, MAX_SIZE),
+    "bid_size": (0, 2**53),
+    "ask_size": (0, 2**53),
+}
+_FAULTS = {
+    "symbol": "is blank",
+    "root": "is blank",
+    "asset": "is neither option nor stock",
+    "right": "is neither call nor put",
+    "expiry": "is not a date",
+    "size": "is not a whole number from 1 up",
+    "bid_size": "is not a whole number from 0 up",
+    "ask_size": "is not a whole number from 0 up",
+    "seq": "is not a whole number",
+    "condition": "is no condition of OPRA's",
+    "venue": "is no name",
+}
+_CHOICES = {
+    "asset": {"option": "option", "stock": "stock"},
+    "right": {"c": "C", "call": "C", "p": "P", "put": "P"},
+}
+
+
+def matches(path: Path, start: bytes) -> bool:
+    """Whether a file is Parquet or Arrow, or a CSV file with the columns a print needs."""
+    names = set(common.header_of(start))
+    return frames.is_columnar(start) or (set(NEEDED) <= names and not names.isdisjoint(("symbol", "root")))
+
+
+def read(files: Sequence[Path], options: Options) -> list[Tape]:
+    """Open tables, a tape each.
+
+    Raises `TapeError` for a file without the columns of a print, `UsageError` for a mapping it cannot use.
+    """
+    mapping = frames.load_mapping(options.mapping)
+    tapes = []
+    for path in files:
+        table = frames.open_table(path)
+        reading = _Reading(table, _columns(path, mapping, table.schema), mapping, options)
+        tapes.append(
+            Tape(reading.source, "table", (path,), reading.batches(), reading.rejects, reading.notes)
+        )
+    return tapes
+
+
+def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> dict[str, str]:
+    """Each column of a print that the file has → the file's name for it."""
+    found = {name: mapping.columns.get(name, name) for name in (*SCHEMA, "source")}
+    lost = [found[name] for name in mapping.columns if found[name] not in schema]
+    if lost:
+        raise TapeError(f"{path.name}: no column {', '.join(lost)}, which the mapping names")
+    columns = {name: column for name, column in found.items() if column in schema}
+    missing = [name for name in NEEDED if name not in columns]
+    if columns.keys().isdisjoint(("symbol", "root")):
+        missing.append("symbol (or root)")
+    if not columns.keys().isdisjoint(_PARTS):
+        missing += [name for name in _PARTS if name not in columns]
+    if missing:
+        there = ", ".join(schema)[:200]
+        raise TapeError(f"{path.name}: expected a table of prints; no column {', '.join(missing)} in {there}")
+    return columns
+
+
+class _Reading:
+    """One table being read: how each of its columns becomes a column of prints."""
+
+    def __init__(
+        self, table: frames.Table, columns: dict[str, str], mapping: Mapping, options: Options
+    ) -> None:
+        self._table, self._columns, self._mapping, self._options = table, columns, mapping, options
+        self.rejects, self.notes = Rejects(options.strict), Counter[str]()
+        self._named = options.source or mapping.source
+        self.source = self._named or (self._first_source() if "source" in columns else SOURCE)
+        self._places = None if "seq" in columns else Places(["venue", *CONTRACT, "ts"])
+        meaning = _Meaning(table, columns, mapping)
+        self._fields = [meaning.field(name) for name in columns if name != "source"]
+
+    def batches(self) -> Iterator[Batch]:
+        """The prints, a batch for each piece of the table."""
+        wanted = list(dict.fromkeys(self._columns.values()))
+        for chunk in self._table.chunks(wanted, self.rejects, self.notes, self._options.batch_rows):
+            self._check_source(chunk.frame)
+            raw = self._prepared(chunk.frame)
+            prints = common.parse(raw, self._fields, self.rejects, self._table.path.name)
+            prints = conform(self._completed(prints))
+            if self._places is not None:
+                prints = prints.with_columns(self._places.of(prints))
+            yield Batch(prints, chunk.rows, chunk.done)
+
+    def _first_source(self) -> str:
+        column = self._columns["source"]
+        first = next(self._table.chunks([column], Rejects(), Counter(), 1)).frame[column]
+        return str(first.item()) if first.len() and first.item() else SOURCE
+
+    def _check_source(self, raw: pl.DataFrame) -> None:
+        if self._named is not None or "source" not in self._columns:
+            return
+        names = raw[self._columns["source"]].cast(pl.Categorical).fill_null(SOURCE)
+        if not (names == self.source).all():
+            found = ", ".join(sorted({self.source, *names.unique()}))
+            raise TapeError(f"{self._table.path.name}: prints of more than one source ({found}); name one")
+
+    def _prepared(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """Add what takes more than an expression, under the print's name after a `#`; NaN is no quote."""
+        made = []
+        for name, column in self._columns.items():
+            if name in ("ts", "quote_ts"):
+                made.append(self._times(raw[column]).alias(f"#{name}"))
+            elif name in ("symbol", "root"):
+                made.append(_upper(raw[column], strip="^" if name == "symbol" else "").alias(f"#{name}"))
+            elif name in _CHOICES:
+                made.append(_chosen(raw[column], name).alias(f"#{name}"))
+            elif name == "condition" and self._mapping.condition_vocabulary is None:
+                made.append(_condition(raw[column]).alias("#condition"))
+            elif name in ("bid", "ask", "underlying") and raw.schema[column].is_float():
+                made.append(raw[column].fill_nan(None))
+        return raw.with_columns(made)
+
+    def _times(self, values: pl.Series) -> pl.Series:
+        zone, dtype = self._mapping.time_zone, values.dtype
+        if isinstance(dtype, pl.Datetime):
+            values = values.cast(pl.Datetime("ns", dtype.time_zone))
+            return values.cast(Timestamp) if dtype.time_zone else common.from_wall(values, self.notes, zone)
+        numbers = values.to_frame("#").select(common.nanoseconds(pl.col("#"))).to_series()
+        if dtype.is_integer():
+            return numbers
+        times = common.instants(values, self.notes, zone)
+        return times if times.null_count() == 0 else times.zip_with(times.is_not_null(), numbers)
+
+    def _completed(self, prints: pl.DataFrame) -> pl.DataFrame:
+        """Fill in the columns the table does not have."""
+        has = self._columns
+        if "asset" in has:
+            prints = self._contracts(prints)
+        if "symbol" not in has:
+            prints = prints.with_columns(underlyings(prints["root"]))
+        absent = {
+            "asset": pl.lit("option" if "expiry" in has else "stock", Asset),
+            "root": pl.col("symbol"),
+            "condition": pl.lit("unknown", Condition),
+            "seq": pl.lit(0, pl.Int64),
+            "venue": pl.lit(""),
+        }
+        prints = prints.with_columns(value.alias(name) for name, value in absent.items() if name not in has)
+        return prints.with_columns(pl.col("venue").cast(pl.Categorical).fill_null(""))
+
+    def _contracts(self, prints: pl.DataFrame) -> pl.DataFrame:
+        """Reject options without a contract; a stock has none."""
+        if (prints["asset"] == "option").all() and not any(prints[name].null_count() for name in _PARTS):
+            return prints
+        option = pl.col("asset") == "option"
+        half = option & pl.any_horizontal(pl.col(_PARTS).is_null())
+        rows = prints.filter(half)[common.ROW].to_list()
+        self.rejects.add(self._table.path.name, rows, "an option without expiry, right or strike")
+        prints = prints.filter(~half)
+        return prints.with_columns(pl.when(option).then(pl.col(name)).alias(name) for name in _PARTS)
+
+
+class _Meaning:
+    """How each column of prints is made, by the type of the file's column."""
+
+    def __init__(self, table: frames.Table, columns: dict[str, str], mapping: Mapping) -> None:
+        self._columns, self._schema, self._file = columns, table.schema, table.path.name
+        unit = table.price_unit if mapping.price_unit is None else mapping.price_unit
+        self._factor = unit * PRICE_SCALE
+        self._vocabulary = mapping.condition_vocabulary
+
+    def field(self, name: str) -> Field:
+        """The field that makes one column of prints."""
+        column = self._columns[name]
+        value, what = self._value(name, column, self._schema[column])
+        low, high = _LIMITS.get(name, (None, None))
+        required = name in _REQUIRED or (name in _PARTS and "asset" not in self._columns)
+        return Field(name, column, value, f"{column} {what}", low, high, required)
+
+    def _value(self, name: str, column: str, dtype: pl.DataType) -> tuple[pl.Expr, str]:
+        """What makes the column, null where it cannot be made, and what a value is then."""
+        here, text = pl.col(column), isinstance(dtype, _TEXT)
+        value, what = pl.col(f"#{name}"), _FAULTS.get(name, "is no time")
+        if name in _MONEY:
+            value, what = self._money(name, column, dtype), "is not a price in USD within bounds"
+        elif name in _COUNTS or name == "seq":
+            exact = dtype.is_integer() or name == "seq"
+            value = here.cast(pl.Int64, strict=False) if exact else common.whole(column)
+        elif name == "condition" and (vocabulary := self._vocabulary_of(column, dtype)):
+            value = common.condition(column, vocabulary) if text else from_numbers(here, vocabulary)
+        elif name == "expiry":
+            value = common.expiry(column).value if text else here.cast(pl.Date, strict=False)
+        elif name == "venue":
+            value = here if text else here.cast(pl.String)
+        return value, what
+
+    def _vocabulary_of(self, column: str, dtype: pl.DataType) -> str | None:
+        if self._vocabulary is None and not isinstance(dtype, _TEXT):
+            raise TapeError(
+                f"{self._file}: {column} holds numbers; a mapping must tell whose, by condition_vocabulary"
+            )
+        return self._vocabulary
+
+    def _money(self, name: str, column: str, dtype: pl.DataType) -> pl.Expr:
+        if dtype.is_integer() and self._factor == 1:
+            value = pl.col(column).cast(pl.Int64, strict=False)
+        else:
+            number = pl.col(column).cast(pl.Float64, strict=False)
+            value = (number * self._factor).round().cast(pl.Int64, strict=False)
+        return pl.when(value % 10 == 0).then(value) if name == "strike" else value
+
+
+def _chosen(values: pl.Series, name: str) -> pl.Series:
+    """An asset or a right; null where it is none."""
+    exact = values.cast(SCHEMA[name], strict=False)
+    if exact.null_count() == values.null_count():
+        return exact
+    text = values.cast(pl.String).str.to_lowercase()
+    return text.replace_strict(_CHOICES[name], default=None, return_dtype=SCHEMA[name])
+
+
+def _condition(values: pl.Series) -> pl.Series:
+    """OPRA's mnemonics or codes in the one vocabulary, a blank as `unknown`; null where it is neither."""
+    exact = values.cast(Condition, strict=False)
+    if exact.null_count() == values.null_count():
+        return exact.fill_null("unknown")
+    return values.cast(pl.String).to_frame("#").select(from_text(pl.col("#"))).to_series()
+
+
+def _upper(names: pl.Series, strip: str) -> pl.Series:
+    """Names in upper case, without what is stripped off their start; null where nothing is left."""
+    names = names.cast(pl.Categorical)
+    found = names.unique().drop_nulls().cast(pl.String)
+    right = found.str.strip_chars().str.to_uppercase().str.strip_chars_start(strip)
+    if (found == right).all() and not (found == "").any():
+        return names
+    right = right.replace("", None)
+    return names.cast(pl.String).replace_strict(found, right, default=None).cast(pl.Categorical)

@@ -1,0 +1,86 @@
+"""ThetaData option `trade_quote` CSV: one row a trade, with the NBBO ThetaData paired with it.
+
+Times have an offset, or are Eastern wall time. `sequence` is a signed 32-bit number that wraps: it tells rows
+apart, and says nothing of their order over a day.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from flowtape.prints import conform, underlyings
+from flowtape.readers import Batch, Options, Rejects, Tape, common
+from flowtape.readers.common import Csv, Field
+
+SOURCE = "thetadata"
+COLUMNS = (
+    "symbol", "expiration", "strike", "right", "trade_timestamp", "quote_timestamp", "sequence", "condition",
+    "size", "exchange", "price", "bid_size", "bid", "ask_size", "ask",
+)  # fmt: skip
+_QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts")
+_LATER = "quotes stamped after their trade, taken for unknown"
+_SAME = "quotes stamped at their trade's own instant, kept"
+_FIELDS = [
+    Field("ts", "trade_timestamp", pl.col("#ts"), "trade_timestamp is not a time"),
+    common.text("root", "symbol"),
+    common.expiry("expiration"),
+    common.strike("strike"),
+    common.right("right"),
+    common.price("price"),
+    common.size("size"),
+    common.quote("bid", "bid"),
+    common.quote("ask", "ask"),
+    common.quote_size("bid_size", "bid_size"),
+    common.quote_size("ask_size", "ask_size"),
+    Field(
+        "quote_ts", "quote_timestamp", pl.col("#quote_ts"), "quote_timestamp is not a time", required=False
+    ),
+    Field("condition", "condition", common.condition("condition", "nanex"), "condition is not a number"),
+    Field("#condition_id", "condition", pl.col("condition"), "", required=False),
+    common.text("venue", "exchange"),
+    common.number("seq", "sequence"),
+]
+
+
+def matches(path: Path, start: bytes) -> bool:
+    """Whether the header is that of a ThetaData trade_quote file."""
+    return set(COLUMNS) <= set(common.header_of(start))
+
+
+def read(files: Sequence[Path], options: Options) -> list[Tape]:
+    """Open ThetaData trade_quote files, a tape each. Raises `TapeError` for a file that is none."""
+    return [_open(path, options) for path in files]
+
+
+def _open(path: Path, options: Options) -> Tape:
+    table = Csv(path, "a ThetaData option trade_quote CSV", COLUMNS)
+    rejects, notes = Rejects(options.strict), Counter[str]()
+    batches = _batches(table, options, rejects, notes)
+    return Tape(options.source or SOURCE, "thetadata", (path,), batches, rejects, notes)
+
+
+def _batches(table: Csv, options: Options, rejects: Rejects, notes: Counter[str]) -> Iterator[Batch]:
+    for chunk in table.chunks(COLUMNS, rejects, notes, options.batch_rows):
+        raw = chunk.frame.with_columns(
+            common.instants(chunk.frame["trade_timestamp"], notes).alias("#ts"),
+            common.instants(chunk.frame["quote_timestamp"], notes).alias("#quote_ts"),
+        )
+        prints = common.parse(raw, _FIELDS, rejects, table.path.name)
+        common.note_unknown(prints["condition"], prints["#condition_id"], notes)
+        prints = _without_later_quotes(prints, notes)
+        prints = prints.with_columns(underlyings(prints["root"]), pl.lit("option").alias("asset"))
+        yield Batch(conform(prints), chunk.rows, chunk.done)
+
+
+def _without_later_quotes(prints: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
+    """Take a quote stamped after its trade for unknown; one of the same stamp is kept."""
+    later = (prints["quote_ts"] > prints["ts"]).fill_null(False)
+    same = (prints["quote_ts"] == prints["ts"]).fill_null(False)
+    for what, rows in ((_LATER, later), (_SAME, same)):
+        if rows.any():
+            notes[what] += rows.filter(rows).len()
+    return prints.with_columns(pl.when(~later).then(pl.col(name)).alias(name) for name in _QUOTE)

@@ -1,0 +1,19 @@
+"""A whole tape at once, and what it left out."""
+
+from pathlib import Path
+
+import polars as pl
+
+from flowtape.readers import Options, Tape, open_tapes
+
+
+def read_all(*paths: Path, kind: str | None = None, **options: object) -> tuple[Tape, pl.DataFrame]:
+    """The only tape of some files, and all its prints."""
+    [tape] = open_tapes(paths, kind, Options(**options))
+    frames = [batch.prints for batch in tape.batches]
+    return tape, pl.concat(frames)
+
+
+def faults(tape: Tape) -> list[tuple[int, str]]:
+    """The rejected rows and why, by row."""
+    return sorted((reject.row, reject.reason) for reject in tape.rejects.first)
