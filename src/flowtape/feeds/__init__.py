@@ -1,0 +1,1 @@
+"""Live sources → prints. One module a source; the simulated market is one of them."""

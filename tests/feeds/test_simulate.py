@@ -1,0 +1,233 @@
+import threading
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowtape.errors import UsageError
+from flowtape.feeds.simulate import SUFFIXES, Delivery, LiveFeed, Market, live, write_tape
+from flowtape.feeds.slices import SLICE_NS, TAPE_SCHEMA
+from flowtape.prints import SCHEMA
+from flowtape.readers import open_tapes
+
+DAY = date(2026, 6, 3)
+SMALL = Market(seed=3, prints_per_day=20_000)
+ALWAYS = replace(SMALL, hours="always")
+
+
+def ns(instant: datetime) -> int:
+    return int(instant.timestamp()) * 10**9
+
+
+@pytest.fixture(scope="module")
+def small() -> pl.DataFrame:
+    """One session of SMALL."""
+    opens = datetime(2026, 6, 3, 13, 30, tzinfo=UTC)
+    return pl.concat(SMALL.prints(opens, opens + timedelta(hours=6, minutes=30)))
+
+
+# --- files
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_tape_reads_back_as_it_was_made(tmp_path: Path, small: pl.DataFrame, suffix: str) -> None:
+    path = tmp_path / f"tape{suffix}"
+    assert write_tape(SMALL, DAY, path) == 20_000
+    (tape,) = open_tapes([path])
+    read = pl.concat(batch.prints for batch in tape.batches)
+    assert (tape.source, tape.format, tape.rejects.count) == ("simulated", "table", 0)
+    assert read.equals(small.select(list(SCHEMA)))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_parquet_tape_has_prices_in_usd_and_the_true_side(tmp_path: Path, small: pl.DataFrame) -> None:
+    write_tape(SMALL, DAY, tmp_path / "tape.parquet")
+    read = pl.read_parquet(tmp_path / "tape.parquet")
+    assert read.columns == list(TAPE_SCHEMA)
+    assert read["price"].dtype == pl.Float64
+    assert read["price"].to_list() == [round(price / 10_000, 4) for price in small["price"].to_list()]
+    assert read["true_side"].equals(small["true_side"])
+
+
+def test_writing_a_tape_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.parquet", "b.parquet"):
+        write_tape(SMALL, DAY, tmp_path / name, rows=50_000)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_rows_are_exact_over_several_days_and_progress_tells_of_them(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    days = [DAY + timedelta(days=1), DAY]
+    wrote = write_tape(
+        Market(), days, tmp_path / "tape.parquet", rows=700_001, progress=lambda *told: seen.append(told)
+    )
+    tape = pl.read_parquet(tmp_path / "tape.parquet")
+    assert wrote == tape.height == 700_001
+    assert tape["ts"].dt.date().value_counts(sort=True)["count"].to_list() == [350_001, 350_000]
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1] == (700_001, 700_001)
+    assert len(seen) > 2
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "arrow"])
+def test_a_format_can_be_named_and_a_tape_be_empty(tmp_path: Path, form: str) -> None:
+    assert write_tape(SMALL, DAY, tmp_path / "tape", format=form, rows=0) == 0
+    read = {"parquet": pl.read_parquet, "csv": pl.read_csv, "arrow": pl.read_ipc}[form](tmp_path / "tape")
+    assert read.shape == (0, len(TAPE_SCHEMA))
+
+
+def test_a_tape_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    def fail(done: int, total: int) -> None:
+        raise RuntimeError("stopped by the caller")
+
+    with pytest.raises(Exception, match="stopped by the caller"):
+        write_tape(SMALL, DAY, tmp_path / "tape.parquet", progress=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "name", "rows", "message"),
+    [
+        (date(2026, 6, 6), "x.csv", None, "day: 2026-06-06 is a Saturday"),
+        ([DAY, DAY], "x.csv", None, "day: 2026-06-03 is given twice"),
+        ([], "x.csv", None, "day: none is given"),
+        (DAY, "x.txt", None, "format: 'x.txt' is none of arrow, csv, parquet"),
+        (DAY, "no/x.csv", None, "path: the folder of .* does not exist"),
+        (DAY, "x.csv", -1, "rows: -1 is negative"),
+    ],
+)
+def test_a_tape_that_cannot_be_written_is_refused(
+    tmp_path: Path, days: date | list[date], name: str, rows: int | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        write_tape(SMALL, days, tmp_path / name, rows=rows)
+
+
+# --- live
+
+
+@dataclass
+class FakeClock:
+    now: int
+
+    def now_ns(self) -> int:
+        return self.now
+
+
+START = datetime(2026, 6, 5, 22, tzinfo=UTC)
+SPAN = 8 * 3600 * 10**9
+
+
+@pytest.fixture(scope="module")
+def always() -> pl.DataFrame:
+    """The always-open market from START on: eight hours, of two New York dates."""
+    return pl.concat(ALWAYS.prints(START, START + timedelta(hours=8)))
+
+
+def joined(deliveries: list[Delivery]) -> pl.DataFrame:
+    return pl.concat(delivery.prints for delivery in deliveries)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    times=st.lists(st.integers(0, SPAN), max_size=8),
+    killed=st.integers(0, 40),
+    rows=st.sampled_from([500, 5_000, 250_000]),
+)
+def test_a_feed_killed_and_restarted_loses_and_repeats_nothing(
+    always: pl.DataFrame, times: list[int], killed: int, rows: int
+) -> None:
+    clock = FakeClock(0)
+    feed = LiveFeed(ALWAYS, clock, ns(START) - 1, batch_rows=rows)
+    got: list[Delivery] = []
+    for time in [*sorted(times), SPAN]:
+        clock.now = ns(START) + time - 1
+        for delivery in feed.due():
+            got.append(delivery)
+            if len(got) == killed:
+                break
+        feed = LiveFeed(ALWAYS, clock, got[-1].cursor, batch_rows=rows)
+    got += feed.due()
+    assert joined(got).equals(always)
+    assert got[-1].cursor == clock.now
+    assert [delivery.cursor for delivery in got] == sorted(delivery.cursor for delivery in got)
+
+
+def test_a_cursor_at_a_shared_instant_splits_no_pair(always: pl.DataFrame) -> None:
+    stamps = always["ts"].to_physical()
+    twice = stamps.filter(stamps.is_duplicated())[10]
+    for at in (twice - 1, twice, twice + 1):
+        clock = FakeClock(at)
+        first = list(LiveFeed(ALWAYS, clock, ns(START) - 1).due())
+        clock.now = ns(START) + SPAN - 1
+        rest = list(LiveFeed(ALWAYS, clock, first[-1].cursor).due())
+        assert joined(first + rest).equals(always)
+
+
+def test_nothing_is_delivered_before_it_is_reported(always: pl.DataFrame) -> None:
+    clock = FakeClock(ns(START + timedelta(hours=2)))
+    got = joined(list(live(ALWAYS, START, clock).due()))
+    assert 0 < got.height < always.height
+    assert got.equals(always.head(got.height))
+    assert got["ts"].max() <= START + timedelta(hours=2)
+    assert always["ts"][got.height + 200] > START + timedelta(hours=2)
+
+
+def test_catching_up_comes_in_large_frames_of_one_date_each() -> None:
+    market = Market(hours="always")
+    end = datetime(2026, 6, 5, 15, 0, 0, 250, tzinfo=UTC)
+    got = list(live(market, end - timedelta(hours=36), FakeClock(ns(end))).due())
+    assert sum(delivery.prints.height for delivery in got) > 500_000
+    assert len(got) < 6
+    assert all(delivery.prints.height < 350_000 for delivery in got)
+    for delivery in got:
+        dates = delivery.prints["ts"].dt.convert_time_zone("America/New_York").dt.date()
+        assert dates.n_unique() == 1
+
+
+def test_a_quiet_market_still_gives_a_sign_of_life() -> None:
+    saturday = datetime(2026, 6, 6, 12, tzinfo=UTC)
+    clock = FakeClock(ns(saturday))
+    feed = live(SMALL, saturday, clock)
+    for second in (0, 1, 1, -5):
+        clock.now = ns(saturday) + second * 10**9
+        (delivery,) = feed.due()
+        assert delivery.prints.is_empty()
+        assert dict(delivery.prints.schema) == TAPE_SCHEMA
+    assert delivery.cursor == ns(saturday) + 10**9
+
+
+def test_a_feed_follows_its_clock_until_it_is_stopped(always: pl.DataFrame) -> None:
+    clock, stop = FakeClock(ns(START)), threading.Event()
+    got: list[Delivery] = []
+    for delivery in live(ALWAYS, START, clock, stop=stop, interval=0):
+        got.append(delivery)
+        clock.now += SLICE_NS // 3
+        if len(got) == 20:
+            stop.set()
+    assert len(got) == 20
+    read = joined(got)
+    assert read.height > 0
+    assert read.equals(always.head(read.height))
+
+
+def test_stopping_a_feed_cuts_its_wait_short() -> None:
+    stop, delivered = threading.Event(), threading.Event()
+    feed = live(ALWAYS, START, FakeClock(ns(START)), stop=stop, interval=3600)
+    reader = threading.Thread(target=lambda: [delivered.set() for _ in feed], daemon=True)
+    reader.start()
+    assert delivered.wait(30)
+    stop.set()
+    reader.join(30)
+    assert not reader.is_alive()
+
+
+def test_a_feed_since_an_instant_without_a_time_zone_is_refused() -> None:
+    with pytest.raises(UsageError, match="since: 2026-06-03"):
+        live(SMALL, datetime(2026, 6, 3), FakeClock(0))  # noqa: DTZ001
+    with pytest.raises(UsageError, match="cursor: -2 lies before 1970"):
+        LiveFeed(SMALL, FakeClock(0), -2)
