@@ -1,0 +1,378 @@
+"""The one path from prints to store and window: identity, sources, cancels, side, minutes, commit."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+import polars as pl
+
+from flowtape.cancels import resolve, unique
+from flowtape.conditions import family, is_cancel
+from flowtape.errors import FlowtapeError, RowError
+from flowtape.minutes import NS_PER_MINUTE, VALUES, aggregate
+from flowtape.prints import SCHEMA as PRINTS
+from flowtape.prints import day_bounds, trading_days
+from flowtape.readers import Batch, Tape
+from flowtape.side import sign
+from flowtape.store import Store
+from flowtape.window import Window
+
+BAR_KEY = ("series", "family", "minute")
+GROUP = ("series", "strike", "size", "price")
+MAX_NOTIONAL = 10**16
+"""Price x size of one print, in 1/10,000 USD (a million million USD): beyond it sums could leave 64 bits."""
+SIMULATED = "simulated"
+COMPACT_MINUTES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A symbol's trading day that another source holds."""
+
+    asset: str
+    symbol: str
+    day: date
+    held_by: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the rows of a tape. `rows` = `added` + `repeated` + `rejected` + `refused`."""
+
+    source: str
+    rows: int = 0
+    added: int = 0
+    repeated: int = 0
+    rejected: int = 0
+    refused: int = 0
+    cancels: int = 0
+    removed: int = 0
+    refusals: set[Refusal] = field(default_factory=set)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+Progress = Callable[[Report, float], None]
+
+
+@dataclass(slots=True)
+class _Change:
+    """What a batch did to the minutes: bars added, and bars put in the place of others."""
+
+    bars: pl.DataFrame
+    keys: pl.DataFrame | None = None
+    restated: pl.DataFrame | None = None
+    dropped: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Engine:
+    """Takes prints into a store and a window. All methods may be called from any thread."""
+
+    def __init__(
+        self, store: Store, window: Window | None = None, max_quote_age: timedelta | None = None
+    ) -> None:
+        self.store = store
+        self.window = window
+        self.max_quote_age = max_quote_age
+        self.fault: str | None = None
+        self.generation = 0
+        self._lock = threading.RLock()
+        self._groups: dict[date, pl.DataFrame] = {}
+        self._sources: dict[tuple[str, str, date], str] = {
+            (asset, symbol, day): source for asset, symbol, day, source in store.sources().iter_rows()
+        }
+        self._simulated = {key[:2] for key, source in self._sources.items() if source == SIMULATED}
+        self._compacted: int | None = None
+
+    def simulated(self, asset: str, symbol: str) -> bool:
+        """Whether any of a symbol's days comes from a simulated tape."""
+        return (asset, symbol) in self._simulated
+
+    def ingest(
+        self,
+        tape: Tape,
+        replace: bool = False,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
+    ) -> Report:
+        """Take a whole tape, batch by batch, each committed on its own.
+
+        Raises `TapeError` where the file breaks off (what came before is kept, and repeating is safe),
+        `StoreError` where a commit fails. Stops between two batches once `stop` is set.
+        """
+        report = Report(tape.source)
+        for batch in _ahead(tape.batches):
+            if stop is not None and stop.is_set():
+                break
+            self.take(batch.prints, tape.source, replace=replace, report=report)
+            report.rows += batch.rows - batch.prints.height
+            report.rejected = tape.rejects.count
+            if progress is not None:
+                progress(report, batch.done)
+        report.rejected = tape.rejects.count
+        report.notes.update(tape.notes)
+        return report
+
+    def take(
+        self,
+        prints: pl.DataFrame,
+        source: str,
+        *,
+        replace: bool = False,
+        cursor: str | None = None,
+        report: Report | None = None,
+    ) -> Report:
+        """Take one batch of prints (`prints.SCHEMA`) and commit it with its minutes and the source's cursor."""
+        report = report or Report(source)
+        report.rows += prints.height
+        with self._lock:
+            try:
+                with self.store.transaction():
+                    change = self._step(prints, source, replace, report)
+                    if cursor is not None:
+                        self.store.set_cursor(source, cursor)
+                        self._compact(change.bars)
+            except BaseException as error:
+                self._undo(error)
+                raise
+            self.fault = None
+            self.generation += 1
+            self._show(change)
+        return report
+
+    def rebuild(self, day: date, parts: int = 8) -> int:
+        """Make a day's minutes again from its prints; gives the number of bars. One commit, bounded memory."""
+        start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
+        made = 0
+        with self._lock:
+            try:
+                with self.store.transaction():
+                    self.store.clear_minutes(start, end)
+                    for part in range(parts):
+                        made += self._rebuild_part(start, end, part, parts)
+            except BaseException as error:
+                self._undo(error)
+                raise
+            self.generation += 1
+            if self.window is not None:
+                self.window.load(self.store)
+        return made
+
+    def _rebuild_part(self, start: int, end: int, part: int, parts: int) -> int:
+        series = self.store.catalog.series["series"]
+        rows = self.store.prints(series.filter(series % parts == part), start, end).drop("removed_at")
+        resolved = resolve(self.store.catalog.decode(rows))
+        removed = resolved.filter(pl.col("removed_at").is_not_null())
+        self._keep_removed(removed.head(0), start, end, removed)
+        bars = bars_of(resolved, self.max_quote_age)
+        self.store.append_bars(bars)
+        return bars.height
+
+    def _undo(self, error: BaseException) -> None:
+        """After a failed commit memory must hold no more than the store does."""
+        if not isinstance(error, RowError | KeyboardInterrupt):
+            self.fault = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self._groups.clear()
+        try:
+            kept = self.store.sources().iter_rows()
+            self._sources = {(asset, symbol, day): source for asset, symbol, day, source in kept}
+        except FlowtapeError:
+            self._sources = {}
+
+    def _show(self, change: _Change) -> None:
+        if self.window is None:
+            return
+        if change.dropped:
+            self.window.load(self.store)
+            return
+        self.window.add(change.bars)
+        if change.keys is not None and change.restated is not None:
+            self.window.replace(change.keys, change.restated)
+
+    def _step(self, prints: pl.DataFrame, source: str, replace: bool, report: Report) -> _Change:
+        prints = _bounded(prints, report)
+        fresh = unique(prints)
+        days = trading_days(fresh["ts"])
+        rows = self.store.catalog.encode(fresh)
+        held, dropped = self._claim(rows["series"], days, source, replace, report)
+        if held is not None:
+            fresh, rows, days = fresh.filter(~held), rows.filter(~held), days.filter(~held)
+        known = self.store.known(rows) if rows.height else pl.Series([], dtype=pl.UInt32)
+        if len(known):
+            new = ~pl.int_range(rows.height, dtype=pl.UInt32, eager=True).is_in(known.implode())
+            fresh, rows, days = fresh.filter(new), rows.filter(new), days.filter(new)
+        report.added += rows.height
+        report.repeated = report.rows - report.added - report.rejected - report.refused
+        self.store.append_prints(rows)
+        fresh = fresh.with_columns(rows["series"])
+        cancels = fresh.select(is_cancel()).to_series()
+        report.cancels += int(cancels.sum())
+        change = _Change(bars_of(fresh, self.max_quote_age), dropped=dropped)
+        self.store.append_bars(change.bars)
+        self._restate(rows, days, cancels, report, change)
+        return change
+
+    def _claim(
+        self, series: pl.Series, days: pl.Series, source: str, replace: bool, report: Report
+    ) -> tuple[pl.Series | None, set[tuple[str, str]]]:
+        """Settle which source each symbol's day comes from; gives the rows that another source holds."""
+        told = pl.DataFrame([series, days])
+        owners = self.store.catalog.series.select("series", "asset", "symbol")
+        met = told.unique().join(owners, on="series")
+        new, held, dropped = [], [], set()
+        for asset, symbol, day in met.select("asset", "symbol", "day").unique().iter_rows():
+            holder = self._sources.get((asset, symbol, day))
+            if holder is not None and holder != source:
+                if not replace:
+                    held.append((asset, symbol, day))
+                    report.refusals.add(Refusal(asset, symbol, day, holder))
+                    continue
+                self.store.drop_day(asset, symbol, day)
+                self._groups.pop(day, None)
+                dropped.add((asset, symbol))
+                holder = None
+            if holder is None:
+                new.append((asset, symbol, day, source))
+                self._sources[asset, symbol, day] = source
+        if new:
+            self.store.claim(pl.DataFrame(new, {"asset": pl.String, "symbol": pl.String, "day": pl.Date,
+                                                "source": pl.String}, orient="row"))  # fmt: skip
+            if source == SIMULATED:
+                self._simulated |= {row[:2] for row in new}
+        if not held:
+            return None, dropped
+        names = ["asset", "symbol", "day"]
+        theirs = met.join(pl.DataFrame(held, met.select(names).schema, orient="row"), on=names, how="semi")
+        marked = theirs.select("series", "day", held=True)
+        mask = told.join(marked, on=["series", "day"], how="left", maintain_order="left")["held"].fill_null(False)
+        report.refused += int(mask.sum())
+        return mask, dropped
+
+    def _restate(
+        self, rows: pl.DataFrame, days: pl.Series, cancels: pl.Series, report: Report, change: _Change
+    ) -> None:
+        """Make again the minutes that cancels change, whichever of print and cancel came first."""
+        changed: list[pl.DataFrame] = []
+        for day in days.unique():
+            start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
+            of_day = days == day
+            if day not in self._groups:
+                self._groups[day] = self.store.cancelled_groups(start, end).cast(pl.Int64)
+            fresh = rows.filter(of_day & cancels).select(pl.col(GROUP).cast(pl.Int64))
+            groups = pl.concat([self._groups[day], fresh]).unique()
+            self._groups[day] = groups
+            if groups.is_empty():
+                continue
+            of_groups = rows.filter(of_day).select(pl.col(GROUP).cast(pl.Int64))
+            touched = of_groups.join(groups, on=GROUP, how="semi")
+            if touched.height:
+                changed.append(self._resolve(touched.unique(), start, end, report))
+        keys = pl.concat(changed).unique() if changed else None
+        if keys is None or keys.is_empty():
+            return
+        low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
+        minutes = keys.select("series", "minute").unique()
+        affected = self.store.prints_of(minutes, low * NS_PER_MINUTE, (high + 1) * NS_PER_MINUTE)
+        bars = bars_of(self.store.catalog.decode(affected), self.max_quote_age).join(
+            keys, on=BAR_KEY, how="semi"
+        )
+        self.store.replace_bars(keys, bars)
+        change.keys, change.restated = keys, bars
+
+    def _resolve(self, groups: pl.DataFrame, start: int, end: int, report: Report) -> pl.DataFrame:
+        """Match the cancels of some groups anew; gives the keys of the bars that changes."""
+        kept = self.store.catalog.decode(self.store.prints_of(groups, start, end))
+        before = kept["removed_at"]
+        now = resolve(kept.drop("removed_at"))
+        moved = before.ne_missing(now["removed_at"])
+        if not moved.any():
+            return _bar_keys(now.head(0))
+        self._keep_removed(groups, start, end, now.filter(pl.col("removed_at").is_not_null()))
+        report.removed += len(now) - now["removed_at"].null_count() - (len(before) - before.null_count())
+        return _bar_keys(now.filter(before.is_null() != now["removed_at"].is_null()))
+
+    def _keep_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
+        at = removed["removed_at"].dt.replace_time_zone(None)
+        rows = self.store.catalog.encode(removed.select(*PRINTS)).with_columns(at)
+        self.store.set_removed(groups.select(GROUP), start, end, rows)
+
+    def _compact(self, bars: pl.DataFrame) -> None:
+        """A live feed adds to the same minutes commit after commit; put closed minutes together now and then."""
+        if bars.is_empty():
+            return
+        newest: Any = bars["minute"].max()
+        if self._compacted is None:
+            self._compacted = newest
+        elif newest - self._compacted > COMPACT_MINUTES:
+            self.store.compact(self._compacted, newest)
+            self._compacted = newest
+
+
+def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.DataFrame:
+    """Bars by series number of the rows among `prints` that count; `prints` carries `series` beside its own
+    columns, and may carry `removed_at`."""
+    if "removed_at" in prints.columns:
+        prints = prints.filter(pl.col("removed_at").is_null())
+    prints = prints.filter(~is_cancel())
+    if prints.is_empty():
+        return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *VALUES), pl.Int64))
+    signed = sign(prints, max_quote_age=max_quote_age).with_columns(family().to_physical())
+    return aggregate(signed, ("series", "family"))
+
+
+def _bounded(prints: pl.DataFrame, report: Report) -> pl.DataFrame:
+    notional = prints["price"].cast(pl.Float64) * prints["size"]
+    if prints.is_empty() or notional.max() <= MAX_NOTIONAL:  # type: ignore[operator]
+        return prints
+    kept = prints.filter(notional <= MAX_NOTIONAL)
+    report.refused += prints.height - kept.height
+    report.notes["price x size beyond a million million USD, left out"] += prints.height - kept.height
+    return kept
+
+
+def _bar_keys(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(
+        pl.col("series").cast(pl.Int32),
+        family().to_physical().alias("family"),
+        (pl.col("ts").to_physical() // NS_PER_MINUTE).alias("minute"),
+    ).unique()
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, read one ahead in a thread of its own."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def read() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:  # raised again where the batches are used
+            put(error)
+
+    reader = threading.Thread(target=read, name="reader", daemon=True)
+    reader.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        reader.join()

@@ -1,0 +1,93 @@
+"""What is kept: prints, minutes, cursors. `open_store` picks the engine by the store's name."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from datetime import date
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from flowtape.store.catalog import Catalog
+
+
+class Store(Protocol):
+    """What the rest of the program asks of a store. Rows and bars go by series number (see `catalog`).
+
+    Writes happen inside `transaction()` and are all kept or none; reads may come from any thread. Every
+    method raises `StoreError` when the store cannot do it.
+    """
+
+    catalog: Catalog
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All writes within are committed together at its end, or none."""
+
+    def close(self) -> None:
+        """Give the store back."""
+
+    # identity and sources
+    def known(self, rows: pl.DataFrame) -> pl.Series:
+        """Which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: places in `rows`, UInt32."""
+
+    def sources(self) -> pl.DataFrame:
+        """asset, symbol, day, source: where each symbol's trading day comes from."""
+
+    def claim(self, days: pl.DataFrame) -> None:
+        """Say so for further days; same columns as `sources`."""
+
+    def drop_day(self, asset: str, symbol: str, day: date) -> None:
+        """Forget a symbol's day: prints, bars, removals and its source."""
+
+    # prints and what became of them
+    def append_prints(self, rows: pl.DataFrame) -> None:
+        """Keep rows (`catalog.ROWS`) and the series and venues they brought."""
+
+    def prints(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+        """Rows of [start, end) ns, of some series or of all, with `removed_at`."""
+
+    def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
+        """Rows of [start, end) ns that match `keys` in all of its columns, with `removed_at`."""
+
+    def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
+        """Rows of [start, end) ns of some series that a cancel from `at` on removed."""
+
+    def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
+        """series, strike, size, price of the cancels kept in [start, end) ns, distinct."""
+
+    def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
+        """Replace what is known of removals in `groups` (series, strike, size, price) within [start, end)."""
+
+    # minutes
+    def append_bars(self, bars: pl.DataFrame) -> None:
+        """Add bars by (series, family, minute); bars with the same key are summed when read."""
+
+    def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
+        """Put `bars` in the place of all bars with `keys` (series, family, minute)."""
+
+    def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+        """Bars of minutes [start, end) (since 1970) of some series or of all; one row a key."""
+
+    def compact(self, start: int, end: int) -> None:
+        """Store the bars of minutes [start, end) as one row a key."""
+
+    def clear_minutes(self, start: int, end: int) -> None:
+        """Forget bars and removals of [start, end) ns, to be made again from prints."""
+
+    # cursors
+    def cursor(self, source: str) -> str | None:
+        """Where a source was left, as its feed wrote it."""
+
+    def set_cursor(self, source: str, position: str) -> None:
+        """Remember where a source was left."""
+
+    def span(self) -> tuple[int, int] | None:
+        """The oldest and newest print's time in ns, None for an empty store."""
+
+
+def open_store(name: str | Path, read_only: bool = False) -> Store:
+    """Open a store by its path, making it where there is none. Raises `StoreError`, `StoreBusy`."""
+    from flowtape.store.duckdb import DuckStore
+
+    return DuckStore(Path(name), read_only=read_only)

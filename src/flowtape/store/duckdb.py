@@ -1,0 +1,329 @@
+"""The embedded store: one DuckDB file, with readable views (`prints`, `minutes`, `removals`) for other tools."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
+from flowtape.errors import StoreBusy, StoreError
+from flowtape.minutes import SUMS, VALUES, merge
+from flowtape.prints import CONDITION_NAMES, day_bounds
+from flowtape.store.catalog import ROW_IDENTITY, ROWS, SERIES, VENUES, Catalog, typed
+
+VERSION = "1"
+BAR_KEY = ("series", "family", "minute")
+GROUP = ("series", "strike", "size", "price")
+_CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
+_TYPES = {
+    "ts": "TIMESTAMP_NS NOT NULL", "series": "INTEGER NOT NULL", "strike": "INTEGER NOT NULL",
+    "price": "BIGINT NOT NULL", "size": "INTEGER NOT NULL", "bid": "BIGINT", "ask": "BIGINT",
+    "bid_size": "INTEGER", "ask_size": "INTEGER", "quote_ts": "TIMESTAMP_NS", "condition": "UTINYINT NOT NULL",
+    "venue": "USMALLINT NOT NULL", "seq": "BIGINT NOT NULL", "underlying": "BIGINT",
+}  # fmt: skip
+_BAR_TYPES = {
+    "series": "INTEGER",
+    "family": "UTINYINT",
+    "minute": "INTEGER",
+    **dict.fromkeys(VALUES, "BIGINT"),
+}
+
+
+def _columns(types: dict[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in types.items())
+
+
+def _named(values: tuple[str, ...]) -> str:
+    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
+
+
+_DDL = f"""
+CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
+INSERT INTO meta VALUES ('version', '{VERSION}');
+CREATE TABLE series (series INTEGER, asset VARCHAR, symbol VARCHAR, root VARCHAR, expiry DATE, "right" VARCHAR);
+CREATE TABLE venues (venue USMALLINT, name VARCHAR);
+CREATE TABLE print_rows ({_columns(_TYPES)});
+CREATE TABLE bar_rows ({_columns(_BAR_TYPES)});
+CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in (*ROW_IDENTITY, "size", "price")})},
+    removed_at TIMESTAMP_NS NOT NULL);
+CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
+CREATE TABLE cursors (source VARCHAR PRIMARY KEY, position VARCHAR);
+CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, price / 1e4 AS price,
+    size, bid / 1e4 AS bid, ask / 1e4 AS ask, bid_size, ask_size, quote_ts,
+    {_named(CONDITION_NAMES)}[condition + 1] AS condition, name AS venue, seq, underlying / 1e4 AS underlying
+    FROM print_rows JOIN series USING (series) JOIN venues USING (venue);
+CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}[family + 1] AS family,
+    make_timestamp(minute::BIGINT * 60000000) AS minute,
+    {", ".join(f"sum({n})::HUGEINT AS {n}" for n in SUMS)},
+    max(high) / 1e4 AS high, min(low) / 1e4 AS low, max(biggest) AS biggest,
+    make_timestamp_ns(max(last_ts)) AS last_ts
+    FROM bar_rows JOIN series USING (series) GROUP BY ALL;
+CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, size,
+    price / 1e4 AS price, name AS venue, seq, removed_at
+    FROM removed_rows JOIN series USING (series) JOIN venues USING (venue);
+"""
+
+
+class _Arrow:
+    """A frame or a query's result shown by its Arrow C stream alone: DuckDB would ask for pyarrow if it knew
+    the frame for what it is, and Polars would keep DuckDB's types alive past the interpreter's end."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+class DuckStore:
+    """A `Store` in one DuckDB file."""
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        self.path = path
+        self._write = threading.RLock()
+        try:
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = duckdb.connect(str(path), read_only=read_only)
+        except (duckdb.Error, OSError) as error:
+            raise _opening(path, error) from None
+        try:
+            self._prepare(read_only)
+        except (duckdb.Error, StoreError) as error:
+            self._db.close()
+            raise _opening(path, error) from None
+
+    def _prepare(self, read_only: bool) -> None:
+        # Row order within a commit means nothing here, and keeping it costs a third of the write speed. A
+        # large checkpoint threshold keeps a bulk ingest from rewriting the file over and over.
+        self._db.execute("SET preserve_insertion_order = false; SET checkpoint_threshold = '256MB'")
+        self._db.execute("SET memory_limit = '1GB'")
+        tables = {row[0] for row in self._db.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        if not tables and not read_only:
+            self._db.execute(f"BEGIN; {_DDL} COMMIT")
+        elif "meta" not in tables:
+            raise StoreError("it is a DuckDB file, but not a flowtape store")
+        (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchall()[0]
+        if version != VERSION:
+            raise StoreError(f"its version is {version}, this program writes version {VERSION}")
+        series = self._frame('SELECT series, asset, symbol, root, expiry, "right" FROM series')
+        venues = self._frame("SELECT venue, name FROM venues")
+        self.catalog = Catalog.of(typed(series, SERIES), typed(venues, VENUES))
+
+    def close(self) -> None:
+        """Commit what DuckDB still holds back and release the file."""
+        with self._write:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See `Store.transaction`."""
+        with self._write:
+            try:
+                self._db.execute("BEGIN")
+                yield
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                self.catalog.rollback()
+                with suppress(duckdb.Error):  # the fault itself is what gets told
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, duckdb.Error):
+                    raise StoreError(f"{self.path.name}: {_first_line(error)}") from error
+                raise
+            self.catalog.settle()
+
+    # A cursor is DuckDB's name for a connection of one's own on the same database: reads on it see what is
+    # committed and never wait for a writer.
+    def _frame(self, sql: str, own: bool = False, /, **frames: pl.DataFrame) -> pl.DataFrame:
+        """Run a query over the store and the given frames."""
+        connection = self._db if own else self._db.cursor()
+        try:
+            for name, frame in frames.items():
+                connection.register(name, _Arrow(frame))
+            return pl.DataFrame(_Arrow(connection.sql(sql)))
+        except duckdb.Error as error:
+            raise StoreError(f"{self.path.name}: {_first_line(error)}") from error
+        finally:
+            for name in frames if own else ():
+                connection.unregister(name)
+            if not own:
+                connection.close()
+
+    def _run(self, sql: str, parameters: list[Any] | None = None, /, **frames: pl.DataFrame) -> None:
+        """Run a statement in the open transaction."""
+        try:
+            for name, frame in frames.items():
+                self._db.register(name, _Arrow(frame))
+            self._db.execute(sql, parameters)
+        finally:
+            for name in frames:
+                self._db.unregister(name)
+
+    def known(self, rows: pl.DataFrame) -> pl.Series:
+        """See `Store.known`."""
+        ts = rows["ts"].to_physical()
+        first, last = pl.select(ts.min(), last=ts.max()).row(0)
+        within = f"FROM print_rows WHERE {_between(first, last + 1)}"
+        # A tape in order of time meets what is kept only at its edge, and only there need it be compared.
+        low, high = self._frame(f"SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b {within}", True).row(0)
+        if low is None:
+            return pl.Series("row", [], pl.UInt32)
+        fresh = rows.select(*ROW_IDENTITY).with_row_index("row").filter(ts.is_between(low, high))
+        names = ", ".join(ROW_IDENTITY)
+        sql = f"SELECT row FROM fresh JOIN (SELECT {names} {within}) USING ({names})"
+        return self._frame(sql, True, fresh=fresh)["row"].cast(pl.UInt32)
+
+    def sources(self) -> pl.DataFrame:
+        """See `Store.sources`."""
+        return self._frame("SELECT asset, symbol, day, source FROM sources")
+
+    def claim(self, days: pl.DataFrame) -> None:
+        """See `Store.claim`."""
+        self._run("INSERT INTO sources SELECT asset, symbol, day, source FROM days", days=days)
+
+    def drop_day(self, asset: str, symbol: str, day: date) -> None:
+        """See `Store.drop_day`."""
+        start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
+        numbers = self.catalog.find(asset, symbol).to_frame()
+        self._forget(start, end, "AND series IN (SELECT series FROM numbers)", numbers, also_prints=True)
+        self._run("DELETE FROM sources WHERE asset = ? AND symbol = ? AND day = ?", [asset, symbol, day])
+
+    def clear_minutes(self, start: int, end: int) -> None:
+        """See `Store.clear_minutes`."""
+        self._forget(start, end, "", pl.DataFrame(), also_prints=False)
+
+    def _forget(self, start: int, end: int, which: str, numbers: pl.DataFrame, also_prints: bool) -> None:
+        frames = {"numbers": numbers} if which else {}
+        for table in ("print_rows", "removed_rows")[0 if also_prints else 1 :]:
+            self._run(f"DELETE FROM {table} WHERE {_between(start, end)} {which}", **frames)
+        low, high = start // 60_000_000_000, end // 60_000_000_000
+        self._run(f"DELETE FROM bar_rows WHERE minute >= {low} AND minute < {high} {which}", **frames)
+
+    def append_prints(self, rows: pl.DataFrame) -> None:
+        """See `Store.append_prints`."""
+        series, venues = self.catalog.fresh()
+        if series.height:
+            self._run('INSERT INTO series SELECT series, asset, symbol, root, expiry, "right" FROM fresh',
+                      fresh=series)  # fmt: skip
+        if venues.height:
+            self._run("INSERT INTO venues SELECT venue, name FROM fresh", fresh=venues)
+        if rows.height:
+            self._run(f"INSERT INTO print_rows SELECT {', '.join(ROWS)} FROM fresh", fresh=rows)
+
+    def prints(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+        """See `Store.prints`."""
+        if series is None:
+            return self._prints(start, end, "", own=False)
+        keys = series.alias("series").to_frame()
+        return self._prints(start, end, "SEMI JOIN keys USING (series)", own=False, keys=keys)
+
+    def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
+        """See `Store.prints_of`; sees the open transaction."""
+        return self._prints(
+            start, end, f"SEMI JOIN keys USING ({', '.join(keys.columns)})", own=True, keys=keys
+        )
+
+    def _prints(self, start: int, end: int, which: str, own: bool, **frames: pl.DataFrame) -> pl.DataFrame:
+        columns, identity = ", ".join(ROWS), ", ".join(ROW_IDENTITY)
+        sql = f"""
+            WITH p AS (SELECT *, epoch_ns(ts) // 60000000000 AS minute FROM print_rows
+                       WHERE {_between(start, end)}),
+                 r AS (SELECT {identity}, removed_at FROM removed_rows WHERE {_between(start, end)}),
+                 chosen AS (SELECT {columns} FROM p {which})
+            SELECT {columns}, removed_at FROM chosen LEFT JOIN r USING ({identity})"""
+        return self._frame(sql, own, **frames)
+
+    def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
+        """See `Store.removed_since`."""
+        columns = ", ".join(f"p.{name}" for name in ROWS)
+        which = "SEMI JOIN keys USING (series)"
+        sql = f"""SELECT {columns} FROM (SELECT * FROM print_rows {which} WHERE {_between(start, end)}) p
+            SEMI JOIN (SELECT * FROM removed_rows {which} WHERE {_between(start, end)}
+                AND removed_at >= make_timestamp_ns({at})) r USING ({", ".join(ROW_IDENTITY)})"""
+        return self._frame(sql, keys=series.alias("series").to_frame())
+
+    def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
+        """See `Store.cancelled_groups`."""
+        return self._frame(
+            f"SELECT DISTINCT {', '.join(GROUP)} FROM print_rows"
+            f" WHERE condition IN ({', '.join(map(str, _CANCELS))}) AND {_between(start, end)}",
+            True,
+        )
+
+    def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
+        """See `Store.set_removed`."""
+        same = " AND ".join(f"r.{name} = g.{name}" for name in GROUP)
+        self._run(
+            f"DELETE FROM removed_rows r USING groups g WHERE {same} AND {_between(start, end)}",
+            groups=groups,
+        )
+        if removed.height:
+            names = ", ".join((*ROW_IDENTITY, "size", "price", "removed_at"))
+            self._run(f"INSERT INTO removed_rows ({names}) SELECT {names} FROM removed", removed=removed)
+
+    def append_bars(self, bars: pl.DataFrame) -> None:
+        """See `Store.append_bars`."""
+        names = ", ".join((*BAR_KEY, *VALUES))
+        self._run(f"INSERT INTO bar_rows ({names}) SELECT {names} FROM bars", bars=bars)
+
+    def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
+        """See `Store.replace_bars`."""
+        low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
+        same = " AND ".join(f"b.{name} = k.{name}" for name in BAR_KEY)
+        self._run(
+            f"DELETE FROM bar_rows b USING keys k WHERE {same} AND b.minute BETWEEN {low} AND {high}",
+            keys=keys,
+        )
+        self.append_bars(bars)
+
+    def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+        """See `Store.bars`."""
+        frames = {} if series is None else {"keys": series.alias("series").to_frame()}
+        which = "" if series is None else "SEMI JOIN keys USING (series)"
+        sql = f"SELECT * FROM bar_rows {which} WHERE minute >= {start} AND minute < {end}"
+        return merge(self._frame(sql, **frames), BAR_KEY)
+
+    def compact(self, start: int, end: int) -> None:
+        """See `Store.compact`."""
+        where = f"WHERE minute >= {start} AND minute < {end}"
+        bars = self._frame(f"SELECT * FROM bar_rows {where}", True)
+        merged = merge(bars, BAR_KEY)
+        if merged.height < bars.height:
+            self._run(f"DELETE FROM bar_rows {where}")
+            self.append_bars(merged)
+
+    def cursor(self, source: str) -> str | None:
+        """See `Store.cursor`."""
+        found = self._frame("SELECT source, position FROM cursors").filter(pl.col("source") == source)
+        return None if found.is_empty() else str(found["position"][0])
+
+    def set_cursor(self, source: str, position: str) -> None:
+        """See `Store.set_cursor`."""
+        self._run("INSERT OR REPLACE INTO cursors VALUES (?, ?)", [source, position])
+
+    def span(self) -> tuple[int, int] | None:
+        """See `Store.span`."""
+        low, high = self._frame("SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows").row(0)
+        return None if low is None else (low, high)
+
+
+def _between(start: int, end: int) -> str:
+    return f"ts >= make_timestamp_ns({start}) AND ts < make_timestamp_ns({end})"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
+
+
+def _opening(path: Path, error: Exception) -> StoreError:
+    text = _first_line(error)
+    if "lock" in text.lower() and "Could not set lock" in str(error):
+        return StoreBusy(f"{path.name}: another process holds this store")
+    return StoreError(f"{path.name}: cannot be opened as a store: {text}")

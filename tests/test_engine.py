@@ -1,0 +1,231 @@
+"""The path from prints to answers, held against the plain-Python oracle."""
+
+import itertools
+import random
+from datetime import date
+
+import msgspec
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowtape
+import oracle
+from flowtape.answers import CUMULATIVE, cumulative, window_minutes
+from flowtape.engine import Engine
+from flowtape.errors import StoreError
+from flowtape.past import totals_at
+from flowtape.store import open_store
+from flowtape.window import MINUTES, Window
+from tapes import ROW, SECOND, T0, frame, row, rows
+
+MINUTE = 60 * SECOND
+LATER = T0 + 24 * 3600 * SECOND
+
+
+@pytest.fixture
+def store(tmp_path):
+    kept = open_store(tmp_path / "x.duckdb")
+    yield kept
+    kept.close()
+
+
+def from_store(store, symbol, at=LATER, minutes=MINUTES, expiry=None):
+    end = at // MINUTE
+    found = totals_at(store, "option", symbol, (end - minutes, end), at, CUMULATIVE, expiry)
+    return msgspec.to_builtins(cumulative(found, symbol, minutes, expiry).points)
+
+
+def from_window(window, symbol, now=LATER, minutes=MINUTES, expiry=None):
+    start, end = window_minutes(now, minutes)
+    return msgspec.to_builtins(
+        cumulative(window.totals("option", symbol, start, end, CUMULATIVE, expiry), symbol, minutes).points
+    )
+
+
+def expected(tape, symbol, at=LATER, minutes=MINUTES, expiry=None):
+    return oracle.cumulative(tape, symbol, at // MINUTE - minutes, at // MINUTE, expiry)
+
+
+def pieces(tape, cuts):
+    """The tape cut into batches at the given places."""
+    places = [0, *sorted(cut % (len(tape) + 1) for cut in cuts), len(tape)]
+    return [tape[a:b] for a, b in itertools.pairwise(places)]
+
+
+def taken(path, batches, source="test"):
+    """A store and its window after taking the batches."""
+    store = open_store(path)
+    window = Window(store.catalog, LATER // MINUTE)
+    engine = Engine(store, window)
+    for batch in batches:
+        engine.take(frame(batch), source)
+    return store, window
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows(), st.lists(st.integers(0, 100), max_size=4), st.randoms(use_true_random=False))
+def test_any_order_batches_and_repeats_give_the_contract_s_answer(tmp_path_factory, tape, cuts, chance):
+    shuffled = tape + chance.sample(tape, len(tape) // 2)
+    chance.shuffle(shuffled)
+    folder = tmp_path_factory.mktemp("s")
+    store, window = taken(folder / "x.duckdb", pieces(shuffled, cuts))
+    try:
+        for symbol in ("SPY", "SPX"):
+            points = expected(tape, symbol)
+            assert from_store(store, symbol) == points
+            assert from_window(window, symbol) == points
+            whole = [
+                expected(tape, symbol, expiry=expiry) for expiry in (date(2026, 3, 6), date(2026, 3, 20))
+            ]
+            assert [
+                from_store(store, symbol, expiry=e) for e in (date(2026, 3, 6), date(2026, 3, 20))
+            ] == whole
+            assert sum(p["netVolume"] for part in whole for p in part) == sum(p["netVolume"] for p in points)
+            assert [p["cumulative"] for p in points][-1:] == [sum(p["netVolume"] for p in points)][
+                : len(points)
+            ]
+    finally:
+        store.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows(), st.integers(0, 10 * 3600))
+def test_at_sees_what_the_tape_cut_there_would_show(tmp_path_factory, tape, second):
+    at = T0 + second * SECOND
+    store, _ = taken(tmp_path_factory.mktemp("s") / "x.duckdb", [tape])
+    try:
+        before = [one for one in tape if one["ts"] < at]
+        for symbol in ("SPY", "SPX"):
+            assert from_store(store, symbol, at) == expected(before, symbol, at)
+    finally:
+        store.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows())
+def test_the_library_gives_the_same_numbers(tape):
+    if not tape:
+        return
+    bars = flowtape.minutes(flowtape.sign(frame(tape)))
+    for symbol in ("SPY", "SPX"):
+        line = flowtape.cumulative(bars, symbol, MINUTES)
+        points = expected(tape, symbol)
+        assert line["net_volume"].to_list() == [point["netVolume"] for point in points]
+        assert line["cumulative"].to_list() == [point["cumulative"] for point in points]
+        assert line["vwap"].to_list() == [point["vwap"] for point in points]
+        assert line["trade_count"].to_list() == [point["tradeCount"] for point in points]
+    volumes = bars.select(pl.col("buy_volume", "sell_volume", "mid_volume").sum()).row(0)
+    assert sum(volumes) == sum(one["size"] for one in oracle.standing(tape))
+
+
+def test_a_restart_finds_the_window_again(tmp_path):
+    chance = random.Random(5)
+    tape = [row(ts=T0 + n * SECOND, seq=n, price=chance.choice([11_000, 12_500])) for n in range(400)]
+    tape.append(row(ts=T0 + 500 * SECOND, seq=900, price=tape[3]["price"], condition="CANC"))
+    store, window = taken(tmp_path / "x.duckdb", pieces(tape, [100, 200, 399]))
+    before = from_window(window, "SPY")
+    store.close()
+    store = open_store(tmp_path / "x.duckdb")
+    again = Window(store.catalog, LATER // MINUTE)
+    again.load(store)
+    assert before == from_window(again, "SPY") == from_store(store, "SPY") == expected(tape, "SPY")
+    store.close()
+
+
+def test_all_ten_thousand_and_eighty_minutes_are_there(store):
+    end = LATER // MINUTE
+    tape = [row(ts=(end - n) * MINUTE + 5, seq=n) for n in range(MINUTES + 10)]
+    window = Window(store.catalog, end)
+    engine = Engine(store, window)
+    engine.take(frame(tape), "test")
+    points = from_window(window, "SPY")
+    assert len(points) == MINUTES
+    again = Window(store.catalog, end)
+    again.load(store)
+    assert from_window(again, "SPY") == points
+
+
+def test_a_second_source_is_refused_and_may_replace(store):
+    window = Window(store.catalog, LATER // MINUTE)
+    engine = Engine(store, window)
+    engine.take(frame([row(), row(seq=1, symbol="SPX", root="SPXW")]), "first")
+    report = engine.take(
+        frame([row(seq=7, size=9, price=13_000), row(seq=2, symbol="QQQ", root="QQQ")]), "second"
+    )
+    assert (report.added, report.refused) == (1, 1)
+    assert [(r.symbol, r.held_by) for r in report.refusals] == [("SPY", "first")]
+    assert from_window(window, "SPY") == expected([ROW], "SPY")
+    engine.take(frame([row(seq=7, size=9, price=13_000)]), "second", replace=True)
+    changed = expected([row(seq=7, size=9, price=13_000)], "SPY")
+    assert from_window(window, "SPY") == from_store(store, "SPY") == changed
+    assert len(from_store(store, "SPX")) == 1
+    held = Engine(store).take(frame([row(seq=8)]), "first")
+    assert held.refused == 1, "the claim is kept in the store, not only in memory"
+
+
+def test_rebuild_makes_the_same_minutes(store):
+    chance = random.Random(8)
+    tape = [
+        row(ts=T0 + chance.randrange(400) * SECOND, seq=n, price=chance.choice([11_000, 12_000, 13_000]),
+            condition=chance.choice(["AUTO", "MLET", "CANC"]), right=chance.choice("CP"))
+        for n in range(300)
+    ]  # fmt: skip
+    window = Window(store.catalog, LATER // MINUTE)
+    engine = Engine(store, window)
+    engine.take(frame(tape), "test")
+    before = from_store(store, "SPY")
+    assert before == expected(tape, "SPY")
+    with store.transaction():
+        store.clear_minutes(0, 2**62)
+    assert from_store(store, "SPY") == []
+    assert engine.rebuild(date(2026, 3, 6)) > 0
+    assert from_store(store, "SPY") == from_window(window, "SPY") == before
+
+
+def test_a_failed_commit_leaves_store_window_and_catalog_as_they_were(store, monkeypatch):
+    window = Window(store.catalog, LATER // MINUTE)
+    engine = Engine(store, window)
+    engine.take(frame([row()]), "test")
+    monkeypatch.setattr(
+        type(store), "append_bars", lambda self, bars: self._run("INSERT INTO no_such_table VALUES (1)")
+    )
+    with pytest.raises(StoreError):
+        engine.take(frame([row(seq=1, root="NEWW", symbol="NEWW", venue="NEWV")]), "test")
+    assert engine.fault is not None
+    monkeypatch.undo()
+    assert from_window(window, "SPY") == from_store(store, "SPY") == expected([ROW], "SPY")
+    engine.take(frame([row(seq=1, root="NEWW", symbol="NEWW", venue="NEWV")]), "test")
+    assert engine.fault is None
+    assert len(from_store(store, "NEWW")) == len(from_window(window, "NEWW")) == 1
+
+
+def test_a_print_too_large_to_sum_is_left_out_and_counted(store):
+    report = Engine(store).take(frame([row(price=10**11, size=2**31 - 1), row(seq=1)]), "test")
+    assert (report.rows, report.added, report.refused) == (2, 1, 1)
+    assert "left out" in next(iter(report.notes))
+
+
+def test_the_views_show_what_other_tools_read(store):
+    Engine(store).take(frame([row(), row(seq=1, ts=T0 + 1, condition="CANC"), row(seq=2, right="P")]), "test")
+    prints = store._frame("FROM prints ORDER BY seq")
+    assert prints.height == 3
+    assert prints.row(0, named=True)["strike"] == 600.0
+    assert prints["condition"].to_list() == ["AUTO", "CANC", "AUTO"]
+    assert store._frame("FROM removals").height == 1
+    minutes = store._frame("FROM minutes")
+    assert minutes["trades"].to_list() == [1]
+    assert minutes["right"].to_list() == ["P"]
+
+
+def test_compaction_changes_no_answer(store):
+    engine = Engine(store)
+    for n in range(30):
+        engine.take(frame([row(ts=T0 + n * 30 * SECOND, seq=n)]), "feed", cursor=str(n))
+    assert store.cursor("feed") == "29"
+    kept = store._frame("FROM bar_rows").height
+    assert kept < 30
+    assert from_store(store, "SPY") == expected(
+        [row(ts=T0 + n * 30 * SECOND, seq=n) for n in range(30)], "SPY"
+    )
