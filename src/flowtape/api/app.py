@@ -1,0 +1,216 @@
+"""The ASGI application: who asks, what for, and the answer.
+
+A request is checked in this order, and the first that fails answers it: path (404), method (405), key (401),
+plan (403), parameters (400), store and feed (502), quota (429). The quota is looked at before an answer is
+made, and spent only when there is one, so a refused request costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from flowtape.answers import Answer
+from flowtape.api import errors
+from flowtape.api.errors import Headers, Refusal
+from flowtape.api.keys import Key, Keys
+from flowtape.api.logs import event, redact
+from flowtape.api.pages import Pages
+from flowtape.api.params import KEY_PARAMETER, query_pairs, read_all
+from flowtape.api.quotas import Quotas
+from flowtape.api.routes import ROUTES, FlowAnswers, Route, Router
+from flowtape.api.wire import COMMON, EXPOSE, JSON, Reply, Wires, reply
+from flowtape.errors import FeedError, StoreError
+from flowtape.settings import PLANS, Plan, Settings
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_ALLOW = b"GET, HEAD, OPTIONS"
+_PREFLIGHT: Headers = [
+    *COMMON,
+    (b"allow", _ALLOW),
+    (b"access-control-allow-methods", b"GET"),
+    (b"access-control-allow-headers", b"X-Api-Key, If-None-Match"),
+    (b"access-control-max-age", b"86400"),
+]
+_REMEMBERED = 4096
+"""Request targets whose meaning is remembered."""
+
+_log = logging.getLogger(__name__)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a request target means: its route and either its arguments or the 400 they earned."""
+
+    route: Route
+    args: tuple[Any, ...]
+    refusal: Refusal | None = None
+    key: bytes = b""
+    """The key of the query, empty when there is none or more than one."""
+
+
+class Application:
+    """The ASGI callable. `clock` gives ns since 1970, UTC, and decides which day a request counts for."""
+
+    def __init__(
+        self,
+        flow: FlowAnswers,
+        keys: Keys,
+        settings: Settings,
+        clock: Callable[[], int] = time.time_ns,
+        routes: Iterable[Route] = ROUTES,
+    ) -> None:
+        self.flow = flow
+        self.keys = keys
+        self.settings = settings
+        self._clock = clock
+        self._quotas = Quotas(keys, settings)
+        self._required: Plan = settings.flow_plan
+        self._permitted = frozenset(PLANS[PLANS.index(settings.flow_plan) :])
+        self._router = Router(tuple(routes))
+        self._pages = Pages(self._health, tuple(routes), settings)
+        self._asked: dict[tuple[bytes, bytes], Asked] = {}
+        self._wires = Wires()
+        self._trouble = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        started = time.perf_counter()
+        try:
+            status, headers, body = await self._reply(scope)
+        except Refusal as refusal:
+            status, headers, body = _refused(refusal)
+        except Exception as error:
+            event(_log, logging.ERROR, "request failed", path=scope["path"], error=repr(error))
+            status, headers, body = _refused(errors.internal())
+        if scope["method"] == "HEAD":
+            body = b""
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        if self.settings.access_log:
+            took = round((time.perf_counter() - started) * 1000, 3)
+            target = _target(scope["path"], scope["query_string"])
+            event(
+                _log, logging.INFO, "request", method=scope["method"], target=target, status=status, ms=took
+            )
+
+    async def _reply(self, scope: Scope) -> Reply:
+        target = scope["raw_path"], scope["query_string"]
+        asked = self._asked.get(target)
+        page = None
+        if asked is None:
+            page = self._pages.find(scope["path"])
+            asked = None if page else self._read(*target)
+        method = scope["method"]
+        if method not in ("GET", "HEAD"):
+            if method == "OPTIONS":
+                return 204, _PREFLIGHT, b""
+            raise errors.method_not_allowed(method, _ALLOW)
+        headers = dict(scope["headers"])
+        if asked is None:
+            assert page is not None  # noqa: S101 - for the type checker: one of the two was found
+            return await page(headers)
+        return await self._flow_reply(asked, headers)
+
+    def _read(self, raw_path: bytes, query: bytes) -> Asked:
+        """What a target of a flow route means; raises a 404 when it is none."""
+        found = self._router.find(raw_path)
+        if found is None:
+            raise errors.not_found(raw_path.decode("latin-1"))
+        route, path = found
+        pairs = query_pairs(query)
+        given = [value.encode() for name, value in pairs if name == KEY_PARAMETER]
+        key = given[0] if len(given) == 1 else b""
+        try:
+            asked = Asked(route, read_all(route.params, path, pairs), key=key)
+        except Refusal as refusal:
+            return Asked(route, (), refusal, key)
+        if not given:
+            # A target with a key in it is not remembered: keys do not stay in memory.
+            if len(self._asked) >= _REMEMBERED:
+                self._asked.clear()
+            self._asked[raw_path, query] = asked
+        return asked
+
+    async def _flow_reply(self, asked: Asked, headers: dict[bytes, bytes]) -> Reply:
+        key = self.keys.find(headers.get(b"x-api-key") or asked.key)
+        if key is None:
+            raise errors.unauthorized()
+        now = self._clock()
+        try:
+            answer = await self._answer(asked, key, now)
+        except Refusal as refusal:
+            raise self._with_rate(refusal, key, now) from None
+        except (StoreError, FeedError) as error:
+            self._note(error)
+            raise self._with_rate(errors.upstream(error), key, now) from None
+        except Exception as error:
+            event(_log, logging.ERROR, "answer failed", path=asked.route.path, error=repr(error))
+            raise self._with_rate(errors.internal(), key, now) from None
+        self._restored()
+        return await reply(self._wires.get(answer), headers, self._quotas.headers(key, now))
+
+    async def _answer(self, asked: Asked, key: Key, now: int) -> Answer:
+        if key.plan not in self._permitted:
+            raise errors.tier_restricted(key.plan, self._required)
+        if asked.refusal:
+            raise asked.refusal
+        self.flow.check()
+        self._quotas.check(key, now)
+        answer = asked.route.answer(self.flow, *asked.args)
+        if not isinstance(answer, Answer):
+            answer = await answer
+        self._quotas.spend(key, now)
+        return answer
+
+    def _with_rate(self, refusal: Refusal, key: Key, now: int) -> Refusal:
+        refusal.headers = [*refusal.headers, EXPOSE, *self._quotas.headers(key, now)]
+        return refusal
+
+    def _health(self) -> str:
+        """Why answers may not be trusted now; empty when they may."""
+        try:
+            self.flow.check()
+        except (StoreError, FeedError) as error:
+            self._note(error)
+            return errors.reason_of(error)
+        self._restored()
+        return ""
+
+    def _note(self, error: StoreError | FeedError) -> None:
+        """Log a failure once, not at every request it fails."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            event(_log, logging.WARNING, "upstream failed", error=str(error))
+
+    def _restored(self) -> None:
+        if self._trouble:
+            self._trouble = ""
+            event(_log, logging.INFO, "upstream restored")
+
+
+def create_app(
+    flow: FlowAnswers, keys: Keys, settings: Settings, clock: Callable[[], int] = time.time_ns
+) -> Application:
+    """The application over a flow and a file of keys, to be given to `flowtape.api.server.run`."""
+    return Application(flow, keys, settings, clock)
+
+
+def _refused(refusal: Refusal) -> Reply:
+    body = msgspec.json.encode(refusal.body)
+    fixed = [JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store"), *COMMON]
+    return refusal.status, [*fixed, *refusal.headers], body
+
+
+def _target(path: str, query: bytes) -> str:
+    pairs = [
+        (name, "" if name.lower() == KEY_PARAMETER.lower() else value) for name, value in query_pairs(query)
+    ]
+    shown = "&".join(f"{name}={redact(value) if value else '(redacted)'}" for name, value in pairs)
+    return f"{path}?{shown}" if shown else path

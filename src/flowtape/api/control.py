@@ -1,0 +1,208 @@
+"""A server's side door for commands on the same machine: a Unix socket beside the store.
+
+DuckDB lets one process hold a file. A command that needs a store which a server holds finds the server here
+and has it do the work: one JSON request a line, then any number of `Step`s, then one `Done` or `Failed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import msgspec
+
+from flowtape import errors
+from flowtape.api.flow import Flow
+from flowtape.engine import Engine
+from flowtape.errors import FlowtapeError, StoreError
+from flowtape.ingest import Outcome, Request, Step, ingest
+
+LONGEST_PATH = 100
+"""Bytes; a Unix socket's name has room for about this much."""
+LONGEST_LINE = 2**24
+
+
+class Ingest(msgspec.Struct, tag="ingest"):
+    """Ingest files."""
+
+    request: Request
+
+
+class Rebuild(msgspec.Struct, tag="rebuild"):
+    """Make a day's minutes again."""
+
+    day: date
+
+
+class Cumulative(msgspec.Struct, tag="cumulative"):
+    """The cumulative body as of an instant (ns)."""
+
+    asset: str
+    symbol: str
+    minutes: int
+    expiry: date | None
+    at: int
+
+
+class Progress(msgspec.Struct, tag="progress"):
+    """How far an ingest is."""
+
+    step: Step
+
+
+class Done(msgspec.Struct, tag="done"):
+    """It is done; the field that fits the request is set."""
+
+    outcomes: list[Outcome] = []
+    bars: int = 0
+    body: str = ""
+    simulated: bool = False
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """It failed, by the name of the error and its text."""
+
+    kind: str
+    text: str
+
+
+Command = Ingest | Rebuild | Cumulative
+Reply = Progress | Done | Failed
+_command = msgspec.json.Decoder(Command)
+_log = logging.getLogger(__name__)
+_reply = msgspec.json.Decoder(Reply)
+
+
+def address(store: Path) -> Path:
+    """Where the server of a store listens: beside it, or in a private folder where that name is too long."""
+    beside = store.resolve().with_name(f".{store.name}.sock")
+    if len(os.fsencode(beside)) <= LONGEST_PATH:
+        return beside
+    folder = Path(tempfile.gettempdir()) / f"flowtape-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:32]}.sock"
+
+
+def ask(store: Path, command: Command, progress: Callable[[Step], None] = lambda step: None) -> Done | None:
+    """Have the server of a store carry out a command; None where no server holds the store.
+
+    Raises the error the server met, or `StoreError` where it went away in the middle.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        try:
+            line.connect(os.fspath(address(store)))
+        except OSError:
+            return None
+        line.sendall(msgspec.json.encode(command) + b"\n")
+        with line.makefile("rb") as replies:
+            for text in replies:
+                reply: Reply = _reply.decode(text)
+                if isinstance(reply, Progress):
+                    progress(reply.step)
+                elif isinstance(reply, Failed):
+                    raise _error(reply)
+                else:
+                    return reply
+    raise StoreError(
+        f"{store.name}: the server that holds this store went away; what it had committed is kept"
+    )
+
+
+def _error(reply: Failed) -> FlowtapeError:
+    kind = getattr(errors, reply.kind, FlowtapeError)
+    error = FlowtapeError.__new__(kind)
+    Exception.__init__(error, reply.text)
+    return error  # type: ignore[no-any-return]
+
+
+class Control:
+    """The server's end of the side door."""
+
+    def __init__(self, store: Path, engine: Engine, flow: Flow) -> None:
+        self._path = address(store)
+        self._engine = engine
+        self._flow = flow
+        self._server: asyncio.Server | None = None
+        self._stops: set[threading.Event] = set()
+        self._working: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. A socket left by a killed server is replaced: whoever holds the store is the server."""
+        self._path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=LONGEST_LINE)
+        finally:
+            os.umask(before)
+
+    async def stop(self) -> None:
+        """Stop listening; an ingest under way ends after the batch at hand."""
+        if self._server is not None:
+            self._server.close()
+        for stop in self._stops:
+            stop.set()
+        await asyncio.gather(*self._working, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("connections are served by tasks")
+        self._working.add(task)
+        try:
+            command = _command.decode(await reader.readline())
+            await self._answer(command, reader, writer)
+        except (msgspec.DecodeError, ValueError, ConnectionError):
+            pass
+        finally:
+            self._working.discard(task)
+            writer.close()
+
+    async def _answer(
+        self, command: Command, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        stop = threading.Event()
+        self._stops.add(stop)
+
+        def send(reply: Reply) -> None:
+            if not writer.is_closing():
+                writer.write(msgspec.json.encode(reply) + b"\n")
+
+        def tell(step: Step) -> None:
+            loop.call_soon_threadsafe(send, Progress(step))
+
+        async def watch() -> None:
+            await reader.read()
+            stop.set()
+
+        gone = asyncio.create_task(watch())
+        try:
+            send(await asyncio.to_thread(self._carry_out, command, tell, stop))
+        except FlowtapeError as error:
+            send(Failed(type(error).__name__, str(error)))
+        except Exception:
+            _log.exception("control command failed")
+            send(Failed("FlowtapeError", "the server failed to do it; its log says why"))
+        finally:
+            gone.cancel()
+            self._stops.discard(stop)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+
+    def _carry_out(self, command: Command, tell: Callable[[Step], None], stop: threading.Event) -> Done:
+        if isinstance(command, Ingest):
+            return Done(outcomes=ingest(self._engine, command.request, tell, stop))
+        if isinstance(command, Rebuild):
+            return Done(bars=self._engine.rebuild(command.day))
+        found = self._flow.past(command.asset, command.symbol, command.minutes, command.expiry, command.at)
+        return Done(body=found.body.decode(), simulated=found.simulated)

@@ -1,0 +1,62 @@
+"""The log: one event a line, as text or JSON, with no key in it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import msgspec
+
+from flowtape.settings import Settings
+
+REDACTED = "(redacted)"
+_NAMED_KEY = re.compile(r"(?i)(api[-_]?key[\"']?\s*[=:]\s*[\"']?)[^&\s\"',})]+")
+_RAW_KEY = re.compile(r"ft_[A-Za-z0-9_-]{16,}")
+
+
+def redact(text: str) -> str:
+    """The text without API keys: neither our own, wherever they stand, nor anything named `apiKey`."""
+    return _RAW_KEY.sub(REDACTED, _NAMED_KEY.sub(rf"\g<1>{REDACTED}", text))
+
+
+def event(log: logging.Logger, level: int, name: str, /, **fields: Any) -> None:
+    """Log one event with its fields; an exception being handled is added for errors."""
+    log.log(level, name, extra={"fields": fields}, exc_info=level >= logging.ERROR)
+
+
+class Formatter(logging.Formatter):
+    """Time, level, event, fields; `trace` holds a traceback with its line ends escaped."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        fields: dict[str, Any] = dict(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[0]:
+            fields["trace"] = self.formatException(record.exc_info)
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+        fields = {name: redact(v) if isinstance(v, str) else v for name, v in fields.items()}
+        name = redact(record.getMessage())
+        if self._as_json:
+            line = {"ts": at, "level": record.levelname.lower(), "event": name, **fields}
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        pairs = "".join(f" {field}={_plain(value)}" for field, value in fields.items())
+        return f"{at} {record.levelname} {_plain(name, spaces=True)}{pairs}"
+
+
+def _plain(value: Any, *, spaces: bool = False) -> str:
+    text = str(value)
+    bare = text.isprintable() and '"' not in text and (spaces or (" " not in text and text != ""))
+    return text if bare else msgspec.json.encode(text).decode()
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send every log of this process to `stream` (standard error by default), as the settings say."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(Formatter(as_json=settings.log_format == "json"))
+    logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)

@@ -1,0 +1,140 @@
+"""The OpenAPI document, made from the route table and the declared bodies."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from flowtape.api.errors import ErrorBody, QuotaBody, TierBody, UnauthorizedBody, UnhealthyBody
+from flowtape.api.params import KEY_PARAMETER, Param
+from flowtape.api.routes import Route
+from flowtape.settings import Settings
+from flowtape.version import __version__
+
+
+class HealthyBody(msgspec.Struct, frozen=True):
+    """Answers may be trusted."""
+
+    status: Literal["Healthy"]
+
+
+_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "X-RateLimit-Limit": ("Requests a day on this key's plan, or `unlimited`.", {"type": "string"}),
+    "X-RateLimit-Remaining": ("Requests left today, or `unlimited`.", {"type": "string"}),
+    "X-RateLimit-Reset": ("When the count starts again, in Unix seconds.", {"type": "integer"}),
+    "X-Data-As-Of": (
+        "When the newest print this answer could see was made; absent while there is none.",
+        {"type": "string", "format": "date-time"},
+    ),
+    "X-Data-Source": (
+        "`simulated` where any of the prints may be made up.",
+        {"type": "string", "enum": ["simulated"]},
+    ),
+    "X-Endpoint-Version": ("The version of this endpoint.", {"type": "string"}),
+    "ETag": ("The answer's tag, for `If-None-Match`.", {"type": "string"}),
+    "Retry-After": (
+        "Whole seconds until the count starts again, at least 1.",
+        {"type": "integer", "minimum": 1},
+    ),
+}
+_RATE = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_DATA = ("ETag", "X-Data-As-Of", "X-Data-Source", "X-Endpoint-Version")
+_ERRORS: tuple[tuple[int, str, type[msgspec.Struct], tuple[str, ...]], ...] = (
+    (400, "A parameter cannot be used.", ErrorBody, _RATE),
+    (401, "No key, or one that is not known.", UnauthorizedBody, ()),
+    (403, "The key's plan is too low.", TierBody, _RATE),
+    (404, "Nothing has this path.", ErrorBody, ()),
+    (405, "Only GET, HEAD and OPTIONS are allowed.", ErrorBody, ()),
+    (429, "The day's requests are used up.", QuotaBody, (*_RATE, "Retry-After")),
+    (500, "A fault of the server.", ErrorBody, ()),
+    (502, "The store cannot be read, or the live feed is silent.", ErrorBody, _RATE),
+)
+
+
+def document(routes: tuple[Route, ...], settings: Settings) -> dict[str, Any]:
+    """The whole document, as JSON values."""
+    bodies: list[Any] = [*{route.body for route in routes}, *{row[2] for row in _ERRORS}]
+    bodies = sorted([*bodies, HealthyBody, UnhealthyBody], key=lambda body: body.__name__)
+    schemas, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    refs = dict(zip(bodies, schemas, strict=True))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "flowtape",
+            "version": __version__,
+            "description": "Signed options flow from your own tape, minute by minute.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": {
+            **{route.path: {"get": _operation(route, refs, settings)} for route in routes},
+            "/health": {"get": _health(refs)},
+        },
+        "components": {
+            "schemas": components,
+            "headers": {
+                name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()
+            },
+            "securitySchemes": {
+                "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "query": {"type": "apiKey", "in": "query", "name": KEY_PARAMETER},
+            },
+        },
+    }
+
+
+def _operation(route: Route, refs: dict[Any, Any], settings: Settings) -> dict[str, Any]:
+    found = _response("The answer.", refs[route.body], (*_RATE, *_DATA))
+    unchanged = {
+        "description": "The answer is the one of `If-None-Match`.",
+        "headers": _refs((*_RATE, *_DATA)),
+    }
+    return {
+        "operationId": "_".join(part for part in route.path.split("/")[2:] if not part.startswith("{")),
+        "tags": ["flow"],
+        "summary": route.summary,
+        "description": f"{route.help} Needs the {settings.flow_plan} plan or higher.",
+        "security": [{"header": []}, {"query": []}],
+        "parameters": [_parameter(param) for param in route.params],
+        "responses": {
+            "200": found,
+            "304": unchanged,
+            **{str(status): _response(text, refs[body], names) for status, text, body, names in _ERRORS},
+        },
+    }
+
+
+def _parameter(param: Param) -> dict[str, Any]:
+    return {
+        "name": param.name,
+        "in": param.where,
+        "required": param.where == "path",
+        "description": param.help,
+        "schema": param.schema,
+    }
+
+
+def _response(text: str, schema: Any, headers: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "description": text,
+        "headers": _refs(headers),
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _refs(headers: tuple[str, ...]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+
+
+def _health(refs: dict[Any, Any]) -> dict[str, Any]:
+    return {
+        "operationId": "health",
+        "tags": ["server"],
+        "summary": "Whether answers may be trusted",
+        "security": [],
+        "responses": {
+            "200": _response("They may.", refs[HealthyBody], ()),
+            "503": _response("They may not, and why.", refs[UnhealthyBody], ()),
+        },
+    }

@@ -1,0 +1,124 @@
+"""What is open to all: health, the OpenAPI document, and a page to try it on."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from flowtape.api.errors import Headers, UnhealthyBody
+from flowtape.api.openapi import HealthyBody, document
+from flowtape.api.routes import Route
+from flowtape.api.wire import COMMON, JSON, Reply, takes_gzip
+from flowtape.settings import Settings
+
+Page = Callable[[dict[bytes, bytes]], Awaitable[Reply]]
+
+_HTML = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>flowtape API</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+<div id="page"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+_START = """SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#page",
+  deepLinking: true,
+  displayRequestDuration: true,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+});
+"""
+# Swagger UI writes style attributes and draws its icons from data: URLs; nothing else is allowed in.
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE_HEADERS: Headers = [
+    (b"content-security-policy", _POLICY),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+]
+_KEPT_A_DAY: Headers = [(b"cache-control", b"public, max-age=86400")]
+_JAVASCRIPT = b"text/javascript; charset=utf-8"
+
+
+class Pages:
+    """The pages by path. `health` gives the reason why answers may not be trusted, empty when they may."""
+
+    def __init__(self, health: Callable[[], str], routes: tuple[Route, ...], settings: Settings) -> None:
+        self._health = health
+        openapi = msgspec.json.encode(document(routes, settings))
+        self._pages: dict[str, Page] = {
+            "/": self._front,
+            "/health": self._health_page,
+            "/openapi.json": _Static(lambda: openapi, b"application/json", []),
+            "/docs": _Static(_HTML.encode, b"text/html; charset=utf-8", _PAGE_HEADERS),
+            "/docs/start.js": _Static(_START.encode, _JAVASCRIPT, _KEPT_A_DAY),
+            "/docs/swagger-ui-bundle.js": _Static(_asset("swagger-ui-bundle.js"), _JAVASCRIPT, _KEPT_A_DAY),
+            "/docs/swagger-ui.css": _Static(
+                _asset("swagger-ui.css"), b"text/css; charset=utf-8", _KEPT_A_DAY
+            ),
+        }
+
+    def find(self, path: str) -> Page | None:
+        """The page at a path."""
+        return self._pages.get(path)
+
+    async def _front(self, headers: dict[bytes, bytes]) -> Reply:
+        return 302, [(b"location", b"/docs"), (b"content-length", b"0"), *COMMON], b""
+
+    async def _health_page(self, headers: dict[bytes, bytes]) -> Reply:
+        reason = self._health()
+        body = msgspec.json.encode(UnhealthyBody("Unhealthy", reason) if reason else HealthyBody("Healthy"))
+        length = (b"content-length", b"%d" % len(body))
+        return 503 if reason else 200, [JSON, length, (b"cache-control", b"no-store"), *COMMON], body
+
+
+class _Static:
+    """A body that never changes: read when first asked for, and kept both plain and compressed."""
+
+    def __init__(self, read: Callable[[], bytes], kind: bytes, headers: Headers) -> None:
+        self._read = read
+        self._headers = [(b"content-type", kind), (b"vary", b"Accept-Encoding"), *headers, *COMMON]
+        self._bodies: tuple[bytes, bytes] | None = None
+
+    async def __call__(self, headers: dict[bytes, bytes]) -> Reply:
+        if self._bodies is None:
+            self._bodies = await asyncio.to_thread(self._load)
+        plain, packed = self._bodies
+        if takes_gzip(headers.get(b"accept-encoding", b"")):
+            coding = (b"content-encoding", b"gzip")
+            return 200, [*self._headers, coding, (b"content-length", b"%d" % len(packed))], packed
+        return 200, [*self._headers, (b"content-length", b"%d" % len(plain))], plain
+
+    def _load(self) -> tuple[bytes, bytes]:
+        plain = self._read()
+        return plain, zlib.compress(plain, 6, zlib.MAX_WBITS | 16)
+
+
+def _asset(name: str) -> Callable[[], bytes]:
+    """A reader of a file of Swagger UI, as the installed package brings it."""
+
+    def read() -> bytes:
+        # Found and not imported: the package itself would load a template engine.
+        spec = find_spec("swagger_ui")
+        folders = spec.submodule_search_locations if spec else None
+        if not folders:
+            raise FileNotFoundError("swagger_ui")
+        return (Path(folders[0]) / "static" / name).read_bytes()
+
+    return read

@@ -1,0 +1,168 @@
+"""The OpenAPI document against itself, against the server, and against the written pages."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flowtape.api.routes import ROUTES
+from flowtape.settings import Settings
+
+from .conftest import PATH, World
+
+ROOT = Path(__file__).resolve().parents[2]
+CUMULATIVE = "/v1/flow/options/{symbol}/cumulative"
+
+
+@pytest.fixture
+def document(world: World) -> dict[str, Any]:
+    found = httpx.get(world.url + "/openapi.json")
+    assert found.headers["Content-Type"] == "application/json"
+    return found.json()  # type: ignore[no-any-return]
+
+
+def refs(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == "$ref":
+                yield value
+            else:
+                yield from refs(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from refs(value)
+
+
+def resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        target: Any = document
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        node = target
+    return node
+
+
+def conforms(document: dict[str, Any], schema: dict[str, Any], value: object) -> bool:
+    """The part of JSON Schema that the document uses."""
+    schema = resolve(document, schema)
+    if "anyOf" in schema:
+        return any(conforms(document, one, value) for one in schema["anyOf"])
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    if schema.get("type") == "array":
+        return isinstance(value, list) and all(conforms(document, schema["items"], one) for one in value)
+    if schema.get("type") == "object":
+        return (
+            isinstance(value, dict)
+            and set(schema["required"]) <= set(value) <= set(schema["properties"])
+            and all(conforms(document, schema["properties"][name], one) for name, one in value.items())
+        )
+    types = {"string": str, "integer": int, "number": (int, float)}
+    return "type" not in schema or isinstance(value, types[schema["type"]])
+
+
+def test_the_document_holds_together(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) == {route.path for route in ROUTES} | {"/health"}
+    for ref in refs(document):
+        assert resolve(document, {"$ref": ref})
+    operations = [path["get"] for path in document["paths"].values()]
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    for path, item in document["paths"].items():
+        named = {
+            one["name"]
+            for one in item["get"].get("parameters", [])
+            if one["in"] == "path" and one["required"]
+        }
+        assert named == set(re.findall(r"{(\w+)}", path))
+
+
+def test_every_status_is_declared_with_its_headers(document: dict[str, Any]) -> None:
+    found = document["paths"][CUMULATIVE]["get"]
+    assert set(found["responses"]) == {
+        "200",
+        "304",
+        "400",
+        "401",
+        "403",
+        "404",
+        "405",
+        "429",
+        "500",
+        "502",
+    }
+    assert [one["name"] for one in found["parameters"]] == ["symbol", "minutes", "expiry", "at"]
+    assert "Retry-After" in found["responses"]["429"]["headers"]
+    assert set(document["paths"]["/health"]["get"]["responses"]) == {"200", "503"}
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "status"),
+    [
+        (PATH, "alpha", 200),
+        (PATH + "?expiry=2026-05-15", "alpha", 200),
+        (PATH + "?minutes=x", "alpha", 400),
+        (PATH, "", 401),
+        (PATH, "free", 403),
+        ("/nothing", "", 404),
+        ("/health", "", 200),
+    ],
+)
+def test_what_is_sent_is_what_is_declared(
+    world: World, document: dict[str, Any], target: str, key: str, status: int
+) -> None:
+    found = httpx.get(world.url + target, headers={"X-Api-Key": world.raw[key]} if key else {})
+    assert found.status_code == status
+    path = "/health" if target == "/health" else CUMULATIVE
+    declared = document["paths"][path]["get"]["responses"][str(status)]
+    assert conforms(document, declared["content"]["application/json"]["schema"], found.json())
+    optional = {"X-Data-Source"}
+    assert set(declared["headers"]) - optional <= {name.title() for name in found.headers} | {
+        name for name in declared["headers"] if name.lower() in found.headers
+    }
+
+
+def test_the_written_page_knows_every_route_parameter_and_status(document: dict[str, Any]) -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    for path, item in document["paths"].items():
+        assert f"`GET {path}`" in page
+        for parameter in item["get"].get("parameters", []):
+            assert f"| `{parameter['name']}` |" in page
+    for status in document["paths"][CUMULATIVE]["get"]["responses"]:
+        assert f"| {status} |" in page
+    for header in document["components"]["headers"]:
+        assert f"`{header}`" in page
+
+
+def test_the_page_to_try_it(world: World) -> None:
+    page = httpx.get(world.url + "/docs")
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = page.headers["Content-Security-Policy"]
+    assert "script-src 'self';" in policy
+    assert "default-src 'none'" in policy
+    assert "<script>" not in page.text
+    used = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(used) == 3
+    for path in used:
+        found = httpx.get(world.url + path)
+        assert found.status_code == 200
+        assert found.headers["Content-Type"].split(";")[0] in ("text/css", "text/javascript")
+        assert "max-age" in found.headers["Cache-Control"]
+        plain = httpx.get(world.url + path, headers={"Accept-Encoding": "identity"})
+        assert plain.content == found.content
+        assert "Content-Encoding" in found.headers
+    assert "/openapi.json" in httpx.get(world.url + "/docs/start.js").text
+    front = httpx.get(world.url + "/")
+    assert (front.status_code, front.headers["Location"]) == (302, "/docs")
+    assert httpx.get(world.url + "/docs/swagger-ui-bundle.js.map").status_code == 404
+    assert httpx.get(world.url + "/docs/..%2f..%2fx").status_code == 404
+
+
+def test_the_plan_is_the_one_of_the_settings() -> None:
+    from flowtape.api.openapi import document
+
+    found = document(ROUTES, Settings(flow_plan="Growth"))
+    assert "Needs the Growth plan" in found["paths"][CUMULATIVE]["get"]["description"]

@@ -1,0 +1,117 @@
+import asyncio
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from flowtape.errors import StoreError
+from flowtape.settings import Settings
+
+from .conftest import NOON, PATH, World
+
+DAY = 86_400 * 10**9
+
+
+@pytest.fixture
+def world(worlds: Callable[[Settings], World]) -> World:
+    return worlds(Settings(flow_plan="Free", limit_free=2, limit_enterprise=1))
+
+
+def left(response: httpx.Response) -> str:
+    return response.headers["X-RateLimit-Remaining"]
+
+
+def test_429(world: World) -> None:
+    assert [left(world.get(plan="free")) for _ in range(2)] == ["1", "0"]
+    found = world.get(plan="free")
+    assert found.status_code == 429
+    reset = (NOON // DAY + 1) * 86_400
+    assert found.json() == {
+        "status": "ERROR",
+        "error": "Quota exceeded",
+        "message": "This key has used its 2 requests of today; "
+        "the count starts again at 2026-05-13T00:00:00Z.",
+        "current_plan": "Free",
+        "limit": 2,
+        "upgrade_to": "Basic",
+        "reset_at": "2026-05-13T00:00:00Z",
+    }
+    assert found.headers["Retry-After"] == str(12 * 3600)
+    assert (found.headers["X-RateLimit-Limit"], left(found)) == ("2", "0")
+    assert found.headers["X-RateLimit-Reset"] == str(reset)
+    assert world.get(plan="basic").status_code == 200
+
+
+def test_the_wait_is_whole_seconds_and_at_least_one(world: World) -> None:
+    world.get(plan="enterprise")
+    for before, wait in ((1, "1"), (10**9, "1"), (10**9 + 1, "2"), (2 * 10**9 - 1, "2")):
+        world.clock.now = (NOON // DAY + 1) * DAY - before
+        found = world.get(plan="enterprise")
+        assert found.status_code == 429
+        assert found.headers["Retry-After"] == wait
+        assert "upgrade_to" not in found.json()
+        assert None not in found.json().values()
+
+
+def test_a_day_starts_at_midnight_utc(world: World) -> None:
+    world.get(plan="enterprise")
+    world.clock.now = (NOON // DAY + 1) * DAY - 1
+    assert world.get(plan="enterprise").status_code == 429
+    world.clock.now += 1
+    assert world.get(plan="enterprise").status_code == 200
+    assert world.get(plan="enterprise").status_code == 429
+
+
+def test_a_refused_request_costs_nothing(world: World) -> None:
+    bad = [
+        PATH + "?minutes=abc",
+        "/v1/flow/options/A%20B/cumulative",
+        "/nothing",
+        "/v1/flow/options/BROKEN/cumulative",
+    ]
+    for target in bad:
+        assert world.get(target, plan="free").status_code in (400, 404, 500)
+    world.flow.trouble = StoreError("broken")
+    assert left(world.get(plan="free")) == "2"
+    world.flow.trouble = None
+    assert left(world.get(plan="free")) == "1"
+
+
+def test_the_store_is_not_asked_for_a_key_with_nothing_left(world: World) -> None:
+    world.get(plan="enterprise")
+    world.flow.asked.clear()
+    assert world.get(plan="enterprise").status_code == 429
+    assert world.flow.asked == []
+    world.flow.trouble = StoreError("broken")
+    assert world.get(plan="enterprise").status_code == 502
+
+
+def test_an_unchanged_answer_and_a_head_cost_as_much_as_any(world: World) -> None:
+    first = world.get(plan="free")
+    again = world.get(plan="free", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, left(again)) == (304, "0")
+    assert world.http.head(PATH, headers={"X-Api-Key": world.raw["free"]}).status_code == 429
+
+
+def test_a_count_survives_a_restart(worlds: Callable[[Settings], World]) -> None:
+    settings = Settings(flow_plan="Free", limit_free=2)
+    first = worlds(settings)
+    first.get(plan="free")
+    first.close()
+    second = worlds(settings)
+    second.raw = first.raw
+    assert left(second.get(plan="free")) == "0"
+    assert second.get(plan="free").status_code == 429
+
+
+def test_the_last_request_is_given_once_to_many_who_ask_at_the_same_time(world: World) -> None:
+    async def main() -> list[int]:
+        async with httpx.AsyncClient(base_url=world.url, headers={"X-Api-Key": world.raw["free"]}) as client:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(client.get(PATH, params={"at": f"2026-05-12T10:{n:02}:00Z"}))
+                    for n in range(20)
+                ]
+            return sorted(task.result().status_code for task in tasks)
+
+    assert asyncio.run(main()) == [200] * 2 + [429] * 18

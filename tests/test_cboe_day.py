@@ -1,0 +1,153 @@
+"""The Cboe sample from file to answer: known figures, any order, any cut, twice."""
+
+import csv
+import hashlib
+import json
+import random
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+import oracle
+from flowtape.answers import CUMULATIVE, answer, cumulative, past_minutes
+from flowtape.api.flow import Flow
+from flowtape.engine import Engine
+from flowtape.ingest import Request, ingest
+from flowtape.past import totals_at
+from flowtape.store import open_store
+
+AT = int(datetime(2016, 6, 1, 20, 15, tzinfo=UTC).timestamp()) * 10**9
+GOLDEN = Path(__file__).with_name("golden") / "cboe_vix_405.sha256"
+
+
+@pytest.fixture(scope="module")
+def tape(shared):
+    return shared / "data" / "cboe" / "UnderlyingOptionsTrades_2016-06-01.csv"
+
+
+def body(path, expiry=None, at=AT, minutes=405):
+    store = open_store(path, read_only=True)
+    try:
+        totals = totals_at(store, "option", "VIX", past_minutes(at, minutes), at, CUMULATIVE, expiry)
+        return answer(cumulative(totals, "VIX", minutes, expiry), totals.as_of, False).body
+    finally:
+        store.close()
+
+
+def ingested(path, files):
+    store = open_store(path)
+    try:
+        return ingest(Engine(store), Request(files=[str(file) for file in files], format="cboe"))
+    finally:
+        store.close()
+
+
+def plain(tape):
+    """The file by csv and datetime alone, for the oracle."""
+    names = {
+        "0": "REGULAR",
+        "2": "OSEQ",
+        "13": "LATE",
+        "35": "SPRD",
+        "40": "CANC",
+        "95": "ISOI",
+        "106": "SPIM",
+    }
+    made = []
+    with tape.open(newline="") as file:
+        for one in csv.DictReader(file):
+            wall = datetime.strptime(one["quote_datetime"], "%Y-%m-%d %H:%M:%S.%f").replace(
+                tzinfo=oracle.NEW_YORK
+            )
+            utc = wall.astimezone(UTC)
+            ts = int(utc.timestamp()) * 10**9 + utc.microsecond * 1000
+            made.append(
+                {
+                    "ts": ts, "asset": "option", "symbol": "VIX", "root": one["root"],
+                    "expiry": date.fromisoformat(one["expiration"]), "right": one["option_type"],
+                    "strike": round(float(one["strike"]) * 10_000), "price": round(float(one["trade_price"]) * 10_000),
+                    "size": int(one["trade_size"]), "bid": round(float(one["best_bid"]) * 10_000),
+                    "ask": round(float(one["best_ask"]) * 10_000), "quote_ts": None,
+                    "condition": names[one["trade_condition_id"]], "venue": one["exchange_id"],
+                    "seq": int(one["sequence_number"]),
+                }
+            )  # fmt: skip
+    return made
+
+
+def test_the_known_figures(tape, tmp_path):
+    ingested(tmp_path / "x.duckdb", [tape])
+    found = json.loads(body(tmp_path / "x.duckdb"))
+    assert (found["symbol"], found["minutes"], found["count"]) == ("VIX", 405, 358)
+    first = {
+        "ts": "2016-06-01T13:30:00Z",
+        "netVolume": 627,
+        "cumulative": 627,
+        "vwap": 0.3753,
+        "tradeCount": 37,
+    }
+    assert found["points"][0] == first
+    rows = plain(tape)
+    assert found["points"] == oracle.cumulative(rows, "VIX", AT // oracle.MINUTE - 405, AT // oracle.MINUTE)
+    whole = {point["ts"]: point["netVolume"] for point in found["points"]}
+    parts = dict.fromkeys(whole, 0)
+    for expiry in sorted({row["expiry"] for row in rows}):
+        of_one = json.loads(body(tmp_path / "x.duckdb", expiry))
+        assert of_one["expiry"] == expiry.isoformat()
+        for point in of_one["points"]:
+            parts[point["ts"]] += point["netVolume"]
+    assert parts == whole, "the expiries partition the whole"
+
+
+def test_the_golden_answer(tape, tmp_path):
+    ingested(tmp_path / "x.duckdb", [tape])
+    assert hashlib.sha256(body(tmp_path / "x.duckdb")).hexdigest() == GOLDEN.read_text().strip()
+
+
+def test_the_cancel_chain(tape, tmp_path):
+    """A print outside its NBBO (81100456), its cancel a quarter of an hour on, a re-report 24 seconds later."""
+    ingested(tmp_path / "x.duckdb", [tape])
+    store = open_store(tmp_path / "x.duckdb", read_only=True)
+    removals = store._frame("FROM removals")
+    chain = store._frame("FROM prints WHERE seq IN (81100456, 84292740, 84365192) ORDER BY seq")
+    store.close()
+    assert removals["seq"].to_list() == [81100456]
+    assert chain["condition"].to_list()[1] == "CANC"
+    assert removals["removed_at"].to_list() == [chain["ts"][1]]
+    before = int(chain["ts"].dt.replace_time_zone("UTC").to_physical()[1])
+    rows = plain(tape)
+    for at in (before, before + 1_000_000_000):
+        known = [row for row in rows if row["ts"] < at]
+        shown = json.loads(body(tmp_path / "x.duckdb", at=at))["points"]
+        assert shown == oracle.cumulative(known, "VIX", at // oracle.MINUTE - 405, at // oracle.MINUTE)
+
+
+def test_shuffled_split_doubled_and_twice(tape, tmp_path):
+    ingested(tmp_path / "x.duckdb", [tape])
+    header, *lines = tape.read_text().splitlines()
+    chance = random.Random(7)
+    doubled = lines * 2
+    chance.shuffle(doubled)
+    files = []
+    for part in range(7):
+        file = tmp_path / f"part{part}.csv"
+        file.write_text("\n".join([header, *doubled[part::7]]) + "\n")
+        files.append(file)
+    for _ in range(2):
+        chance.shuffle(files)
+        outcomes = ingested(tmp_path / "y.duckdb", files)
+    assert body(tmp_path / "y.duckdb") == body(tmp_path / "x.duckdb")
+    assert sum(outcome.repeated for outcome in outcomes) == 2 * len(lines)
+
+
+def test_a_running_flow_gives_the_same_bytes(tape, tmp_path):
+    ingested(tmp_path / "x.duckdb", [tape])
+    store = open_store(tmp_path / "x.duckdb")
+    flow = Flow(Engine(store), None, None)  # type: ignore[arg-type]
+    found = flow.past("option", "VIX", 405, None, AT)
+    flow.close()
+    store.close()
+    assert found.body == body(tmp_path / "x.duckdb")
+    newest = max(row["ts"] for row in oracle.standing(plain(tape)) if row["ts"] < AT)
+    assert found.as_of == newest
