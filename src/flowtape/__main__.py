@@ -1,0 +1,5 @@
+"""`python -m flowtape`."""
+
+from flowtape.cli import main
+
+main()

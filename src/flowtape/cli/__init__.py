@@ -1,0 +1,63 @@
+"""The command line: `flowtape COMMAND --help` teaches each command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from flowtape import __version__
+from flowtape.cli.cumulative import cumulative
+from flowtape.cli.keys import keys
+from flowtape.cli.serve import serve
+from flowtape.cli.simulate import simulate
+from flowtape.cli.store import ingest, rebuild
+from flowtape.errors import FlowtapeError
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  something failed that has no code of its own
+  2  an argument or a setting cannot be used
+  3  a file is no readable tape (or, with --strict, has a bad row)
+  4  rows were refused: another source holds their trading day
+  5  the store cannot be opened, read or written
+  6  a live source failed
+  130  interrupted; what was committed is kept, and repeating is safe
+"""
+
+
+@click.group(
+    epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="flowtape")
+def commands() -> None:
+    """Signed options flow from your own tape.
+
+    Reads prints with the quote that stood before them, infers who was the aggressor, keeps prints and
+    minutes in a store, and serves net volume a minute over HTTP.
+    """
+
+
+for command in (ingest, serve, cumulative, keys, simulate, rebuild):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; errors end it with their own exit code and one line on standard error."""
+    try:
+        commands.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FlowtapeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,150 @@
+"""`flowtape cumulative`: an answer without a server."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import click
+import msgspec
+import polars as pl
+
+from flowtape import answers, library
+from flowtape.api import control
+from flowtape.cli.options import Day, Instant, reading_options, store_option
+from flowtape.cli.show import table
+from flowtape.errors import UsageError
+from flowtape.minutes import NS_PER_MINUTE
+from flowtape.past import totals_at
+from flowtape.prints import underlying_of
+from flowtape.settings import load
+from flowtape.side import RULES
+from flowtape.store import open_store
+from flowtape.window import MINUTES
+
+
+@click.command()
+@click.argument("symbol")
+@click.option("--minutes", default=240, show_default=True, help=f"Window, clamped to 1..{MINUTES}.")
+@click.option("--at", type=Instant(), help="The instant the window ends by.  [default: now]")
+@click.option("--expiry", type=Day(), help="One expiration.")
+@click.option("--asset", type=click.Choice(["option", "stock"]), default="option", show_default=True)
+@click.option(
+    "--tape", type=click.Path(path_type=Path), multiple=True, help="Read this file in place of a store."
+)
+@click.option(
+    "--rule",
+    default="quote",
+    show_default=True,
+    help=f"With --tape: how sides are inferred: {', '.join(RULES)}, or several stacked by commas.",
+)
+@reading_options
+@store_option
+@click.option(
+    "--as",
+    "style",
+    type=click.Choice(["table", "csv", "json"]),
+    help="[default: table on a terminal, else csv]",
+)
+def cumulative(
+    symbol: str,
+    minutes: int,
+    at: datetime | None,
+    expiry: date | None,
+    asset: str,
+    tape: tuple[Path, ...],
+    rule: str,
+    format: str | None,
+    mapping: Path | None,
+    source: str | None,
+    store: Path | None,
+    style: str | None,
+) -> None:
+    """Print SYMBOL's net volume a minute and its running sum.
+
+    The window holds the whole minutes that end by --at; the numbers are the server's, to the last digit.
+
+    \b
+    Examples:
+      flowtape cumulative VIX --at 2016-06-01T20:15:00Z --minutes 405
+      flowtape cumulative SPY --minutes 390 --as csv > spy.csv
+      flowtape cumulative SPY --tape spy.parquet --rule lr
+    """
+    name = underlying_of(symbol)
+    window = min(max(minutes, 1), MINUTES)
+    if tape:
+        line, simulated = _of_tape(tape, rule, name, window, at, expiry, asset, format, mapping)
+    else:
+        if rule != "quote":
+            raise UsageError(f"rule: a store's minutes are made by the rule quote; {rule!r} needs --tape")
+        line, simulated = _of_store(store, name, window, at or datetime.now(UTC), expiry, asset)
+    _show(line, name, window, expiry, style or ("table" if sys.stdout.isatty() else "csv"), simulated)
+
+
+def _of_tape(
+    tape: tuple[Path, ...], rule: str, symbol: str, minutes: int, at: datetime | None, expiry: date | None,
+    asset: str, format: str | None, mapping: Path | None,
+) -> tuple[pl.DataFrame, bool]:  # fmt: skip
+    prints = library.read(tape, format, mapping=mapping)
+    if at is not None:
+        prints = prints.filter(pl.col("ts") < at)
+    bars = library.minutes(library.sign(prints, rule.split(",")))
+    return library.cumulative(bars, symbol, minutes, expiry=expiry, at=at, asset=asset), False
+
+
+def _of_store(
+    store: Path | None, symbol: str, minutes: int, at: datetime, expiry: date | None, asset: str
+) -> tuple[pl.DataFrame, bool]:
+    settings = load()
+    path = store or settings.store_path
+    at_ns = int(at.timestamp()) * 10**9 + at.microsecond * 1000
+    done = control.ask(path, control.Cumulative(asset, symbol, minutes, expiry, at_ns))
+    if done is not None:
+        return _of_body(msgspec.json.decode(done.body, type=answers.Cumulative)), done.simulated
+    if not path.exists():
+        raise UsageError(f"store: there is no file {path}; ingest a tape first")
+    kept = open_store(path, read_only=True)
+    try:
+        bounds = answers.past_minutes(at_ns, minutes)
+        found = totals_at(kept, asset, symbol, bounds, at_ns, answers.CUMULATIVE, expiry, settings.quote_age)
+        sources = kept.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)["source"]
+        return library.line(found), "simulated" in sources
+    finally:
+        kept.close()
+
+
+def _of_body(body: answers.Cumulative) -> pl.DataFrame:
+    points = [msgspec.structs.astuple(point) for point in body.points]
+    schema = {
+        "ts": pl.String,
+        "net_volume": pl.Int64,
+        "cumulative": pl.Int64,
+        "vwap": pl.Float64,
+        "trade_count": pl.Int64,
+    }
+    frame = pl.DataFrame(points, schema, orient="row")
+    return frame.with_columns(
+        pl.col("ts").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="ns", time_zone="UTC")
+    )
+
+
+def _show(
+    line: pl.DataFrame, symbol: str, minutes: int, expiry: date | None, style: str, simulated: bool
+) -> None:
+    minute = line["ts"].to_physical().to_numpy() // NS_PER_MINUTE
+    texts = line.with_columns(ts=pl.Series(answers.instants(minute), dtype=pl.String))
+    label = " (simulated)" if simulated else ""
+    if style == "json":
+        points = [answers.CumulativePoint(*row) for row in texts.iter_rows()]
+        body = answers.Cumulative(symbol=symbol, minutes=minutes, count=len(points), points=points)
+        if expiry is not None:
+            body.expiry = expiry.isoformat()
+        click.echo(msgspec.json.encode(body).decode())
+    elif style == "csv":
+        click.echo(texts.write_csv(), nl=False)
+    else:
+        of = "" if expiry is None else f", expiry {expiry}"
+        table(texts.with_columns(pl.col("vwap").round(4)), f"{symbol}{of}: {minutes} minutes{label}")
+    if simulated and style != "table":
+        click.echo(f"{symbol}: simulated", err=True)

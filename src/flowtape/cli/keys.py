@@ -1,0 +1,69 @@
+"""`flowtape keys`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from flowtape.cli.options import store_option
+from flowtape.settings import PLANS, Settings, load
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke API keys. A running server follows within a second."""
+
+
+def _settings(store: Path | None) -> Settings:
+    return load(overrides={} if store is None else {"store": str(store)})
+
+
+@keys.command()
+@click.option("--plan", type=click.Choice([plan.lower() for plan in PLANS]), required=True,
+              help="What the key may ask; flow needs alpha.")  # fmt: skip
+@click.option("--label", default="", help="A name to know the key by.")
+@store_option
+def create(plan: str, label: str, store: Path | None) -> None:
+    """Make a key and print it, alone, on standard output. It is shown this once; only its hash is kept."""
+    from flowtape.api.keys import Keys
+
+    kept = Keys(_settings(store).keys_path)
+    try:
+        click.echo(kept.create(plan, label))
+    finally:
+        kept.close()
+
+
+@keys.command("list")
+@store_option
+def list_keys(store: Path | None) -> None:
+    """List the keys that may be used: id, plan, when made, requests today, label."""
+    from flowtape.api.keys import DAY, Keys
+
+    kept = Keys(_settings(store).keys_path)
+    try:
+        today = int(datetime.now(UTC).timestamp()) * 10**9 // DAY
+        for key in kept.list():
+            made = datetime.fromtimestamp(key.created // 10**9, UTC)
+            click.echo(
+                f"{key.id}  {key.plan:<10}  {made:%Y-%m-%dT%H:%M:%SZ}  {kept.used(key, today):>8}  {key.label}"
+            )
+    finally:
+        kept.close()
+
+
+@keys.command()
+@click.argument("key", metavar="ID|LABEL")
+@store_option
+def revoke(key: str, store: Path | None) -> None:
+    """Revoke a key by its id or label."""
+    from flowtape.api.keys import Keys
+
+    kept = Keys(_settings(store).keys_path)
+    try:
+        gone = kept.revoke(key)
+    finally:
+        kept.close()
+    click.echo(f"{gone.id} ({gone.plan}) is revoked")

@@ -1,0 +1,73 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from flowtape.readers import FORMATS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Day(click.ParamType[date]):
+    """YYYY-MM-DD."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """The date, or a usage error that names the value."""
+        if isinstance(value, date):
+            return value
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no date as YYYY-MM-DD", param, ctx)
+
+
+class Instant(click.ParamType[datetime]):
+    """An ISO 8601 instant; without a zone, UTC."""
+
+    name = "ISO-8601"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """The instant in UTC, or a usage error that names the value."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no ISO 8601 instant such as 2026-05-12T15:00:00Z", param, ctx)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def store_option(function: F) -> F:
+    """`--store PATH`."""
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The store, a DuckDB file; made if it is not there.  [default: the setting store_path]",
+    )(function)
+
+
+def reading_options(function: F) -> F:
+    """How a tape is read."""
+    for option in (
+        click.option("--source", help="Name where the tape comes from, where the file does not say."),
+        click.option(
+            "--mapping",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="A TOML file that names the columns of a `table`.",
+        ),
+        click.option(
+            "--format",
+            type=click.Choice(list(FORMATS)),
+            help="The files' format; guessed from their content.",
+        ),
+    ):
+        function = option(function)
+    return function

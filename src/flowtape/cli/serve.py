@@ -1,0 +1,101 @@
+"""`flowtape serve`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flowtape.cli.options import reading_options, store_option
+from flowtape.errors import UsageError
+from flowtape.settings import load
+
+if TYPE_CHECKING:
+    from flowtape.api.service import Ready
+
+
+@click.command()
+@store_option
+@click.option("--host", help="The address to listen on.  [default: the setting host, 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), help="The port; 0 takes a free one.  [default: 8787]")
+@click.option(
+    "--simulate", is_flag=True, help="Take a simulated market: seven past days, and prints as they come."
+)
+@click.option("--seed", default=1, show_default=True, help="With --simulate: which market.")
+@click.option("--underlyings", default=40, show_default=True, help="With --simulate: how many.")
+@click.option("--prints-per-day", default=400_000, show_default=True, help="With --simulate: how busy.")
+@click.option(
+    "--tape", type=click.Path(path_type=Path), multiple=True, help="Take this file in while serving."
+)
+@reading_options
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: the setting log_format]")
+def serve(
+    store: Path | None,
+    host: str | None,
+    port: int | None,
+    simulate: bool,
+    seed: int,
+    underlyings: int,
+    prints_per_day: int,
+    tape: tuple[Path, ...],
+    format: str | None,
+    mapping: Path | None,
+    source: str | None,
+    log_format: str | None,
+) -> None:
+    """Serve signed flow over HTTP from a store.
+
+    The last seven days of minutes are held in memory; any past instant is read from the store. Keys are made
+    with `flowtape keys create`; other commands given the same store are carried out by this server.
+
+    \b
+    Examples:
+      flowtape serve --store flow.duckdb
+      flowtape serve --simulate
+      flowtape serve --tape trades.csv --port 9000
+    """
+    from flowtape.api.logs import configure
+    from flowtape.api.service import Sources
+    from flowtape.api.service import serve as run
+    from flowtape.feeds.simulate import Market
+    from flowtape.ingest import Request
+
+    if simulate and tape:
+        raise UsageError("--simulate and --tape cannot be given together")
+    given = {
+        "store": None if store is None else str(store),
+        "host": host,
+        "port": port,
+        "log_format": log_format,
+    }
+    settings = load(overrides={name: value for name, value in given.items() if value is not None})
+    configure(settings)
+    market = Market(seed, underlyings, prints_per_day, hours="always") if simulate else None
+    request = Request(
+        files=[str(file.absolute()) for file in tape],
+        format=format,
+        mapping=None if mapping is None else str(mapping.absolute()),
+        source=source,
+    )
+    run(settings, Sources(market, request if tape else None), _tell)
+
+
+def _tell(ready: Ready) -> None:
+    """Say where the server is and how to ask it first; on standard output, so that it can be piped."""
+    host = f"[{ready.host}]" if ":" in ready.host else ready.host
+    url = f"http://{host}:{ready.port}"
+    click.echo(f"flowtape serves {ready.store} at {url}   (try it: {url}/docs)")
+    if ready.key is not None:
+        click.echo("The tape is simulated. The past seven days come in first; prints keep coming.")
+        click.echo(f'curl -H "X-Api-Key: {ready.key}" "{url}/v1/flow/options/SPY/cumulative?minutes=240"')
+    else:
+        click.echo(f"Make a key:  flowtape keys create --plan alpha --store {ready.store}")
+        at = ""
+        if ready.newest is not None:
+            last = datetime.fromtimestamp(ready.newest // 10**9, UTC) + timedelta(minutes=1)
+            at = f"&at={last:%Y-%m-%dT%H:%M:00Z}"
+        click.echo(f'curl -H "X-Api-Key: YOUR_KEY" "{url}/v1/flow/options/SYMBOL/cumulative?minutes=240{at}"')
+    sys.stdout.flush()

@@ -1,0 +1,146 @@
+"""The library's face: the same path the server takes, on frames, for a notebook.
+
+    prints = flowtape.read("tape.csv.gz")
+    bars = flowtape.minutes(flowtape.sign(prints))
+    line = flowtape.cumulative(bars, "SPY", minutes=390)
+
+Frames are Polars; a pandas frame is taken wherever a frame is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flowtape import answers
+from flowtape.errors import UsageError
+from flowtape.minutes import NS_PER_MINUTE
+from flowtape.minutes import minutes as _minutes
+from flowtape.prints import PRICE_SCALE, Timestamp, conform, underlying_of
+from flowtape.readers import Options, open_tapes
+from flowtape.side import sign as _sign
+from flowtape.window import COLUMNS, Totals, columns_of, totals
+
+Frame = Any
+"""A Polars frame, or a pandas frame."""
+
+
+def read(
+    path: str | Path | Iterable[str | Path],
+    format: str | None = None,
+    *,
+    strict: bool = False,
+    mapping: str | Path | None = None,
+) -> pl.DataFrame:
+    """Read one or more files as one frame of prints, in `flowtape.prints.SCHEMA`: prices, quotes and strikes are
+    integers of 1/10,000 USD, times UTC in nanoseconds.
+
+    Trades are given together with the quotes or definitions that belong to them. Rows left out are told of in
+    a warning; `strict` raises `RowError` at the first instead. Raises `TapeError` for what is no tape.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    options = Options(strict=strict, mapping=None if mapping is None else Path(mapping))
+    frames = []
+    for tape in open_tapes(paths, format, options):
+        frames += [batch.prints for batch in tape.batches]
+        if tape.rejects.count:
+            reasons = ", ".join(
+                f"{reason} ({count})" for reason, count in tape.rejects.reasons.most_common(3)
+            )
+            warnings.warn(f"{tape.name}: {tape.rejects.count} rows left out: {reasons}", stacklevel=2)
+    return pl.concat(frames)
+
+
+def sign(
+    prints: Frame, rule: str | Sequence[str] = "quote", max_quote_age: timedelta | None = None
+) -> pl.DataFrame:
+    """Add `side` and `decided_by` to prints; see `flowtape.side.sign` for the rules."""
+    return _sign(_prints(prints), rule, max_quote_age)
+
+
+def minutes(signed: Frame) -> pl.DataFrame:
+    """Minute bars of signed prints; see `flowtape.minutes.minutes`."""
+    frame = _polars(signed)
+    if "side" not in frame.columns:
+        raise UsageError("prints carry no column side; call sign(prints) first")
+    prints = _prints(frame)
+    return _minutes(prints)
+
+
+def cumulative(
+    bars: Frame,
+    symbol: str,
+    minutes: int = 240,
+    *,
+    expiry: date | None = None,
+    at: datetime | None = None,
+    asset: str = "option",
+) -> pl.DataFrame:
+    """Net volume a minute and its running sum, as the server answers it.
+
+    `bars` as made by `minutes`. The window is the N whole minutes that end by `at`; without it, the N minutes
+    up to the newest in `bars`. Gives `ts`, `net_volume`, `cumulative`, `vwap` (USD a share), `trade_count`;
+    minutes without a print are left out.
+    """
+    if minutes < 1:
+        raise UsageError(f"minutes: {minutes} is not at least 1")
+    frame = _polars(bars)
+    start, end = _bounds(frame, minutes, at)
+    chosen = frame.filter(
+        pl.col("asset").cast(pl.String) == asset,
+        pl.col("symbol").cast(pl.String) == underlying_of(symbol),
+        pl.lit(True) if expiry is None else pl.col("expiry") == expiry,
+    ).with_columns(
+        pl.lit(0, pl.Int64).alias("series"),
+        pl.col("family").to_physical(),
+        pl.col("minute").cast(Timestamp).to_physical() // NS_PER_MINUTE,
+        pl.col("last_ts").cast(Timestamp).to_physical(),
+    )
+    chosen = chosen.filter(pl.col("minute") >= start, pl.col("minute") < end).select(COLUMNS)
+    return line(totals(columns_of(chosen), answers.CUMULATIVE))
+
+
+def line(of: Totals) -> pl.DataFrame:
+    """The points of a cumulative answer as a frame."""
+    numbers = answers.cumulative_columns(of)
+    ts = pl.Series("ts", of.minute * NS_PER_MINUTE).cast(pl.Datetime("ns")).dt.replace_time_zone("UTC")
+    return pl.DataFrame(
+        {
+            "ts": ts,
+            "net_volume": numbers["net_volume"],
+            "cumulative": numbers["cumulative"],
+            "vwap": numbers["vwap"] / PRICE_SCALE,
+            "trade_count": numbers["trade_count"],
+        }
+    )
+
+
+def _bounds(bars: pl.DataFrame, minutes: int, at: datetime | None) -> tuple[int, int]:
+    if at is not None:
+        instant = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return answers.past_minutes(int(instant.timestamp()) * 10**9, minutes)
+    newest: Any = bars.select(pl.col("minute").cast(Timestamp).to_physical().max()).item()
+    return answers.window_minutes(newest or 0, minutes)
+
+
+def _prints(frame: Frame) -> pl.DataFrame:
+    """Prints in their schema, with any further columns at the end."""
+    given = _polars(frame)
+    told = conform(given)
+    return told.hstack([column for column in given if column.name not in told.columns])
+
+
+def _polars(frame: Frame) -> pl.DataFrame:
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
+    if type(frame).__module__.partition(".")[0] == "pandas":
+        converted: pl.DataFrame = pl.from_pandas(frame)
+        return converted
+    raise UsageError(f"expected a Polars or pandas frame, not {type(frame).__name__}")
