@@ -7,6 +7,8 @@ print opens, each cancel closes the latest still open, and a cancel with nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from flowtape.conditions import is_cancel
@@ -14,6 +16,8 @@ from flowtape.prints import CONTRACT, IDENTITY, Timestamp, trading_days
 
 ORDER = ("ts", "seq", "venue")
 """Event order: "earlier" and "latest" mean this."""
+ROUGH = 2**20
+"""Places of a table of hashes; a power of two."""
 
 
 def unique(prints: pl.DataFrame, identity: tuple[str, ...] = IDENTITY) -> pl.DataFrame:
@@ -25,31 +29,46 @@ def unique(prints: pl.DataFrame, identity: tuple[str, ...] = IDENTITY) -> pl.Dat
     return prints.unique(subset=list(identity), keep="first", maintain_order=True)
 
 
-def resolve(rows: pl.DataFrame, group: tuple[str, ...] = CONTRACT) -> pl.DataFrame:
+def resolve(rows: pl.DataFrame) -> pl.DataFrame:
     """Match cancels to prints; adds `removed_at` (Timestamp): when the print was cancelled, null while it stands.
 
-    `rows` holds prints and cancels with the columns `group`, `ts`, `seq`, `venue`, `size`, `price` and
+    `rows` holds prints and cancels with the contract's columns, `ts`, `seq`, `venue`, `size`, `price` and
     `condition`, each row once, in any order; what comes back is in the same order, cancels among it. A
     cancel's own `removed_at` is null.
     """
+    matched = removals(rows)
+    at = pl.Series("removed_at", [None], Timestamp).new_from_index(0, rows.height)
+    return rows.with_columns(at.scatter(matched["row"], matched["removed_at"]) if matched.height else at)
+
+
+def removals(rows: pl.DataFrame) -> pl.DataFrame:
+    """The prints that cancels remove: `row`, their places in `rows`, and `removed_at`. See `resolve`."""
     cancels = rows.select(is_cancel()).to_series()
     if not cancels.any():
-        return rows.with_columns(removed_at=pl.lit(None, Timestamp))
-    marked = rows.with_columns(trading_days(rows["ts"]).alias("_day"), _cancel=cancels).with_row_index("_row")
-    key = ["_day", *group, "size", "price"]
-    found = marked.join(marked.filter("_cancel").select(key).unique(), on=key, how="semi", nulls_equal=True)
-    matched = _match(found, key)
-    return marked.join(matched, on="_row", how="left", maintain_order="left").drop("_row", "_day", "_cancel")
+        return pl.DataFrame(schema={"row": pl.UInt32, "removed_at": Timestamp})
+    # Few prints are of a size, price and strike that is cancelled: a small table by a rough hash of these, and
+    # of the expiry, leaves little to be compared in full.
+    days = pl.col("expiry").to_physical().cast(pl.Int64).fill_null(0)
+    mixed = pl.col("price") * 31 + pl.col("size") * 7919 + pl.col("strike").fill_null(0) * 17 + days * 104_729
+    rough = (mixed & (ROUGH - 1)).cast(pl.UInt32)
+    table = pl.repeat(False, ROUGH, eager=True).scatter(rows.filter(cancels).select(rough).to_series(), True)
+    near = rows.select(pl.lit(table).gather(rough)).to_series().arg_true()
+    columns = list(dict.fromkeys((*CONTRACT, *ORDER, "size", "price")))
+    few = rows.select(columns)[near].with_columns(near.alias("row"), cancels.gather(near).alias("_cancel"))
+    few = few.with_columns(trading_days(few["ts"]).alias("_day"))
+    key = ["_day", *CONTRACT, "size", "price"]
+    found = few.join(few.filter("_cancel").select(key).unique(), on=key, how="semi", nulls_equal=True)
+    return _match(found, key)
 
 
 def _match(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
-    """`_row` and `removed_at` of the prints that a cancel removes."""
+    """`row` and `removed_at` of the prints that a cancel removes."""
     step = pl.when("_cancel").then(-1).otherwise(1).cum_sum().over(key)
     floor = pl.min_horizontal(pl.col("_height").cum_min().over(key), 0)
     ignored = pl.col("_cancel") & (pl.col("_floor") < pl.col("_floor").shift(1, fill_value=0).over(key))
     depth = pl.col("_height") - pl.col("_floor")
     return (
-        rows.select(*key, *ORDER, "_row", "_cancel")
+        rows.select(*key, *ORDER, "row", "_cancel")
         .sort(*ORDER, maintain_order=True)
         .with_columns(_height=step)
         .with_columns(_floor=floor)
@@ -59,11 +78,15 @@ def _match(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
         .with_columns(_level=depth + pl.col("_cancel").cast(pl.Int32))
         .with_columns(removed_at=pl.col("ts").shift(-1).over([*key, "_level"]))
         .filter(~pl.col("_cancel"), pl.col("removed_at").is_not_null())
-        .select("_row", "removed_at")
+        .select("row", "removed_at")
     )
 
 
-def standing(prints: pl.DataFrame) -> pl.DataFrame:
-    """The prints of a frame that count: each row once, without cancels and what they removed."""
-    rows = resolve(unique(prints))
-    return rows.filter(pl.col("removed_at").is_null(), ~is_cancel()).drop("removed_at")
+def standing(prints: pl.DataFrame, columns: Sequence[str | pl.Expr] = (pl.all(),)) -> pl.DataFrame:
+    """The prints of a frame that count, with the given columns: each row once, without cancels and what they
+    removed."""
+    rows = unique(prints)
+    counted = rows.select(~is_cancel()).to_series()
+    if counted.all():
+        return rows.select(columns)
+    return rows.select(columns).filter(counted.scatter(removals(rows)["row"], values=False))

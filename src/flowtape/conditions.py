@@ -88,6 +88,7 @@ BY_MASSIVE = {c.massive: c.name for c in CONDITIONS if c.massive is not None}
 BY_NANEX = {c.nanex: c.name for c in CONDITIONS if c.nanex is not None}
 FAMILY_OF = {name: BY_NAME[name].family if name in BY_NAME else "unknown" for name in CONDITION_NAMES}
 _FAMILY_NUMBERS = pl.Series([FAMILIES.index(FAMILY_OF[name]) for name in CONDITION_NAMES], dtype=pl.UInt8)
+_CANCELS = pl.Series([FAMILY_OF[name] == CANCEL for name in CONDITION_NAMES])
 
 
 def family(condition: str = "condition") -> pl.Expr:
@@ -98,7 +99,7 @@ def family(condition: str = "condition") -> pl.Expr:
 
 def is_cancel(condition: str = "condition") -> pl.Expr:
     """True where a row cancels an earlier print and is itself none."""
-    return pl.col(condition).is_in([name for name, group in FAMILY_OF.items() if group == CANCEL])
+    return pl.lit(_CANCELS).gather(pl.col(condition).to_physical().cast(pl.UInt32)).alias("cancel")
 
 
 def from_numbers(numbers: pl.Expr, vendor: str) -> pl.Expr:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -18,16 +18,18 @@ from flowtape.errors import FlowtapeError, RowError
 from flowtape.minutes import NS_PER_MINUTE, VALUES, aggregate
 from flowtape.prints import SCHEMA as PRINTS
 from flowtape.prints import day_bounds, trading_days
-from flowtape.readers import Batch, Tape
+from flowtape.readers import Tape
 from flowtape.side import sign
 from flowtape.store import Store
 from flowtape.window import Window
 
+T = TypeVar("T")
 BAR_KEY = ("series", "family", "minute")
 GROUP = ("series", "strike", "size", "price")
 MAX_NOTIONAL = 10**16
 """Price x size of one print, in 1/10,000 USD (a million million USD): beyond it sums could leave 64 bits."""
 SIMULATED = "simulated"
+TOO_LARGE = "price x size beyond a million million USD, left out"
 COMPACT_MINUTES = 10
 
 
@@ -70,6 +72,25 @@ class _Change:
     dropped: set[tuple[str, str]] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A batch on its way: each row once, as prints with `series` and as rows, and the bars they make if none
+    is known already. Holds while the catalog's `epoch` is the one it was made in."""
+
+    prints: pl.DataFrame
+    rows: pl.DataFrame
+    bars: pl.DataFrame
+    given: int
+    epoch: int
+    too_large: int
+
+    def only(self, mask: pl.Series, max_quote_age: timedelta | None) -> _Prepared:
+        """The batch with a part of its rows."""
+        prints = self.prints.filter(mask)
+        rows, bars = self.rows.filter(mask), bars_of(prints, max_quote_age)
+        return _Prepared(prints, rows, bars, self.given, self.epoch, self.too_large)
+
+
 class Engine:
     """Takes prints into a store and a window. All methods may be called from any thread."""
 
@@ -106,10 +127,11 @@ class Engine:
         `StoreError` where a commit fails. Stops between two batches once `stop` is set.
         """
         report = Report(tape.source)
-        for batch in _ahead(tape.batches):
+        # While one batch is committed, the next is read and signed.
+        for batch, prepared in _ahead((batch, self._prepare(batch.prints)) for batch in tape.batches):
             if stop is not None and stop.is_set():
                 break
-            self.take(batch.prints, tape.source, replace=replace, report=report)
+            self._take(prepared, tape.source, replace=replace, report=report)
             report.rows += batch.rows - batch.prints.height
             report.rejected = tape.rejects.count
             if progress is not None:
@@ -129,11 +151,34 @@ class Engine:
     ) -> Report:
         """Take one batch of prints (`prints.SCHEMA`) and commit it with its minutes and the source's cursor."""
         report = report or Report(source)
-        report.rows += prints.height
+        self._take(self._prepare(prints), source, replace=replace, cursor=cursor, report=report)
+        return report
+
+    def _prepare(self, prints: pl.DataFrame) -> _Prepared:
+        """All that a batch needs before the store is asked."""
+        bounded = _bounded(prints)
+        fresh = unique(bounded)
+        epoch, rows = self.store.catalog.encode(fresh)
+        fresh = fresh.with_columns(rows["series"])
+        bars = bars_of(fresh, self.max_quote_age)
+        return _Prepared(fresh, rows, bars, prints.height, epoch, prints.height - bounded.height)
+
+    def _take(
+        self, batch: _Prepared, source: str, *, replace: bool, report: Report, cursor: str | None = None
+    ) -> None:
+        report.rows += batch.given
+        if batch.too_large:
+            report.refused += batch.too_large
+            report.notes[TOO_LARGE] += batch.too_large
         with self._lock:
+            if batch.epoch != self.store.catalog.epoch:
+                epoch, rows = self.store.catalog.encode(batch.prints)
+                prints = batch.prints.with_columns(rows["series"])
+                bars = bars_of(prints, self.max_quote_age)
+                batch = _Prepared(prints, rows, bars, batch.given, epoch, batch.too_large)
             try:
                 with self.store.transaction():
-                    change = self._step(prints, source, replace, report)
+                    change = self._step(batch, source, replace, report)
                     if cursor is not None:
                         self.store.set_cursor(source, cursor)
                         self._compact(change.bars)
@@ -143,7 +188,6 @@ class Engine:
             self.fault = None
             self.generation += 1
             self._show(change)
-        return report
 
     def rebuild(self, day: date, parts: int = 8) -> int:
         """Make a day's minutes again from its prints; gives the number of bars. One commit, bounded memory."""
@@ -194,27 +238,23 @@ class Engine:
         if change.keys is not None and change.restated is not None:
             self.window.replace(change.keys, change.restated)
 
-    def _step(self, prints: pl.DataFrame, source: str, replace: bool, report: Report) -> _Change:
-        prints = _bounded(prints, report)
-        fresh = unique(prints)
-        days = trading_days(fresh["ts"])
-        rows = self.store.catalog.encode(fresh)
-        held, dropped = self._claim(rows["series"], days, source, replace, report)
+    def _step(self, batch: _Prepared, source: str, replace: bool, report: Report) -> _Change:
+        days = trading_days(batch.prints["ts"])
+        held, dropped = self._claim(batch.rows["series"], days, source, replace, report)
         if held is not None:
-            fresh, rows, days = fresh.filter(~held), rows.filter(~held), days.filter(~held)
-        known = self.store.known(rows) if rows.height else pl.Series([], dtype=pl.UInt32)
+            batch, days = batch.only(~held, self.max_quote_age), days.filter(~held)
+        known = self.store.known(batch.rows) if batch.rows.height else pl.Series([], dtype=pl.UInt32)
         if len(known):
-            new = ~pl.int_range(rows.height, dtype=pl.UInt32, eager=True).is_in(known.implode())
-            fresh, rows, days = fresh.filter(new), rows.filter(new), days.filter(new)
-        report.added += rows.height
+            new = ~pl.int_range(batch.rows.height, dtype=pl.UInt32, eager=True).is_in(known.implode())
+            batch, days = batch.only(new, self.max_quote_age), days.filter(new)
+        report.added += batch.rows.height
         report.repeated = report.rows - report.added - report.rejected - report.refused
-        self.store.append_prints(rows)
-        fresh = fresh.with_columns(rows["series"])
-        cancels = fresh.select(is_cancel()).to_series()
+        self.store.append_prints(batch.rows)
+        self.store.append_bars(batch.bars)
+        cancels = batch.prints.select(is_cancel()).to_series()
         report.cancels += int(cancels.sum())
-        change = _Change(bars_of(fresh, self.max_quote_age), dropped=dropped)
-        self.store.append_bars(change.bars)
-        self._restate(rows, days, cancels, report, change)
+        change = _Change(batch.bars, dropped=dropped)
+        self._restate(batch.rows, days, cancels, report, change)
         return change
 
     def _claim(
@@ -223,7 +263,9 @@ class Engine:
         """Settle which source each symbol's day comes from; gives the rows that another source holds."""
         told = pl.DataFrame([series, days])
         owners = self.store.catalog.series.select("series", "asset", "symbol")
-        met = told.unique().join(owners, on="series")
+        # Day by day, as there is nearly always one: distinct integers come much cheaper than distinct pairs.
+        seen = [(number, day) for day in days.unique() for number in series.filter(days == day).unique()]
+        met = pl.DataFrame(seen, told.schema, orient="row").join(owners, on="series")
         new, held, dropped = [], [], set()
         for asset, symbol, day in met.select("asset", "symbol", "day").unique().iter_rows():
             holder = self._sources.get((asset, symbol, day))
@@ -249,7 +291,9 @@ class Engine:
         names = ["asset", "symbol", "day"]
         theirs = met.join(pl.DataFrame(held, met.select(names).schema, orient="row"), on=names, how="semi")
         marked = theirs.select("series", "day", held=True)
-        mask = told.join(marked, on=["series", "day"], how="left", maintain_order="left")["held"].fill_null(False)
+        mask = told.join(marked, on=["series", "day"], how="left", maintain_order="left")["held"].fill_null(
+            False
+        )
         report.refused += int(mask.sum())
         return mask, dropped
 
@@ -298,7 +342,7 @@ class Engine:
 
     def _keep_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
         at = removed["removed_at"].dt.replace_time_zone(None)
-        rows = self.store.catalog.encode(removed.select(*PRINTS)).with_columns(at)
+        rows = self.store.catalog.encode(removed.select(*PRINTS))[1].with_columns(at)
         self.store.set_removed(groups.select(GROUP), start, end, rows)
 
     def _compact(self, bars: pl.DataFrame) -> None:
@@ -325,14 +369,11 @@ def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.
     return aggregate(signed, ("series", "family"))
 
 
-def _bounded(prints: pl.DataFrame, report: Report) -> pl.DataFrame:
+def _bounded(prints: pl.DataFrame) -> pl.DataFrame:
     notional = prints["price"].cast(pl.Float64) * prints["size"]
     if prints.is_empty() or notional.max() <= MAX_NOTIONAL:  # type: ignore[operator]
         return prints
-    kept = prints.filter(notional <= MAX_NOTIONAL)
-    report.refused += prints.height - kept.height
-    report.notes["price x size beyond a million million USD, left out"] += prints.height - kept.height
-    return kept
+    return prints.filter(notional <= MAX_NOTIONAL)
 
 
 def _bar_keys(rows: pl.DataFrame) -> pl.DataFrame:
@@ -343,12 +384,12 @@ def _bar_keys(rows: pl.DataFrame) -> pl.DataFrame:
     ).unique()
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, read one ahead in a thread of its own."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, made one ahead in a thread of its own."""
+    ready: queue.Queue[T | _End] = queue.Queue(maxsize=1)
     stop = threading.Event()
 
-    def put(item: Batch | BaseException | None) -> bool:
+    def put(item: T | _End) -> bool:
         while not stop.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -357,22 +398,29 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             return True
         return False
 
-    def read() -> None:
+    def make() -> None:
         try:
-            for batch in batches:
-                if not put(batch):
+            for item in items:
+                if not put(item):
                     return
-            put(None)
-        except BaseException as error:  # raised again where the batches are used
-            put(error)
+            put(_End(None))
+        except BaseException as error:  # raised again where the items are used
+            put(_End(error))
 
-    reader = threading.Thread(target=read, name="reader", daemon=True)
-    reader.start()
+    maker = threading.Thread(target=make, name="ahead", daemon=True)
+    maker.start()
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+        while not isinstance(item := ready.get(), _End):
             yield item
+        if item.error is not None:
+            raise item.error
     finally:
         stop.set()
-        reader.join()
+        maker.join()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """There are no more items, or making one failed."""
+
+    error: BaseException | None

@@ -12,7 +12,7 @@ import msgspec
 from flowtape.engine import Engine, Report
 from flowtape.readers import Options, Reject, Tape, open_tapes
 
-SHOWN_REJECTS = 20
+SHOWN_REJECTS = 1000
 
 
 class Request(msgspec.Struct, kw_only=True):

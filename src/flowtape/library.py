@@ -22,7 +22,7 @@ from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.minutes import minutes as _minutes
 from flowtape.prints import PRICE_SCALE, Timestamp, conform, underlying_of
-from flowtape.readers import Options, open_tapes
+from flowtape.readers import Options, Tape, open_tapes
 from flowtape.side import sign as _sign
 from flowtape.window import COLUMNS, Totals, columns_of, totals
 
@@ -45,14 +45,19 @@ def read(
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
     options = Options(strict=strict, mapping=None if mapping is None else Path(mapping))
+    return prints_of(open_tapes(paths, format, options))
+
+
+def prints_of(tapes: Iterable[Tape]) -> pl.DataFrame:
+    """All prints of some tapes; warns of rows left out."""
     frames = []
-    for tape in open_tapes(paths, format, options):
+    for tape in tapes:
         frames += [batch.prints for batch in tape.batches]
         if tape.rejects.count:
             reasons = ", ".join(
                 f"{reason} ({count})" for reason, count in tape.rejects.reasons.most_common(3)
             )
-            warnings.warn(f"{tape.name}: {tape.rejects.count} rows left out: {reasons}", stacklevel=2)
+            warnings.warn(f"{tape.name}: {tape.rejects.count} rows left out: {reasons}", stacklevel=3)
     return pl.concat(frames)
 
 

@@ -7,7 +7,10 @@ without the contract multiplier. Bars merge by sum, max and min, in any order, t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -34,25 +37,29 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "last_ts": Timestamp,
 }
 
+PIECE = 250_000
+"""Rows summed at a time: what fits a processor's cache is sorted several times faster than what does not."""
+
 Ints = npt.NDArray[np.int64]
 
 
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="minutes")
+
+
 def minutes(signed: pl.DataFrame) -> pl.DataFrame:
-    """Minute bars of a frame of signed prints, in `SCHEMA`, sorted by key.
+    """Minute bars of a frame of signed prints, in `SCHEMA`, one a key, in no particular order.
 
     Repeated rows count once; cancels remove what they name before anything is summed. Raises `UsageError`
     where the frame carries no `side`.
     """
     if "side" not in signed.columns:
         raise UsageError("prints carry no column side; call sign(prints) first")
-    counted = standing(signed)
     by = ("asset", "symbol", "expiry", "right", "family")
-    bars = aggregate(counted.with_columns(family()), by)
-    return (
-        bars.with_columns(_instant("minute", NS_PER_MINUTE), _instant("last_ts", 1))
-        .select(*SCHEMA)
-        .sort(pl.col(KEY[0]), pl.col("symbol").cast(pl.String), *KEY[2:])
-    )
+    bars = aggregate(standing(signed, ("ts", "price", "size", "side", *by[:-1], family())), by)
+    instants = (_instant("minute", NS_PER_MINUTE), _instant("last_ts", 1))
+    return merge(bars, KEY).with_columns(instants).select(*SCHEMA)
 
 
 def _instant(name: str, scale: int) -> pl.Expr:
@@ -64,8 +71,15 @@ def aggregate(prints: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
     `by` names columns of integers, dates, Enums or Categoricals; `prints` also has `ts`, `price`, `size` and
     `side`. Gives `by`, `minute` (whole minutes since 1970, Int64) and `VALUES` (`last_ts` in ns), in no
-    particular order.
+    particular order; of a large frame a key may come more than once, for `merge`.
     """
+    pieces = [prints.slice(start, PIECE) for start in range(0, max(prints.height, 1), PIECE)]
+    if len(pieces) == 1:
+        return _aggregate(prints, by)
+    return pl.concat(_pool().map(lambda piece: _aggregate(piece, by), pieces))
+
+
+def _aggregate(prints: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     ts = _ints(prints["ts"])
     order, starts, keys = _grouped([*(_ints(prints[name]) for name in by), ts // NS_PER_MINUTE])
     columns = {name: _like(prints[name], values) for name, values in zip(by, keys[:-1], strict=True)}
@@ -101,16 +115,17 @@ def _reduced(prints: pl.DataFrame, ts: Ints, order: Ints, starts: Ints) -> dict[
 
 
 def merge(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Bars with the same key made one; `by` is the key, `minute` among it."""
-    order, starts, keys = _grouped([_ints(bars[name]) for name in by])
-    columns = {name: _like(bars[name], values) for name, values in zip(by, keys, strict=True)}
+    """Bars with the same key made one; `by` is the key, `minute` among it. In no particular order."""
+    repeated = bars.select(by).is_duplicated()
+    if not repeated.any():
+        return bars
+    few = bars.filter(repeated)
+    order, starts, keys = _grouped([_ints(few[name]) for name in by])
+    columns = {name: _like(few[name], values) for name, values in zip(by, keys, strict=True)}
     for name in VALUES:
-        values = _ints(bars[name])[order]
-        if len(starts):
-            columns[name] = pl.Series(name, _MERGE.get(name, np.add).reduceat(values, starts))
-        else:
-            columns[name] = pl.Series(name, [], pl.Int64)
-    return pl.DataFrame(columns)
+        columns[name] = pl.Series(name, _MERGE.get(name, np.add).reduceat(_ints(few[name])[order], starts))
+    made = pl.DataFrame(columns).select(pl.col(name).cast(dtype) for name, dtype in bars.schema.items())
+    return pl.concat([bars.filter(~repeated), made])
 
 
 _SIDES = {name: place for place, name in enumerate(Side.categories)}

@@ -174,7 +174,8 @@ class Window:
 
     def _learn(self) -> None:
         """Follow the catalog as it grows."""
-        series = self._catalog.series
+        # Only what is kept: a number given to a batch that failed may come to mean something else.
+        series = self._catalog.series.head(self._catalog.kept_series)
         known = len(self._owner_of)
         if series.height == known:
             return

@@ -14,10 +14,12 @@ from flowtape import answers, library
 from flowtape.api import control
 from flowtape.cli.options import Day, Instant, reading_options, store_option
 from flowtape.cli.show import table
+from flowtape.engine import SIMULATED
 from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.past import totals_at
 from flowtape.prints import underlying_of
+from flowtape.readers import Options, open_tapes
 from flowtape.settings import load
 from flowtape.side import RULES
 from flowtape.store import open_store
@@ -86,11 +88,13 @@ def _of_tape(
     tape: tuple[Path, ...], rule: str, symbol: str, minutes: int, at: datetime | None, expiry: date | None,
     asset: str, format: str | None, mapping: Path | None,
 ) -> tuple[pl.DataFrame, bool]:  # fmt: skip
-    prints = library.read(tape, format, mapping=mapping)
+    tapes = open_tapes(tape, format, Options(mapping=mapping))
+    prints = library.prints_of(tapes)
     if at is not None:
         prints = prints.filter(pl.col("ts") < at)
     bars = library.minutes(library.sign(prints, rule.split(",")))
-    return library.cumulative(bars, symbol, minutes, expiry=expiry, at=at, asset=asset), False
+    line = library.cumulative(bars, symbol, minutes, expiry=expiry, at=at, asset=asset)
+    return line, any(one.source == SIMULATED for one in tapes)
 
 
 def _of_store(
@@ -109,7 +113,7 @@ def _of_store(
         bounds = answers.past_minutes(at_ns, minutes)
         found = totals_at(kept, asset, symbol, bounds, at_ns, answers.CUMULATIVE, expiry, settings.quote_age)
         sources = kept.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)["source"]
-        return library.line(found), "simulated" in sources
+        return library.line(found), SIMULATED in sources
     finally:
         kept.close()
 

@@ -50,7 +50,7 @@ def store_option(function: F) -> F:
     return click.option(
         "--store",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="The store, a DuckDB file; made if it is not there.  [default: the setting store_path]",
+        help="The store, a DuckDB file; made if it is not there.  [default: the setting store]",
     )(function)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flowtape.engine import SIMULATED
 from flowtape.ingest import Outcome, Step
 
 
@@ -35,7 +36,7 @@ def progress_bar() -> Iterator[Callable[[Step], None]]:
 
 def tell_outcome(outcome: Outcome) -> None:
     """What became of a tape, on standard output; rows left out and days refused, on standard error."""
-    simulated = " (simulated)" if outcome.source == "simulated" else ""
+    simulated = " (simulated)" if outcome.source == SIMULATED else ""
     click.echo(
         f"{outcome.name}: {outcome.format}, source {outcome.source}{simulated}: {outcome.rows:,} rows,"
         f" {outcome.added:,} new, {outcome.repeated:,} known already, {outcome.rejected:,} left out,"

@@ -6,7 +6,8 @@ by series number, which is a quarter of the bytes and three times the speed of k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from datetime import date
 
 import polars as pl
@@ -43,33 +44,42 @@ ROW_CONTRACT = ("series", "strike")
 
 @dataclass
 class Catalog:
-    """Numbers of series and venues; grows as tapes bring new ones. `taken_*` is how many a store has kept."""
+    """Numbers of series and venues; grows as tapes bring new ones. `kept_*` is how many a store has kept,
+    `epoch` how often numbers were forgotten. May be used from any thread."""
 
     series: pl.DataFrame
     venues: pl.DataFrame
     kept_series: int = 0
     kept_venues: int = 0
+    epoch: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _offered: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, series: pl.DataFrame | None = None, venues: pl.DataFrame | None = None) -> Catalog:
         """A catalog of what a store holds, or an empty one."""
         series = pl.DataFrame(schema=SERIES) if series is None else series.sort("series")
         venues = pl.DataFrame(schema=VENUES) if venues is None else venues.sort("venue")
-        return cls(series, venues, series.height, venues.height)
+        return cls(series, venues, series.height, venues.height, _offered=(series.height, venues.height))
 
-    def encode(self, prints: pl.DataFrame) -> pl.DataFrame:
-        """Prints as rows, in `ROWS`, numbering series and venues not met before."""
-        series = self._series_numbers(prints)
-        venue = self._venue_numbers(prints["venue"])
-        return prints.select(
+    def encode(self, prints: pl.DataFrame) -> tuple[int, pl.DataFrame]:
+        """Prints as rows, in `ROWS`, numbering series and venues not met before; with the epoch they are of."""
+        with self._lock:
+            epoch = self.epoch
+            series = self._series_numbers(prints)
+            venue = self._venue_numbers(prints["venue"])
+        rows = prints.select(
             pl.col("ts", "quote_ts").dt.replace_time_zone(None),
             pl.col("strike").fill_null(0),
             pl.col("condition").to_physical(),
             pl.col("price", "size", "bid", "ask", "bid_size", "ask_size", "seq", "underlying"),
             series,
             venue,
-            # A quoted size beyond 32 bits is no size; it says nothing of the aggressor either way.
-        ).select(pl.col(name).cast(dtype, strict="_size" not in name) for name, dtype in ROWS.items())
+        )
+        # A quoted size beyond 32 bits is no size; it says nothing of the aggressor either way.
+        return epoch, rows.select(
+            pl.col(name).cast(dtype, strict="_size" not in name) for name, dtype in ROWS.items()
+        )
 
     def decode(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows back as prints, with `series` and any further columns of `rows` at the end."""
@@ -94,29 +104,34 @@ class Catalog:
         return series.filter(wanted)["series"]
 
     def fresh(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Series and venues that no store has kept yet."""
-        return self.series.slice(self.kept_series), self.venues.slice(self.kept_venues)
+        """Series and venues that no store has kept yet, to be kept in the transaction at hand."""
+        with self._lock:
+            self._offered = self.series.height, self.venues.height
+            return self.series.slice(self.kept_series), self.venues.slice(self.kept_venues)
 
     def settle(self) -> None:
-        """Say that a store has kept all there is."""
-        self.kept_series, self.kept_venues = self.series.height, self.venues.height
+        """Say that a store has kept what `fresh` gave."""
+        with self._lock:
+            self.kept_series, self.kept_venues = self._offered
 
     def rollback(self) -> None:
-        """Forget what no store has kept."""
-        self.series, self.venues = self.series.head(self.kept_series), self.venues.head(self.kept_venues)
+        """Forget what no store has kept; rows encoded before are no longer good."""
+        with self._lock:
+            self.series, self.venues = self.series.head(self.kept_series), self.venues.head(self.kept_venues)
+            self._offered = self.kept_series, self.kept_venues
+            self.epoch += 1
 
     def _series_numbers(self, prints: pl.DataFrame) -> pl.Series:
         keys = _packed(prints)
         known = self.series.select(_packed(self.series), "series")
-        found = keys.to_frame().join(known, on="key", how="left", maintain_order="left")["series"]
-        if not found.null_count():
-            return found
-        new = prints.filter(found.is_null()).select(SERIES_KEY).unique(maintain_order=True)
-        numbers = pl.Series("series", range(self.series.height, self.series.height + new.height), pl.Int32)
-        self.series = self.series.vstack(
-            new.insert_column(0, numbers).select(pl.col(name).cast(dtype) for name, dtype in SERIES.items())
-        )
-        return self._series_numbers(prints)
+        first = keys.arg_unique()
+        first = first.filter(~keys.gather(first).is_in(known["key"].implode()))
+        if len(first):
+            numbers = pl.Series("series", range(known.height, known.height + len(first)), pl.Int32)
+            new = prints.select(SERIES_KEY)[first].insert_column(0, numbers)
+            self.series = self.series.vstack(typed(new, SERIES))
+            known = known.vstack(pl.DataFrame([keys.gather(first), numbers]))
+        return keys.to_frame().join(known, on="key", how="left", maintain_order="left")["series"]
 
     def _venue_numbers(self, venue: pl.Series) -> pl.Series:
         table = dict(zip(self.venues["name"].cast(pl.String), self.venues["venue"], strict=True))
