@@ -2,7 +2,8 @@
 
 `python` and `console` blocks of a file are run in their order, in one folder, with one namespace and one shell.
 Lines of a `console` block that start with `$ ` are commands; what follows is what they print. Numbers and the
-width of space may differ, and `…` stands for anything. Blocks with `make` are not run.
+width of space may differ (the simulated tape follows NumPy's random numbers, which may change with its version), and
+`…` stands for anything. Blocks with `make` are not run.
 """
 
 import contextlib
@@ -101,7 +102,8 @@ class Shell:
     def _until_it_serves(self, command):
         return (
             f"{command.removesuffix('&')} >{self.output} 2>/dev/null &\n"
-            f"until grep -qs ^curl {self.output}; do kill -0 $! || break; sleep 0.02; done; cat {self.output}"
+            f"SECONDS=0; until grep -qs ^curl {self.output} || ! kill -0 $! || ((SECONDS > 60)); do sleep 0.02; done\n"
+            f"cat {self.output}"
         )
 
     def close(self):
@@ -119,11 +121,9 @@ def commands_of(code):
 
 
 def alike(said, shown):
-    """Whether two outputs are the same but for numbers, keys and space."""
-    plain = [re.sub(r"\bft_[\w-]+", "KEY", re.sub(r"\s+", " ", text)).strip() for text in (said, shown)]
-    said, shown = (re.sub(r"-?\d[\d,.]*", "N", text) for text in plain)
-    pattern = re.sub(r"([\[*?])", r"[\1]", shown).replace("…", "*")
-    return fnmatchcase(said, pattern)
+    """Whether two outputs are the same but for numbers and space."""
+    said, shown = (re.sub(r"-?\d[\d,.]*", "N", " ".join(text.split())) for text in (said, shown))
+    return fnmatchcase(said, re.sub(r"([\[*?])", r"[\1]", shown).replace("…", "*"))
 
 
 @pytest.mark.parametrize("page", RUN, ids=name_of)
@@ -233,7 +233,7 @@ def test_every_room_is_in_the_design():
 
 def test_the_tree_of_errors_is_whole():
     classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
-    assert classes == set(re.findall(r"\w+Error\b|\w+Conflict\b|\w+Busy\b", errors.__doc__))
+    assert classes == {"FlowtapeError", *re.findall(r"── (\w+)", errors.__doc__)}
 
 
 def test_the_changelog_agrees_with_the_version():

@@ -19,7 +19,7 @@ MONEY = ("strike", "price", "bid", "ask", "underlying")
 
 
 def usd(count=COUNT):
-    """A table as FLOW.md names its columns, prices in USD; and what must be read from it."""
+    """A table with the columns of a print, prices in USD; and what must be read from it."""
     n = pl.int_range(count)
     units = pl.DataFrame({"n": range(count)}).select(
         (NS + n * 1_000_001).cast(pl.Datetime("ns", "UTC")).alias("ts"),

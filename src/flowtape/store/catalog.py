@@ -1,7 +1,7 @@
 """Short numbers for what repeats: contract series and venues.
 
 A series is (asset, symbol, root, expiry, right); with a strike it is a contract. Prints and minutes are kept
-by series number, which is a quarter of the bytes and three times the speed of keeping the text.
+by series number: that takes 26 bytes a print where text takes 32, and is written more than twice as fast.
 """
 
 from __future__ import annotations
