@@ -294,6 +294,25 @@ def test_the_simulated_market_goes_on_after_a_kill(tmp_path):
         )
 
 
+def test_a_store_taken_away_is_502_and_back_again_200(tape, tmp_path):
+    assert flowtape("ingest", tape, "--store", "x.duckdb", cwd=tmp_path).returncode == 0
+    key = flowtape("keys", "create", "--plan", "alpha", "--store", "x.duckdb", cwd=tmp_path).stdout.strip()
+    with served("--store", "x.duckdb", cwd=tmp_path) as (_, address, _):
+
+        def status():
+            url = f"{address}/v1/flow/options/SPY/cumulative?minutes=5&at={AT}"
+            found = httpx.get(url, headers={"X-Api-Key": key})
+            return found.status_code, httpx.get(f"{address}/health").status_code, found.text
+
+        assert status()[:2] == (200, 200)
+        (tmp_path / "x.duckdb").rename(tmp_path / "away")
+        refused = until(lambda: (found := status())[0] == 502 and found, seconds=10)
+        assert refused[1] == 503
+        assert "upstream_unavailable" in refused[2]
+        (tmp_path / "away").rename(tmp_path / "x.duckdb")
+        until(lambda: status()[:2] == (200, 200), seconds=10)
+
+
 def test_help_teaches_every_command(tmp_path):
     for words in (
         (),

@@ -26,6 +26,7 @@ CUMULATIVE = (
 )
 """The sums a cumulative answer is made of."""
 
+_CLOCK = [f"T{minute // 60:02}:{minute % 60:02}:00Z" for minute in range(1440)]
 _encoder = msgspec.json.Encoder()
 
 
@@ -39,7 +40,7 @@ class Answer(msgspec.Struct, frozen=True):
     simulated: bool
 
 
-class CumulativePoint(msgspec.Struct, rename="camel"):
+class CumulativePoint(msgspec.Struct, rename="camel", gc=False):
     """One minute: `ts` its start, `net_volume` buy − sell volume, `cumulative` its running sum from the
     window's first point, `vwap` USD a share over all counted prints, `trade_count` counted prints."""
 
@@ -70,8 +71,9 @@ def vwap(notional: Ints, volume: Ints) -> Ints:
 
 def instants(minute: Ints) -> list[str]:
     """Minutes since 1970 as `YYYY-MM-DDTHH:MM:SSZ`."""
-    starts = (minute * 60).astype("datetime64[s]")
-    return [text + "Z" for text in np.datetime_as_string(starts, unit="s").tolist()]
+    day, within = np.divmod(minute, 1440)
+    days = {number: str(np.datetime64(number, "D")) for number in np.unique(day).tolist()}
+    return [days[number] + _CLOCK[place] for number, place in zip(day.tolist(), within.tolist(), strict=True)]
 
 
 def cumulative_columns(totals: Totals) -> dict[str, Ints]:

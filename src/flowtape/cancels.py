@@ -16,8 +16,9 @@ from flowtape.prints import CONTRACT, IDENTITY, Timestamp, trading_days
 
 ORDER = ("ts", "seq", "venue")
 """Event order: "earlier" and "latest" mean this."""
-ROUGH = 2**20
-"""Places of a table of hashes; a power of two."""
+_PRIMES = (17, 104_729, 7919, 31)
+_PLACES = 2**20
+"""Of a table of hashes; a power of two."""
 
 
 def unique(prints: pl.DataFrame, identity: tuple[str, ...] = IDENTITY) -> pl.DataFrame:
@@ -46,19 +47,28 @@ def removals(rows: pl.DataFrame) -> pl.DataFrame:
     cancels = rows.select(is_cancel()).to_series()
     if not cancels.any():
         return pl.DataFrame(schema={"row": pl.UInt32, "removed_at": Timestamp})
-    # Few prints are of a size, price and strike that is cancelled: a small table by a rough hash of these, and
-    # of the expiry, leaves little to be compared in full.
-    days = pl.col("expiry").to_physical().cast(pl.Int64).fill_null(0)
-    mixed = pl.col("price") * 31 + pl.col("size") * 7919 + pl.col("strike").fill_null(0) * 17 + days * 104_729
-    rough = (mixed & (ROUGH - 1)).cast(pl.UInt32)
-    table = pl.repeat(False, ROUGH, eager=True).scatter(rows.filter(cancels).select(rough).to_series(), True)
-    near = rows.select(pl.lit(table).gather(rough)).to_series().arg_true()
+    near = maybe_in(rows, rows.filter(cancels), ("strike", "expiry", "size", "price")).arg_true()
     columns = list(dict.fromkeys((*CONTRACT, *ORDER, "size", "price")))
     few = rows.select(columns)[near].with_columns(near.alias("row"), cancels.gather(near).alias("_cancel"))
     few = few.with_columns(trading_days(few["ts"]).alias("_day"))
     key = ["_day", *CONTRACT, "size", "price"]
     found = few.join(few.filter("_cancel").select(key).unique(), on=key, how="semi", nulls_equal=True)
     return _match(found, key)
+
+
+def maybe_in(rows: pl.DataFrame, wanted: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
+    """A mask of `rows`: true for every row whose `columns` are those of a row of `wanted`, and for few others.
+
+    Looked up by a rough hash in a small table, which leaves a join little to compare in full. The columns are
+    integers or dates.
+    """
+    mixed = pl.sum_horizontal(
+        pl.col(name).to_physical().cast(pl.Int64).fill_null(0) * prime
+        for name, prime in zip(columns, _PRIMES, strict=False)
+    )
+    rough = (mixed & (_PLACES - 1)).cast(pl.UInt32)
+    table = pl.repeat(False, _PLACES, eager=True).scatter(wanted.select(rough).to_series(), True)
+    return rows.select(pl.lit(table).gather(rough)).to_series()
 
 
 def _match(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from flowtape.cancels import resolve, unique
+from flowtape.cancels import maybe_in, resolve, unique
 from flowtape.conditions import family, is_cancel
-from flowtape.errors import FlowtapeError, RowError
+from flowtape.errors import FlowtapeError
 from flowtape.minutes import NS_PER_MINUTE, VALUES, aggregate
 from flowtape.prints import SCHEMA as PRINTS
 from flowtape.prints import day_bounds, trading_days
@@ -26,6 +26,7 @@ from flowtape.window import Window
 T = TypeVar("T")
 BAR_KEY = ("series", "family", "minute")
 GROUP = ("series", "strike", "size", "price")
+_GROUP_AND_TIME = (*(pl.col(name).cast(pl.Int64) for name in GROUP), pl.col("ts").to_physical())
 MAX_NOTIONAL = 10**16
 """Price x size of one print, in 1/10,000 USD (a million million USD): beyond it sums could leave 64 bits."""
 SIMULATED = "simulated"
@@ -100,7 +101,6 @@ class Engine:
         self.store = store
         self.window = window
         self.max_quote_age = max_quote_age
-        self.fault: str | None = None
         self.generation = 0
         self._lock = threading.RLock()
         self._groups: dict[date, pl.DataFrame] = {}
@@ -182,10 +182,9 @@ class Engine:
                     if cursor is not None:
                         self.store.set_cursor(source, cursor)
                         self._compact(change.bars)
-            except BaseException as error:
-                self._undo(error)
+            except BaseException:
+                self._undo()
                 raise
-            self.fault = None
             self.generation += 1
             self._show(change)
 
@@ -199,8 +198,8 @@ class Engine:
                     self.store.clear_minutes(start, end)
                     for part in range(parts):
                         made += self._rebuild_part(start, end, part, parts)
-            except BaseException as error:
-                self._undo(error)
+            except BaseException:
+                self._undo()
                 raise
             self.generation += 1
             if self.window is not None:
@@ -217,10 +216,8 @@ class Engine:
         self.store.append_bars(bars)
         return bars.height
 
-    def _undo(self, error: BaseException) -> None:
+    def _undo(self) -> None:
         """After a failed commit memory must hold no more than the store does."""
-        if not isinstance(error, RowError | KeyboardInterrupt):
-            self.fault = str(error).splitlines()[0] if str(error) else type(error).__name__
         self._groups.clear()
         try:
             kept = self.store.sources().iter_rows()
@@ -307,15 +304,16 @@ class Engine:
             of_day = days == day
             if day not in self._groups:
                 self._groups[day] = self.store.cancelled_groups(start, end).cast(pl.Int64)
-            fresh = rows.filter(of_day & cancels).select(pl.col(GROUP).cast(pl.Int64))
-            groups = pl.concat([self._groups[day], fresh]).unique()
-            self._groups[day] = groups
+            fresh = rows.filter(of_day & cancels).select(_GROUP_AND_TIME)
+            groups = pl.concat([self._groups[day], fresh.rename({"ts": "last"})])
+            groups = self._groups[day] = groups.group_by(GROUP).agg(pl.col("last").max())
             if groups.is_empty():
                 continue
-            of_groups = rows.filter(of_day).select(pl.col(GROUP).cast(pl.Int64))
-            touched = of_groups.join(groups, on=GROUP, how="semi")
+            # What comes after the last cancel of its group changes nothing that was settled before.
+            near = rows.filter(maybe_in(rows, groups, GROUP) & of_day).select(_GROUP_AND_TIME)
+            touched = near.join(groups, on=GROUP).filter(pl.col("ts") <= pl.col("last"))
             if touched.height:
-                changed.append(self._resolve(touched.unique(), start, end, report))
+                changed.append(self._resolve(touched.select(GROUP).unique(), start, end, report))
         keys = pl.concat(changed).unique() if changed else None
         if keys is None or keys.is_empty():
             return

@@ -18,6 +18,8 @@ from flowtape.past import totals_at
 from flowtape.window import Window
 
 CACHED = 4096
+LOOK_EVERY = 1.0
+"""Seconds between looks at the store."""
 Key = tuple[object, ...]
 
 
@@ -29,7 +31,9 @@ class Clock(Protocol):
 
 
 class FeedState(Protocol):
-    """What a live feed tells of itself."""
+    """What a live feed tells of itself. `failing` says why its prints cannot be committed, None while they are."""
+
+    failing: str | None
 
     def silent_for(self, now_ns: int) -> float | None:
         """Seconds since the feed was last heard while its market is open; None when it need not speak."""
@@ -51,17 +55,34 @@ class Flow:
         self._clock = clock
         self._feed = feed
         self._silence_limit = silence_limit
+        self._unreadable: str | None = None
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="reader")
         self._answers: OrderedDict[Key, tuple[object, Answer]] = OrderedDict()
 
     def check(self) -> None:
         """Raise `StoreError` or `FeedError` while no answer may be trusted."""
-        if self._engine.fault is not None:
-            raise StoreError("the store cannot be written")
+        if self._unreadable is not None:
+            raise StoreError(self._unreadable)
         if self._feed is not None:
+            if self._feed.failing is not None:
+                raise StoreError(self._feed.failing)
             silent = self._feed.silent_for(self._clock.now_ns())
             if silent is not None and silent > self._silence_limit:
                 raise FeedError(f"the live feed has delivered nothing for {silent:.0f} s")
+
+    async def watch(self) -> None:
+        """Look every second whether the store can still be read, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._unreadable = await loop.run_in_executor(self._readers, self._look)
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _look(self) -> str | None:
+        try:
+            self._engine.store.check()
+        except StoreError as error:
+            return str(error)
+        return None
 
     def cumulative(
         self, asset: str, symbol: str, minutes: int, expiry: date | None, at: int | None

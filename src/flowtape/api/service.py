@@ -69,6 +69,7 @@ class FeedRunner:
         self._engine = engine
         self._clock = clock
         self._heard = clock.now_ns()
+        self.failing: str | None = None
         self._thread = threading.Thread(target=self._run, name="feed")
 
     def start(self) -> None:
@@ -100,9 +101,11 @@ class FeedRunner:
             try:
                 self._engine.take(prints, self._feed.source, cursor=cursor)  # type: ignore[arg-type]
             except StoreError as error:
+                self.failing = str(error)
                 event(_log, logging.WARNING, "commit failed, trying again", reason=str(error))
                 self._feed.stop.wait(RETRY_SECONDS)
             else:
+                self.failing = None
                 return
 
 
@@ -130,6 +133,7 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     await control.start()
     stop_tape = threading.Event()
     tape = asyncio.create_task(asyncio.to_thread(_take_tape, engine, sources.tape, stop_tape))
+    watching = asyncio.create_task(flow.watch())
     if feed is not None:
         feed.start()
 
@@ -141,7 +145,8 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
         await run(Application(flow, keys, settings, clock.now_ns), settings.host, settings.port, tell)
     finally:
         stop_tape.set()
-        await tape
+        watching.cancel()
+        await asyncio.gather(watching, tape, return_exceptions=True)
         if feed is not None:
             await asyncio.to_thread(feed.stop)
         await control.stop()
@@ -165,5 +170,6 @@ def _take_tape(engine: Engine, request: Request | None, stop: threading.Event) -
         for outcome in ingest(engine, request, stop=stop):
             event(_log, logging.INFO, "tape taken", name=outcome.name, rows=outcome.rows, added=outcome.added,
                   rejected=outcome.rejected, refused=outcome.refused)  # fmt: skip
-    except FlowtapeError as error:
-        event(_log, logging.ERROR, "tape not taken", reason=str(error))
+    except Exception as error:
+        reason = str(error) if isinstance(error, FlowtapeError) else repr(error)
+        event(_log, logging.ERROR, "tape not taken", reason=reason)

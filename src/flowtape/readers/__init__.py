@@ -25,7 +25,7 @@ FORMATS = {
 }
 """Format name → module. Guessing asks each in this order; `table` takes what no vendor's format claims."""
 
-BATCH_ROWS = 500_000
+BATCH_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

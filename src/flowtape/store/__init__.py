@@ -27,6 +27,9 @@ class Store(Protocol):
     def close(self) -> None:
         """Give the store back."""
 
+    def check(self) -> None:
+        """Raise `StoreError` unless the store is there and can be read; cheap."""
+
     # identity and sources
     def known(self, rows: pl.DataFrame) -> pl.Series:
         """Which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: places in `rows`, UInt32."""
@@ -54,7 +57,8 @@ class Store(Protocol):
         """Rows of [start, end) ns of some series that a cancel from `at` on removed."""
 
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
-        """series, strike, size, price of the cancels kept in [start, end) ns, distinct."""
+        """series, strike, size, price of the cancels kept in [start, end) ns, distinct, and `last`, the time in
+        ns of the latest of each."""
 
     def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
         """Replace what is known of removals in `groups` (series, strike, size, price) within [start, end)."""
@@ -67,7 +71,7 @@ class Store(Protocol):
         """Put `bars` in the place of all bars with `keys` (series, family, minute)."""
 
     def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
-        """Bars of minutes [start, end) (since 1970) of some series or of all; one row a key."""
+        """Bars of minutes [start, end) (since 1970): of some series, one row a key; of all, as they are kept."""
 
     def compact(self, start: int, end: int) -> None:
         """Store the bars of minutes [start, end) as one row a key."""

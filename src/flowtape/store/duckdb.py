@@ -122,6 +122,13 @@ class DuckStore:
         with self._write:
             self._db.close()
 
+    def check(self) -> None:
+        """See `Store.check`."""
+        # DuckDB goes on reading a file that was taken from under it; what it then says would not outlive it.
+        if not self.path.exists():
+            raise StoreError(f"{self.path.name}: the store's file is gone")
+        self._frame("SELECT value FROM meta")
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """See `Store.transaction`."""
@@ -252,8 +259,8 @@ class DuckStore:
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
         """See `Store.cancelled_groups`."""
         return self._frame(
-            f"SELECT DISTINCT {', '.join(GROUP)} FROM print_rows"
-            f" WHERE condition IN ({', '.join(map(str, _CANCELS))}) AND {_between(start, end)}",
+            f"SELECT {', '.join(GROUP)}, epoch_ns(max(ts)) AS last FROM print_rows"
+            f" WHERE condition IN ({', '.join(map(str, _CANCELS))}) AND {_between(start, end)} GROUP BY ALL",
             True,
         )
 
@@ -288,7 +295,8 @@ class DuckStore:
         frames = {} if series is None else {"keys": series.alias("series").to_frame()}
         which = "" if series is None else "SEMI JOIN keys USING (series)"
         sql = f"SELECT * FROM bar_rows {which} WHERE minute >= {start} AND minute < {end}"
-        return merge(self._frame(sql, **frames), BAR_KEY)
+        bars = self._frame(sql, **frames)
+        return bars if series is None else merge(bars, BAR_KEY)
 
     def compact(self, start: int, end: int) -> None:
         """See `Store.compact`."""
