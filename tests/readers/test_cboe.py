@@ -134,7 +134,7 @@ def test_larger_file_in_bounded_batches(write):
     )
     [tape] = open_tapes([write("big.csv.zst", [HEADER, *lines])])
     batches = [batch.prints for batch in open_tapes([tape.files[0]])[0].batches]
-    assert max(batch.height for batch in batches) <= 500_000
+    assert max(batch.height for batch in batches) <= 1_000_000
     prints = pl.concat(batches)
     assert prints["seq"].to_list() == list(range(count))
     assert prints["price"].to_list() == [number % 500 * 100 for number in range(count)]
