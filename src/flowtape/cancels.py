@@ -21,13 +21,13 @@ _PLACES = 2**20
 """Of a table of hashes; a power of two."""
 
 
-def unique(prints: pl.DataFrame, identity: tuple[str, ...] = IDENTITY) -> pl.DataFrame:
+def unique(prints: pl.DataFrame) -> pl.DataFrame:
     """Drop rows whose identity an earlier row of the frame has; order is kept."""
     # A source's sequence that only rises cannot repeat a row, and this is by far the commonest tape.
     seq = prints["seq"]
     if len(seq) < 2 or bool((seq.diff().slice(1) > 0).all()):
         return prints
-    return prints.unique(subset=list(identity), keep="first", maintain_order=True)
+    return prints.unique(subset=list(IDENTITY), keep="first", maintain_order=True)
 
 
 def resolve(rows: pl.DataFrame) -> pl.DataFrame:

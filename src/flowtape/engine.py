@@ -21,11 +21,10 @@ from flowtape.prints import day_bounds, trading_days
 from flowtape.readers import Tape
 from flowtape.side import sign
 from flowtape.store import Store
+from flowtape.store.catalog import BAR_KEY, GROUP
 from flowtape.window import Window
 
 T = TypeVar("T")
-BAR_KEY = ("series", "family", "minute")
-GROUP = ("series", "strike", "size", "price")
 _GROUP_AND_TIME = (*(pl.col(name).cast(pl.Int64) for name in GROUP), pl.col("ts").to_physical())
 MAX_NOTIONAL = 10**16
 """Price x size of one print, in 1/10,000 USD (a million million USD): beyond it sums could leave 64 bits."""

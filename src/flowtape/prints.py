@@ -17,8 +17,6 @@ from flowtape.errors import UsageError
 
 PRICE_SCALE = 10_000
 """Integer price units per USD."""
-CONTRACT_MULTIPLIER = 100
-"""Shares per standard option contract."""
 MAX_SIZE = 2**31 - 1
 MAX_PRICE = 10**11
 """Ten million USD a share, in price units; above it a price is taken for garbage."""

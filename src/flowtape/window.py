@@ -132,10 +132,6 @@ class Window:
                 none = fresh[:, :0]
                 book.replace(block[:3, bounds[place] : bounds[place + 1]], parts.get(owner, none))
 
-    def symbols(self, asset: str) -> list[str]:
-        """The symbols of an asset that have a book."""
-        return sorted(symbol for kind, symbol in list(self._books) if kind == asset)
-
     def version(self, asset: str, symbol: str) -> int:
         """Changes whenever the symbol's answer may; −1 for a symbol without prints."""
         book = self._books.get((asset, symbol))

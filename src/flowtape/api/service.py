@@ -137,8 +137,9 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     if feed is not None:
         feed.start()
 
+    span = store.span()
+
     def tell(host: str, port: int) -> None:
-        span = store.span()
         ready(Ready(host, port, key, settings.store_path, None if span is None else span[1]))
 
     try:

@@ -39,7 +39,9 @@ ROWS: Schema = {
 }
 """A print as kept: prices in 1/10,000 USD, times naive UTC, a stock's strike 0."""
 ROW_IDENTITY = ("ts", "seq", "series", "strike", "venue")
-ROW_CONTRACT = ("series", "strike")
+BAR_KEY = ("series", "family", "minute")
+GROUP = ("series", "strike", "size", "price")
+"""What a cancel and the print it removes have in common."""
 
 
 @dataclass

@@ -16,11 +16,9 @@ from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.minutes import SUMS, VALUES, merge
 from flowtape.prints import CONDITION_NAMES, day_bounds
-from flowtape.store.catalog import ROW_IDENTITY, ROWS, SERIES, VENUES, Catalog, typed
+from flowtape.store.catalog import BAR_KEY, GROUP, ROW_IDENTITY, ROWS, SERIES, VENUES, Catalog, typed
 
 VERSION = "1"
-BAR_KEY = ("series", "family", "minute")
-GROUP = ("series", "strike", "size", "price")
 _CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
 _TYPES = {
     "ts": "TIMESTAMP_NS NOT NULL", "series": "INTEGER NOT NULL", "strike": "INTEGER NOT NULL",
