@@ -1,0 +1,170 @@
+"""Sessions: known days, what must hold of every day, and a plain loop that says the same."""
+
+import csv
+import subprocess
+import sys
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowtape import sessions
+from flowtape.errors import UsageError
+from flowtape.prints import underlying_of
+
+NEW_YORK = ZoneInfo("America/New_York")
+MINUTE = 60_000_000_000
+KINDS = [("stock", "AAPL"), ("option", "AAPL"), ("option", "SPY"), ("option", "RUT"), ("option", "SPX")]
+with (Path(__file__).parent / "golden/sessions.csv").open(encoding="utf-8", newline="") as lines:
+    GOLDEN = list(csv.DictReader(lines))
+
+
+def ns(text):
+    return round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 10**9
+
+
+def new_york(instant):
+    return datetime.fromtimestamp(instant // 10**9, NEW_YORK)
+
+
+@cache
+def of_years(kind, first, last):
+    """The sessions of whole years, by their date."""
+    found = sessions.sessions(*kind, ns(f"{first - 1}-12-31"), ns(f"{last + 1}-01-01"))
+    return [session for session in found if first <= session.day.year <= last]
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=lambda row: f"{row['symbol']} {row['session']}")
+def test_known_sessions(row):
+    kind, day = (row["asset"], row["symbol"]), date.fromisoformat(row["session"])
+    opened, closed = ns(row["open"]), ns(row["close"])
+    session = sessions.Session(day, opened, closed)
+    assert sessions.sessions(*kind, opened, opened + 1) == [session]
+    assert sessions.sessions(*kind, closed, closed + 1) == [session]
+    assert sessions.sessions(*kind, opened - 1, opened)[0].day < day
+    assert [sessions.is_open(*kind, at) for at in (opened - 1, opened, closed - 1, closed)] == [
+        False, True, True, False
+    ]  # fmt: skip
+    opens, days = sessions.anchors(*kind, np.array([opened, closed]) // MINUTE)
+    assert opens.tolist() == [opened // MINUTE] * 2
+    assert days.tolist() == [day] * 2
+
+
+def test_the_holidays_of_2026():
+    days = {session.day for session in of_years(("option", "AAPL"), 2026, 2026)}
+    every = (date(2026, 1, 1) + timedelta(n) for n in range(365))
+    assert [f"{day:%m-%d}" for day in every if day.weekday() < 5 and day not in days] == [
+        "01-01", "01-19", "02-16", "04-03", "05-25", "06-19", "07-03", "09-07", "11-26", "12-25"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_stocks_and_their_options_open_at_half_past_nine(kind):
+    for session in of_years(kind, 1991, 2098):
+        opened = datetime.combine(session.day, time(9, 30), NEW_YORK)
+        assert session.open == round(opened.timestamp()) * 10**9
+        assert session.close > session.open
+    closes = {new_york(session.close).time() for session in of_years(kind, 1993, 2098)}
+    assert closes == {time(13), time(16)}
+
+
+def test_nights_begin_in_the_evening_before():
+    for session in of_years(("option", "SPX"), 2025, 2098):
+        opened, closed = new_york(session.open), new_york(session.close)
+        assert opened.time() == time(20, 15)
+        assert opened.weekday() not in (4, 5)
+        assert closed.time() in {time(13, 15), time(17)}
+        assert opened.date() < closed.date() == session.day
+
+
+@pytest.mark.parametrize(
+    ("at", "opened"),
+    [
+        ("2026-03-09T00:14", False),  # Sunday 20:14, daylight saving just begun
+        ("2026-03-09T00:15", True),
+        ("2026-03-09T13:24", True),
+        ("2026-03-09T13:25", False),  # the pause before 09:30
+        ("2026-03-09T13:30", True),
+        ("2026-03-09T20:20", True),  # curb
+        ("2026-03-09T21:00", False),
+        ("2024-08-23T13:15", False),  # the pause began at 09:15
+        ("2026-01-19T15:00", True),  # a holiday's night hours, to 11:30
+        ("2026-01-19T16:30", False),
+        ("2026-01-20T01:15", True),
+        ("2026-04-03T12:00", False),  # Good Friday
+        ("2026-12-25T12:00", False),
+        ("2026-12-24T18:20", False),  # no curb after an early close
+    ],
+)
+def test_pauses_of_an_index_option(at, opened):
+    assert sessions.is_open("option", "SPX", ns(at)) is opened
+
+
+def test_a_span_takes_what_is_in_it_and_the_one_before():
+    def days(first, last):
+        return [f"{session.day:%m-%d}" for session in sessions.sessions("stock", "A", ns(first), ns(last))]
+
+    assert days("2026-01-17", "2026-01-18") == ["01-16"]
+    assert days("2026-01-20T14:30", "2026-01-21T14:30") == ["01-20"]
+    assert days("2026-01-20T14:29", "2026-01-21T14:31") == ["01-16", "01-20", "01-21"]
+    assert days("2026-01-20T15:00", "2026-01-20T15:00") == ["01-20"]
+
+
+instants = st.integers(ns("2014-01-01"), ns("2030-01-01"))
+
+
+@given(st.sampled_from(KINDS), st.lists(instants.map(lambda at: at // MINUTE), max_size=20))
+def test_anchors_are_what_a_plain_loop_finds(kind, minutes):
+    opens, days = sessions.anchors(*kind, np.array(minutes, np.int64))
+    for minute, opened, day in zip(minutes, opens.tolist(), days.tolist(), strict=True):
+        latest = None
+        for session in of_years(kind, 2013, 2030):
+            if session.open > minute * MINUTE:
+                break
+            latest = session
+        assert (opened * MINUTE, day) == (latest.open, latest.day)
+    ascending = sessions.anchors(*kind, np.sort(np.array(minutes, np.int64)))
+    assert all((np.diff(values.astype(np.int64)) >= 0).all() for values in ascending)
+
+
+@given(st.sampled_from(KINDS), instants)
+def test_open_only_within_a_session(kind, at):
+    last = sessions.sessions(*kind, at, at + 1)[-1]
+    within = last.open <= at < last.close
+    assert sessions.is_open(*kind, at) == within or (within and kind[1] in {"RUT", "SPX"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sessions_do_not_overlap(kind):
+    every = of_years(kind, 1991, 2098)
+    assert all(one.close < two.open and one.day < two.day for one, two in pairwise(every))
+
+
+def test_instants_without_a_calendar_are_refused():
+    for at in ("1985-01-01", "2100-01-02"):
+        for ask in (
+            lambda at: sessions.is_open("option", "SPX", at),
+            lambda at: sessions.sessions("option", "SPX", at, at + 1),
+            lambda at: sessions.anchors("option", "SPX", np.array([0, at]) // MINUTE),
+        ):
+            with pytest.raises(UsageError, match="no trading session is known for"):
+                ask(ns(at))
+    with pytest.raises(UsageError, match="2100-01-02"):
+        sessions.sessions("option", "SPX", ns("2026-01-02"), ns("2100-01-02"))
+
+
+def test_tables_name_underlyings():
+    named = {*sessions._LATE_SYMBOLS, *sessions._NIGHT_SYMBOLS}
+    assert {underlying_of(symbol) for symbol in named} == named
+    assert not sessions._LATE_SYMBOLS & sessions._NIGHT_SYMBOLS.keys()
+
+
+def test_the_calendar_is_not_loaded_before_it_is_asked():
+    code = "import sys, flowtape.sessions; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
