@@ -6,6 +6,7 @@ which Massive (its conditions reference) and Nanex (as used by Cboe DataShop and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -82,6 +83,12 @@ CONDITIONS = tuple(
     )
 )
 
+CONSEQUENCE = (
+    "cancel", "compression", "cross", "floor", "late", "multileg", "auction", "extended", "regular",
+    "unknown",
+)  # fmt: skip
+"""Where a trade has several conditions, the one whose family comes first here stands for it."""
+
 BY_NAME = {condition.name: condition for condition in CONDITIONS}
 BY_CODE = {condition.code: condition.name for condition in CONDITIONS}
 BY_MASSIVE = {c.massive: c.name for c in CONDITIONS if c.massive is not None}
@@ -109,6 +116,20 @@ def from_numbers(numbers: pl.Expr, vendor: str) -> pl.Expr:
     names = numbers.cast(pl.Int64, strict=False).replace_strict(
         table, default="unknown", return_dtype=Condition
     )
+    return names.fill_null("unknown").alias("condition")
+
+
+def of_most_consequence(columns: Sequence[str], vendor: str) -> pl.Expr:
+    """The condition that stands for a trade with several, in columns of a vendor's numbers; a number without a
+    name does not count, and where none has one it is `unknown`."""
+    order = sorted(CONDITION_NAMES, key=lambda name: CONSEQUENCE.index(FAMILY_OF[name]))
+    numbers = BY_MASSIVE if vendor == "massive" else BY_NANEX
+    places = {number: order.index(name) for number, name in numbers.items()}
+    found = pl.min_horizontal(
+        pl.col(name).cast(pl.Int64, strict=False).replace_strict(places, default=None, return_dtype=pl.Int64)
+        for name in columns
+    )
+    names = found.replace_strict(dict(enumerate(order)), default="unknown", return_dtype=Condition)
     return names.fill_null("unknown").alias("condition")
 
 

@@ -51,9 +51,24 @@ def cmbp(bid, ask, ts, action=dbn.Action.ADD, **more) -> Any:
     return consolidated(dbn.RType.CMBP_1, bid=bid, ask=ask, ts=ts, venue=30, action=action, **more)
 
 
-def mbp(bid, ask, ts, venue, action=dbn.Action.ADD) -> Any:
+def book(
+    bid, ask, ts=OPEN, *, contract=7, venue=2, action=dbn.Action.ADD, price=UNDEF, size=0, delay=1000, seq=1
+) -> Any:  # fmt: skip
     levels = dbn.BidAskPair(bid, ask, 5, 6)
-    return dbn.MBP1Msg(venue, 7, ts, UNDEF, 0, action, dbn.Side.NONE, 0, ts + 1000, levels=levels)
+    return dbn.MBP1Msg(
+        venue, contract, ts, price, size, action, dbn.Side.NONE, 0, ts + delay, levels=levels, sequence=seq
+    )  # fmt: skip
+
+
+def mbp(bid, ask, ts, venue, action=dbn.Action.ADD) -> Any:
+    return book(bid, ask, ts, venue=venue, action=action)
+
+
+def bbo(bid, ask, recv, *, contract=7, venue=2, last=dbn.UNDEF_TIMESTAMP) -> Any:
+    levels = dbn.BidAskPair(bid, ask, 5, 6)
+    return dbn.BBOMsg(
+        dbn.RType.BBO_1S, venue, contract, last, UNDEF, 0, dbn.Side.NONE, recv, levels=levels
+    )  # fmt: skip
 
 
 def cbbo(bid, ask, recv, last=dbn.UNDEF_TIMESTAMP) -> Any:

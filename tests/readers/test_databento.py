@@ -35,7 +35,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtape.errors import TapeError
-from flowtape.readers import Options, databento, guess
+from flowtape.readers import Options, databento, guess, publishers
 from flowtape.readers.dbn import DISAGREEING
 
 
@@ -362,12 +362,11 @@ def test_files_of_two_days_become_two_tapes_with_their_own_quotes(tmp_path: Path
 
 
 def test_venues_are_the_package_s_names() -> None:
-    for number, name in databento._VENUES.items():
+    venues = publishers.VENUES["OPRA.PILLAR"]
+    for number, name in venues.items():
         assert f"OPRA.PILLAR.{name} ({number})" in str(trade(venue=number))
     unknown = [
-        number
-        for number in range(300)
-        if "OPRA.PILLAR" in str(trade(venue=number)) and number not in databento._VENUES
+        number for number in range(300) if "OPRA.PILLAR" in str(trade(venue=number)) and number not in venues
     ]
     assert unknown == []
 

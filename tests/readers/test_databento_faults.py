@@ -95,7 +95,11 @@ def test_quotes_of_other_symbols_are_not_the_tape_s(tmp_path: Path) -> None:
         ("cmbp-1", {}, "holds no prints: give it together with the trades"),
         ("definition", {}, "holds no prints"),
         ("mbo", {}, "schema mbo is none of trades, tbbo"),
-        ("trades", {"dataset": "XNAS.ITCH"}, "dataset XNAS.ITCH: options only for now"),
+        (
+            "trades",
+            {"dataset": "GLBX.MDP3"},
+            "dataset GLBX.MDP3 is neither OPRA.PILLAR nor one of US equities",
+        ),
     ],
 )
 def test_files_that_are_no_tape(tmp_path: Path, schema: str, more: dict[str, Any], reason: str) -> None:

@@ -249,11 +249,11 @@ def test_truncated_quotes_are_found_though_no_trade_needs_them(write, monkeypatc
 
 
 def test_wrong_formats(write):
-    with pytest.raises(TapeError, match="expected a Massive option trades CSV; no column ticker"):
+    with pytest.raises(TapeError, match="expected a Massive trades CSV; no column ticker"):
         read_all(write("x.csv", ["a,b", "1,2"]), kind="massive")
     with pytest.raises(TapeError, match="expected one of the columns sip_timestamp, participant_timestamp"):
         read_all(write("x.csv", [TRADES.replace("sip_timestamp", "t"), trade()]), kind="massive")
     with pytest.raises(TapeError, match="no rows, only a header"):
         read_all(write("x.csv", [TRADES]), kind="massive")
-    stocks = write("stocks.csv", [TRADES, trade("AAPL")])
-    assert not massive.matches(stocks, stocks.read_bytes())
+    crypto = write("crypto.csv", [TRADES.replace("correction,", ""), "X:BTC-USD,1,1,60000,1,1"])
+    assert not massive.matches(crypto, crypto.read_bytes())

@@ -164,7 +164,7 @@ def test_times_of_every_type(write, times):
     _, prints = read_all(write("x.arrow", columnar(frame, "ipc")))
     assert prints["ts"].cast(pl.Int64).item() == NS
     assert prints.select("asset", "symbol", "root", "venue", "condition", "seq").row(0) == (
-        "stock", "SPX", "SPXW", "", "unknown", 0,
+        "stock", "SPXW", "SPXW", "", "unknown", 0,
     )  # fmt: skip
 
 
@@ -238,6 +238,54 @@ def test_options_and_stocks_in_one_table(write):
         (3, "an option without expiry, right or strike"),
         (5, "asset is neither option nor stock: 'bond'"),
     ]
+
+
+STOCK = ("stock", "BRK.B", "BRK.B", None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "cells"),
+    [
+        ("symbol", "brk.b"),
+        ("root", "brk.b"),
+        ("asset,symbol", "Stock,brk.b"),
+        ("asset,root", "stock,brk.b"),
+        ("asset,symbol,root", "stock,brk.b,other"),
+        ("asset,symbol,expiry,right,strike", "stock,brk.b,,,"),
+        ("asset,root,expiry,right,strike", "stock,brk.b,2024-06-21,C,5"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_stock_needs_no_columns_of_an_option(write, names, cells, kind):
+    lines = [f"ts,price,size,{names}", f"{NS},214.15,100,{cells}"]
+    path = write("x.csv", lines)
+    if kind == "parquet":
+        path = write("x.parquet", columnar(pl.read_csv(path), "parquet"))
+    tape, prints = read_all(path)
+    assert dict(prints.schema) == SCHEMA
+    assert prints.select("asset", "symbol", "root", "expiry", "right", "strike").row(0) == STOCK
+    assert prints.select("price", "size", "seq").row(0) == (2_141_500, 100, 0)
+    assert tape.rejects.count == 0
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+def test_roots_of_options_and_tickers_of_stocks_in_one_table(write, rows):
+    """`SPXW` is a root of SPX, and `AAPL1` one of AAPL; a stock of that name would be itself."""
+    lines = ["ts,asset,root,expiry,right,strike,price,size"]
+    for n, root in enumerate(("SPXW", "AAPL1", "SPXW")):
+        lines += [f"{NS + n},stock,{root},,,,1,1", f"{NS + n},option,{root},2024-06-21,P,5,1,1"]
+    _, prints = read_all(write("x.csv", lines), batch_rows=rows)
+    assert prints["root"].to_list() == [name for name in ("SPXW", "AAPL1", "SPXW") for _ in range(2)]
+    assert prints["symbol"].to_list() == ["SPXW", "SPX", "AAPL1", "AAPL", "SPXW", "SPX"]
+    assert prints["strike"].to_list() == [None, 50_000] * 3
+    assert prints["seq"].to_list() == [0] * 6
+
+
+def test_an_option_in_a_table_without_contracts_is_a_bad_row(write):
+    lines = ["ts,asset,symbol,price,size", f"{NS},option,A,1,1", f"{NS},stock,A,1,1"]
+    tape, prints = read_all(write("x.csv", lines))
+    assert faults(tape) == [(1, "an option without expiry, right or strike")]
+    assert prints["asset"].to_list() == ["stock"]
 
 
 def test_sequence_is_the_place_among_equal_rows(write):

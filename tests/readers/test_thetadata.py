@@ -178,3 +178,78 @@ def test_empty_header_only_and_wrong_format(write):
         read_all(write("x.csv", ["a,b", "1,2"]), kind="thetadata")
     with pytest.raises(TapeError, match="expected a ThetaData option trade_quote CSV, found a binary file"):
         read_all(write("x.csv", b"PAR1\0\0\0\0"), kind="thetadata")
+
+
+STOCK_HEADER = HEADER.replace("expiration,strike,right,", "")
+UNNAMED = STOCK_HEADER.removeprefix("symbol,")
+
+
+def stock(**changed):
+    values = row(**{"symbol": "brk.b", "condition": 0} | changed).split(",")
+    return ",".join([values[0], *values[4:]])
+
+
+def test_stocks(write):
+    path = write("x.csv", [STOCK_HEADER, stock(), stock(symbol="SPXW", price="130.2501", size=300)])
+    assert guess(path) == "thetadata"
+    tape, prints = read_all(path)
+    assert dict(prints.schema) == SCHEMA
+    assert (tape.source, tape.rejects.count, dict(tape.notes)) == ("thetadata", 0, {})
+    # A stock's ticker is no OPRA root: nothing is mapped.
+    assert prints.drop("ts", "quote_ts", "underlying").rows() == [
+        ("stock", "BRK.B", "BRK.B", None, None, None, 10_500, 2, 10_000, 11_000, 10, 20, "REGULAR", "6", 5),
+        ("stock", "SPXW", "SPXW", None, None, None, 1_302_501, 300, 10_000, 11_000, 10, 20, "REGULAR", "6", 5),
+    ]  # fmt: skip
+    assert prints["ts"].to_list() == [datetime(2024, 6, 14, 14, 0, 0, 500_000, UTC)] * 2
+    assert prints["quote_ts"].to_list() == [datetime(2024, 6, 14, 14, 0, 0, 400_000, UTC)] * 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name"),
+    [
+        ((115, 32, 255, 255, 115), "unknown"),
+        ((1, 32, 95, 1, 115), "ISOI"),
+        ((0, 255, 255, 255, 255), "REGULAR"),
+        ((115, 40, 255, 255, 255), "CANC"),
+        ((43, 255, 255, 255, 255), "CNOL"),
+        ((95, 255, 13, 255, 115), "LATE"),
+        ((148, 255, "", "x", ""), "EXHT"),
+    ],
+)
+def test_a_stock_s_extended_conditions_count(write, numbers, name):
+    changed = dict(zip(("condition", "e1", "e2", "e3", "e4"), numbers, strict=True))
+    tape, prints = read_all(write("x.csv", [STOCK_HEADER, stock(**changed), stock(**changed)]))
+    assert prints["condition"].to_list() == [name] * 2
+    unknown = {"condition 115 has no name here: kept as unknown": 2}
+    assert tape.notes == (unknown if name == "unknown" else {})
+
+
+def test_stocks_without_a_symbol_are_known_and_refused(write):
+    path = write("x.csv", [UNNAMED, stock().partition(",")[2]])
+    assert guess(path) == "thetadata"
+    with pytest.raises(TapeError, match=r"x\.csv: a ThetaData stock trade_quote CSV without a column symbol"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("missing", ["expiration", "strike", "right"])
+def test_options_that_lack_a_column_are_not_stocks(write, missing):
+    names = HEADER.split(",")
+    place = names.index(missing)
+    lines = [line.split(",") for line in (HEADER, row())]
+    path = write("x.csv", [",".join(cells[:place] + cells[place + 1 :]) for cells in lines])
+    message = f"expected a ThetaData option trade_quote CSV; no column {missing}"
+    with pytest.raises(TapeError, match=message):
+        read_all(path, kind="thetadata")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"symbol": ""}, "symbol is blank: None"),
+        ({"size": "0.5"}, "size is not a whole number from 1 up: '0.5'"),
+        ({"condition": "x"}, "condition is not a number: 'x'"),
+    ],
+)
+def test_bad_rows_of_stocks(write, changed, reason):
+    tape, prints = read_all(write("x.csv", [STOCK_HEADER, stock(), stock(**changed), stock()]))
+    assert (faults(tape), prints.height) == ([(2, reason)], 2)

@@ -1,4 +1,5 @@
-"""Databento: DBN files of OPRA.PILLAR, trades with the quote in one record or in files of their own.
+"""Databento: DBN files of OPRA.PILLAR and of US equities, trades with the quote in one record or in files of
+their own.
 
 Field meanings: Databento's pages on the schemas and on OPRA (databento.com/docs/schemas-and-data-formats,
 databento.com/docs/datasets/opra-pillar).
@@ -24,6 +25,7 @@ from flowtape.quotes import QUOTE_COLUMNS, QuoteJoin
 from flowtape.readers import Batch, Options, Rejects, Tape
 from flowtape.readers.common import ROW, Field, parse
 from flowtape.readers.dbn import (
+    BBO_1S,
     CBBO_1S,
     CMBP_1,
     DEFINITION,
@@ -40,12 +42,14 @@ from flowtape.readers.dbn import (
     read_chunks,
     read_header,
 )
+from flowtape.readers.publishers import AGGREGATED, NBBO, OPTIONS, STOCKS, VENUES
 
-DATASET = "OPRA.PILLAR"
-CONSOLIDATED = 30
-"""The publisher of OPRA's own NBBO among the records of `mbp-1`; the others are each venue's own quote."""
 PRINTS = {"trades": TRADE, "tbbo": MBP_1, "tcbbo": TCBBO}
 QUOTES = {"cmbp-1": CMBP_1, "mbp-1": MBP_1, "cbbo-1s": CBBO_1S}
+STOCK_QUOTES = {**QUOTES, "bbo-1s": BBO_1S}
+OWN_BOOK = ("mbp-1", "bbo-1s")
+"""Quotes that are those of the publisher of their record, not the best of all publishers."""
+SAMPLED = ("cbbo-1s", "bbo-1s")
 DEFINITIONS = "definition"
 UNITS = 100_000
 """DBN's price units (1e-9 USD) in one of ours (1e-4 USD)."""
@@ -55,21 +59,17 @@ SLACK = 5 * 10**9
 """How late, in ns, a record may come by its event time: files are in the order of arrival over many lines."""
 CHUNK_RECORDS = 100_000
 """Records decoded at a time: few enough to stay in a processor's cache."""
-_VENUES = {
-    20: "AMXO", 21: "XBOX", 22: "XCBO", 23: "EMLD", 24: "EDGO", 25: "GMNI", 26: "XISX", 27: "MCRY",
-    28: "XMIO", 29: "ARCO", 30: "OPRA", 31: "MPRL", 32: "XNDQ", 33: "XBXO", 34: "C2OX", 35: "XPHL",
-    36: "BATO", 37: "MXOP", 61: "SPHR", 108: "MXTO", 109: "IEXO",
-}  # fmt: skip
-"""Databento's publishers of OPRA.PILLAR; one that is not here goes by its number. A venue is part of a
-print's identity: a new publisher is added here before it first prints, no name is ever changed."""
 OTHER_RECORDS = "records of other types in the trades file, left out"
 QUOTES_NOT_NBBO = "mbp-1 records of one venue's quote, not the NBBO, left out"
 QUOTES_TRADES = "trades among the quotes, left out"
 QUOTES_UNPLACED = "quotes without a time or a known contract, left out"
 _ALIKE = ("ts_event", "instrument_id", "publisher_id")
+QUOTES_UNUSED = (
+    "files of a venue's quotes not read: the prints carry them, or the best of all venues is given"
+)
 QUOTES_LIMITED = "quotes files whose request had a limit: after it no quote is new"
 ROUNDED = "prices rounded to 1/10,000 USD"
-VENUE_QUOTES = "tbbo prints whose quote is their own venue's, not the NBBO"
+VENUE_QUOTES = "prints whose quote is their own venue's, not the NBBO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,11 @@ class _File:
     def path(self) -> Path:
         return self.header.path
 
+    @property
+    def of_venues(self) -> bool:
+        """Whether its quotes are those of a venue's own book, to be held against that venue's prints only."""
+        return self.schema in OWN_BOOK and self.header.dataset not in NBBO
+
 
 def matches(path: Path, start: bytes) -> bool:
     """Whether a file's first bytes are a DBN header's."""
@@ -91,7 +96,8 @@ def matches(path: Path, start: bytes) -> bool:
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
     """Open DBN files: a tape for each file of `trades`, `tcbbo` or `tbbo`, with the quotes and definitions
-    among `files` that are of the same time and instruments.
+    among `files` that are of the same dataset, time and instruments; and for each `mbp-1` file of stocks that
+    belongs to none of them, of the trades in it.
 
     Raises `TapeError` for a file that is no DBN file, of another dataset or schema, or of quotes or
     definitions without trades of their time.
@@ -99,33 +105,47 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
     found = [file for path in files for file in _classify(read_header(path))]
     prints = [file for file in found if file.schema in PRINTS]
     others = [file for file in found if file.schema not in PRINTS]
+    prints += [
+        file
+        for file in others
+        if file.schema == "mbp-1" and file.of_venues and not any(_belongs(file, other) for other in prints)
+    ]
+    others = [file for file in others if file not in prints]
     for file in others:
         if not any(_belongs(file, trades) for trades in prints):
             raise TapeError(
                 f"{file.path.name}: a {file.schema} file holds no prints: give it together with the trades, "
-                f"tcbbo or tbbo file of the same time and symbols"
+                f"tcbbo or tbbo file of the same dataset, time and symbols"
             )
     return [_tape(trades, [file for file in others if _belongs(file, trades)], options) for trades in prints]
 
 
 def _classify(header: Header) -> list[_File]:
     """What a file is good for. Only a recording of a live session can be two things at once."""
-    name, known = header.name, (*PRINTS, *QUOTES, DEFINITIONS)
-    if header.dataset != DATASET:
-        raise TapeError(f"{name}: dataset {header.dataset}: options only for now, from {DATASET}")
+    name, dataset = header.name, header.dataset
+    if dataset not in VENUES:
+        raise TapeError(
+            f"{name}: dataset {dataset} is neither {OPTIONS} nor one of US equities ({', '.join(STOCKS)}): "
+            f"futures and other instruments are not read"
+        )
+    quotes = STOCK_QUOTES if dataset in STOCKS else QUOTES
     if header.schema is None:
-        return _classify_live(header)
+        return _classify_live(header, quotes)
+    known = (*PRINTS, *quotes, DEFINITIONS)
     if header.schema not in known:
         raise TapeError(f"{name}: schema {header.schema} is none of {', '.join(known)}")
     return [_File(header, header.schema)]
 
 
-def _classify_live(header: Header) -> list[_File]:
-    kinds = {"tcbbo": TCBBO, "trades": TRADE, "cmbp-1": CMBP_1, "cbbo-1s": CBBO_1S}
+def _classify_live(header: Header, quotes: dict[str, int]) -> list[_File]:
+    kinds = {"tcbbo": TCBBO, "trades": TRADE} | quotes
+    if header.dataset == OPTIONS:
+        # There each venue's `mbp-1` and `tbbo` records are one type, and only some are the NBBO.
+        del kinds["mbp-1"]
     with closing(read_chunks(header.path, tuple(kinds.values()), 100_000)) as chunks:
         chunk = next(chunks)
     met = [schema for schema, rtype in kinds.items() if rtype in chunk.records]
-    wanted = [next((kind for kind in met if kind in group), None) for group in (PRINTS, QUOTES)]
+    wanted = [next((kind for kind in met if kind in group), None) for group in (PRINTS, quotes)]
     files = [_File(header, kind) for kind in wanted if kind]
     if not files:
         raise TapeError(
@@ -137,7 +157,7 @@ def _classify_live(header: Header) -> list[_File]:
 
 def _belongs(file: _File, trades: _File) -> bool:
     mine, theirs = file.header, trades.header
-    if not mine.overlaps(theirs):
+    if mine.dataset != theirs.dataset or not mine.overlaps(theirs):
         return False
     symbols, others = mine.mappings.keys(), theirs.mappings.keys()
     comparable = symbols and others and mine.metadata.stype_in == theirs.metadata.stype_in
@@ -146,13 +166,22 @@ def _belongs(file: _File, trades: _File) -> bool:
 
 def _tape(trades: _File, others: Sequence[_File], options: Options) -> Tape:
     rejects, notes = Rejects(strict=options.strict), Counter[str]()
-    if trades.schema == "tcbbo" and (unused := sum(file.schema in QUOTES for file in others)):
+    if trades.schema == "tcbbo" and (unused := sum(file.schema in STOCK_QUOTES for file in others)):
         notes["quotes files not read: tcbbo records carry the NBBO"] += unused
         others = [file for file in others if file.schema == DEFINITIONS]
+    # The best of all venues is better than one venue's quote, and `tbbo` and `mbp-1` records carry the latter.
+    if trades.schema in ("tbbo", "mbp-1") or any(_of_all(file) for file in others):
+        if unused := sum(file.of_venues for file in others):
+            notes[QUOTES_UNUSED] += unused
+        others = [file for file in others if not file.of_venues]
     reader = _Reader(trades, others, options, rejects, notes)
     paths = tuple(dict.fromkeys(file.path for file in (trades, *others)))
     source = options.source or f"databento:{trades.header.dataset}"
     return Tape(source, "databento", paths, reader.batches(), rejects, notes)
+
+
+def _of_all(file: _File) -> bool:
+    return file.schema in STOCK_QUOTES and not file.of_venues
 
 
 class _Reader:
@@ -170,24 +199,30 @@ class _Reader:
         self._batch_rows = options.batch_rows
         self._chunk_records = min(options.batch_rows, CHUNK_RECORDS)
         self._definitions = [file for file in others if file.schema == DEFINITIONS]
-        self._quotes = [file for file in others if file.schema in QUOTES]
-        self._contracts = Contracts()
+        self._quotes = [file for file in others if file.schema in STOCK_QUOTES]
+        self._dataset = trades.header.dataset
+        self._stocks = self._dataset in STOCKS
+        self._contracts = Contracts(stocks=self._stocks)
         self._quoted = trades.schema != "trades" and not self._quotes
+        of_venues = any(file.of_venues for file in self._quotes)
+        self._by = ["contract", "publisher"] if of_venues else ["contract"]
+        self._venue_quotes = of_venues or (self._quoted and trades.schema != "tcbbo")
 
     def batches(self) -> Iterator[Batch]:
         """The prints in file order, each batch with the number of trade records it came of."""
         self._load_contracts()
         self._note(QUOTES_LIMITED, sum(file.header.metadata.limit is not None for file in self._quotes))
-        joins = [QuoteJoin(self._lane(lane), ["contract"], slack=SLACK) for lane in _lanes(self._quotes)]
+        joins = [QuoteJoin(self._lane(lane), self._by, slack=SLACK) for lane in _lanes(self._quotes)]
+        constant = {"asset": pl.lit("stock" if self._stocks else "option"), "condition": pl.lit("unknown")}
         parts, rows, done = [], 0, 0.0
         for numbers, records, done in self._records():
             prints = self._prints(numbers, records)
             if joins:
                 prints = _latest([join.attach(prints) for join in joins])
-            elif self._trades.schema == "tbbo":
-                self._note(VENUE_QUOTES, prints.height)
+            if self._venue_quotes:
+                self._note(VENUE_QUOTES, int((~prints["venue"].is_in(AGGREGATED)).sum()))
             prints = prints.hstack(self._contracts.frame[prints["contract"]])
-            parts.append(conform(prints.with_columns(asset=pl.lit("option"), condition=pl.lit("unknown"))))
+            parts.append(conform(prints.with_columns(**constant)))
             rows += len(numbers)
             if rows >= self._batch_rows:
                 yield Batch(pl.concat(parts), rows, done)
@@ -221,13 +256,18 @@ class _Reader:
     def _records(self) -> Iterator[tuple[Numbers, Records, float]]:
         """The trade records with their numbers in the file and the share of it read; those of the same
         `ts_recv` are never parted."""
-        rtype, held, done = PRINTS[self._trades.schema], None, 0.0
+        rtype, held, done = _rtype(self._trades.schema), None, 0.0
         for chunk in self._chunks(self._trades, rtype):
             done = chunk.done
             self._note(OTHER_RECORDS, chunk.count - sum(len(rows) for rows, _ in chunk.records.values()))
             if rtype not in chunk.records:
                 continue
             numbers, records = chunk.records[rtype]
+            if self._trades.schema == "mbp-1":
+                trade = records["action"] == b"T"
+                numbers, records = numbers[trade], records[trade]
+            if not len(records):
+                continue
             if held:
                 # As plain bytes: field by field, as NumPy joins records, takes ten times as long.
                 joined = np.concatenate([held[1].view(np.uint8), records.view(np.uint8)])
@@ -245,34 +285,41 @@ class _Reader:
         found = self._contracts.numbers(records["instrument_id"], records["ts_event"].astype(np.int64))
         raw = raw.with_columns(pl.Series("contract", found, dtype=pl.Int64))
         self._note(ROUNDED, int((raw["price"] % UNITS != 0).sum()))
-        return parse(raw, _fields(quoted=self._quoted), self._rejects, self._trades.path.name).drop(ROW)
+        fields = _fields(self._dataset, quoted=self._quoted)
+        return parse(raw, fields, self._rejects, self._trades.path.name).drop(ROW)
 
     def _lane(self, files: Sequence[_File]) -> Iterator[pl.DataFrame]:
         for file in files:
-            rtype = QUOTES[file.schema]
+            rtype = _rtype(file.schema)
             for chunk in self._chunks(file, rtype):
                 if rtype in chunk.records:
                     yield self._nbbo(file.schema, chunk.records[rtype][1])
 
     def _nbbo(self, schema: str, records: Records) -> pl.DataFrame:
-        """The NBBOs among records of quotes: contract, bid, ask, their sizes, and `ts`, when it was known."""
-        if schema == "cbbo-1s":
-            # The quote as it stood at the end of its second; `ts_event` is the time of the last trade.
-            times = records["ts_recv"]
-        else:
+        """The quotes among records: contract, bid, ask, their sizes, and `ts`, when it was known; and publisher
+        if prints are to be of the same."""
+        if schema not in SAMPLED:
             trade = records["action"] == b"T"
-            alien = ~trade & (records["publisher_id"] != CONSOLIDATED) & (schema == "mbp-1")
             self._note(QUOTES_TRADES, int(trade.sum()))
-            self._note(QUOTES_NOT_NBBO, int(alien.sum()))
-            records = records[~trade & ~alien]
-            times = records["ts_event"]
+            records = records[~trade]
+        if schema in OWN_BOOK and self._dataset in NBBO:
+            best = np.isin(records["publisher_id"], NBBO[self._dataset])
+            self._note(QUOTES_NOT_NBBO, int((~best).sum()))
+            records = records[best]
+        # A sampled quote is as it stood at the end of its second; its `ts_event` is the time of the last trade.
+        times = records["ts_recv" if schema in SAMPLED else "ts_event"]
         ts = times.astype(np.int64)
         contracts = self._contracts.numbers(records["instrument_id"], ts)
         placed = (contracts >= 0) & (ts >= 0)
         self._note(QUOTES_UNPLACED, int((~placed).sum()))
-        frame = pl.DataFrame({"ts": ts, "contract": contracts, **_quote(records)})
+        keys = {"contract": contracts, "publisher": records["publisher_id"]}
+        frame = pl.DataFrame({"ts": ts, **{name: keys[name] for name in self._by}, **_quote(records)})
         frame = frame.with_columns(pl.col("ts").cast(Timestamp), _units("bid"), _units("ask"))
         return frame if placed.all() else frame.filter(placed)
+
+
+def _rtype(schema: str) -> int:
+    return PRINTS[schema] if schema in PRINTS else STOCK_QUOTES[schema]
 
 
 def _lanes(files: Sequence[_File]) -> list[list[_File]]:
@@ -351,11 +398,12 @@ def _units(column: str) -> pl.Expr:
 
 
 @cache
-def _fields(*, quoted: bool) -> tuple[Field, ...]:
+def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
     """How a print is made of the columns of `_raw`."""
     ts = pl.col("ts_event").cast(pl.Int64, strict=False).cast(Timestamp)
     contract = pl.when(pl.col("contract") >= 0).then(pl.col("contract"))
-    venue = pl.col("publisher_id").replace_strict(_VENUES, default=pl.col("publisher_id").cast(pl.String))
+    number = pl.col("publisher_id")
+    venue = number.replace_strict(VENUES[dataset], default=number.cast(pl.String))
     unnumbered = f"ts_recv is undefined or absurd, or more than {PLACES} prints are alike"
     fields = [
         Field("ts", "ts_event", ts, "ts_event is undefined"),
@@ -364,6 +412,7 @@ def _fields(*, quoted: bool) -> tuple[Field, ...]:
         Field("price", "price", _units("price"), "price is undefined or absurd (1e-9 USD)", 0, MAX_PRICE),
         Field("size", "size", pl.col("size").cast(pl.Int64), "size is not from 1 up", 1, MAX_SIZE),
         Field("venue", "publisher_id", venue, "publisher_id is undefined"),
+        Field("publisher", "publisher_id", number, "publisher_id is undefined"),
         Field("seq", "ts_recv", pl.col("seq"), unnumbered),
     ]
     if quoted:

@@ -8,7 +8,7 @@ publishes; its decoder makes one Python object a record, and frames want columns
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from flowtape.errors import TapeError
 from flowtape.prints import Right, underlyings
 from flowtape.readers.common import Stream, open_stream
+from flowtape.readers.tickers import symbols_of
 
 MAGIC = b"DBN"
-TRADE, MBP_1, DEFINITION, SYMBOL_MAPPING, CMBP_1, CBBO_1S, TCBBO = 0, 1, 19, 22, 177, 192, 194
+TRADE, MBP_1, DEFINITION, SYMBOL_MAPPING, CMBP_1, CBBO_1S, TCBBO, BBO_1S = 0, 1, 19, 22, 177, 192, 194, 195
 """Record types (`databento_dbn.RType`)."""
 DAY = 86_400 * 10**9
 """Nanoseconds in a UTC date."""
@@ -39,6 +40,7 @@ _LAYOUTS: dict[int, tuple[Any, Any, Any]] = {
     CMBP_1: (dbn.CMBP1Msg,) * 3,
     TCBBO: (dbn.CMBP1Msg,) * 3,
     CBBO_1S: (dbn.CBBOMsg,) * 3,
+    BBO_1S: (dbn.BBOMsg,) * 3,
     DEFINITION: (dbn.InstrumentDefMsgV1, dbn.InstrumentDefMsgV2, dbn.InstrumentDefMsg),
     SYMBOL_MAPPING: (dbn.SymbolMappingMsgV1, dbn.SymbolMappingMsg, dbn.SymbolMappingMsg),
 }
@@ -47,6 +49,7 @@ _LAYOUTS: dict[int, tuple[Any, Any, Any]] = {
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 Records = NDArray[Any]
+_Terms = Callable[[pl.Series], tuple[pl.DataFrame, pl.Series]]
 
 
 @dataclass(frozen=True)
@@ -200,13 +203,17 @@ def _by_type(
 class Contracts:
     """Which contract an instrument id means on which UTC date, and what each contract is.
 
-    A contract goes by its OSI symbol (`AAPL  250221C00250000`) and by its number, its row in `frame`, which
-    has the columns root, symbol, expiry, right, strike (1e-4 USD). An id is looked up in the definitions
-    first, then in the files' metadata, then in the mapping records of a live session.
+    An option goes by its OSI symbol (`AAPL  250221C00250000`), a stock by its ticker, each by its number, too:
+    its row in `frame`, which has the columns root and symbol, and of options expiry, right, strike (1e-4 USD).
+    An id is looked up in the definitions first, then in the files' metadata, then in the mapping records of a
+    live session.
     """
 
-    def __init__(self) -> None:
-        self.frame = _contracts_of(pl.Series(dtype=pl.String))
+    def __init__(self, *, stocks: bool) -> None:
+        self._stocks = stocks
+        self._pattern = r"^[A-Z]" if stocks else _OSI
+        self._terms: _Terms = _stocks_of if stocks else _options_of
+        self.frame = self._terms(pl.Series(dtype=pl.String))[0]
         self._numbers: dict[str, int] = {}
         # By rank and file: spans from different files may overlap, those of one file do not.
         self._tables: dict[tuple[int, str], _Table] = {}
@@ -233,43 +240,13 @@ class Contracts:
         start, end = (records[name].astype(np.int64) for name in ("start_ts", "end_ts"))
         first, last = np.maximum(start // DAY, 0), np.where(end <= 0, _LAST_DAY, -(-end // DAY))
         asked, given = _text(records["stype_in_symbol"]), _text(records["stype_out_symbol"])
-        names = given.zip_with(given.str.contains(_OSI), asked)
+        names = given.zip_with(given.str.contains(self._pattern), asked)
         self._add((2, str(header.path)), records["instrument_id"], first, last, names)
 
     def add_definitions(self, header: Header, records: Records, notes: Counter[str]) -> None:
-        """Take instrument definitions, each for the UTC date on which it was sent.
-
-        What the contract is, its OSI symbol says; where the definition's expiry, right and strike differ from
-        it that is noted, and where it has no OSI symbol they make one.
-        """
-        frame = pl.DataFrame(
-            {
-                "osi": _text(records["raw_symbol"]),
-                "root": _text(records["asset"]),
-                "right": _text(records["instrument_class"]),
-                "strike": records["strike_price"] // 1_000_000,
-                # Midnight UTC is the evening before in New York: the date meant is the UTC one.
-                "expiry": pl.Series(records["expiration"])
-                .cast(pl.Int64, strict=False)
-                .cast(pl.Datetime("ns")),
-            }
-        )
-        terms = pl.format(
-            "{}{}{}",
-            pl.col("expiry").dt.strftime("%y%m%d"),
-            "right",
-            pl.col("strike").cast(pl.String).str.zfill(8),
-        )
-        frame = frame.select(
-            "osi",
-            own=pl.col("root").str.pad_end(6) + terms,
-            known=pl.col("osi").str.contains(_OSI),
-            differs=pl.col("osi").str.tail(15) != terms,
-        )
-        if wrong := int((frame["known"] & frame["differs"]).sum()):
-            notes[DISAGREEING] += wrong
+        """Take instrument definitions, each for the UTC date on which it was sent."""
         day = records["ts_recv"].astype(np.int64) // DAY
-        names = frame["osi"].zip_with(frame["known"], frame["own"])
+        names = _text(records["raw_symbol"]) if self._stocks else _defined_options(records, notes)
         self._add((0, str(header.path)), records["instrument_id"], day, day + 1, names)
 
     def numbers(self, ids: NDArray[np.uint32], ts: Numbers) -> Numbers:
@@ -283,11 +260,10 @@ class Contracts:
     def _add(
         self, table: tuple[int, str], ids: Records, first: Numbers, last: Numbers, names: pl.Series
     ) -> None:
-        """Take ids, the day each starts to mean a contract, the day it ceases to, and the OSI symbols."""
-        fresh = names.filter(names.str.contains(_OSI).fill_null(False)).unique(maintain_order=True)
+        """Take ids, the day each starts to mean a contract, the day it ceases to, and the symbols."""
+        fresh = names.filter(names.str.contains(self._pattern).fill_null(False)).unique(maintain_order=True)
         fresh = fresh.filter(pl.Series([name not in self._numbers for name in fresh], dtype=pl.Boolean))
-        parsed = _contracts_of(fresh)
-        valid = parsed["expiry"].is_not_null() & (parsed["strike"] > 0)
+        parsed, valid = self._terms(fresh)
         self._numbers.update({name: self.frame.height + n for n, name in enumerate(fresh.filter(valid))})
         self.frame = pl.concat([self.frame, parsed.filter(valid)], rechunk=True)
         numbers = np.array([self._numbers.get(name, -1) for name in names], dtype=np.int64)
@@ -331,8 +307,47 @@ def _text(values: Records) -> pl.Series:
     return pl.Series(values.astype(str), dtype=pl.String)
 
 
-def _contracts_of(osi: pl.Series) -> pl.DataFrame:
-    """OSI symbols → root, symbol, expiry, right, strike; the expiry null where it is no date."""
+def _defined_options(records: Records, notes: Counter[str]) -> pl.Series:
+    """The OSI symbols of instrument definitions.
+
+    Where a definition's expiry, right and strike differ from its OSI symbol that is noted, and where it has no
+    OSI symbol they make one.
+    """
+    frame = pl.DataFrame(
+        {
+            "osi": _text(records["raw_symbol"]),
+            "root": _text(records["asset"]),
+            "right": _text(records["instrument_class"]),
+            "strike": records["strike_price"] // 1_000_000,
+            # Midnight UTC is the evening before in New York: the date meant is the UTC one.
+            "expiry": pl.Series(records["expiration"]).cast(pl.Int64, strict=False).cast(pl.Datetime("ns")),
+        }
+    )
+    terms = pl.format(
+        "{}{}{}",
+        pl.col("expiry").dt.strftime("%y%m%d"),
+        "right",
+        pl.col("strike").cast(pl.String).str.zfill(8),
+    )
+    frame = frame.select(
+        "osi",
+        own=pl.col("root").str.pad_end(6) + terms,
+        known=pl.col("osi").str.contains(_OSI),
+        differs=pl.col("osi").str.tail(15) != terms,
+    )
+    if wrong := int((frame["known"] & frame["differs"]).sum()):
+        notes[DISAGREEING] += wrong
+    return frame["osi"].zip_with(frame["known"], frame["own"])
+
+
+def _stocks_of(tickers: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
+    """Tickers → root, symbol; and which of them are a stock's."""
+    symbols = symbols_of(tickers)
+    return pl.DataFrame({"root": symbols, "symbol": symbols}), symbols.is_not_null()
+
+
+def _options_of(osi: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
+    """OSI symbols → root, symbol, expiry, right, strike; and which of them are a contract's."""
     parts = (
         pl.DataFrame({"osi": osi}).select(pl.col("osi").str.extract_groups(_OSI).alias("part")).unnest("part")
     )
@@ -344,6 +359,7 @@ def _contracts_of(osi: pl.Series) -> pl.DataFrame:
         # An OSI strike counts thousandths of a USD.
         strike=pl.col("strike").cast(pl.Int64) * 10,
     )
-    return frame.select(
+    terms = frame.select(
         pl.col("root").cast(pl.Categorical), underlyings(frame["root"]), "expiry", "right", "strike"
     )
+    return terms, terms["expiry"].is_not_null() & (terms["strike"] > 0)

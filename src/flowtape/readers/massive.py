@@ -1,6 +1,7 @@
-"""Massive flat files of US options: `trades_v1` CSV, and `quotes_v1` CSV joined to them as of each trade.
+"""Massive flat files of US options and US stocks: `trades_v1` CSV, and `quotes_v1` CSV joined to them as of each
+trade.
 
-Tickers are `O:` and an OSI symbol without padding. Times are nanoseconds; the trades are placed by their
+An option's ticker is `O:` and an OSI symbol without padding. Times are nanoseconds; the trades are placed by their
 `sip_timestamp`, the quotes' clock. Both files are sorted by ticker and time, or by time.
 """
 
@@ -15,22 +16,18 @@ from pathlib import Path
 
 import polars as pl
 
-from flowtape.conditions import BY_MASSIVE, FAMILY_OF
+from flowtape.conditions import BY_MASSIVE, CONSEQUENCE, FAMILY_OF
 from flowtape.errors import TapeError
 from flowtape.prints import MAX_STRIKE, NEW_YORK, Condition, conform, underlyings
 from flowtape.quotes import QuoteJoin
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import Chunk, Csv, Field, Places
+from flowtape.readers.tickers import symbols_of
 
-SOURCE = "massive:us_options_opra"
+OPTIONS, STOCKS = "massive:us_options_opra", "massive:us_stocks_sip"
 TRADES = ("ticker", "conditions", "correction", "exchange", "price", "size")
 QUOTES = ("ticker", "sip_timestamp", "bid_price", "bid_size", "ask_price", "ask_size")
 CLOCKS = ("sip_timestamp", "participant_timestamp")
-CONSEQUENCE = (
-    "cancel", "compression", "cross", "floor", "late", "multileg", "auction", "extended", "regular",
-    "unknown",
-)  # fmt: skip
-"""Where a trade has several conditions, the one whose family comes first here stands for it."""
 RESTATED = {
     7: "original of an error",
     8: "original of a cancel",
@@ -41,14 +38,14 @@ RESTATED = {
 """Correction indicators (as in NYSE's Daily TAQ) of records that are no trade, or no longer one."""
 _KEPT = (0, 1, 2)
 _TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
+_OPTION_ROW = re.compile(rb'^(?:.*,)?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
+OTHER_CONDITIONS = "trades with stock sale conditions, which have no name here: kept as unknown"
 
 
 def matches(path: Path, start: bytes) -> bool:
-    """Whether the header is that of Massive trades or quotes, and the tickers are options."""
+    """Whether the header is that of Massive trades or quotes."""
     names = set(common.header_of(start))
-    return b"O:" in start and (
-        set(QUOTES) <= names or (set(TRADES) <= names and not names.isdisjoint(CLOCKS))
-    )
+    return set(QUOTES) <= names or (set(TRADES) <= names and not names.isdisjoint(CLOCKS))
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
@@ -56,16 +53,20 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 
     Raises `TapeError` for a file that is neither, and for quotes of a day of which no trades are given.
     """
-    trades: list[Csv] = []
-    quotes: list[Csv] = []
+    found: dict[tuple[bool, bool], list[Csv]] = {}
     for path in files:
-        is_quotes = "bid_price" in common.header_of(common.head(path))
-        expected = f"a Massive option {'quotes' if is_quotes else 'trades'} CSV"
-        (quotes if is_quotes else trades).append(Csv(path, expected, QUOTES if is_quotes else TRADES))
-    for table in trades:
-        if set(CLOCKS).isdisjoint(table.names):
-            raise TapeError(f"{table.path.name}: expected one of the columns {', '.join(CLOCKS)}")
-    return [_Reading(table, found, options).tape() for table, found in _paired(trades, quotes)]
+        start = common.head(path)
+        stocks, quotes = not _OPTION_ROW.search(start), "bid_price" in common.header_of(start)
+        expected = f"a Massive {'quotes' if quotes else 'trades'} CSV"
+        table = Csv(path, expected, QUOTES if quotes else TRADES)
+        if not quotes and set(CLOCKS).isdisjoint(table.names):
+            raise TapeError(f"{path.name}: expected one of the columns {', '.join(CLOCKS)}")
+        found.setdefault((stocks, quotes), []).append(table)
+    return [
+        _Reading(trades, quotes, options, stocks=stocks).tape()
+        for stocks in (False, True)
+        for trades, quotes in _paired(found.get((stocks, False), []), found.get((stocks, True), []))
+    ]
 
 
 def _paired(trades: list[Csv], quotes: list[Csv]) -> Iterator[tuple[Csv, Csv | None]]:
@@ -106,8 +107,8 @@ def _day(table: Csv) -> date:
 class _Reading:
     """One trades file being read, with its quotes if it has any."""
 
-    def __init__(self, trades: Csv, quotes: Csv | None, options: Options) -> None:
-        self._trades, self._quotes, self._options = trades, quotes, options
+    def __init__(self, trades: Csv, quotes: Csv | None, options: Options, *, stocks: bool) -> None:
+        self._trades, self._quotes, self._options, self._stocks = trades, quotes, options, stocks
         self._rejects, self._notes = Rejects(options.strict), Counter[str]()
         self._places = None if "sequence_number" in trades.names else Places(["ticker", "venue", "ts"])
         self._quotes_done = 0.0
@@ -115,7 +116,7 @@ class _Reading:
     def tape(self) -> Tape:
         """The tape; nothing is read before its batches are."""
         files = (self._trades.path, *([self._quotes.path] if self._quotes else []))
-        source = self._options.source or SOURCE
+        source = self._options.source or (STOCKS if self._stocks else OPTIONS)
         return Tape(source, "massive", files, self._batches(), self._rejects, self._notes)
 
     def _batches(self) -> Iterator[Batch]:
@@ -159,11 +160,14 @@ class _Reading:
     def _trade_rows(self, chunk: Chunk) -> pl.DataFrame:
         """The trades of a chunk that stand, with their contract's parts."""
         clocks = [name for name in CLOCKS if name in chunk.frame.columns]
-        raw = chunk.frame.with_columns(
-            pl.coalesce(clocks).alias(clocks[0]),
-            pl.col("ticker").str.extract_groups(_TICKER).alias("#parts"),
-        ).unnest("#parts")
-        fields = _trade_fields(clocks[0])
+        raw = chunk.frame.with_columns(pl.coalesce(clocks).alias(clocks[0]))
+        if self._stocks:
+            raw = raw.with_columns(symbols_of(raw["ticker"]).alias("#symbol"))
+            contract = _STOCK_FIELDS
+        else:
+            parts = pl.col("ticker").str.extract_groups(_TICKER).alias("#parts")
+            raw, contract = raw.with_columns(parts).unnest("#parts"), _OPTION_FIELDS
+        fields = [_clock(clocks[0]), *contract, *_TRADED]
         if self._places is None:
             fields.append(common.number("seq", "sequence_number"))
         trades = common.parse(raw, fields, self._rejects, self._trades.path.name)
@@ -171,42 +175,60 @@ class _Reading:
             if value in RESTATED:
                 self._notes[f"correction {value} ({RESTATED[value]}), left out"] += count
         trades = trades.filter(~pl.col("correction").is_in(list(RESTATED)))
-        condition = _conditions(trades["conditions"])
-        common.note_unknown(condition, trades["conditions"], self._notes)
-        trades = trades.with_columns(condition)
+        trades = trades.with_columns(self._conditions(trades["conditions"]))
         return trades if self._places is None else trades.with_columns(self._places.of(trades))
 
+    def _conditions(self, texts: pl.Series) -> pl.Series:
+        """The condition of each trade; a stock's numbers are another vocabulary's."""
+        if self._stocks:
+            if known := texts.len() - texts.null_count():
+                self._notes[OTHER_CONDITIONS] += known
+            return pl.Series("condition", ["unknown"], Condition).new_from_index(0, len(texts))
+        condition = _option_conditions(texts)
+        common.note_unknown(condition, texts, self._notes)
+        return condition
+
     def _batch(self, chunk: Chunk, trades: pl.DataFrame, done: float) -> Batch:
-        prints = trades.with_columns(underlyings(trades["root"]), pl.lit("option").alias("asset"))
+        symbol = trades["root"].alias("symbol") if self._stocks else underlyings(trades["root"])
+        prints = trades.with_columns(symbol, asset=pl.lit("stock" if self._stocks else "option"))
         return Batch(conform(prints), chunk.rows, done)
 
 
-def _trade_fields(clock: str) -> list[Field]:
+def _option_fields() -> list[Field]:
     bad = "ticker is not O: and an OSI symbol"
     day = ("20" + pl.col("2")).str.to_date("%Y%m%d", strict=False)
     strike = pl.col("4").cast(pl.Int64, strict=False) * 10
-    number = pl.col("correction").fill_null("0").cast(pl.Int64, strict=False)
-    correction = pl.when(number.is_in([*_KEPT, *RESTATED])).then(number)
     return [
-        _clock(clock),
         Field("root", "ticker", pl.col("1"), bad),
         Field("expiry", "ticker", day, bad),
         Field("right", "ticker", pl.col("3"), bad),
         Field("strike", "ticker", strike, bad, 10, MAX_STRIKE),
+    ]
+
+
+def _traded_fields() -> list[Field]:
+    number = pl.col("correction").fill_null("0").cast(pl.Int64, strict=False)
+    correction = pl.when(number.is_in([*_KEPT, *RESTATED])).then(number)
+    return [
         common.price("price"),
         common.size("size"),
         common.text("venue", "exchange"),
         Field("correction", "correction", correction, "correction is not a known indicator"),
-        Field("ticker", "ticker", pl.col("ticker"), bad),
+        Field("ticker", "ticker", pl.col("ticker"), "ticker is blank"),
         Field("conditions", "conditions", pl.col("conditions"), "", required=False),
     ]
+
+
+_OPTION_FIELDS = _option_fields()
+_STOCK_FIELDS = [Field("root", "ticker", pl.col("#symbol"), "ticker is not a stock's")]
+_TRADED = _traded_fields()
 
 
 def _clock(column: str) -> Field:
     return Field("ts", column, common.nanoseconds(pl.col(column)), f"{column} is no time in nanoseconds")
 
 
-def _conditions(texts: pl.Series) -> pl.Series:
+def _option_conditions(texts: pl.Series) -> pl.Series:
     """The condition that stands for each trade; worked out once for each distinct text."""
     table = {text: _weightiest(text) for text in texts.unique().drop_nulls()}
     names = texts.replace_strict(table, default="unknown", return_dtype=Condition)

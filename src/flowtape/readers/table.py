@@ -184,28 +184,40 @@ class _Reading:
         has = self._columns
         if "asset" in has:
             prints = self._contracts(prints)
-        if "symbol" not in has:
-            prints = prints.with_columns(underlyings(prints["root"]))
+        else:
+            prints = prints.with_columns(asset=pl.lit("option" if "expiry" in has else "stock", Asset))
         absent = {
-            "asset": pl.lit("option" if "expiry" in has else "stock", Asset),
-            "root": pl.col("symbol"),
             "condition": pl.lit("unknown", Condition),
             "seq": pl.lit(0, pl.Int64),
             "venue": pl.lit(""),
         }
         prints = prints.with_columns(value.alias(name) for name, value in absent.items() if name not in has)
+        prints = self._with_names(prints)
         return prints.with_columns(pl.col("venue").cast(pl.Categorical).fill_null(""))
 
     def _contracts(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Reject options without a contract; a stock has none."""
-        if (prints["asset"] == "option").all() and not any(prints[name].null_count() for name in _PARTS):
+        parts = [name for name in _PARTS if name in self._columns]
+        if parts and (prints["asset"] == "option").all() and not any(prints[parts].null_count().row(0)):
             return prints
         option = pl.col("asset") == "option"
-        half = option & pl.any_horizontal(pl.col(_PARTS).is_null())
+        half = option & pl.any_horizontal(pl.col(parts).is_null()) if parts else option
         rows = prints.filter(half)[common.ROW].to_list()
         self.rejects.add(self._table.path.name, rows, "an option without expiry, right or strike")
         prints = prints.filter(~half)
-        return prints.with_columns(pl.when(option).then(pl.col(name)).alias(name) for name in _PARTS)
+        return prints.with_columns(pl.when(option).then(pl.col(name)).alias(name) for name in parts)
+
+    def _with_names(self, prints: pl.DataFrame) -> pl.DataFrame:
+        """Complete symbol and root: an option's symbol follows from its root, a stock's are the same."""
+        has = self._columns
+        if "root" not in has:
+            return prints.with_columns(root=pl.col("symbol"))
+        if "symbol" not in has:
+            prints = prints.with_columns(underlyings(prints["root"]))
+        if (prints["asset"] == "option").all():
+            return prints
+        ticker = pl.when(pl.col("asset") == "stock").then(pl.col("symbol" if "symbol" in has else "root"))
+        return prints.with_columns(ticker.otherwise(pl.col(name)).alias(name) for name in ("symbol", "root"))
 
 
 class _Meaning:

@@ -1,4 +1,4 @@
-"""ThetaData option `trade_quote` CSV: one row a trade, with the NBBO ThetaData paired with it.
+"""ThetaData `trade_quote` CSV, of options or of stocks: one row a trade, with the NBBO ThetaData paired with it.
 
 Times have an offset, or are Eastern wall time. `sequence` is a signed 32-bit number that wraps: it tells rows
 apart, and says nothing of their order over a day.
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
+from flowtape.conditions import of_most_consequence
+from flowtape.errors import TapeError
 from flowtape.prints import conform, underlyings
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import Csv, Field
@@ -21,15 +23,19 @@ COLUMNS = (
     "symbol", "expiration", "strike", "right", "trade_timestamp", "quote_timestamp", "sequence", "condition",
     "size", "exchange", "price", "bid_size", "bid", "ask_size", "ask",
 )  # fmt: skip
+CONTRACT = ("expiration", "strike", "right")
+STOCK_COLUMNS = tuple(name for name in COLUMNS if name not in CONTRACT)
+EXTENDED = tuple(f"ext_condition{number}" for number in range(1, 5))
+"""Further conditions of a stock's trade. OPRA sends none for options."""
 _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts")
 _LATER = "quotes stamped after their trade, taken for unknown"
 _SAME = "quotes stamped at their trade's own instant, kept"
-_FIELDS = [
+_NAMED = [
     Field("ts", "trade_timestamp", pl.col("#ts"), "trade_timestamp is not a time"),
     common.text("root", "symbol"),
-    common.expiry("expiration"),
-    common.strike("strike"),
-    common.right("right"),
+]
+_CONTRACT = [common.expiry("expiration"), common.strike("strike"), common.right("right")]
+_TRADED = [
     common.price("price"),
     common.size("size"),
     common.quote("bid", "bid"),
@@ -39,7 +45,7 @@ _FIELDS = [
     Field(
         "quote_ts", "quote_timestamp", pl.col("#quote_ts"), "quote_timestamp is not a time", required=False
     ),
-    Field("condition", "condition", common.condition("condition", "nanex"), "condition is not a number"),
+    Field("condition", "condition", pl.col("#condition"), "condition is not a number"),
     Field("#condition_id", "condition", pl.col("condition"), "", required=False),
     common.text("venue", "exchange"),
     common.number("seq", "sequence"),
@@ -48,31 +54,59 @@ _FIELDS = [
 
 def matches(path: Path, start: bytes) -> bool:
     """Whether the header is that of a ThetaData trade_quote file."""
-    return set(COLUMNS) <= set(common.header_of(start))
+    names = set(common.header_of(start))
+    return set(COLUMNS) <= names or _is_of_stocks(names)
+
+
+def _is_of_stocks(names: set[str]) -> bool:
+    # ThetaData's file of one stock does not name it: without `symbol` it is known all the same, and refused.
+    return {*STOCK_COLUMNS, *EXTENDED} - {"symbol"} <= names and names.isdisjoint(CONTRACT)
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
-    """Open ThetaData trade_quote files, a tape each. Raises `TapeError` for a file that is none."""
+    """Open ThetaData trade_quote files, a tape each. Raises `TapeError` for a file that is none, or that does
+    not say of which stock it is."""
     return [_open(path, options) for path in files]
 
 
 def _open(path: Path, options: Options) -> Tape:
-    table = Csv(path, "a ThetaData option trade_quote CSV", COLUMNS)
+    names = set(common.header_of(common.head(path)))
+    stocks = _is_of_stocks(names)
+    if stocks and "symbol" not in names:
+        raise TapeError(
+            f"{path.name}: a ThetaData stock trade_quote CSV without a column symbol: the file does not say "
+            f"which stock it is of; add the column"
+        )
+    table = Csv(
+        path,
+        f"a ThetaData {'stock' if stocks else 'option'} trade_quote CSV",
+        STOCK_COLUMNS if stocks else COLUMNS,
+    )
     rejects, notes = Rejects(options.strict), Counter[str]()
-    batches = _batches(table, options, rejects, notes)
+    batches = _batches(table, options, rejects, notes, stocks=stocks)
     return Tape(options.source or SOURCE, "thetadata", (path,), batches, rejects, notes)
 
 
-def _batches(table: Csv, options: Options, rejects: Rejects, notes: Counter[str]) -> Iterator[Batch]:
-    for chunk in table.chunks(COLUMNS, rejects, notes, options.batch_rows):
+def _batches(
+    table: Csv, options: Options, rejects: Rejects, notes: Counter[str], *, stocks: bool
+) -> Iterator[Batch]:
+    columns = (*STOCK_COLUMNS, *EXTENDED) if stocks else COLUMNS
+    fields = [*_NAMED, *([] if stocks else _CONTRACT), *_TRADED]
+    condition = common.condition("condition", "nanex")
+    if stocks:
+        several = of_most_consequence(("condition", *EXTENDED), "nanex")
+        condition = pl.when(condition.is_not_null()).then(several)
+    for chunk in table.chunks(columns, rejects, notes, options.batch_rows):
         raw = chunk.frame.with_columns(
             common.instants(chunk.frame["trade_timestamp"], notes).alias("#ts"),
             common.instants(chunk.frame["quote_timestamp"], notes).alias("#quote_ts"),
+            condition.alias("#condition"),
         )
-        prints = common.parse(raw, _FIELDS, rejects, table.path.name)
+        prints = common.parse(raw, fields, rejects, table.path.name)
         common.note_unknown(prints["condition"], prints["#condition_id"], notes)
         prints = _without_later_quotes(prints, notes)
-        prints = prints.with_columns(underlyings(prints["root"]), pl.lit("option").alias("asset"))
+        symbol = prints["root"].alias("symbol") if stocks else underlyings(prints["root"])
+        prints = prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option"))
         yield Batch(conform(prints), chunk.rows, chunk.done)
 
 

@@ -1,0 +1,41 @@
+"""One symbol for a stock, however its ticker is written.
+
+Three conventions mark what follows a company's own letters (preferred, class, warrant, …): CTA's (`TpC`, `X.WS`), the
+CMS one of NYSE's feeds (`T PRC`, `X WS`) and Nasdaq's (`T-C`, `X+`). Source of the marks: Nasdaq Trader, "Ticker Symbol
+Convention".
+"""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+_SUFFIXES = str.maketrans(
+    {
+        "p": "PR", "r": "RT", "w": "WI",
+        "-": "PR", "^": "RT", "#": "WI", "+": "WS", "=": "U", "$": "WD", "*": "CL", "%": "CV", "!": "EC", "@": "PP",
+        "~": "TEST", " ": "", ".": "", "/": "",
+    }
+)  # fmt: skip
+_TICKER = re.compile(r"([A-Z][A-Z0-9]*)(?:([-^#+=$*%!@~prw]|[ ./](?=.))([-^#+=$*%!@~prwA-Z./]{0,8}))?")
+
+
+def symbol_of(ticker: str) -> str | None:
+    """The symbol of a stock: its company's letters and, after a dot, its suffix as the CMS convention has it:
+    `TpC`, `T PRC`, `T-C` → `T.PRC`; `BRK.B`, `BRK B` → `BRK.B`. None where it is no ticker.
+
+    Case has a meaning: `TPC` is another company than `T`, whose preferred share is `TpC`.
+    """
+    found = _TICKER.fullmatch(ticker)
+    if found is None:
+        return None
+    own, mark, rest = found.groups()
+    return own if mark is None else f"{own}.{(mark + rest).translate(_SUFFIXES)}"
+
+
+def symbols_of(tickers: pl.Series) -> pl.Series:
+    """`symbol_of` for a column of tickers, type Categorical; as many calls as there are distinct tickers."""
+    table = {ticker: symbol_of(ticker) for ticker in tickers.unique().drop_nulls()}
+    symbols = tickers.replace_strict(table, default=None, return_dtype=pl.String)
+    return symbols.cast(pl.Categorical).alias("symbol")
