@@ -15,11 +15,11 @@ from flowtape.conditions import family
 from flowtape.errors import UsageError
 from flowtape.feeds.chains import expiries
 from flowtape.feeds.market import Market
-from flowtape.feeds.slices import TAPE_SCHEMA, cancelled
+from flowtape.feeds.rows import TAPE_SCHEMA, cancelled
 from flowtape.prints import NEW_YORK, day_bounds, underlying_of
 
 DAY = date(2026, 6, 3)
-SMALL = Market(seed=3, prints_per_day=20_000)
+SMALL = Market(seed=3, prints_per_day=20_000, stock_prints_per_day=0)
 ALWAYS = replace(SMALL, hours="always")
 
 
@@ -31,14 +31,14 @@ def session(market: Market, day: date = DAY) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def tape() -> pl.DataFrame:
-    """A default session."""
-    return session(Market())
+    """A session's options."""
+    return session(Market(stock_prints_per_day=0))
 
 
 @pytest.fixture(scope="module")
 def wide() -> pl.DataFrame:
     """A session of five thousand underlyings."""
-    return session(Market(underlyings=5_000, prints_per_day=1_000_000))
+    return session(Market(underlyings=5_000, prints_per_day=1_000_000, stock_prints_per_day=0))
 
 
 @pytest.fixture(scope="module", params=["tape", "wide"])
@@ -292,7 +292,8 @@ def digest(frame: pl.DataFrame) -> str:
 def test_a_seed_makes_the_same_tape_in_another_process(small: pl.DataFrame) -> None:
     code = (
         "import hashlib, polars as pl; from datetime import date; from flowtape.feeds.simulate import Market;"
-        "market = Market(seed=3, prints_per_day=20_000); day = market.session(date(2026, 6, 3));"
+        "market = Market(seed=3, prints_per_day=20_000, stock_prints_per_day=0);"
+        "day = market.session(date(2026, 6, 3));"
         "print(hashlib.sha256(pl.concat(market.prints(*day)).write_csv().encode()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -366,7 +367,14 @@ def test_batches_do_not_cross_midnight_in_new_york() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("seed", -1), ("underlyings", 0), ("underlyings", 100_001), ("prints_per_day", -1), ("hours", "never")],
+    [
+        ("seed", -1),
+        ("underlyings", 0),
+        ("underlyings", 100_001),
+        ("prints_per_day", -1),
+        ("stock_prints_per_day", -1),
+        ("hours", "never"),
+    ],
 )
 def test_a_setting_out_of_range_is_named_with_its_value(setting: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"{setting}: .*{value}"):
@@ -379,7 +387,7 @@ def test_an_instant_without_a_time_zone_is_refused() -> None:
 
 
 def test_a_market_of_one_underlying_trades_spy() -> None:
-    frame = session(Market(underlyings=1, prints_per_day=501))
+    frame = session(Market(underlyings=1, prints_per_day=501, stock_prints_per_day=0))
     assert frame.height == 501
     assert frame["symbol"].unique().to_list() == ["SPY"]
-    assert list(Market(prints_per_day=0).prints(*day_bounds(DAY))) == []
+    assert list(Market(prints_per_day=0, stock_prints_per_day=0).prints(*day_bounds(DAY))) == []

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtape.errors import UsageError
-from flowtape.feeds.simulate import SUFFIXES, Delivery, LiveFeed, Market, live, write_tape
-from flowtape.feeds.slices import SLICE_NS, TAPE_SCHEMA
+from flowtape.feeds.rows import SLICE_NS, TAPE_SCHEMA
+from flowtape.feeds.simulate import SUFFIXES, Assets, Delivery, LiveFeed, Market, live, write_tape
 from flowtape.prints import SCHEMA
 from flowtape.readers import open_tapes
 
 DAY = date(2026, 6, 3)
-SMALL = Market(seed=3, prints_per_day=20_000)
+SMALL = Market(seed=3, prints_per_day=20_000, stock_prints_per_day=15_000)
 ALWAYS = replace(SMALL, hours="always")
 
 
@@ -25,9 +25,13 @@ def ns(instant: datetime) -> int:
 
 @pytest.fixture(scope="module")
 def small() -> pl.DataFrame:
-    """One session of SMALL."""
+    """One session of SMALL, options and stocks."""
     opens = datetime(2026, 6, 3, 13, 30, tzinfo=UTC)
     return pl.concat(SMALL.prints(opens, opens + timedelta(hours=6, minutes=30)))
+
+
+def of(frame: pl.DataFrame, assets: Assets) -> pl.DataFrame:
+    return frame if assets == "both" else frame.filter(pl.col("asset") == assets)
 
 
 # --- files
@@ -40,17 +44,46 @@ def test_a_tape_reads_back_as_it_was_made(tmp_path: Path, small: pl.DataFrame, s
     (tape,) = open_tapes([path])
     read = pl.concat(batch.prints for batch in tape.batches)
     assert (tape.source, tape.format, tape.rejects.count) == ("simulated", "table", 0)
-    assert read.equals(small.select(list(SCHEMA)))
+    assert read.equals(of(small, "option").select(list(SCHEMA)))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_parquet_tape_has_prices_in_usd_and_the_true_side(tmp_path: Path, small: pl.DataFrame) -> None:
     write_tape(SMALL, DAY, tmp_path / "tape.parquet")
     read = pl.read_parquet(tmp_path / "tape.parquet")
+    small = of(small, "option")
     assert read.columns == list(TAPE_SCHEMA)
     assert read["price"].dtype == pl.Float64
     assert read["price"].to_list() == [round(price / 10_000, 4) for price in small["price"].to_list()]
     assert read["true_side"].equals(small["true_side"])
+
+
+@pytest.mark.parametrize(("assets", "rows"), [("option", 20_000), ("stock", 15_000), ("both", 35_000)])
+def test_a_tape_holds_the_assets_asked_for(
+    tmp_path: Path, small: pl.DataFrame, assets: Assets, rows: int
+) -> None:
+    assert write_tape(SMALL, DAY, tmp_path / "tape.csv", assets=assets) == rows
+    (tape,) = open_tapes([tmp_path / "tape.csv"])
+    read = pl.concat(batch.prints for batch in tape.batches)
+    assert (tape.source, tape.rejects.count) == ("simulated", 0)
+    assert read.equals(of(small, assets).select(list(SCHEMA)))
+
+
+@pytest.mark.parametrize(
+    ("market", "assets", "options", "stocks"),
+    [
+        (SMALL, "both", 4_001, 3_000),
+        (Market(), "both", 3_501, 3_500),
+        (Market(stock_prints_per_day=0), "stock", 0, 7_001),
+        (Market(prints_per_day=0, stock_prints_per_day=0), "option", 7_001, 0),
+    ],
+)
+def test_rows_asked_for_are_shared_as_the_market_shares_them(
+    tmp_path: Path, market: Market, assets: Assets, options: int, stocks: int
+) -> None:
+    assert write_tape(market, DAY, tmp_path / "tape.parquet", assets=assets, rows=7_001) == 7_001
+    asset = pl.read_parquet(tmp_path / "tape.parquet")["asset"]
+    assert ((asset == "option").sum(), (asset == "stock").sum()) == (options, stocks)
 
 
 def test_writing_a_tape_again_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -105,6 +138,11 @@ def test_a_tape_that_cannot_be_written_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         write_tape(SMALL, days, tmp_path / name, rows=rows)
+
+
+def test_assets_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="assets: 'bond' is none of option, stock, both"):
+        write_tape(SMALL, DAY, tmp_path / "x.csv", assets="bond")  # type: ignore[arg-type]
 
 
 # --- live
@@ -168,6 +206,14 @@ def test_a_cursor_at_a_shared_instant_splits_no_pair(always: pl.DataFrame) -> No
         assert joined(first + rest).equals(always)
 
 
+def test_a_feed_delivers_options_and_stocks_together(always: pl.DataFrame) -> None:
+    clock = FakeClock(ns(START) + SPAN - 1)
+    got = joined(list(live(ALWAYS, START, clock).due()))
+    assert got.equals(always)
+    switches = got.select((pl.col("asset") != pl.col("asset").shift()).sum()).item()
+    assert switches > 0.3 * got.height
+
+
 def test_nothing_is_delivered_before_it_is_reported(always: pl.DataFrame) -> None:
     clock = FakeClock(ns(START + timedelta(hours=2)))
     got = joined(list(live(ALWAYS, START, clock).due()))
@@ -181,8 +227,8 @@ def test_catching_up_comes_in_large_frames_of_one_date_each() -> None:
     market = Market(hours="always")
     end = datetime(2026, 6, 5, 15, 0, 0, 250, tzinfo=UTC)
     got = list(live(market, end - timedelta(hours=36), FakeClock(ns(end))).due())
-    assert sum(delivery.prints.height for delivery in got) > 500_000
-    assert len(got) < 6
+    assert sum(delivery.prints.height for delivery in got) > 1_000_000
+    assert len(got) < 9
     assert all(delivery.prints.height < 350_000 for delivery in got)
     for delivery in got:
         dates = delivery.prints["ts"].dt.convert_time_zone("America/New_York").dt.date()

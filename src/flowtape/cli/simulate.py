@@ -31,13 +31,15 @@ from flowtape.prints import NEW_YORK
     multiple=True,
     help="A New York date; may be given several times.  [default: the last weekday]",
 )
+@click.option("--asset", type=click.Choice(["option", "stock", "both"]), default="option", show_default=True,
+              help="Prints of options, of their underlying stocks, or of both, half the rows each.")  # fmt: skip
 @click.option("--hours", type=click.Choice(["session", "always"]), default="session", show_default=True,
               help="09:30–16:00 in New York, or round the clock.")  # fmt: skip
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same tape.")
 def simulate(
-    file: Path, prints: int, underlyings: int, days: tuple[date, ...], hours: str, seed: int
+    file: Path, prints: int, underlyings: int, days: tuple[date, ...], asset: str, hours: str, seed: int
 ) -> None:
-    """Write a simulated tape that looks like OPRA's to FILE: .parquet, .csv, .csv.gz, .csv.zst or .arrow.
+    """Write a simulated tape that looks like a real one to FILE: .parquet, .csv, .csv.gz, .csv.zst or .arrow.
 
     It carries the true side of each print beside it (`true_side`) and is labelled simulated wherever its
     numbers are shown. For a live one, see `flowtape serve --simulate`.
@@ -46,8 +48,9 @@ def simulate(
     Examples:
       flowtape simulate day.parquet --prints 10000000 --underlyings 5000 --day 2026-05-12
       flowtape simulate week.csv.gz --day 2026-05-11 --day 2026-05-12 --seed 7
+      flowtape simulate both.parquet --asset both --day 2026-05-12
     """
-    from flowtape.feeds.simulate import Market, write_tape
+    from flowtape.feeds.simulate import Assets, Market, write_tape
 
     market = Market(seed, underlyings, hours=cast(Literal["session", "always"], hours))
     with progress_bar() as progress:
@@ -55,6 +58,7 @@ def simulate(
             market,
             list(days) or [_last_weekday()],
             file,
+            assets=cast(Assets, asset),
             rows=prints,
             progress=lambda done, total: progress(
                 Step(f"simulating {file.name}", done, done / max(total, 1))

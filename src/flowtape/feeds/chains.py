@@ -79,6 +79,8 @@ class Underlyings:
     tick_high: Floats
     popularity: Codes
     """Underlyings by a uniform draw of 0 … 2**20 − 1, each as often as it trades."""
+    stock_popularity: Codes
+    """Those of `popularity` that are stocks, no indices."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +125,7 @@ def underlyings(seed: int, count: int) -> Underlyings:
     weekly_root[[names.index(name) for name in weekly]] = count + np.arange(len(weekly))
     weights = np.arange(1, count + 1) ** -1.05
     shares = np.cumsum(weights) / weights.sum()
+    popularity = np.searchsorted(shares, (np.arange(2**20) + 0.5) / 2**20).astype(np.int32)
     return Underlyings(
         names=pl.Series(names, dtype=pl.Categorical),
         roots=pl.Series(names + [_WEEKLY_ROOT[name] for name in weekly], dtype=pl.Categorical),
@@ -135,7 +138,8 @@ def underlyings(seed: int, count: int) -> Underlyings:
                      np.minimum(0.03 * (rank / 40) ** 0.3, 0.12)],
         tick_low=np.where(index | ~fine, 500.0, 100.0),
         tick_high=np.where(daily, 100.0, np.where(index | ~fine, 1000.0, 500.0)),
-        popularity=np.searchsorted(shares, (np.arange(2**20) + 0.5) / 2**20).astype(np.int32),
+        popularity=popularity,
+        stock_popularity=popularity[~index[popularity]],
     )  # fmt: skip
 
 

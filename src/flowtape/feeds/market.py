@@ -1,4 +1,5 @@
-"""A simulated options market: prints that look like OPRA's, as a pure function of a seed and time.
+"""A simulated market of options and their stocks: prints that look like OPRA's and like the stock exchanges',
+as a pure function of a seed and time.
 
 Time is cut into slices of ten minutes. What prints in a slice depends on the market's settings and on the
 slice's number alone: nothing is carried from one to the next, so any stretch of any day can be made at any
@@ -19,7 +20,10 @@ import polars as pl
 
 from flowtape.errors import UsageError
 from flowtape.feeds.chains import MAX_UNDERLYINGS, Chains, Ints, chains, underlyings
-from flowtape.feeds.slices import SLICE_NS, Rows, Slice, between, frame, prices_at
+from flowtape.feeds.paths import prices_at
+from flowtape.feeds.rows import SLICE_NS, Rows, between, frame, merged
+from flowtape.feeds.slices import Slice
+from flowtape.feeds.stocks import StockSlice
 from flowtape.prints import NEW_YORK, day_bounds
 
 BATCH_ROWS = 250_000
@@ -45,7 +49,8 @@ def date_of(ns: int) -> date:
 class Market:
     """A simulated market. Equal settings make equal prints, whenever and in whatever pieces they are made.
 
-    `prints_per_day` rows are reported each session, cancels included. `hours` is `session` (09:30–16:00 in
+    `prints_per_day` rows of options and `stock_prints_per_day` rows of stocks are reported each session,
+    cancels included; what one of them is does not change the other's rows. `hours` is `session` (09:30–16:00 in
     New York, Monday to Friday) or `always` (each New York date is one session, midnight to midnight).
     Raises `UsageError` for a setting out of its range.
     """
@@ -54,14 +59,16 @@ class Market:
     underlyings: int = 40
     prints_per_day: int = 400_000
     hours: Literal["session", "always"] = "session"
+    stock_prints_per_day: int = 400_000
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed: {self.seed} is not in 0..{2**63 - 1}")
         if not 1 <= self.underlyings <= MAX_UNDERLYINGS:
             raise UsageError(f"underlyings: {self.underlyings} is not in 1..{MAX_UNDERLYINGS}")
-        if not 0 <= self.prints_per_day <= MAX_PRINTS_PER_DAY:
-            raise UsageError(f"prints_per_day: {self.prints_per_day} is not in 0..{MAX_PRINTS_PER_DAY}")
+        for name in ("prints_per_day", "stock_prints_per_day"):
+            if not 0 <= getattr(self, name) <= MAX_PRINTS_PER_DAY:
+                raise UsageError(f"{name}: {getattr(self, name)} is not in 0..{MAX_PRINTS_PER_DAY}")
         if self.hours not in ("session", "always"):
             raise UsageError(f"hours: {self.hours!r} is neither 'session' nor 'always'")
 
@@ -101,12 +108,18 @@ class Market:
             return None
         opens, closes = map(to_ns, session)
         shares = [((number + ahead) * SLICE_NS - opens) / (closes - opens) for ahead in (0, 1)]
-        first, last = (int(self.prints_per_day * _day_shape(min(max(x, 0.0), 1.0))) for x in shares)
-        if first == last:
-            return None
+        low, high = (_day_shape(min(max(share, 0.0), 1.0)) for share in shares)
         listed = underlyings(self.seed, self.underlyings)
-        listing, expires = _listing(self, day)
-        return Slice(self.seed, listed, listing, expires, number, first, last - first).rows()
+        parts: list[Rows] = []
+        first, last = (int(self.prints_per_day * share) for share in (low, high))
+        if last > first:
+            listing, expires = _listing(self, day)
+            part = Slice(self.seed, listed, number, first, last - first, listing, expires)
+            parts.append(part.rows())
+        first, last = (int(self.stock_prints_per_day * share) for share in (low, high))
+        if last > first:
+            parts.append(StockSlice(self.seed, listed, number, first, last - first).rows())
+        return merged(parts) if parts else None
 
     def frame(self, pieces: Sequence[Rows]) -> pl.DataFrame:
         """Rows of this market as one frame of `TAPE_SCHEMA`."""

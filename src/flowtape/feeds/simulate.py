@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from threading import Event
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from flowtape.errors import UsageError
 from flowtape.feeds.market import BATCH_ROWS, Market, batches, date_of, to_ns
-from flowtape.feeds.slices import SLICE_NS, SOURCE, TAPE_SCHEMA, Rows, between
+from flowtape.feeds.rows import SLICE_NS, SOURCE, TAPE_SCHEMA, Rows, between
 from flowtape.prints import PRICE_SCALE
 
-__all__ = ["SOURCE", "SUFFIXES", "Delivery", "LiveFeed", "Market", "live", "write_tape"]
+__all__ = ["SOURCE", "SUFFIXES", "Assets", "Delivery", "LiveFeed", "Market", "live", "write_tape"]
 
 SUFFIXES = {
     ".parquet": "parquet",
@@ -38,6 +38,8 @@ _PRICES = ("strike", "price", "bid", "ask", "underlying")
 _FILE_SCHEMA = {name: pl.Float64() if name in _PRICES else dtype for name, dtype in TAPE_SCHEMA.items()}
 _WORKERS = max(2, min(4, os.cpu_count() or 2))
 
+Assets = Literal["option", "stock", "both"]
+"""Whose prints a tape holds."""
 Progress = Callable[[int, int], object]
 """Called with the rows written so far and the rows to come in all."""
 
@@ -47,6 +49,7 @@ def write_tape(
     days: date | Sequence[date],
     path: str | Path,
     *,
+    assets: Assets = "option",
     format: str | None = None,
     rows: int | None = None,
     progress: Progress | None = None,
@@ -54,10 +57,12 @@ def write_tape(
     """Write the sessions of one or more New York dates as a tape of the format `table`; return its rows.
 
     The file has the columns of `prints.SCHEMA` (prices in USD, in order of report), `true_side` and `source`.
-    `format` is `parquet`, `csv` or `arrow`, by default as the name ends (`SUFFIXES`). `rows`, cancels
-    included, are spread evenly over the days and overrule the market's `prints_per_day`. Memory does not grow
-    with the tape, and the file appears under its name only when it is whole. Raises `UsageError` for a day
-    without a session, a format or a folder that does not exist, or a negative number of rows.
+    `assets` says whose prints: the options', the stocks', or both in one order of report. `format` is
+    `parquet`, `csv` or `arrow`, by default as the name ends (`SUFFIXES`). `rows`, cancels included, are spread
+    evenly over the days and overrule the market's prints a day; of both assets each has its share of these.
+    Memory does not grow with the tape, and the file appears under its name only when it is whole. Raises
+    `UsageError` for a day without a session, assets or a format that do not exist, a folder that does not, or a
+    negative number of rows.
     """
     path = Path(path)
     days = [days] if isinstance(days, date) else sorted(days)
@@ -70,8 +75,10 @@ def write_tape(
         raise UsageError(f"path: the folder of {path} does not exist")
     if rows is not None and rows < 0:
         raise UsageError(f"rows: {rows} is negative")
-    sessions = _sessions(market, days, market.prints_per_day * len(days) if rows is None else rows)
-    total = sum(session.prints_per_day for session, _ in sessions)
+    if assets not in get_args(Assets):
+        raise UsageError(f"assets: {assets!r} is none of {', '.join(get_args(Assets))}")
+    total = _a_day(market, assets) * len(days) if rows is None else rows
+    sessions = _sessions(market, assets, days, total)
     part = path.with_name(path.name + ".part")
     try:
         _sink(
@@ -86,7 +93,20 @@ def write_tape(
     return total
 
 
-def _sessions(market: Market, days: Sequence[date], rows: int) -> list[tuple[Market, date]]:
+def _a_day(market: Market, assets: Assets) -> int:
+    """Rows of a session, as the market is set."""
+    options, stocks = market.prints_per_day, market.stock_prints_per_day
+    return {"option": options, "stock": stocks, "both": options + stocks}[assets]
+
+
+def _with_rows(market: Market, assets: Assets, rows: int) -> Market:
+    """The market with so many rows a day; of both assets each has the share it has of the market's."""
+    shared = rows * market.stock_prints_per_day // max(_a_day(market, "both"), 1)
+    stocks = {"option": 0, "stock": rows, "both": shared}[assets]
+    return replace(market, prints_per_day=rows - stocks, stock_prints_per_day=stocks)
+
+
+def _sessions(market: Market, assets: Assets, days: Sequence[date], rows: int) -> list[tuple[Market, date]]:
     for day in days:
         if market.session(day) is None:
             raise UsageError(f"day: {day} is a {day:%A}, on which the simulated market has no session")
@@ -96,7 +116,7 @@ def _sessions(market: Market, days: Sequence[date], rows: int) -> list[tuple[Mar
         raise UsageError(f"day: {next(day for day in days if days.count(day) > 1)} is given twice")
     bounds = [rows * place // len(days) for place in range(len(days) + 1)]
     return [
-        (replace(market, prints_per_day=high - low), day)
+        (_with_rows(market, assets, high - low), day)
         for day, low, high in zip(days, bounds[:-1], bounds[1:], strict=True)
     ]
 
