@@ -4,7 +4,6 @@ import itertools
 import random
 from datetime import date
 
-import msgspec
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -12,10 +11,11 @@ from hypothesis import strategies as st
 
 import flowtape
 import oracle
-from flowtape.answers import CUMULATIVE, cumulative, window_minutes
+from flowtape.answers import CUMULATIVE, cumulative_columns, instants, window_minutes
+from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.errors import StoreError
-from flowtape.past import totals_at
+from flowtape.query import Filter, Query
 from flowtape.store import open_store
 from flowtape.window import MINUTES, Window
 from tapes import ROW, SECOND, T0, frame, row, rows
@@ -31,17 +31,30 @@ def store(tmp_path):
     kept.close()
 
 
+def points(found):
+    """Totals as the points of an answer."""
+    numbers = cumulative_columns(found)
+    columns = (numbers["net_volume"], numbers["cumulative"], numbers["vwap"] / 10_000, numbers["trade_count"])
+    names = ("ts", "netVolume", "cumulative", "vwap", "tradeCount")
+    return [
+        dict(zip(names, row, strict=True))
+        for row in zip(instants(found.minute), *(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def filtered(expiry):
+    return Filter() if expiry is None else Filter(expiries=((expiry, expiry),))
+
+
 def from_store(store, symbol, at=LATER, minutes=MINUTES, expiry=None):
     end = at // MINUTE
-    found = totals_at(store, "option", symbol, (end - minutes, end), at, CUMULATIVE, expiry)
-    return msgspec.to_builtins(cumulative(found, symbol, minutes, expiry).points)
+    query = Query(symbol=symbol, at=at, filter=filtered(expiry))
+    return points(Desk(store, None, at).totals(query, end - minutes, end, CUMULATIVE))
 
 
 def from_window(window, symbol, now=LATER, minutes=MINUTES, expiry=None):
     start, end = window_minutes(now, minutes)
-    return msgspec.to_builtins(
-        cumulative(window.totals("option", symbol, start, end, CUMULATIVE, expiry), symbol, minutes).points
-    )
+    return points(window.totals("option", symbol, start, end, CUMULATIVE, filtered(expiry)))
 
 
 def expected(tape, symbol, at=LATER, minutes=MINUTES, expiry=None):

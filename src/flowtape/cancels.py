@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from flowtape.conditions import is_cancel
-from flowtape.prints import CONTRACT, IDENTITY, Timestamp, trading_days
+from flowtape.prints import CONTRACT, IDENTITY, Asset, Timestamp, trading_days
 
 ORDER = ("ts", "seq", "venue")
 """Event order: "earlier" and "latest" mean this."""
@@ -23,9 +23,9 @@ _PLACES = 2**20
 
 def unique(prints: pl.DataFrame) -> pl.DataFrame:
     """Drop rows whose identity an earlier row of the frame has; order is kept."""
-    # A source's sequence that only rises cannot repeat a row, and this is by far the commonest tape.
-    seq = prints["seq"]
-    if len(seq) < 2 or bool((seq.diff().slice(1) > 0).all()):
+    # An asset's sequence that only rises cannot repeat a row, and this is by far the commonest tape.
+    sequences = (prints["seq"].filter(prints["asset"] == asset) for asset in Asset.categories)
+    if all((seq.diff().slice(1) > 0).all() for seq in sequences):
         return prints
     return prints.unique(subset=list(IDENTITY), keep="first", maintain_order=True)
 

@@ -15,7 +15,7 @@ import polars as pl
 from flowtape.cancels import maybe_in, resolve, unique
 from flowtape.conditions import family, is_cancel
 from flowtape.errors import FlowtapeError
-from flowtape.minutes import NS_PER_MINUTE, VALUES, aggregate
+from flowtape.minutes import FIELDS, NS_PER_MINUTE, aggregate
 from flowtape.prints import SCHEMA as PRINTS
 from flowtape.prints import day_bounds, trading_days
 from flowtape.readers import Tape
@@ -112,6 +112,10 @@ class Engine:
     def simulated(self, asset: str, symbol: str) -> bool:
         """Whether any of a symbol's days comes from a simulated tape."""
         return (asset, symbol) in self._simulated
+
+    def simulated_any(self, asset: str) -> bool:
+        """Whether any symbol of an asset has a day from a simulated tape."""
+        return any(known == asset for known, _ in self._simulated)
 
     def ingest(
         self,
@@ -230,9 +234,7 @@ class Engine:
         if change.dropped:
             self.window.load(self.store)
             return
-        self.window.add(change.bars)
-        if change.keys is not None and change.restated is not None:
-            self.window.replace(change.keys, change.restated)
+        self.window.change(change.bars, change.keys, change.restated)
 
     def _step(self, batch: _Prepared, source: str, replace: bool, report: Report) -> _Change:
         days = trading_days(batch.prints["ts"])
@@ -361,7 +363,7 @@ def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.
         prints = prints.filter(pl.col("removed_at").is_null())
     prints = prints.filter(~is_cancel())
     if prints.is_empty():
-        return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *VALUES), pl.Int64))
+        return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64))
     signed = sign(prints, max_quote_age=max_quote_age).with_columns(family().to_physical())
     return aggregate(signed, ("series", "family"))
 

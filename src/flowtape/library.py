@@ -104,7 +104,7 @@ def cumulative(
         pl.lit(0, pl.Int64).alias("series"),
         pl.col("family").to_physical(),
         pl.col("minute").cast(Timestamp).to_physical() // NS_PER_MINUTE,
-        pl.col("last_ts").cast(Timestamp).to_physical(),
+        pl.col("biggest_ts", "last_ts", "first_ts").cast(Timestamp).to_physical(),
     )
     chosen = chosen.filter(pl.col("minute") >= start, pl.col("minute") < end).select(COLUMNS)
     return line(totals(columns_of(chosen), answers.CUMULATIVE))

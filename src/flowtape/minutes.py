@@ -2,13 +2,14 @@
 
 Buy, sell and mid are kept apart in volume and in notional, so that any filter is a sum over bars and nothing
 is ever un-mixed. Volumes are contracts (shares for stocks); notionals are price x size in 1/10,000 USD,
-without the contract multiplier. Bars merge by sum, max and min, in any order, to the same integers.
+without the contract multiplier. Bars merge by sum, max and min, in any order, to the same integers. Bars of stocks
+hold their first and last price too; of an underlying's options these would mean nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -23,8 +24,13 @@ from flowtape.prints import Asset, Right, Side, Timestamp
 
 NS_PER_MINUTE = 60_000_000_000
 SUMS = ("buy_volume", "sell_volume", "mid_volume", "buy_notional", "sell_notional", "mid_notional", "trades")
-VALUES = (*SUMS, "high", "low", "biggest", "last_ts")
-"""What a bar holds; `trades` counts prints, `biggest` is the largest size, `last_ts` the newest print's time."""
+VALUES = (*SUMS, "high", "low", "biggest", "biggest_ts", "last_ts")
+"""What every bar holds; `trades` counts prints, `biggest` is the largest size and `biggest_ts` when it first came,
+`last_ts` the newest print's time."""
+EDGES = ("open", "close", "first_ts", "first_seq", "last_seq")
+"""What bars of stocks hold besides, null for options: the first and last price by (`ts`, `seq`), and where those stood.
+Of prints alike in both, the lowest price opens and the highest closes."""
+FIELDS = (*VALUES, *EDGES)
 KEY = ("asset", "symbol", "expiry", "right", "family", "minute")
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "asset": Asset,
@@ -34,7 +40,9 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "family": Family,
     "minute": Timestamp,
     **dict.fromkeys((*SUMS, "high", "low", "biggest"), pl.Int64),
-    "last_ts": Timestamp,
+    **dict.fromkeys(("biggest_ts", "last_ts"), Timestamp),
+    **dict.fromkeys(EDGES, pl.Int64),
+    "first_ts": Timestamp,
 }
 
 PIECE = 250_000
@@ -57,9 +65,9 @@ def minutes(signed: pl.DataFrame) -> pl.DataFrame:
     if "side" not in signed.columns:
         raise UsageError("prints carry no column side; call sign(prints) first")
     by = ("asset", "symbol", "expiry", "right", "family")
-    bars = aggregate(standing(signed, ("ts", "price", "size", "side", *by[:-1], family())), by)
-    instants = (_instant("minute", NS_PER_MINUTE), _instant("last_ts", 1))
-    return merge(bars, KEY).with_columns(instants).select(*SCHEMA)
+    bars = aggregate(standing(signed, ("ts", "seq", "price", "size", "side", *by[:-1], family())), by)
+    instants = [_instant(name, 1) for name in ("biggest_ts", "last_ts", "first_ts")]
+    return merge(bars, KEY).with_columns(_instant("minute", NS_PER_MINUTE), *instants).select(*SCHEMA)
 
 
 def _instant(name: str, scale: int) -> pl.Expr:
@@ -69,35 +77,59 @@ def _instant(name: str, scale: int) -> pl.Expr:
 def aggregate(prints: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Sum prints that count into bars by the columns `by` and the minute.
 
-    `by` names columns of integers, dates, Enums or Categoricals; `prints` also has `ts`, `price`, `size` and
-    `side`. Gives `by`, `minute` (whole minutes since 1970, Int64) and `VALUES` (`last_ts` in ns), in no
-    particular order; of a large frame a key may come more than once, for `merge`.
+    `by` names columns of integers, dates, Enums or Categoricals that tell options from stocks; `prints` also has
+    `asset`, `ts`, `seq`, `price`, `size` and `side`. Gives `by`, `minute` (whole minutes since 1970, Int64), `VALUES`
+    and `EDGES` (instants in ns), in no particular order; of a large frame a key may come more than once, for `merge`.
     """
+    stock = prints["asset"] == "stock"
+    if not stock.any():
+        return _in_pieces(prints, by, edges=False)
+    # In this order the first row of a group opens it and the last one closes it.
+    stocks = prints.filter(stock).sort("ts", "seq", "price")
+    made = _in_pieces(stocks, by, edges=True)
+    return made if stock.all() else pl.concat([_in_pieces(prints.filter(~stock), by, edges=False), made])
+
+
+def _in_pieces(prints: pl.DataFrame, by: Sequence[str], edges: bool) -> pl.DataFrame:
     pieces = [prints.slice(start, PIECE) for start in range(0, max(prints.height, 1), PIECE)]
     if len(pieces) == 1:
-        return _aggregate(prints, by)
-    return pl.concat(_pool().map(lambda piece: _aggregate(piece, by), pieces))
+        return _aggregate(prints, by, edges)
+    return pl.concat(_pool().map(lambda piece: _aggregate(piece, by, edges), pieces))
 
 
-def _aggregate(prints: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+def _aggregate(prints: pl.DataFrame, by: Sequence[str], edges: bool) -> pl.DataFrame:
     ts = _ints(prints["ts"])
     order, starts, keys = _grouped([*(_ints(prints[name]) for name in by), ts // NS_PER_MINUTE])
     columns = {name: _like(prints[name], values) for name, values in zip(by, keys[:-1], strict=True)}
     columns["minute"] = pl.Series(keys[-1])
-    if len(starts):
-        columns |= _reduced(prints, ts, order, starts)
+    made = _reduced(prints, ts, order, starts) if len(starts) else dict.fromkeys(VALUES, ts)
+    columns |= {name: pl.Series(name, made[name], dtype=pl.Int64) for name in VALUES}
+    if edges:
+        ends = np.append(starts[1:], len(order)) - 1
+        columns |= _edges(prints, order[starts], order[ends])
     else:
-        columns |= {name: pl.Series(name, [], pl.Int64) for name in VALUES}
+        columns |= {name: pl.repeat(None, len(starts), dtype=pl.Int64, eager=True) for name in EDGES}
     return pl.DataFrame(columns)
 
 
-def _reduced(prints: pl.DataFrame, ts: Ints, order: Ints, starts: Ints) -> dict[str, pl.Series]:
+def _edges(prints: pl.DataFrame, first: Ints, last: Ints) -> dict[str, pl.Series]:
+    found = {
+        "open": prints["price"][first], "close": prints["price"][last],
+        "first_ts": prints["ts"].to_physical()[first],
+        "first_seq": prints["seq"][first], "last_seq": prints["seq"][last],
+    }  # fmt: skip
+    return {name: found[name].cast(pl.Int64).alias(name) for name in EDGES}
+
+
+def _reduced(prints: pl.DataFrame, ts: Ints, order: Ints, starts: Ints) -> dict[str, Ints]:
     size = _ints(prints["size"])[order]
     price = _ints(prints["price"])[order]
     side = prints["side"].to_physical().to_numpy()[order]
+    ts = ts[order]
     notional = price * size
     buy, sell = side == _SIDES["buy"], side == _SIDES["sell"]
     total = np.add.reduceat
+    biggest, biggest_ts = latest(starts, size, ~ts)
     bars = {
         "buy_volume": total(size * buy, starts),
         "sell_volume": total(size * sell, starts),
@@ -106,12 +138,50 @@ def _reduced(prints: pl.DataFrame, ts: Ints, order: Ints, starts: Ints) -> dict[
         "trades": np.diff(starts, append=len(order)),
         "high": np.maximum.reduceat(price, starts),
         "low": np.minimum.reduceat(price, starts),
-        "biggest": np.maximum.reduceat(size, starts),
-        "last_ts": np.maximum.reduceat(ts[order], starts),
+        "biggest": biggest,
+        "biggest_ts": ~biggest_ts,
+        "last_ts": np.maximum.reduceat(ts, starts),
     }
     bars["mid_volume"] = total(size, starts) - bars["buy_volume"] - bars["sell_volume"]
     bars["mid_notional"] = total(notional, starts) - bars["buy_notional"] - bars["sell_notional"]
-    return {name: pl.Series(name, bars[name], dtype=pl.Int64) for name in VALUES}
+    return bars
+
+
+def latest(starts: Ints, *keys: Ints) -> list[Ints]:
+    """Of each group, which begins at one of `starts`, the greatest row by the first key, then the next, and so
+    on; gives its keys. Inverted bits (`~`) turn an order round, without a limit that negation would have."""
+    counts = np.diff(starts, append=len(keys[0]))
+    found: list[Ints] = []
+    standing = None
+    for key in keys:
+        masked = key if standing is None else np.where(standing, key, np.iinfo(np.int64).min)
+        found.append(np.maximum.reduceat(masked, starts))
+        if len(found) < len(keys):
+            same = masked == np.repeat(found[-1], counts)
+            standing = same if standing is None else standing & same
+    return found
+
+
+def combined(column: Callable[[str], Ints], starts: Ints, names: Sequence[str]) -> dict[str, Ints]:
+    """Values of bars put together: `column` gives those of a name in order of group, each group begins at one of
+    `starts`. `names` are of `VALUES` and `EDGES`."""
+    made: dict[str, Ints] = {}
+    for name in names:
+        if name in SUMS:
+            made[name] = np.add.reduceat(column(name), starts)
+        elif name in ("high", "biggest", "last_ts"):
+            made[name] = np.maximum.reduceat(column(name), starts)
+        elif name == "low":
+            made[name] = np.minimum.reduceat(column(name), starts)
+    if "biggest_ts" in names:
+        made["biggest_ts"] = ~latest(starts, column("biggest"), ~column("biggest_ts"))[1]
+    if "open" in names:
+        opened = latest(starts, *(~column(name) for name in ("first_ts", "first_seq", "open")))
+        made |= dict(zip(("first_ts", "first_seq", "open"), (~key for key in opened), strict=True))
+    if "close" in names:
+        closed = latest(starts, *(column(name) for name in ("last_ts", "last_seq", "close")))
+        made |= dict(zip(("last_ts", "last_seq", "close"), closed, strict=True))
+    return {name: made[name] for name in names}
 
 
 def merge(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
@@ -122,16 +192,14 @@ def merge(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     few = bars.filter(repeated)
     order, starts, keys = _grouped([_ints(few[name]) for name in by])
     columns = {name: _like(few[name], values) for name, values in zip(by, keys, strict=True)}
-    for name in VALUES:
-        columns[name] = pl.Series(name, _MERGE.get(name, np.add).reduceat(_ints(few[name])[order], starts))
-    made = pl.DataFrame(columns).select(pl.col(name).cast(dtype) for name, dtype in bars.schema.items())
-    return pl.concat([bars.filter(~repeated), made])
+    made = combined(lambda name: _ints(few[name])[order], starts, FIELDS)
+    frame = pl.DataFrame(columns | made).with_columns(
+        pl.when(pl.col("open") != _NULL).then(pl.col(EDGES)),
+    )
+    return pl.concat([bars.filter(~repeated), frame.cast(bars.schema).select(bars.columns)])
 
 
 _SIDES = {name: place for place, name in enumerate(Side.categories)}
-_MERGE: dict[str, np.ufunc] = {
-    "high": np.maximum, "low": np.minimum, "biggest": np.maximum, "last_ts": np.maximum
-}  # fmt: skip
 _NULL = -1
 
 

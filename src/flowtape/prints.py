@@ -11,6 +11,8 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from flowtape.errors import UsageError
@@ -108,6 +110,21 @@ def day_bounds(day: date) -> tuple[datetime, datetime]:
     start = datetime.combine(day, time(), NEW_YORK)
     end = datetime.combine(day + timedelta(days=1), time(), NEW_YORK)
     return start.astimezone(UTC), end.astimezone(UTC)
+
+
+def minute_days(minute: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The trading day of each minute since 1970, as days since 1970. Shape as given."""
+    if not len(minute):
+        return minute
+    first, last = (
+        datetime.fromtimestamp(int(end) * 60, NEW_YORK).date() for end in (minute.min(), minute.max())
+    )
+    days = [first + timedelta(days=ahead) for ahead in range((last - first).days + 1)]
+    starts = np.array([int(day_bounds(day)[0].timestamp()) // 60 for day in days])
+    numbers: npt.NDArray[np.int64] = (
+        (first - date(1970, 1, 1)).days - 1 + np.searchsorted(starts, minute, "right")
+    )
+    return numbers
 
 
 def trading_days(ts: pl.Series) -> pl.Series:

@@ -106,7 +106,7 @@ def sign(
     ticks = {name: _ticks(prints, name) for name in ("tick", "rtick") if name in layers}
     work = prints.lazy().select(
         "price", "size", "bid", "ask", "bid_size", "ask_size",
-        sided=_SIDED, quoted=_SIDED & _in_force(prints, max_quote_age), **ticks,
+        sided=_SIDED, quoted=_SIDED & in_force(prints, max_quote_age), **ticks,
     )  # fmt: skip
     votes = [vote.alias(f"{layer} {word}") for layer in layers for word, vote in _votes(_LAYERS[layer])]
     sides = work.select(votes).select(_side(layers), _decided_by(layers))
@@ -132,7 +132,7 @@ def _check(prints: pl.DataFrame) -> None:
             raise UsageError(f"prints have {name} as {schema[name]}, not {SCHEMA[name]}: see prints.conform")
 
 
-def _in_force(prints: pl.DataFrame, max_quote_age: timedelta | None) -> pl.Expr:
+def in_force(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.Expr:
     """True where the NBBO is valid and, as far as its time is known, stands at the print; null is false."""
     valid = (_BID >= 0) & (_ASK > 0) & (_ASK >= _BID)
     if prints["quote_ts"].null_count() == len(prints):

@@ -1,3 +1,3 @@
 """The version, where both the package and its parts can take it from."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,35 +1,40 @@
 """The last 10,080 minutes of every symbol, in memory, for the answers that must be fast.
 
-A copy of the store's bars: loaded at start, then fed the same bars that are committed. One book a symbol, its
-bars as columns of integers; readers take a book's columns and count in one step and never wait for the writer.
+A copy of the store's bars: loaded at start, then fed the same bars that are committed. One book a symbol, its bars as
+columns of integers; readers take a book's columns and count in one step and never wait for the writer. Beside the books
+stands one board an asset, of all symbols' minutes.
 """
 
 from __future__ import annotations
 
 from datetime import date
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flowtape.minutes import SUMS, VALUES
+from flowtape.board import FIELDS as BOARD_FIELDS
+from flowtape.board import Board, BoardTotals
+from flowtape.conditions import FAMILIES
+from flowtape.minutes import EDGES, FIELDS, VALUES, combined
+from flowtape.prints import Asset, Right, minute_days
+from flowtape.query import EVERYTHING, Filter
 from flowtape.store import Store
-from flowtape.store.catalog import Catalog
+from flowtape.store.catalog import BAR_KEY, Catalog
 
 MINUTES = 10_080
 """Seven days."""
-COLUMNS = ("series", "family", "minute", *VALUES)
+COLUMNS = (*BAR_KEY, *FIELDS)
 _AT = {name: place for place, name in enumerate(COLUMNS)}
-_REDUCE: dict[str, np.ufunc] = {
-    **dict.fromkeys(SUMS, np.add),
-    "high": np.maximum,
-    "low": np.minimum,
-    "biggest": np.maximum,
-    "last_ts": np.maximum,
-}
+_WIDTH = {"option": len(COLUMNS) - len(EDGES), "stock": len(COLUMNS)}
+"""Columns of a book: options have no edges."""
+_EPOCH = date(1970, 1, 1)
+_RIGHTS = {name: place for place, name in enumerate(Right.categories)}
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 class Book:
@@ -56,16 +61,17 @@ class Book:
                 columns = merged(columns[:, :count], oldest)
                 count = self._merged = columns.shape[1]
                 total = count + bars.shape[1]
-            grown = np.empty((len(COLUMNS), total + total // 2 + 64), np.int64)
+            grown = np.empty((len(columns), total + total // 2 + 64), np.int64)
             grown[:, :count] = columns[:, :count]
             columns = grown
         columns[:, count:total] = bars
         self._bars = (columns, total)
         self.version += 1
 
-    def replace(self, keys: Ints, bars: Ints) -> None:
-        """Put `bars` in the place of all with `keys` (series, family, minute by row)."""
-        mine = self.bars()
+    def change(self, added: Ints, keys: Ints, bars: Ints) -> None:
+        """Add bars and put `bars` in the place of all with `keys` (series, family, minute by row), those just added
+        among them, in one step."""
+        mine = np.concatenate((self.bars(), added), axis=1)
         kept = mine[:, ~np.isin(_key(mine), _key(keys))]
         columns = np.concatenate((kept, bars), axis=1)
         self._bars = (columns, columns.shape[1])
@@ -74,68 +80,121 @@ class Book:
 
 
 class Totals(NamedTuple):
-    """A symbol's minutes: `minute` rises; `values` has one array a name asked for, all of one length."""
+    """A symbol's minutes: `minute` rises; `values` has one array a name asked for, all of one length. `as_of` is the
+    newest print's time in ns, None without one."""
 
     minute: Ints
     values: dict[str, Ints]
     as_of: int | None
 
 
+class _Parts(NamedTuple):
+    """Bars by owner: the block's columns from `bounds[i]` to `bounds[i + 1]` are those of `owners[i]`."""
+
+    block: Ints
+    owners: list[int]
+    bounds: Ints
+
+    def of(self) -> dict[int, Ints]:
+        """The columns of each owner."""
+        return {
+            owner: self.block[:, self.bounds[place] : self.bounds[place + 1]]
+            for place, owner in enumerate(self.owners)
+        }
+
+
 class Window:
-    """All books."""
+    """All books and boards."""
 
     def __init__(self, catalog: Catalog, now_minute: int) -> None:
         self._catalog = catalog
         self._books: dict[tuple[str, str], Book] = {}
+        self._boards = {asset: Board() for asset in Asset.categories}
         self._owners: list[tuple[str, str]] = []
+        self._ranked: dict[str, list[tuple[int, str]]] = {asset: [] for asset in Asset.categories}
         self._owner_of = np.empty(0, np.int64)
-        self._expiry_of = np.empty(0, np.int64)
         self.oldest = now_minute - MINUTES + 1
 
     def load(self, store: Store) -> None:
         """Take the store's bars in the place of all that is here."""
         bars = store.bars(None, self.oldest, 2**31 - 1)
-        versions = {owner: book.version for owner, book in self._books.items()}
-        self._books = {}
-        self.add(bars)
-        for owner, version in versions.items():
-            self._books.setdefault(owner, Book(np.empty((len(COLUMNS), 0), np.int64))).version = version + 1
+        books, boards = self._books, self._boards
+        self._books, self._boards = {}, {asset: Board(board.version) for asset, board in boards.items()}
+        self.change(bars)
+        for owner, book in books.items():
+            fresh = self._books.setdefault(owner, Book(np.empty((_WIDTH[owner[0]], 0), np.int64)))
+            fresh.version = book.version + 1
 
     def advance(self, now_minute: int) -> None:
         """Let the window end at a later minute."""
         self.oldest = max(self.oldest, now_minute - MINUTES + 1)
 
-    def add(self, bars: pl.DataFrame) -> None:
-        """Add bars by series number."""
-        block, owners, bounds = self._by_owner(bars)
-        for place, owner in enumerate(owners):
-            part = block[:, bounds[place] : bounds[place + 1]]
-            name = self._owners[owner]
-            book = self._books.get(name)
-            if book is None:
-                self._books[name] = Book(part)
-            else:
-                book.add(part, self.oldest)
+    def change(
+        self, added: pl.DataFrame, keys: pl.DataFrame | None = None, restated: pl.DataFrame | None = None
+    ) -> None:
+        """Add bars by series number; then, for all readers at once, put `restated` in the place of all with `keys`."""
+        fresh = self._by_owner(added)
+        parts = fresh.of()
+        lost, made = {}, {}
+        if keys is not None and restated is not None:
+            lost = self._by_owner(keys.with_columns(pl.lit(0, pl.Int64).alias(name) for name in FIELDS)).of()
+            made = self._by_owner(restated).of()
+        for owner in parts.keys() | lost.keys():
+            self._change_book(owner, parts.get(owner), lost.get(owner), made.get(owner))
+        self._tell_boards(fresh, parts, lost)
 
-    def replace(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
-        """Put `bars` in the place of all bars with `keys`."""
-        padded = keys.with_columns(pl.lit(0, pl.Int64).alias(name) for name in VALUES)
-        block, owners, bounds = self._by_owner(padded)
-        fresh, fresh_owners, fresh_bounds = self._by_owner(bars)
-        parts = {
-            owner: fresh[:, fresh_bounds[place] : fresh_bounds[place + 1]]
-            for place, owner in enumerate(fresh_owners)
-        }
-        for place, owner in enumerate(owners):
-            book = self._books.get(self._owners[owner])
-            if book is not None:
-                none = fresh[:, :0]
-                book.replace(block[:3, bounds[place] : bounds[place + 1]], parts.get(owner, none))
+    def _change_book(self, owner: int, added: Ints | None, keys: Ints | None, restated: Ints | None) -> None:
+        name = self._owners[owner]
+        width = _WIDTH[name[0]]
+        part, fresh = (
+            np.empty((width, 0), np.int64) if bars is None else bars[:width] for bars in (added, restated)
+        )
+        book = self._books.get(name)
+        if book is None and keys is None:
+            self._books[name] = Book(part)
+            return
+        if book is None:
+            book = self._books[name] = Book(fresh[:, :0])
+        if keys is None:
+            book.add(part, self.oldest)
+        else:
+            book.change(part, keys[: len(BAR_KEY)], fresh)
+
+    def _tell_boards(self, added: _Parts, parts: dict[int, Ints], lost: dict[int, Ints]) -> None:
+        owners, counts = np.array(added.owners, np.int64), np.diff(added.bounds)
+        stock = np.array([asset == "stock" for asset, _ in self._owners], np.bool_)[owners]
+        plain = ~np.isin(owners, list(lost))
+        for asset, board in self._boards.items():
+            mine = plain & (stock == (asset == "stock"))
+            which = np.repeat(mine, counts)
+            block = added.block if which.all() else added.block[:, which]
+            board.add(np.repeat(owners[mine], counts[mine]), *_board_columns(block), self.oldest)
+        for place, keys in lost.items():
+            minutes = np.unique(
+                np.append(keys[2], parts[place][2] if place in parts else []).astype(np.int64)
+            )
+            bars = self._books[self._owners[place]].bars()
+            bars = bars[:, np.isin(bars[_AT["minute"]], minutes)]
+            self._boards[self._owners[place][0]].replace(place, minutes, *_board_columns(bars))
+
+    def board(self, asset: str, start: int, end: int) -> BoardTotals:
+        """All symbols of an asset, summed over minutes [start, end)."""
+        if sum(map(len, self._ranked.values())) != len(self._owners):
+            every = sorted(enumerate(self._owners), key=itemgetter(1))
+            self._ranked = {
+                kind: [(place, symbol) for place, (of, symbol) in every if of == kind]
+                for kind in self._boards
+            }
+        return self._boards[asset].totals(self._ranked[asset], start, end)
 
     def version(self, asset: str, symbol: str) -> int:
         """Changes whenever the symbol's answer may; −1 for a symbol without prints."""
         book = self._books.get((asset, symbol))
         return -1 if book is None else book.version
+
+    def board_version(self, asset: str) -> int:
+        """Changes whenever any symbol's answer may."""
+        return self._boards[asset].version
 
     def totals(
         self,
@@ -144,27 +203,38 @@ class Window:
         start: int,
         end: int,
         names: tuple[str, ...],
-        expiry: date | None = None,
+        which: Filter = EVERYTHING,
     ) -> Totals:
-        """A symbol's minutes in [start, end), summed over expiries, rights and families."""
+        """A symbol's minutes in [start, end), summed over what passes a filter that minutes can tell."""
         book = self._books.get((asset, symbol))
         if book is None:
             return Totals(np.empty(0, np.int64), {name: np.empty(0, np.int64) for name in names}, None)
         bars = book.bars()
         chosen = (bars[_AT["minute"]] >= start) & (bars[_AT["minute"]] < end)
-        if expiry is not None:
-            chosen &= self._expiry_of[bars[_AT["series"]]] == (expiry - date(1970, 1, 1)).days
+        if which != EVERYTHING:
+            bars = bars[:, chosen]
+            chosen = passing(bars, self._catalog, which)
         return totals(bars[:, chosen], names)
 
-    def _by_owner(self, bars: pl.DataFrame) -> tuple[Ints, list[int], Ints]:
-        """Bars as columns of integers in order of symbol; the symbols; where each begins (and the last ends)."""
+    def newest(self, asset: str, symbol: str) -> int | None:
+        """The time of a symbol's newest print in ns UTC, None where the window has none."""
+        book = self._books.get((asset, symbol))
+        bars = None if book is None else book.bars()
+        return None if bars is None or not bars.shape[1] else int(bars[_AT["last_ts"]].max())
+
+    def _by_owner(self, bars: pl.DataFrame) -> _Parts:
+        """Bars as columns of integers in order of owner and minute."""
         self._learn()
         owners = self._owner_of[bars["series"].to_numpy()] if bars.height else np.empty(0, np.int64)
-        # Polars moves the columns on all cores, which at start-up is most of the work.
-        ordered = bars.with_columns(pl.Series("owner", owners)).sort("owner", maintain_order=True)
-        block, owner = columns_of(ordered), ordered["owner"].to_numpy()
+        if bars.height and bars["open"].null_count() == bars.height:
+            bars = bars.drop(EDGES)
+        # One integer sorts faster than two columns, and Polars moves the others on all cores, which at start-up
+        # is most of the work.
+        order = pl.Series("order", owners << 32) + bars["minute"].cast(pl.Int64)
+        ordered = bars.with_columns(order.alias("order")).sort("order", maintain_order=True)
+        owner = ordered["order"].to_numpy() >> 32
         starts = np.flatnonzero(np.diff(owner, prepend=-1))
-        return block, owner[starts].tolist(), np.append(starts, bars.height)
+        return _Parts(columns_of(ordered), owner[starts].tolist(), np.append(starts, bars.height))
 
     def _learn(self) -> None:
         """Follow the catalog as it grows."""
@@ -181,9 +251,29 @@ class Window:
                 places[owner] = len(self._owners)
                 self._owners.append(owner)
             numbers.append(places[owner])
-        days = fresh["expiry"].to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
-        self._expiry_of = np.concatenate((self._expiry_of, days))
         self._owner_of = np.concatenate((self._owner_of, np.array(numbers, np.int64)))
+
+
+def passing(bars: Ints, catalog: Catalog, which: Filter) -> Bools:
+    """Which bars (columns by `COLUMNS`) pass a filter that minutes can tell."""
+    series, minute = bars[_AT["series"]], bars[_AT["minute"]]
+    known = catalog.series
+    passes = np.ones(len(minute), np.bool_)
+    if which.right is not None:
+        right = known["right"].to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+        passes &= right[series] == _RIGHTS[which.right]
+    if which.expiries or which.dte is not None:
+        expiry = known["expiry"].to_physical().cast(pl.Int64).fill_null(-1).to_numpy()[series]
+        if which.expiries:
+            ranges = [((low - _EPOCH).days, (high - _EPOCH).days) for low, high in which.expiries]
+            passes &= np.logical_or.reduce([(expiry >= low) & (expiry <= high) for low, high in ranges])
+        if which.dte is not None:
+            ahead = expiry - minute_days(minute)
+            passes &= (ahead >= which.dte[0]) & (ahead <= which.dte[1]) & (expiry >= 0)
+    if which.exclude:
+        out = [FAMILIES.index(name) for name in which.exclude]
+        passes &= ~np.isin(bars[_AT["family"]], out)
+    return passes
 
 
 def totals(bars: Ints, names: tuple[str, ...]) -> Totals:
@@ -194,15 +284,21 @@ def totals(bars: Ints, names: tuple[str, ...]) -> Totals:
     order = np.argsort(minute, kind="stable")
     minute = minute[order]
     starts = np.flatnonzero(np.diff(minute, prepend=minute[0] - 1))
-    values = {name: _REDUCE[name].reduceat(bars[_AT[name]][order], starts) for name in names}
+    values = combined(lambda name: bars[_AT[name]][order], starts, names)
     return Totals(minute[starts], values, int(bars[_AT["last_ts"]].max()))
 
 
+def _board_columns(bars: Ints) -> tuple[Ints, dict[str, Ints]]:
+    return bars[_AT["minute"]], {name: bars[_AT[name]] for name in BOARD_FIELDS}
+
+
 def columns_of(bars: pl.DataFrame) -> Ints:
-    """A frame of bars by series number as an array of (columns, bars)."""
-    block = np.empty((len(COLUMNS), bars.height), np.int64)
-    for place, name in enumerate(COLUMNS):
-        block[place] = bars[name].to_numpy()
+    """A frame of bars by series number as an array of (columns, bars); without edges where the frame has none."""
+    columns = COLUMNS if "open" in bars.columns else COLUMNS[: _WIDTH["option"]]
+    block = np.empty((len(columns), bars.height), np.int64)
+    for place, name in enumerate(columns):
+        column = bars[name].to_physical()
+        block[place] = 0 if column.null_count() == len(column) else column.fill_null(0).to_numpy()
     return block
 
 
@@ -214,10 +310,11 @@ def merged(bars: Ints, oldest: int) -> Ints:
     key = _key(bars)
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
-    made = np.empty((len(COLUMNS), len(starts)), np.int64)
+    made = np.empty((len(bars), len(starts)), np.int64)
     made[:3] = bars[:3, order[starts]]
-    for name in VALUES:
-        made[_AT[name]] = _REDUCE[name].reduceat(bars[_AT[name]][order], starts)
+    names = FIELDS if len(bars) == len(COLUMNS) else VALUES
+    for name, values in combined(lambda name: bars[_AT[name]][order], starts, names).items():
+        made[_AT[name]] = values
     # In order of minute, so that later reads find them nearly sorted.
     by_minute: Ints = np.argsort(made[_AT["minute"]], kind="stable")
     return made[:, by_minute]

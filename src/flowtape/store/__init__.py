@@ -24,6 +24,9 @@ class Store(Protocol):
     def transaction(self) -> AbstractContextManager[None]:
         """All writes within are committed together at its end, or none."""
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """All that this thread reads within is one state of the store, whatever is committed meanwhile."""
+
     def close(self) -> None:
         """Give the store back."""
 
@@ -47,8 +50,8 @@ class Store(Protocol):
     def append_prints(self, rows: pl.DataFrame) -> None:
         """Keep rows (`catalog.ROWS`) and the series and venues they brought."""
 
-    def prints(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
-        """Rows of [start, end) ns, of some series or of all, with `removed_at`."""
+    def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
+        """Rows of [start, end) ns of some series, of `min_size` or more, with `removed_at`."""
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """Rows of [start, end) ns that match `keys` in all of its columns, with `removed_at`."""
@@ -72,6 +75,10 @@ class Store(Protocol):
 
     def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
         """Bars of minutes [start, end) (since 1970): of some series, one row a key; of all, as they are kept."""
+
+    def extent(self, series: pl.Series, end: int) -> tuple[int | None, int | None]:
+        """Over the bars of some series in minutes before `end`: the smallest `first_ts` (None for options) and the
+        largest `last_ts`, in ns; None without bars."""
 
     def compact(self, start: int, end: int) -> None:
         """Store the bars of minutes [start, end) as one row a key."""

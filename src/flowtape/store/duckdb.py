@@ -14,11 +14,11 @@ import polars as pl
 
 from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
-from flowtape.minutes import SUMS, VALUES, merge
+from flowtape.minutes import FIELDS, SUMS, merge
 from flowtape.prints import CONDITION_NAMES, day_bounds
 from flowtape.store.catalog import BAR_KEY, GROUP, ROW_IDENTITY, ROWS, SERIES, VENUES, Catalog, typed
 
-VERSION = "1"
+VERSION = "2"
 _CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
 _TYPES = {
     "ts": "TIMESTAMP_NS NOT NULL", "series": "INTEGER NOT NULL", "strike": "INTEGER NOT NULL",
@@ -30,7 +30,7 @@ _BAR_TYPES = {
     "series": "INTEGER",
     "family": "UTINYINT",
     "minute": "INTEGER",
-    **dict.fromkeys(VALUES, "BIGINT"),
+    **dict.fromkeys(FIELDS, "BIGINT"),
 }
 
 
@@ -61,7 +61,10 @@ CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}
     make_timestamp(minute::BIGINT * 60000000) AS minute,
     {", ".join(f"sum({n})::HUGEINT AS {n}" for n in SUMS)},
     max(high) / 1e4 AS high, min(low) / 1e4 AS low, max(biggest) AS biggest,
-    make_timestamp_ns(max(last_ts)) AS last_ts
+    make_timestamp_ns(arg_min(biggest_ts, (-biggest, biggest_ts))) AS biggest_ts,
+    make_timestamp_ns(max(last_ts)) AS last_ts,
+    arg_min(open, (first_ts, first_seq, open)) / 1e4 AS open,
+    arg_max(close, (last_ts, last_seq, close)) / 1e4 AS close
     FROM bar_rows JOIN series USING (series) GROUP BY ALL;
 CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, size,
     price / 1e4 AS price, name AS venue, seq, removed_at
@@ -86,6 +89,7 @@ class DuckStore:
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
         self._write = threading.RLock()
+        self._mine = threading.local()
         try:
             if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,11 +148,34 @@ class DuckStore:
                 raise
             self.catalog.settle()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See `Store.snapshot`."""
+        self._mine.reader = None
+        self._mine.held = True
+        try:
+            yield
+        finally:
+            self._mine.held = False
+            if self._mine.reader is not None:
+                self._mine.reader.close()
+
     # A cursor is DuckDB's name for a connection of one's own on the same database: reads on it see what is
     # committed and never wait for a writer.
+    def _reader(self) -> Any:
+        if not getattr(self._mine, "held", False):
+            return self._db.cursor()
+        if self._mine.reader is None:
+            self._mine.reader = self._db.cursor()
+            self._mine.reader.execute("BEGIN")
+        return self._mine.reader
+
     def _frame(self, sql: str, own: bool = False, /, **frames: pl.DataFrame) -> pl.DataFrame:
-        """Run a query over the store and the given frames."""
-        connection = self._db if own else self._db.cursor()
+        """Run a query over the store and the given frames; `own` sees the open transaction."""
+        try:
+            connection = self._db if own else self._reader()
+        except duckdb.Error as error:
+            raise StoreError(f"{self.path.name}: {_first_line(error)}") from error
         try:
             for name, frame in frames.items():
                 connection.register(name, _Arrow(frame))
@@ -156,9 +183,9 @@ class DuckStore:
         except duckdb.Error as error:
             raise StoreError(f"{self.path.name}: {_first_line(error)}") from error
         finally:
-            for name in frames if own else ():
+            for name in frames:
                 connection.unregister(name)
-            if not own:
+            if not own and not getattr(self._mine, "held", False):
                 connection.close()
 
     def _run(self, sql: str, parameters: list[Any] | None = None, /, **frames: pl.DataFrame) -> None:
@@ -222,12 +249,10 @@ class DuckStore:
         if rows.height:
             self._run(f"INSERT INTO print_rows SELECT {', '.join(ROWS)} FROM fresh", fresh=rows)
 
-    def prints(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+    def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """See `Store.prints`."""
-        if series is None:
-            return self._prints(start, end, "", own=False)
-        keys = series.alias("series").to_frame()
-        return self._prints(start, end, "SEMI JOIN keys USING (series)", own=False, keys=keys)
+        which = f"SEMI JOIN keys USING (series) WHERE size >= {min_size}"
+        return self._prints(start, end, which, own=False, keys=series.alias("series").to_frame())
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """See `Store.prints_of`; sees the open transaction."""
@@ -275,7 +300,7 @@ class DuckStore:
 
     def append_bars(self, bars: pl.DataFrame) -> None:
         """See `Store.append_bars`."""
-        names = ", ".join((*BAR_KEY, *VALUES))
+        names = ", ".join((*BAR_KEY, *FIELDS))
         self._run(f"INSERT INTO bar_rows ({names}) SELECT {names} FROM bars", bars=bars)
 
     def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
@@ -295,6 +320,13 @@ class DuckStore:
         sql = f"SELECT * FROM bar_rows {which} WHERE minute >= {start} AND minute < {end}"
         bars = self._frame(sql, **frames)
         return bars if series is None else merge(bars, BAR_KEY)
+
+    def extent(self, series: pl.Series, end: int) -> tuple[int | None, int | None]:
+        """See `Store.extent`."""
+        sql = f"""SELECT min(first_ts) a, max(last_ts) b FROM bar_rows SEMI JOIN keys USING (series)
+            WHERE minute < {end}"""
+        low, high = self._frame(sql, keys=series.alias("series").to_frame()).row(0)
+        return low, high
 
     def compact(self, start: int, end: int) -> None:
         """See `Store.compact`."""

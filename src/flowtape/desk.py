@@ -1,0 +1,175 @@
+"""Where answers get their numbers: minutes, prints and boards of a query, from the window or the store.
+
+One rule of what counts, two ways to it: minute bars where they tell enough, else the prints themselves. Both give the
+same integers.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import polars as pl
+
+from flowtape.board import BoardTotals
+from flowtape.conditions import family, is_cancel
+from flowtape.engine import bars_of
+from flowtape.minutes import NS_PER_MINUTE
+from flowtape.prints import NEW_YORK, day_bounds, trading_days
+from flowtape.query import Filter, Query
+from flowtape.side import sign
+from flowtape.store import Store
+from flowtape.window import Totals, Window, columns_of, passing, totals
+
+_FIRST_LOOK = 4 * NS_PER_MINUTE
+_WIDER = 8
+"""How much further back each next look for the newest prints goes."""
+_DOWN = ("ts", "seq", "venue", "root", "expiry", "right", "strike")
+"""Newest first; of prints alike in time and sequence the names of venue and contract decide, so that there is one
+order."""
+
+
+class Span(NamedTuple):
+    """Instants [start, end) in ns UTC."""
+
+    start: int
+    end: int
+
+
+class Desk:
+    """The numbers behind one answer, as of the instant `now` (ns UTC). Used from any one thread.
+
+    What minutes tell may come from the window, which is a commit behind the store at most; `trades` and answers that
+    go with prints come from the store alone, so within one `Store.snapshot` they agree. Every method raises
+    `StoreError` when the store cannot be read.
+    """
+
+    def __init__(
+        self, store: Store, window: Window | None, now: int, max_quote_age: timedelta | None = None
+    ) -> None:
+        self.now = now
+        self._store = store
+        self._window = window
+        self._max_quote_age = max_quote_age
+
+    def totals(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
+        """A symbol's minutes in [start, end) (minutes since 1970), by the query's filter and `at`.
+
+        `names` are of `minutes.VALUES`, and `open` and `close` for stocks. Minutes without a counted print are
+        left out. With `at`, as someone would have had them then.
+        """
+        if query.filter.by_print:
+            span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
+            chosen = self._counted(query, span)
+            return totals(columns_of(bars_of(chosen, self._max_quote_age)), names)
+        from_window = query.at is None and not query.quality
+        if from_window and self._window is not None and start >= self._window.oldest:
+            return self._window.totals(query.asset, query.symbol, start, end, names, query.filter)
+        return self._kept(query, start, end, names)
+
+    def _kept(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
+        bars = columns_of(self._bars(query, start, end))
+        return totals(bars[:, passing(bars, self._store.catalog, query.filter)], names)
+
+    def day(self, query: Query) -> Span | None:
+        """The trading day of the symbol's newest counted print (before `at`), up to `at`; None without a print."""
+        newest = self._newest(query)
+        if newest is None:
+            return None
+        day = datetime.fromtimestamp(newest // 10**9, UTC).astimezone(NEW_YORK).date()
+        start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
+        return Span(start, end if query.at is None else min(end, query.at))
+
+    def trades(self, query: Query, span: Span) -> int:
+        """How many counted prints of a span pass the query's filter."""
+        whole = span.start % NS_PER_MINUTE == 0 and span.end % NS_PER_MINUTE == 0
+        if whole and not query.filter.by_print:
+            found = self._kept(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, ("trades",))
+            return int(found.values["trades"].sum())
+        return self._counted(query, span).height
+
+    def signed(self, query: Query, span: Span) -> pl.DataFrame:
+        """Counted prints of a span that pass the filter, in no order: `prints.SCHEMA`, `series`, `side` and
+        `decided_by`."""
+        return sign(self._counted(query, span), max_quote_age=self._max_quote_age)
+
+    def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
+        """The newest of `signed` (by `ts`, then `seq`, descending), newest first: at most so many, of `min_size` or
+        more."""
+        last = self._newest(query)
+        look = Span(max(span.start, (span.end - 1 if last is None else last) - _FIRST_LOOK), span.end)
+        while True:
+            found = self._counted(query, look, min_size)
+            if found.height >= most or look.start <= span.start:
+                ordered = found.sort(_DOWN, descending=True, nulls_last=True).head(most)
+                return sign(ordered, max_quote_age=self._max_quote_age)
+            look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
+
+    def board(self, query: Query, start: int, end: int) -> BoardTotals:
+        """All symbols of the query's asset, summed over minutes [start, end), which the window must hold."""
+        if self._window is None:
+            raise LookupError("a desk without a window has no board")
+        return self._window.board(query.asset, start, end)
+
+    def oldest(self, query: Query) -> int | None:
+        """The time of the oldest counted print kept of a stock, ns UTC."""
+        return self._store.extent(self._series(query), 2**31 - 1)[0]
+
+    def _series(self, query: Query, which: Filter | None = None) -> pl.Series:
+        """Series numbers of the symbol, or only those whose right and expiry pass a filter."""
+        found = self._store.catalog.find(query.asset, query.symbol)
+        if which is None or (which.right is None and not which.expiries):
+            return found
+        known = self._store.catalog.series[found.cast(pl.UInt32)]
+        passes = pl.lit(True) if which.right is None else pl.col("right") == which.right
+        if which.expiries:
+            passes &= pl.any_horizontal(pl.col("expiry").is_between(*ends) for ends in which.expiries)
+        return known.filter(passes)["series"]
+
+    def _bars(self, query: Query, start: int, end: int) -> pl.DataFrame:
+        """Bars of a symbol from the store, as they stood at `at`: a cancel that came then or later had not happened,
+        and what it removed is put back."""
+        series = self._series(query, query.filter)
+        bars = self._store.bars(series, start, end)
+        if query.at is None:
+            return bars
+        missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, query.at)
+        if missed.is_empty():
+            return bars
+        put_back = bars_of(self._store.catalog.decode(missed), self._max_quote_age)
+        return pl.concat([frame.select(put_back.columns).cast(pl.Int64) for frame in (bars, put_back)])
+
+    def _counted(self, query: Query, span: Span, min_size: int = 1) -> pl.DataFrame:
+        """Prints of a span that count (before `at`, and as it was then) and pass the filter, with `series`."""
+        which = query.filter
+        end = span.end if query.at is None else min(span.end, query.at)
+        rows = self._store.prints(self._series(query, which), span.start, end, min_size)
+        at = None if query.at is None else pl.lit(query.at).cast(pl.Datetime("ns"))
+        stands = pl.col("removed_at").is_null()
+        rows = rows.filter(stands if at is None else stands | (pl.col("removed_at") >= at)).drop("removed_at")
+        prints = self._store.catalog.decode(rows).filter(~is_cancel())
+        if which.strike is not None:
+            prints = prints.filter(pl.col("strike").is_between(*which.strike))
+        if which.exclude:
+            prints = prints.filter(~family().cast(pl.String).is_in(which.exclude))
+        if which.dte is not None:
+            ahead = (prints["expiry"] - trading_days(prints["ts"])).dt.total_days()
+            prints = prints.filter(ahead.is_between(*which.dte))
+        if which.side is not None:
+            signed = sign(prints, max_quote_age=self._max_quote_age)
+            prints = prints.filter(signed["side"] == which.side)
+        return prints
+
+    def _newest(self, query: Query) -> int | None:
+        """The time of the symbol's newest counted print (before `at`), whatever the filter."""
+        series = self._series(query)
+        if query.at is None:
+            newest = None if self._window is None else self._window.newest(query.asset, query.symbol)
+            return self._store.extent(series, 2**31 - 1)[1] if newest is None else newest
+        minute = query.at // NS_PER_MINUTE
+        plain = Query(asset=query.asset, symbol=query.symbol, at=query.at)
+        begun = self._counted(plain, Span(minute * NS_PER_MINUTE, query.at))
+        back = self._store.removed_since(series, 0, query.at, query.at)
+        times = pl.concat([frame["ts"].to_physical() for frame in (begun, back)])
+        known = [self._store.extent(series, minute)[1], times.max()]
+        return max((ts for ts in known if isinstance(ts, int)), default=None)

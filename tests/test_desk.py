@@ -1,0 +1,262 @@
+"""Minutes, prints and boards of a query: both ways to them give the same, and what the plain oracle says."""
+
+import itertools
+import threading
+from datetime import date
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracle
+from flowtape import board as boards
+from flowtape.conditions import FAMILIES
+from flowtape.desk import Desk, Span
+from flowtape.engine import Engine
+from flowtape.minutes import SUMS, VALUES
+from flowtape.query import Filter, Query
+from flowtape.store import open_store
+from flowtape.window import Window
+from tapes import SECOND, T0, frame, row, rows
+
+MINUTE = 60 * SECOND
+LATER = T0 + 24 * 3600 * SECOND
+START, END = T0 // MINUTE - 5, LATER // MINUTE + 1
+
+
+def as_stocks(tape):
+    plain = {"asset": "stock", "expiry": None, "right": None, "strike": None}
+    return [one | plain | {"root": one["symbol"]} for one in tape]
+
+
+def distinct(tape):
+    """Rows of one identity alike, as a tape that is sent twice has them."""
+    seen = {}
+    for one in tape:
+        seen.setdefault((one["venue"], oracle.contract(one), one["ts"], one["seq"]), one)
+    return [seen[one["venue"], oracle.contract(one), one["ts"], one["seq"]] for one in tape]
+
+
+def batches(tape, cuts):
+    places = [0, *sorted(cut % (len(tape) + 1) for cut in cuts), len(tape)]
+    return [tape[low:high] for low, high in itertools.pairwise(places)]
+
+
+def taken(path, tape, cuts):
+    path.unlink(missing_ok=True)
+    store = open_store(path)
+    window = Window(store.catalog, LATER // MINUTE)
+    engine = Engine(store, window)
+    for batch in batches(tape, cuts):
+        engine.take(frame(batch), "test")
+    return store, window
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("desk") / "x.duckdb"
+
+
+def plain(totals):
+    return totals.minute.tolist(), {name: values.tolist() for name, values in totals.values.items()}
+
+
+FILTERS = st.builds(
+    Filter,
+    right=st.sampled_from([None, "C", "P"]),
+    expiries=st.sampled_from([
+        (), ((date(2026, 3, 6), date(2026, 3, 6)),), ((date(2026, 3, 7), date(2026, 3, 30)),),
+        ((date(2026, 3, 1), date(2026, 3, 6)), (date(2026, 3, 20), date(2026, 3, 20))),
+    ]),
+    dte=st.sampled_from([None, (0, 0), (0, 7), (13, 14)]),
+    exclude=st.sampled_from([(), ("multileg",), ("auction", "floor"), ("late", "regular", "unknown")]),
+)  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows(), st.lists(st.integers(0, 60), max_size=3), FILTERS, st.booleans())
+def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, which, stocks):
+    tape = distinct(as_stocks(tape)) if stocks else tape
+    names = (*VALUES, "open", "close") if stocks else VALUES
+    which = Filter(exclude=which.exclude) if stocks else which
+    store, window = taken(path, tape, cuts)
+    try:
+        query = Query(asset="stock" if stocks else "option", symbol="SPX", filter=which)
+        every = Filter(right=which.right, expiries=which.expiries, dte=which.dte, exclude=which.exclude,
+                       strike=None if stocks else (0, 10**9))  # fmt: skip
+        by_print = Query(asset=query.asset, symbol="SPX", filter=every)
+        now = Desk(store, window, LATER)
+        past = Query(asset=query.asset, symbol="SPX", filter=which, at=LATER * 2)
+        found = plain(now.totals(query, START, END, names))
+        assert found == plain(Desk(store, None, LATER).totals(query, START, END, names))
+        assert found == plain(now.totals(by_print, START, END, names))
+        assert found == plain(now.totals(past, START, END, names))
+        counted = [
+            one
+            for one in oracle.standing(tape)
+            if one["symbol"] == "SPX" and passes(one, which) and START <= one["ts"] // MINUTE < END
+        ]
+        assert sum(found[1]["trades"]) == len(counted)
+        span = Span(START * MINUTE, END * MINUTE)
+        assert now.trades(query, span) == len(counted)
+        shown = now.newest(query, span, len(tape))
+        assert shown.sort(shown.columns).equals(now.signed(query, span).sort(shown.columns))
+        assert sorted(zip(shown["ts"].to_physical(), shown["size"], strict=True)) == sorted(
+            (one["ts"], one["size"]) for one in counted
+        )
+        assert now.newest(query, span, 3).rows() == shown.head(3).rows()
+        check_extremes(found, counted, stocks)
+    finally:
+        store.close()
+
+
+def check_extremes(found, counted, stocks):
+    for place, minute in enumerate(found[0]):
+        mine = [one for one in counted if one["ts"] // MINUTE == minute]
+        value = {name: column[place] for name, column in found[1].items()}
+        assert value["biggest"] == max(one["size"] for one in mine)
+        assert value["biggest_ts"] == min(one["ts"] for one in mine if one["size"] == value["biggest"])
+        assert (value["high"], value["low"]) == (
+            max(one["price"] for one in mine),
+            min(one["price"] for one in mine),
+        )
+        if stocks:
+            ends = sorted((one["ts"], one["seq"], one["price"]) for one in mine)
+            assert (value["open"], value["close"]) == (ends[0][2], ends[-1][2])
+
+
+FAMILY = {
+    "AUTO": "regular", "ISOI": "regular", "SLAN": "auction", "MLET": "multileg", "SLCN": "cross",
+    "MLFT": "floor", "OSEQ": "late", "EXHT": "extended", "unknown": "unknown",
+}  # fmt: skip
+
+
+def passes(one, which):
+    if FAMILY[one["condition"]] in which.exclude or (which.right and one["right"] != which.right):
+        return False
+    if which.expiries and not any(low <= one["expiry"] <= high for low, high in which.expiries):
+        return False
+    return which.dte is None or which.dte[0] <= (one["expiry"] - oracle.day(one["ts"])).days <= which.dte[1]
+
+
+def test_the_families_are_those_of_the_program():
+    assert set(FAMILY.values()) <= set(FAMILIES)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows(), st.lists(st.integers(0, 60), max_size=4), st.booleans(), st.integers(-3, 8), st.integers(1, 600)
+)
+def test_a_board_is_the_sum_of_every_symbol_s_minutes(path, tape, cuts, stocks, begin, length):
+    tape = distinct(as_stocks(tape)) if stocks else tape
+    asset = "stock" if stocks else "option"
+    before, boards.TAIL = boards.TAIL, 3
+    store, window = taken(path, tape, cuts)
+    try:
+        start = T0 // MINUTE + begin
+        end = start + length
+        reloaded = Window(store.catalog, LATER // MINUTE)
+        reloaded.load(store)
+        for one in (window, reloaded):
+            check_board(one, asset, start, end)
+    finally:
+        boards.TAIL = before
+        store.close()
+
+
+def check_board(window, asset, start, end):
+    found = window.board(asset, start, end)
+    names = (*SUMS, "biggest", "biggest_ts", "last_ts")
+    expected = {}
+    for symbol in ("QQQ", "SPX", "SPY"):
+        totals = window.totals(asset, symbol, start, end, names)
+        if len(totals.minute):
+            expected[symbol] = totals
+    assert found.symbols == sorted(expected)
+    assert found.as_of == max((totals.as_of for totals in expected.values()), default=None)
+    details = found.details(np.arange(len(found.symbols)))
+    for place, symbol in enumerate(found.symbols):
+        value = expected[symbol].values
+        assert {name: int(found.sums[name][place]) for name in SUMS} == {
+            name: int(value[name].sum()) for name in SUMS
+        }
+        biggest = int(value["biggest"].max())
+        assert details.biggest[place] == biggest
+        assert details.biggest_ts[place] == value["biggest_ts"][value["biggest"] == biggest].min()
+        assert details.last_ts[place] == expected[symbol].as_of
+        assert details.last_notional[place] == sum(int(value[name][-1]) for name in SUMS[3:6])
+        assert details.last_volume[place] == sum(int(value[name][-1]) for name in SUMS[:3])
+
+
+def test_a_batch_and_the_cancels_in_it_show_at_once(path, monkeypatch):
+    """Nobody sees a batch's prints without what its cancels did to them."""
+    seen = []
+    book = type(taken(path, [row()], [])[1]._books["option", "SPY"])
+    for name in ("add", "change"):
+        real = getattr(book, name)
+
+        def spied(self, *args, real=real):
+            before = self.bars().shape[1]
+            real(self, *args)
+            seen.append((before, int(self.bars()[9].sum())))
+
+        monkeypatch.setattr(book, name, spied)
+    path.unlink()
+    tape = [
+        row(seq=1),
+        row(seq=2, ts=T0 + 1, price=12_500),
+        row(seq=3, ts=T0 + 2, price=12_500, condition="CANC"),
+    ]
+    store, window = taken(path, [row(), *tape], [1])
+    try:
+        assert window.totals("option", "SPY", START, END, ("trades",)).values["trades"].sum() == 2
+        assert [trades for _, trades in seen] == [2], "one step, and no third print in it"
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 2]])
+def test_the_sequence_decides_between_prints_of_one_instant(path, cuts):
+    same = [row(seq=seq, price=price) for seq, price in ((2, 11_000), (1, 12_000), (3, 11_500))]
+    store, window = taken(path, as_stocks(same), cuts)
+    try:
+        found = window.totals("stock", "SPY", START, END, ("open", "close"))
+        assert plain(found)[1] == {"open": [12_000], "close": [11_500]}
+        again = Desk(store, None, LATER).totals(
+            Query(asset="stock", symbol="SPY"), START, END, ("open", "close")
+        )
+        assert plain(again) == plain(found)
+    finally:
+        store.close()
+
+
+def test_a_cancelled_print_is_no_more_the_largest_nor_the_newest(path, monkeypatch):
+    monkeypatch.setattr(boards, "TAIL", 0)
+    prints = [row(seq=1, size=50), row(seq=2, ts=T0 + MINUTE, size=900, price=12_500)]
+    cancel = row(seq=3, ts=T0 + 2 * MINUTE, size=900, price=12_500, condition="CANC")
+    store, window = taken(path, [*prints, cancel], [1, 2])
+    try:
+        found = window.board("option", START, END)
+        details = found.details(np.array([0]))
+        assert (details.biggest[0], details.biggest_ts[0], details.last_ts[0]) == (50, T0, T0)
+        assert (details.last_volume[0], details.last_notional[0]) == (50, 50 * 12_000)
+        assert found.as_of == T0
+    finally:
+        store.close()
+
+
+def test_one_answer_reads_one_state_of_the_store(path):
+    store, window = taken(path, [row()], [])
+    try:
+        query, desk = Query(symbol="SPY", at=LATER), Desk(store, window, LATER)
+        day = desk.day(query)
+        with store.snapshot():
+            before = desk.trades(query, day)
+            writer = threading.Thread(target=Engine(store, window).take, args=(frame([row(seq=9)]), "test"))
+            writer.start()
+            writer.join()
+            assert (before, desk.trades(query, day), desk.signed(query, day).height) == (1, 1, 1)
+        assert desk.trades(query, day) == desk.signed(query, day).height == 2
+    finally:
+        store.close()
