@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import oracle
-from flowtape.answers import CUMULATIVE, answer, cumulative, past_minutes
-from flowtape.api.flow import Flow
+from flowtape.answers import cumulative, encode
+from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.ingest import Request, ingest
-from flowtape.past import totals_at
+from flowtape.query import Filter, Query
 from flowtape.store import open_store
 
 AT = int(datetime(2016, 6, 1, 20, 15, tzinfo=UTC).timestamp()) * 10**9
@@ -27,10 +27,12 @@ def tape(shared):
 
 
 def body(path, expiry=None, at=AT, minutes=405):
+    which = Filter() if expiry is None else Filter(expiries=((expiry, expiry),))
+    echo = () if expiry is None else (("expiry", expiry.isoformat()),)
     store = open_store(path, read_only=True)
     try:
-        totals = totals_at(store, "option", "VIX", past_minutes(at, minutes), at, CUMULATIVE, expiry)
-        return answer(cumulative(totals, "VIX", minutes, expiry), totals.as_of, False).body
+        query = Query(symbol="VIX", filter=which, echo=echo, minutes=minutes, at=at)
+        return encode(cumulative(Desk(store, None, at), query), False).body
     finally:
         store.close()
 
@@ -139,15 +141,3 @@ def test_shuffled_split_doubled_and_twice(tape, tmp_path):
         outcomes = ingested(tmp_path / "y.duckdb", files)
     assert body(tmp_path / "y.duckdb") == body(tmp_path / "x.duckdb")
     assert sum(outcome.repeated for outcome in outcomes) == 2 * len(lines)
-
-
-def test_a_running_flow_gives_the_same_bytes(tape, tmp_path):
-    ingested(tmp_path / "x.duckdb", [tape])
-    store = open_store(tmp_path / "x.duckdb")
-    flow = Flow(Engine(store), None, None)  # type: ignore[arg-type]
-    found = flow.past("option", "VIX", 405, None, AT)
-    flow.close()
-    store.close()
-    assert found.body == body(tmp_path / "x.duckdb")
-    newest = max(row["ts"] for row in oracle.standing(plain(tape)) if row["ts"] < AT)
-    assert found.as_of == newest

@@ -50,7 +50,7 @@ class Desk:
         self.now = now
         self._store = store
         self._window = window
-        self._max_quote_age = max_quote_age
+        self.max_quote_age = max_quote_age
 
     def totals(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
         """A symbol's minutes in [start, end) (minutes since 1970), by the query's filter and `at`.
@@ -61,7 +61,7 @@ class Desk:
         if query.filter.by_print:
             span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
             chosen = self._counted(query, span)
-            return totals(columns_of(bars_of(chosen, self._max_quote_age)), names)
+            return totals(columns_of(bars_of(chosen, self.max_quote_age)), names)
         from_window = query.at is None and not query.quality
         if from_window and self._window is not None and start >= self._window.oldest:
             return self._window.totals(query.asset, query.symbol, start, end, names, query.filter)
@@ -91,7 +91,7 @@ class Desk:
     def signed(self, query: Query, span: Span) -> pl.DataFrame:
         """Counted prints of a span that pass the filter, in no order: `prints.SCHEMA`, `series`, `side` and
         `decided_by`."""
-        return sign(self._counted(query, span), max_quote_age=self._max_quote_age)
+        return sign(self._counted(query, span), max_quote_age=self.max_quote_age)
 
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
         """The newest of `signed` (by `ts`, then `seq`, descending), newest first: at most so many, of `min_size` or
@@ -102,7 +102,7 @@ class Desk:
             found = self._counted(query, look, min_size)
             if found.height >= most or look.start <= span.start:
                 ordered = found.sort(_DOWN, descending=True, nulls_last=True).head(most)
-                return sign(ordered, max_quote_age=self._max_quote_age)
+                return sign(ordered, max_quote_age=self.max_quote_age)
             look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
 
     def board(self, query: Query, start: int, end: int) -> BoardTotals:
@@ -136,7 +136,7 @@ class Desk:
         missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, query.at)
         if missed.is_empty():
             return bars
-        put_back = bars_of(self._store.catalog.decode(missed), self._max_quote_age)
+        put_back = bars_of(self._store.catalog.decode(missed), self.max_quote_age)
         return pl.concat([frame.select(put_back.columns).cast(pl.Int64) for frame in (bars, put_back)])
 
     def _counted(self, query: Query, span: Span, min_size: int = 1) -> pl.DataFrame:
@@ -156,7 +156,7 @@ class Desk:
             ahead = (prints["expiry"] - trading_days(prints["ts"])).dt.total_days()
             prints = prints.filter(ahead.is_between(*which.dte))
         if which.side is not None:
-            signed = sign(prints, max_quote_age=self._max_quote_age)
+            signed = sign(prints, max_quote_age=self.max_quote_age)
             prints = prints.filter(signed["side"] == which.side)
         return prints
 

@@ -1,0 +1,49 @@
+"""`…/dealer-premium`: what option dealers paid and took in a window, if they were the other side of every print."""
+
+from __future__ import annotations
+
+import msgspec
+
+from flowtape.answers.bodies import Made
+from flowtape.answers.numbers import NOTIONAL_SCALE, stamp
+from flowtape.answers.spans import minutes_of
+from flowtape.desk import Desk
+from flowtape.query import Query
+
+_SUMS = ("buy_notional", "sell_notional", "trades")
+
+
+class DealerPremium(msgspec.Struct, kw_only=True):
+    """Premiums in USD, price x size x 100: `dealer_buy_premium` over sell prints, `dealer_write_premium` over buy
+    prints; `trade_count` counts all prints, `bucket_count` the minutes that had any."""
+
+    symbol: str
+    as_of: str
+    window_minutes: int
+    expiry: str | None
+    dealer_buy_premium: float
+    dealer_write_premium: float
+    net_dealer_premium: float
+    total_premium: float
+    trade_count: int
+    bucket_count: int
+
+
+def dealer_premium(desk: Desk, query: Query) -> Made:
+    """The body of `…/dealer-premium`."""
+    totals = desk.totals(query, *minutes_of(desk, query), _SUMS)
+    write, buy, trades = (int(totals.values[name].sum()) for name in _SUMS)
+    scale = NOTIONAL_SCALE["option"]
+    body = DealerPremium(
+        symbol=query.symbol,
+        as_of=stamp(desk.now if query.at is None else query.at),
+        window_minutes=query.minutes,
+        expiry=dict(query.echo).get("expiry"),
+        dealer_buy_premium=buy / scale,
+        dealer_write_premium=write / scale,
+        net_dealer_premium=(buy - write) / scale,
+        total_premium=(buy + write) / scale,
+        trade_count=trades,
+        bucket_count=len(totals.minute),
+    )
+    return Made(body, totals.as_of)

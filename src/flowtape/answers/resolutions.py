@@ -1,0 +1,126 @@
+"""`…/bars`: a stock's prices and flow at several resolutions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from flowtape.answers.bodies import Head, Made, Rows, echo
+from flowtape.answers.flow import flow_columns, flow_fields
+from flowtape.answers.numbers import Ints, stamp, stamps
+from flowtape.answers.spans import minutes_of
+from flowtape.desk import Desk, Span
+from flowtape.minutes import NS_PER_MINUTE, combined
+from flowtape.prints import Side
+from flowtape.query import Query
+
+RESOLUTIONS = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "4h": 14_400}
+"""Seconds a bar, by name."""
+_NS = 10**9
+
+
+class Bar(msgspec.Struct, rename="camel", kw_only=True):
+    """A bar: `ts` its start; `closed` once the clock has passed its end; prices in USD, volumes in shares."""
+
+    ts: str
+    closed: bool
+    open: float
+    high: float
+    low: float
+    close: float
+    vwap: float
+    buy_volume: int
+    sell_volume: int
+    mid_volume: int
+    net_volume: int
+    trade_count: int
+    biggest_trade: int
+
+
+class Bars(Head, rename="camel", kw_only=True):
+    """Bars, oldest first; those without a print are left out. `data_start_utc` is the oldest print kept."""
+
+    resolution: str
+    minutes: int
+    count: int
+    data_start_utc: str | None
+    bars: list[Bar]
+
+
+class _Bars(NamedTuple):
+    """When bars start (ns), what they hold by `flow.flow_fields`, and the newest print's time."""
+
+    start: Ints
+    values: dict[str, Ints]
+    as_of: int | None
+
+
+def bars(desk: Desk, query: Query) -> Made:
+    """The body of `…/bars`. The leftmost bar is whole: its start is a multiple of the resolution, in UTC."""
+    length = RESOLUTIONS[query.resolution] * _NS
+    start, end = (minute * NS_PER_MINUTE for minute in minutes_of(desk, query))
+    span = Span(start - start % length, end)
+    found = (
+        _of_seconds(desk, query, span) if length < NS_PER_MINUTE else _of_minutes(desk, query, span, length)
+    )
+    speaking = desk.now if query.at is None else query.at
+    oldest = desk.oldest(query)
+    rows = Rows(
+        Bar,
+        {
+            "ts": stamps(found.start, "s"),
+            "closed": (found.start + length <= speaking).tolist(),
+            **flow_columns(found.values),
+        },
+    )
+    body = Bars(
+        **echo(query),
+        resolution=query.resolution,
+        minutes=query.minutes,
+        count=len(rows),
+        data_start_utc=None if oldest is None or oldest >= speaking else stamp(oldest, "s"),
+        bars=rows,
+    )
+    return Made(body, found.as_of)
+
+
+def _of_minutes(desk: Desk, query: Query, span: Span, length: int) -> _Bars:
+    names = flow_fields(query.asset)
+    totals = desk.totals(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, names)
+    if not len(totals.minute):
+        return _Bars(totals.minute, totals.values, None)
+    bar = totals.minute * NS_PER_MINUTE // length
+    starts = np.flatnonzero(np.diff(bar, prepend=bar[0] - 1))
+    ends = np.append(starts[1:], len(bar)) - 1
+    inner = tuple(name for name in names if name not in {"open", "close"})
+    values = combined(lambda name: totals.values[name], starts, inner)
+    # Minutes follow each other within a bar, so its first opens it and its last closes it.
+    values |= {"open": totals.values["open"][starts], "close": totals.values["close"][ends]}
+    return _Bars(bar[starts] * length, values, totals.as_of)
+
+
+def _of_seconds(desk: Desk, query: Query, span: Span) -> _Bars:
+    size, price = pl.col("size"), pl.col("price")
+    of_side = [(side, pl.col("side") == side) for side in Side.categories]
+    found = (
+        desk.signed(query, span)
+        # Of prints alike in time and sequence the lowest price opens and the highest closes, as in minutes.
+        .sort("ts", "seq", "price")
+        .group_by(start=pl.col("ts").to_physical() // _NS * _NS, maintain_order=True)
+        .agg(
+            *(size.filter(mine).sum().alias(f"{side}_volume") for side, mine in of_side),
+            *((price * size).filter(mine).sum().alias(f"{side}_notional") for side, mine in of_side),
+            trades=pl.len().cast(pl.Int64),
+            biggest=size.max(),
+            high=price.max(),
+            low=price.min(),
+            open=price.first(),
+            close=price.last(),
+            last=pl.col("ts").to_physical().max(),
+        )
+    )
+    values = {name: found[name].to_numpy() for name in flow_fields(query.asset)}
+    return _Bars(found["start"].to_numpy(), values, None if found.is_empty() else int(found["last"][-1]))
