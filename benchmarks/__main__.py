@@ -18,6 +18,7 @@ NAMES = {
     "store": "tape_to_store",
     "endpoint": "endpoint",
     "startup": "startup",
+    "routes": "routes",
 }
 
 

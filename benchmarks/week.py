@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from flowtape.conditions import FAMILIES
-from flowtape.minutes import NS_PER_MINUTE, VALUES
+from flowtape.minutes import EDGES, FIELDS, NS_PER_MINUTE
 from flowtape.prints import conform
 from flowtape.store import Store, open_store
 from flowtape.store.catalog import SERIES_KEY
@@ -90,6 +90,8 @@ def _bars(series: np.ndarray, minute: np.ndarray, rng: np.random.Generator) -> p
         "buy_volume": buy, "sell_volume": sell, "mid_volume": mid + 1,
         "buy_notional": buy * price, "sell_notional": sell * price, "mid_notional": (mid + 1) * price,
         "trades": rng.integers(1, 30, count), "high": price + 100, "low": price - 50,
-        "biggest": rng.integers(1, 200, count), "last_ts": minute * NS_PER_MINUTE + 59 * 10**9,
+        "biggest": rng.integers(1, 200, count), "biggest_ts": minute * NS_PER_MINUTE + 3 * 10**9,
+        "last_ts": minute * NS_PER_MINUTE + 59 * 10**9,
     }  # fmt: skip
-    return pl.DataFrame(bars).select("series", "family", "minute", *VALUES)
+    edges = [pl.lit(None, pl.Int64).alias(name) for name in EDGES]
+    return pl.DataFrame(bars).with_columns(edges).select("series", "family", "minute", *FIELDS)
