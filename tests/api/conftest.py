@@ -6,24 +6,32 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
-from flowtape.answers import Answer
+from flowtape.answers import Answer, Made, instant
+from flowtape.api.account import SymbolsBody
 from flowtape.api.app import Application, create_app
+from flowtape.api.formats import MEDIA, Format
 from flowtape.api.keys import Keys
+from flowtape.api.routes import Route
 from flowtape.api.server import run
+from flowtape.api.wire import Wire, wire_of
+from flowtape.query import Query
 from flowtape.settings import Settings
 
 PATH = "/v1/flow/options/VIX/cumulative"
 NOON = int(datetime(2026, 5, 12, 12, tzinfo=UTC).timestamp()) * 10**9
+VIX = Query(symbol="VIX", minutes=240)
 AS_OF = 1_464_812_099_125_000_000
 
 
-def answer(symbol: str, minutes: int, expiry: date | None = None, at: int | None = None) -> Answer:
+def answer(query: Query, wanted: Format = "json") -> Answer:
+    """What the flow in memory says of a query: as many points as minutes, and the query's parts."""
+    symbol, minutes = query.symbol, query.minutes
     points = [
         {
             "ts": f"2026-05-12T15:{n // 60:02}:{n % 60:02}Z",
@@ -34,15 +42,15 @@ def answer(symbol: str, minutes: int, expiry: date | None = None, at: int | None
         }
         for n in range(minutes if symbol == "LONG" else min(minutes, 240))
     ]
-    body: dict[str, object] = {"symbol": symbol}
-    if expiry:
-        body["expiry"] = expiry.isoformat()
+    body: dict[str, object] = {"symbol": symbol, **dict(query.echo)}
     body |= {"minutes": minutes, "count": len(points), "points": points}
-    if at is not None:
-        body["at"] = at
+    if query.at is not None:
+        body["at"] = query.at
     data = json.dumps(body, separators=(",", ":")).encode()
+    if wanted != "json":
+        data = wanted.encode() + data
     as_of = None if symbol == "NONE" else AS_OF
-    return Answer(data, f'"{hashlib.sha256(data).hexdigest()[:16]}"', as_of, symbol == "SIM")
+    return Answer(data, f'"{hashlib.sha256(data).hexdigest()[:16]}"', as_of, symbol == "SIM", MEDIA[wanted])
 
 
 class MemoryFlow:
@@ -50,25 +58,27 @@ class MemoryFlow:
 
     def __init__(self) -> None:
         self.trouble: Exception | None = None
-        self.asked: list[tuple[object, ...]] = []
+        self.asked: list[tuple[str, Query, Format]] = []
         self.entered = threading.Event()
         self.leave = threading.Event()
 
-    def cumulative(
-        self, asset: str, symbol: str, minutes: int, expiry: date | None, at: int | None
-    ) -> Answer | Awaitable[Answer]:
-        self.asked.append((asset, symbol, minutes, expiry, at))
-        if symbol == "BROKEN":
+    def answer(self, route: Route, query: Query, wanted: Format) -> Wire | Awaitable[Wire]:
+        self.asked.append((route.path, query, wanted))
+        if query.symbol == "BROKEN":
             raise ZeroDivisionError("secret /etc/passwd")
-        if at is not None or symbol == "SLOW":
-            return self._later(symbol, minutes, expiry, at)
-        return answer(symbol, minutes, expiry)
+        if query.at is not None or query.symbol == "SLOW":
+            return self._later(query, wanted)
+        return Wire(answer(query, wanted))
 
-    async def _later(self, symbol: str, minutes: int, expiry: date | None, at: int | None) -> Answer:
-        if symbol == "SLOW":
+    async def _later(self, query: Query, wanted: Format) -> Wire:
+        if query.symbol == "SLOW":
             self.entered.set()
             await asyncio.to_thread(self.leave.wait, 10)
-        return answer(symbol, minutes, expiry, at)
+        return Wire(answer(query, wanted))
+
+    async def symbols(self) -> Wire:
+        body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=instant(AS_OF))
+        return wire_of(Made(body, AS_OF), simulated=False)
 
     def check(self) -> None:
         if self.trouble:

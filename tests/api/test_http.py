@@ -8,12 +8,15 @@ from datetime import date
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
+from flowtape.api.routes import CUMULATIVE
 from flowtape.api.server import free_address, run
 from flowtape.errors import FeedError, StoreBusy, StoreError, UsageError
+from flowtape.query import Filter, Query
 from flowtape.settings import Settings
 
-from .conftest import AS_OF, NOON, PATH, Server, World, answer
+from .conftest import AS_OF, NOON, PATH, VIX, Server, World, answer
 
 RESET = (NOON // 10**9 // 86_400 + 1) * 86_400
 
@@ -41,12 +44,12 @@ def raw(world: World) -> Callable[..., bytes]:
 def test_an_answer(world: World) -> None:
     found = world.get(params={"minutes": 3})
     assert found.status_code == 200
-    assert found.content == answer("VIX", 3).body
+    assert found.content == answer(replace(VIX, minutes=3)).body
     assert found.headers["Content-Type"] == "application/json"
     assert found.headers["X-Data-As-Of"] == "2016-06-01T20:14:59.125Z"
     assert found.headers["X-Endpoint-Version"] == "1"
-    assert found.headers["ETag"] == answer("VIX", 3).etag
-    assert found.headers["Vary"] == "Accept-Encoding"
+    assert found.headers["ETag"] == answer(replace(VIX, minutes=3)).etag
+    assert found.headers["Vary"] == "Accept, Accept-Encoding"
     assert found.headers["Cache-Control"] == "private, no-cache"
     assert found.headers["X-Content-Type-Options"] == "nosniff"
     assert found.headers["Access-Control-Allow-Origin"] == "*"
@@ -64,10 +67,23 @@ def test_the_arguments_reach_the_flow(world: World) -> None:
     world.get("/v1/flow/options/%5evix/cumulative?minutes=%2B99999&expiry=2016-06-15&at=2016-06-01T20:15:00Z")
     world.get("/v1/flow/options/spxw/cumulative?anything=1&anything=2")
     world.get("/v1/flow/options/BRK%2Fb/cumulative")
+    world.get("/v1/flow/stocks/spy/cumulative")
+    day = date(2016, 6, 15)
     assert world.flow.asked == [
-        ("option", "VIX", 10_080, date(2016, 6, 15), 1_464_812_100 * 10**9),
-        ("option", "SPX", 240, None, None),
-        ("option", "BRK/B", 240, None, None),
+        (
+            CUMULATIVE["option"].path,
+            Query(
+                symbol="VIX",
+                minutes=10_080,
+                filter=Filter(expiries=((day, day),)),
+                echo=(("expiry", "2016-06-15"),),
+                at=1_464_812_100 * 10**9,
+            ),
+            "json",
+        ),
+        (CUMULATIVE["option"].path, Query(symbol="SPX", minutes=240), "json"),
+        (CUMULATIVE["option"].path, Query(symbol="BRK/B", minutes=240), "json"),
+        (CUMULATIVE["stock"].path, Query(asset="stock", symbol="SPY", minutes=240), "json"),
     ]
 
 
@@ -228,16 +244,16 @@ def test_gzip_when_it_is_asked_for(world: World, accepted: str, packed: bool) ->
         body = b"".join(found.iter_raw())
     assert int(found.headers["Content-Length"]) == len(body)
     assert ("Content-Encoding" in found.headers) == packed
-    assert found.headers["Vary"] == "Accept-Encoding"
-    assert (gzip.decompress(body) if packed else body) == answer("VIX", 240).body
-    assert found.headers["ETag"] == ("W/" if packed else "") + answer("VIX", 240).etag
+    assert found.headers["Vary"] == "Accept, Accept-Encoding"
+    assert (gzip.decompress(body) if packed else body) == answer(VIX).body
+    assert found.headers["ETag"] == ("W/" if packed else "") + answer(VIX).etag
 
 
 def test_a_small_body_is_left_plain_and_a_large_one_is_compressed_too(world: World) -> None:
     assert "Content-Encoding" not in world.get(params={"minutes": 1}).headers
     found = world.get("/v1/flow/options/LONG/cumulative?minutes=10080")
     assert found.headers["Content-Encoding"] == "gzip"
-    assert found.content == answer("LONG", 10_080).body
+    assert found.content == answer(Query(symbol="LONG", minutes=10_080)).body
 
 
 @pytest.mark.parametrize(
@@ -293,9 +309,9 @@ def test_odd_requests_are_served(world: World, raw: Callable[..., bytes], extra:
     request = (
         b"GET /v1/flow/options/%76ix/cumulative?minutes=2 HTTP/1.1\r\nHost: x\r\nx-API-key: " + key + b"\r\n"
     )
-    found = raw(request + extra + b"\r\n" + body, answer("VIX", 2).body)
+    found = raw(request + extra + b"\r\n" + body, answer(replace(VIX, minutes=2)).body)
     assert b"HTTP/1.1 200 OK\r\n" in found
-    assert found.endswith(answer("VIX", 2).body)
+    assert found.endswith(answer(replace(VIX, minutes=2)).body)
 
 
 def test_two_requests_on_one_connection(world: World, raw: Callable[..., bytes]) -> None:
@@ -347,7 +363,7 @@ def test_requests_under_way_are_finished_when_told_to_stop(worlds: Callable[[Set
         found = b"".join(parts)
     world.server.join()
     assert found.startswith(b"HTTP/1.1 200 OK")
-    assert found.endswith(answer("SLOW", 1).body)
+    assert found.endswith(answer(Query(symbol="SLOW", minutes=1)).body)
     with pytest.raises(httpx.ConnectError):
         httpx.get(world.url + "/health")
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flowtape.api.formats import MEDIA
 from flowtape.api.routes import ROUTES
 from flowtape.settings import Settings
 
@@ -60,13 +61,15 @@ def conforms(document: dict[str, Any], schema: dict[str, Any], value: object) ->
             and set(schema["required"]) <= set(value) <= set(schema["properties"])
             and all(conforms(document, schema["properties"][name], one) for name, one in value.items())
         )
-    types = {"string": str, "integer": int, "number": (int, float)}
+    types = {"string": str, "integer": int, "number": (int, float), "null": type(None)}
     return "type" not in schema or isinstance(value, types[schema["type"]])
 
 
 def test_the_document_holds_together(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {route.path for route in ROUTES} | {"/health"}
+    assert set(document["paths"]) == {
+        *(route.path for route in ROUTES), "/health", "/v1/account", "/v1/symbols",
+    }  # fmt: skip
     for ref in refs(document):
         assert resolve(document, {"$ref": ref})
     operations = [path["get"] for path in document["paths"].values()]
@@ -94,7 +97,14 @@ def test_every_status_is_declared_with_its_headers(document: dict[str, Any]) -> 
         "500",
         "502",
     }
-    assert [one["name"] for one in found["parameters"]] == ["symbol", "minutes", "expiry", "at"]
+    assert [one["name"] for one in found["parameters"]] == [
+        "symbol", "minutes", "expiry", "right", "dte", "strike", "exclude", "side", "at", "from", "to", "cursor",
+        "measure", "anchor", "include", "format",
+    ]  # fmt: skip
+    assert set(found["responses"]["200"]["content"]) == set(MEDIA.values())
+    bars = document["paths"]["/v1/flow/stocks/{symbol}/bars"]["get"]["parameters"]
+    assert [one["name"] for one in bars if one["required"]] == ["symbol", "resolution"]
+    assert set(document["paths"]["/v1/account"]["get"]["responses"]) == {"200", "304", "401", "405", "500"}
     assert "Retry-After" in found["responses"]["429"]["headers"]
     assert set(document["paths"]["/health"]["get"]["responses"]) == {"200", "503"}
 
@@ -109,6 +119,9 @@ def test_every_status_is_declared_with_its_headers(document: dict[str, Any]) -> 
         (PATH, "free", 403),
         ("/nothing", "", 404),
         ("/health", "", 200),
+        ("/v1/account", "free", 200),
+        ("/v1/account", "", 401),
+        ("/v1/symbols", "alpha", 200),
     ],
 )
 def test_what_is_sent_is_what_is_declared(
@@ -116,10 +129,10 @@ def test_what_is_sent_is_what_is_declared(
 ) -> None:
     found = httpx.get(world.url + target, headers={"X-Api-Key": world.raw[key]} if key else {})
     assert found.status_code == status
-    path = "/health" if target == "/health" else CUMULATIVE
+    path = target if target in document["paths"] else CUMULATIVE
     declared = document["paths"][path]["get"]["responses"][str(status)]
     assert conforms(document, declared["content"]["application/json"]["schema"], found.json())
-    optional = {"X-Data-Source"}
+    optional = {"X-Data-Source", "X-Next-Cursor", "Content-Disposition"}
     assert set(declared["headers"]) - optional <= {name.title() for name in found.headers} | {
         name for name in declared["headers"] if name.lower() in found.headers
     }

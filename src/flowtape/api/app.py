@@ -10,21 +10,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from flowtape.answers import Answer
+from flowtape.answers import Made
 from flowtape.api import errors
+from flowtape.api.account import ACCOUNT, SYMBOLS, account
 from flowtape.api.errors import Headers, Refusal
+from flowtape.api.formats import Format, accepted
 from flowtape.api.keys import Key, Keys
 from flowtape.api.logs import event, redact
 from flowtape.api.pages import Pages
-from flowtape.api.params import KEY_PARAMETER, query_pairs, read_all
+from flowtape.api.params import KEY_PARAMETER, query_pairs
+from flowtape.api.queries import read_request
 from flowtape.api.quotas import Quotas
 from flowtape.api.routes import ROUTES, FlowAnswers, Route, Router
-from flowtape.api.wire import COMMON, EXPOSE, JSON, Reply, Wires, reply
+from flowtape.api.wire import COMMON, EXPOSE, JSON, Reply, Wire, reply, wire_of
 from flowtape.errors import FeedError, StoreError
+from flowtape.query import Query
 from flowtape.settings import PLANS, Plan, Settings
 
 Scope = MutableMapping[str, Any]
@@ -39,6 +44,8 @@ _PREFLIGHT: Headers = [
     (b"access-control-allow-headers", b"X-Api-Key, If-None-Match"),
     (b"access-control-max-age", b"86400"),
 ]
+Service = Callable[[Key, int], Awaitable[Wire]]
+"""Gives what it has for a key at an instant (ns)."""
 _REMEMBERED = 4096
 """Request targets whose meaning is remembered."""
 
@@ -46,10 +53,11 @@ _log = logging.getLogger(__name__)
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a request target means: its route and either its arguments or the 400 they earned."""
+    """What a request target means: its route and either its query or the 400 that it earned."""
 
     route: Route
-    args: tuple[Any, ...]
+    query: Query = Query()
+    format: Format | None = None
     refusal: Refusal | None = None
     key: bytes = b""
     """The key of the query, empty when there is none or more than one."""
@@ -76,7 +84,7 @@ class Application:
         self._router = Router(tuple(routes))
         self._pages = Pages(self._health, tuple(routes), settings)
         self._asked: dict[tuple[bytes, bytes], Asked] = {}
-        self._wires = Wires()
+        self._services: dict[str, Service] = {ACCOUNT: self._account, SYMBOLS: self._symbols}
         self._trouble = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,20 +111,24 @@ class Application:
     async def _reply(self, scope: Scope) -> Reply:
         target = scope["raw_path"], scope["query_string"]
         asked = self._asked.get(target)
-        page = None
+        page = service = None
         if asked is None:
-            page = self._pages.find(scope["path"])
-            asked = None if page else self._read(*target)
+            page, service = self._pages.find(scope["path"]), self._services.get(scope["path"])
+            asked = None if page or service else self._read(*target)
         method = scope["method"]
         if method not in ("GET", "HEAD"):
             if method == "OPTIONS":
                 return 204, _PREFLIGHT, b""
             raise errors.method_not_allowed(method, _ALLOW)
         headers = dict(scope["headers"])
-        if asked is None:
-            assert page is not None  # noqa: S101 - for the type checker: one of the two was found
-            return await page(headers)
-        return await self._flow_reply(asked, headers)
+        if asked is not None:
+            return await self._keyed_reply(
+                scope["path"], asked.key, headers, partial(self._flow, asked, headers)
+            )
+        if service is not None:
+            return await self._keyed_reply(scope["path"], _key_in(query_pairs(target[1])), headers, service)
+        assert page is not None  # noqa: S101 - for the type checker: one of the three was found
+        return await page(headers)
 
     def _read(self, raw_path: bytes, query: bytes) -> Asked:
         """What a target of a flow route means; raises a 404 when it is none."""
@@ -125,49 +137,65 @@ class Application:
             raise errors.not_found(raw_path.decode("latin-1"))
         route, path = found
         pairs = query_pairs(query)
-        given = [value.encode() for name, value in pairs if name == KEY_PARAMETER]
-        key = given[0] if len(given) == 1 else b""
+        key = _key_in(pairs)
         try:
-            asked = Asked(route, read_all(route.params, path, pairs), key=key)
+            request = read_request(route.asset, route.params, path, pairs)
+            asked = Asked(route, request.query, request.format, key=key)
         except Refusal as refusal:
-            return Asked(route, (), refusal, key)
-        if not given:
+            return Asked(route, refusal=refusal, key=key)
+        if not any(name == KEY_PARAMETER for name, _ in pairs):
             # A target with a key in it is not remembered: keys do not stay in memory.
             if len(self._asked) >= _REMEMBERED:
                 self._asked.clear()
             self._asked[raw_path, query] = asked
         return asked
 
-    async def _flow_reply(self, asked: Asked, headers: dict[bytes, bytes]) -> Reply:
-        key = self.keys.find(headers.get(b"x-api-key") or asked.key)
+    async def _keyed_reply(
+        self, path: str, given: bytes, headers: dict[bytes, bytes], service: Service
+    ) -> Reply:
+        """The reply of a service to whoever has a key; `given` is the key of the query."""
+        key = self.keys.find(headers.get(b"x-api-key") or given)
         if key is None:
             raise errors.unauthorized()
         now = self._clock()
         try:
-            answer = await self._answer(asked, key, now)
+            wire = await service(key, now)
         except Refusal as refusal:
             raise self._with_rate(refusal, key, now) from None
         except (StoreError, FeedError) as error:
             self._note(error)
             raise self._with_rate(errors.upstream(error), key, now) from None
         except Exception as error:
-            event(_log, logging.ERROR, "answer failed", path=asked.route.path, error=repr(error))
+            event(_log, logging.ERROR, "answer failed", path=path, error=repr(error))
             raise self._with_rate(errors.internal(), key, now) from None
-        self._restored()
-        return await reply(self._wires.get(answer), headers, self._quotas.headers(key, now))
+        return await reply(wire, headers, self._quotas.headers(key, now))
 
-    async def _answer(self, asked: Asked, key: Key, now: int) -> Answer:
+    async def _flow(self, asked: Asked, headers: dict[bytes, bytes], key: Key, now: int) -> Wire:
         if key.plan not in self._permitted:
             raise errors.tier_restricted(key.plan, self._required)
         if asked.refusal:
             raise asked.refusal
         self.flow.check()
         self._quotas.check(key, now)
-        answer = asked.route.answer(self.flow, *asked.args)
-        if not isinstance(answer, Answer):
-            answer = await answer
+        wanted = asked.format or accepted(headers.get(b"accept", b""))
+        wire = self.flow.answer(asked.route, asked.query, wanted)
+        if not isinstance(wire, Wire):
+            wire = await wire
+        self._restored()
         self._quotas.spend(key, now)
-        return answer
+        return wire
+
+    async def _symbols(self, key: Key, now: int) -> Wire:
+        self.flow.check()
+        self._quotas.check(key, now)
+        wire = await self.flow.symbols()
+        self._restored()
+        self._quotas.spend(key, now)
+        return wire
+
+    async def _account(self, key: Key, now: int) -> Wire:
+        body = account(key, self.settings.limit(key.plan), *self._quotas.today(key, now))
+        return wire_of(Made(body, None), simulated=False)
 
     def _with_rate(self, refusal: Refusal, key: Key, now: int) -> Refusal:
         refusal.headers = [*refusal.headers, EXPOSE, *self._quotas.headers(key, now)]
@@ -200,6 +228,12 @@ def create_app(
 ) -> Application:
     """The application over a flow and a file of keys, to be given to `flowtape.api.server.run`."""
     return Application(flow, keys, settings, clock)
+
+
+def _key_in(pairs: list[tuple[str, str]]) -> bytes:
+    """The key of a query, empty when there is none or more than one."""
+    given = [value.encode() for name, value in pairs if name == KEY_PARAMETER]
+    return given[0] if len(given) == 1 else b""
 
 
 def _refused(refusal: Refusal) -> Reply:

@@ -17,14 +17,17 @@ import threading
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from flowtape import errors
 from flowtape.api.flow import Flow
+from flowtape.api.routes import CUMULATIVE
 from flowtape.engine import Engine
 from flowtape.errors import FlowtapeError, StoreError
 from flowtape.ingest import Outcome, Request, Step, ingest
+from flowtape.query import EVERYTHING, Filter, Query
 
 LONGEST_PATH = 100
 """Bytes; a Unix socket's name has room for about this much."""
@@ -46,7 +49,7 @@ class Rebuild(msgspec.Struct, tag="rebuild"):
 class Cumulative(msgspec.Struct, tag="cumulative"):
     """The cumulative body as of an instant (ns)."""
 
-    asset: str
+    asset: Literal["option", "stock"]
     symbol: str
     minutes: int
     expiry: date | None
@@ -204,5 +207,17 @@ class Control:
             return Done(outcomes=ingest(self._engine, command.request, tell, stop))
         if isinstance(command, Rebuild):
             return Done(bars=self._engine.rebuild(command.day))
-        found = self._flow.past(command.asset, command.symbol, command.minutes, command.expiry, command.at)
-        return Done(body=found.body.decode(), simulated=found.simulated)
+        wire = self._flow.make(CUMULATIVE[command.asset], _query(command))
+        return Done(body=wire.body.decode(), simulated=self._engine.simulated(command.asset, command.symbol))
+
+
+def _query(command: Cumulative) -> Query:
+    day = command.expiry
+    return Query(
+        asset=command.asset,
+        symbol=command.symbol,
+        filter=EVERYTHING if day is None else Filter(expiries=((day, day),)),
+        echo=() if day is None else (("expiry", day.isoformat()),),
+        minutes=command.minutes,
+        at=command.at,
+    )

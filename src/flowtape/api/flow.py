@@ -1,4 +1,4 @@
-"""What the routes ask for: answers out of the window, or out of the store for past instants."""
+"""What the routes ask for: answers made on reader threads, kept while nothing they rest on has changed."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from typing import Protocol
 
-from flowtape import answers
-from flowtape.answers import CUMULATIVE, Answer
+from flowtape.api.account import symbols
+from flowtape.api.formats import Format
+from flowtape.api.routes import Route
+from flowtape.api.wire import Wire, wire_of
+from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.errors import FeedError, StoreError
 from flowtape.minutes import NS_PER_MINUTE
-from flowtape.past import totals_at
+from flowtape.query import Query
 from flowtape.window import Window
 
-CACHED = 4096
+KEPT = 256 * 2**20
+"""Bytes of bodies, plain and compressed, that are kept ready."""
+READERS = 4
 LOOK_EVERY = 1.0
 """Seconds between looks at the store."""
-Key = tuple[object, ...]
+Key = tuple[str, Query, Format]
+State = tuple[int, int]
 
 
 class Clock(Protocol):
@@ -39,8 +44,18 @@ class FeedState(Protocol):
         """Seconds since the feed was last heard while its market is open; None when it need not speak."""
 
 
+class _Making:
+    """An answer on its way. `state` is what it rests on, None until a thread has begun to read."""
+
+    __slots__ = ("done", "state")
+
+    def __init__(self) -> None:
+        self.state: State | None = None
+        self.done: asyncio.Future[Wire]
+
+
 class Flow:
-    """Answers for the API. Used from the event loop only; store reads run on threads of its own."""
+    """Answers for the API. Used from the event loop only, but for `make`."""
 
     def __init__(
         self,
@@ -56,8 +71,10 @@ class Flow:
         self._feed = feed
         self._silence_limit = silence_limit
         self._unreadable: str | None = None
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="reader")
-        self._answers: OrderedDict[Key, tuple[object, Answer]] = OrderedDict()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._kept: OrderedDict[Key, tuple[State | None, Wire]] = OrderedDict()
+        self._bytes = 0
+        self._making: dict[Key, _Making] = {}
 
     def check(self) -> None:
         """Raise `StoreError` or `FeedError` while no answer may be trusted."""
@@ -74,7 +91,7 @@ class Flow:
         """Look every second whether the store can still be read, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            self._unreadable = await loop.run_in_executor(self._readers, self._look)
+            self._unreadable = await loop.run_in_executor(None, self._look)
             await asyncio.sleep(LOOK_EVERY)
 
     def _look(self) -> str | None:
@@ -84,53 +101,93 @@ class Flow:
             return str(error)
         return None
 
-    def cumulative(
-        self, asset: str, symbol: str, minutes: int, expiry: date | None, at: int | None
-    ) -> Answer | Awaitable[Answer]:
-        """The answer of `…/cumulative`: at once from the window, or later from the store when `at` is given."""
-        if at is not None:
-            return self._past(asset, symbol, minutes, expiry, at)
+    def answer(self, route: Route, query: Query, format: Format) -> Wire | Awaitable[Wire]:
+        """The answer of a route: at once where the one that is kept still holds, else later."""
         now = self._clock.now_ns()
         self._window.advance(now // NS_PER_MINUTE)
-        key = (asset, symbol, minutes, expiry)
-        state = (self._window.version(asset, symbol), now // NS_PER_MINUTE)
-        kept = self._answers.get(key)
+        key = (route.path, query, format)
+        state = self._state(route, query, now)
+        kept = self._kept.get(key)
         if kept is not None and kept[0] == state:
             return kept[1]
-        start, end = answers.window_minutes(now, minutes)
-        totals = self._window.totals(asset, symbol, start, end, CUMULATIVE, expiry)
-        body = answers.cumulative(totals, symbol, minutes, expiry)
-        return self._keep(
-            key, state, answers.answer(body, totals.as_of, self._engine.simulated(asset, symbol))
-        )
+        return self._shared(route, key, state)
 
-    async def _past(self, asset: str, symbol: str, minutes: int, expiry: date | None, at: int) -> Answer:
-        key = (asset, symbol, minutes, expiry, at)
-        state = self._engine.generation
-        kept = self._answers.get(key)
-        if kept is not None and kept[0] == state:
-            return kept[1]
-        made = await asyncio.get_running_loop().run_in_executor(
-            self._readers, self.past, asset, symbol, minutes, expiry, at
-        )
-        return self._keep(key, state, made)
+    def _state(self, route: Route, query: Query, now: int) -> State:
+        """What an answer rests on: it stays the same while this does."""
+        if query.symbol:
+            version = self._window.version(query.asset, query.symbol)
+            if version < 0:
+                # What the window does not hold, any commit may have changed.
+                version -= self._engine.generation
+        else:
+            version = self._window.board_version(query.asset)
+        return version, -1 if query.at is not None else now // route.every
 
-    def past(self, asset: str, symbol: str, minutes: int, expiry: date | None, at: int) -> Answer:
-        """The answer as of a past instant, read from the store in the calling thread."""
-        totals = totals_at(
-            self._engine.store, asset, symbol, answers.past_minutes(at, minutes), at, CUMULATIVE, expiry,
-            self._engine.max_quote_age,
-        )  # fmt: skip
-        body = answers.cumulative(totals, symbol, minutes, expiry)
-        return answers.answer(body, totals.as_of, self._engine.simulated(asset, symbol))
+    async def _shared(self, route: Route, key: Key, state: State) -> Wire:
+        """Wait for the answer with all who ask for it now."""
+        making = self._making.get(key)
+        # One that no thread has begun will see all that there is now, whatever that will be.
+        if making is None or making.state not in (None, state):
+            making = self._begin(route, key)
+        # Whoever hangs up leaves it to the others.
+        return await asyncio.shield(making.done)
 
-    def _keep(self, key: Key, state: object, answer: Answer) -> Answer:
-        self._answers[key] = (state, answer)
-        self._answers.move_to_end(key)
-        if len(self._answers) > CACHED:
-            self._answers.popitem(last=False)
-        return answer
+    def _begin(self, route: Route, key: Key) -> _Making:
+        making = self._making[key] = _Making()
+
+        def read() -> Wire:
+            now = self._clock.now_ns()
+            making.state = self._state(route, key[1], now)
+            return self._make(route, key[1], key[2], now)
+
+        def settle(done: asyncio.Future[Wire]) -> None:
+            failed = done.cancelled() or done.exception() is not None
+            # Where another was begun since, what this one rests on has changed.
+            if self._making.get(key) is making:
+                del self._making[key]
+                if not failed:
+                    self._keep(key, making.state, done.result())
+
+        making.done = asyncio.get_running_loop().run_in_executor(self._readers, read)
+        making.done.add_done_callback(settle)
+        return making
+
+    def make(self, route: Route, query: Query, format: Format = "json") -> Wire:
+        """The answer of a route, made in the calling thread."""
+        return self._make(route, query, format, self._clock.now_ns())
+
+    def _make(self, route: Route, query: Query, format: Format, now: int) -> Wire:
+        desk = Desk(self._engine.store, self._window, now, self._engine.max_quote_age)
+        with self._engine.store.snapshot():
+            made = route.answer(desk, query)
+        return wire_of(made, self._simulated(query), format, _file_name(route, query))
+
+    def _simulated(self, query: Query) -> bool:
+        if query.symbol:
+            return self._engine.simulated(query.asset, query.symbol)
+        return self._engine.simulated_any(query.asset)
+
+    async def symbols(self) -> Wire:
+        """Every symbol of which prints are kept."""
+        made = await asyncio.get_running_loop().run_in_executor(self._readers, symbols, self._engine.store)
+        simulated = any(map(self._engine.simulated_any, ("option", "stock")))
+        return wire_of(made, simulated)
+
+    def _keep(self, key: Key, state: State | None, wire: Wire) -> None:
+        before = self._kept.pop(key, None)
+        if before is not None:
+            self._bytes -= before[1].weight
+        self._kept[key] = (state, wire)
+        self._bytes += wire.weight
+        while self._bytes > KEPT and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1][1].weight
 
     def close(self) -> None:
         """Let the reader threads go."""
         self._readers.shutdown(wait=True)
+
+
+def _file_name(route: Route, query: Query) -> str:
+    """What a copy of the answer may be called, without its suffix."""
+    name = route.path.rpartition("/")[2]
+    return f"{query.symbol.replace('/', '-') or query.asset + 's'}-{name}"

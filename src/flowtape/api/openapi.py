@@ -6,8 +6,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from flowtape.api.account import ACCOUNT, SYMBOLS, AccountBody, SymbolsBody
 from flowtape.api.errors import ErrorBody, QuotaBody, TierBody, UnauthorizedBody, UnhealthyBody
+from flowtape.api.formats import FORMATS, MEDIA
 from flowtape.api.params import KEY_PARAMETER, Param
+from flowtape.api.queries import CURSOR
 from flowtape.api.routes import Route
 from flowtape.settings import Settings
 from flowtape.version import __version__
@@ -32,6 +35,14 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "string", "enum": ["simulated"]},
     ),
     "X-Endpoint-Version": ("The version of this endpoint.", {"type": "string"}),
+    "X-Next-Cursor": (
+        "The `cursor` that goes on from here, where there is more of a span.",
+        {"type": "string"},
+    ),
+    "Content-Disposition": (
+        "What a copy may be called; absent for JSON.",
+        {"type": "string"},
+    ),
     "ETag": ("The answer's tag, for `If-None-Match`.", {"type": "string"}),
     "Retry-After": (
         "Whole seconds until the count starts again, at least 1.",
@@ -55,7 +66,8 @@ _ERRORS: tuple[tuple[int, str, type[msgspec.Struct], tuple[str, ...]], ...] = (
 def document(routes: tuple[Route, ...], settings: Settings) -> dict[str, Any]:
     """The whole document, as JSON values."""
     bodies: list[Any] = [*{route.body for route in routes}, *{row[2] for row in _ERRORS}]
-    bodies = sorted([*bodies, HealthyBody, UnhealthyBody], key=lambda body: body.__name__)
+    bodies += [AccountBody, HealthyBody, SymbolsBody, UnhealthyBody]
+    bodies.sort(key=lambda body: body.__name__)
     schemas, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
     refs = dict(zip(bodies, schemas, strict=True))
     return {
@@ -69,6 +81,8 @@ def document(routes: tuple[Route, ...], settings: Settings) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "paths": {
             **{route.path: {"get": _operation(route, refs, settings)} for route in routes},
+            ACCOUNT: {"get": _account(refs)},
+            SYMBOLS: {"get": _symbols(refs)},
             "/health": {"get": _health(refs)},
         },
         "components": {
@@ -84,24 +98,64 @@ def document(routes: tuple[Route, ...], settings: Settings) -> dict[str, Any]:
     }
 
 
+_KEYED: list[dict[str, list[str]]] = [{"header": []}, {"query": []}]
+_UNCHANGED = {
+    "description": "The answer is the one of `If-None-Match`.",
+    "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in (*_RATE, *_DATA)},
+}
+
+
 def _operation(route: Route, refs: dict[Any, Any], settings: Settings) -> dict[str, Any]:
-    found = _response("The answer.", refs[route.body], (*_RATE, *_DATA))
-    unchanged = {
-        "description": "The answer is the one of `If-None-Match`.",
-        "headers": _refs((*_RATE, *_DATA)),
-    }
     return {
-        "operationId": "_".join(part for part in route.path.split("/")[2:] if not part.startswith("{")),
-        "tags": ["flow"],
+        "operationId": "_".join(
+            part.replace("-", "_") for part in route.path.split("/")[2:] if not part.startswith("{")
+        ),
+        "tags": [f"{route.asset}s"],
         "summary": route.summary,
         "description": f"{route.help} Needs the {settings.flow_plan} plan or higher.",
-        "security": [{"header": []}, {"query": []}],
+        "security": _KEYED,
         "parameters": [_parameter(param) for param in route.params],
-        "responses": {
-            "200": found,
-            "304": unchanged,
-            **{str(status): _response(text, refs[body], names) for status, text, body, names in _ERRORS},
-        },
+        "responses": {"200": _found(route, refs), "304": _UNCHANGED, **_failures(refs)},
+    }
+
+
+def _found(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
+    more = ("Content-Disposition", *(("X-Next-Cursor",) if CURSOR in route.params else ()))
+    found = _response("The answer.", refs[route.body], (*_RATE, *_DATA, *more))
+    found["content"] |= {MEDIA[name]: {} for name in FORMATS if name != "json"}
+    found["content"][MEDIA["csv"]] = {"schema": {"type": "string"}}
+    return found
+
+
+def _failures(refs: dict[Any, Any], *without: int) -> dict[str, Any]:
+    return {
+        str(status): _response(text, refs[body], names)
+        for status, text, body, names in _ERRORS
+        if status not in without
+    }
+
+
+def _account(refs: dict[Any, Any]) -> dict[str, Any]:
+    found = _response("About the key.", refs[AccountBody], (*_RATE, "ETag", "X-Endpoint-Version"))
+    return {
+        "operationId": "account",
+        "tags": ["account"],
+        "summary": "The key's plan and its use today",
+        "description": "Any plan; costs no quota.",
+        "security": _KEYED,
+        "responses": {"200": found, "304": _UNCHANGED, **_failures(refs, 400, 403, 404, 429, 502)},
+    }
+
+
+def _symbols(refs: dict[Any, Any]) -> dict[str, Any]:
+    found = _response("The symbols.", refs[SymbolsBody], (*_RATE, *_DATA))
+    return {
+        "operationId": "symbols",
+        "tags": ["account"],
+        "summary": "The symbols of which prints are kept",
+        "description": "Any plan; costs one request.",
+        "security": _KEYED,
+        "responses": {"200": found, "304": _UNCHANGED, **_failures(refs, 400, 403, 404)},
     }
 
 
@@ -109,7 +163,7 @@ def _parameter(param: Param) -> dict[str, Any]:
     return {
         "name": param.name,
         "in": param.where,
-        "required": param.where == "path",
+        "required": param.where == "path" or param.required,
         "description": param.help,
         "schema": param.schema,
     }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -14,9 +14,10 @@ from flowtape.api.errors import invalid, shown
 from flowtape.prints import underlying_of
 
 KEY_PARAMETER = "apiKey"
+MOST = 2**31 - 1
+"""The largest whole number that clients of every language hold."""
 
 _WHOLE = re.compile(r"([+-]?)0*([0-9]+)", re.ASCII)
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _INSTANT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt +]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
     r"(?:[Zz]|([+ -])([0-9]{2})(?::?([0-9]{2}))?)?"
@@ -29,12 +30,19 @@ _MAX_DIGITS = 18
 
 
 class Param(msgspec.Struct, frozen=True, kw_only=True):
-    """One parameter. `parse` raises ValueError with what the value must be."""
+    """One parameter, and the field of `Query` that it fills (none where it is empty).
+
+    `parse` raises ValueError with what the value must be, and, where only a part of it is wrong, that part.
+    The `parse` of a `filter` gives a `Chosen`, for a field of `Filter`.
+    """
 
     name: str
     where: Literal["path", "query"] = "query"
+    field: str = ""
+    filter: bool = False
     parse: Callable[[str], Any]
     default: Any = None
+    required: bool = False
     schema: dict[str, Any]
     help: str
 
@@ -43,10 +51,27 @@ class Param(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return self.parse(text)
         except ValueError as error:
-            raise invalid(self.name, f"must be {error}, not '{shown(text)}'.") from None
+            expected, *part = error.args
+            raise invalid(
+                self.name, f"must be {expected}, not '{shown(part[0] if part else text)}'."
+            ) from None
 
 
-def whole(name: str, default: int, low: int, high: int, help: str) -> Param:
+class Chosen(NamedTuple):
+    """A filter's value, and the text that stands for it in an answer."""
+
+    value: Any
+    text: str
+
+
+class Given(NamedTuple):
+    """A parameter of a request: as it was written, and its value."""
+
+    text: str
+    value: Any
+
+
+def whole(name: str, field: str, default: int, low: int, high: int, help: str) -> Param:
     """A whole number, clamped to low..high however long it is written."""
 
     def parse(text: str) -> int:
@@ -58,22 +83,49 @@ def whole(name: str, default: int, low: int, high: int, help: str) -> Param:
             return low if sign == "-" else high
         return min(max(int(sign + digits), low), high)
 
-    schema = {"type": "integer", "default": default}
+    bounds = f"At least {low}." if high == MOST else f"Clamped to {low}..{high}."
     return Param(
-        name=name, parse=parse, default=default, schema=schema, help=f"{help} Clamped to {low}..{high}."
+        name=name,
+        field=field,
+        parse=parse,
+        default=default,
+        schema={"type": "integer", "default": default},
+        help=f"{help} {bounds}",
     )
 
 
-def _expiry(text: str) -> date:
-    if _DATE.fullmatch(text):
-        try:
-            return date.fromisoformat(text)
-        except ValueError:
-            pass
-    raise ValueError("a date as YYYY-MM-DD")
+def choice(words: Iterable[str], synonyms: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """A parser of one of some words, written in any case, or of a synonym of one."""
+    names = {word.lower(): word for word in words}
+    expected = "one of " + ", ".join(names.values())
+    names |= synonyms or {}
+
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise ValueError(expected)
+        return names[text.lower()]
+
+    return parse
 
 
-def _instant(text: str) -> int:
+def word(name: str, field: str, words: tuple[str, ...], default: str, help: str) -> Param:
+    """One of some words, in any case."""
+    schema = {"type": "string", "enum": [*words], "default": default}
+    return Param(name=name, field=field, parse=choice(words), default=default, schema=schema, help=help)
+
+
+def parse_date(text: str) -> date:
+    """A date as YYYY-MM-DD and in no other way."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = date.min
+    if day.isoformat() != text:
+        raise ValueError("a date as YYYY-MM-DD", text)
+    return day
+
+
+def parse_instant(text: str) -> int:
     """Nanoseconds since 1970, UTC."""
     found = _INSTANT.fullmatch(text)
     if not found:
@@ -108,39 +160,13 @@ def _below_60(minutes: str | None) -> int:
     return number
 
 
-def _symbol(text: str) -> str:
+def parse_symbol(text: str) -> str:
+    """An underlying, upper case."""
     # Matched before it is upper-cased: some letters outside ASCII have ASCII capitals.
     found = _SYMBOL.fullmatch(text)
     if not found:
         raise ValueError("1 to 16 of the characters A-Z, 0-9, '.', '/' and '-'")
     return underlying_of(found[1])
-
-
-SYMBOL = Param(
-    name="symbol",
-    where="path",
-    parse=_symbol,
-    schema={"type": "string", "example": "SPY"},
-    help=(
-        "The underlying, in any case; an index with or without `^`. "
-        "An OPRA root such as `SPXW` stands for its underlying."
-    ),
-)
-EXPIRY = Param(
-    name="expiry",
-    parse=_expiry,
-    schema={"type": "string", "format": "date"},
-    help="One expiration, `YYYY-MM-DD`; all of them when absent.",
-)
-AT = Param(
-    name="at",
-    parse=_instant,
-    schema={"type": "string", "format": "date-time"},
-    help=(
-        "The answer as it stood at this instant: only whole minutes that end by it. "
-        "ISO 8601, to the nanosecond; without a zone it is UTC. Now when absent."
-    ),
-)
 
 
 def query_pairs(query: bytes) -> list[tuple[str, str]]:
@@ -158,20 +184,23 @@ def query_pairs(query: bytes) -> list[tuple[str, str]]:
 
 def read_all(
     params: tuple[Param, ...], path: Mapping[str, str], pairs: list[tuple[str, str]]
-) -> tuple[Any, ...]:
-    """The values of a route's parameters, in their order; names it does not have are ignored.
+) -> dict[str, Given]:
+    """The parameters of a request that were given, by name; names that `params` has not are ignored.
 
-    Raises a 400 for the first parameter that is given twice or cannot be used.
+    Raises a 400 for the first parameter that is given twice or cannot be used; a required one that is missing
+    is read as an empty text.
     """
-    values = []
+    values = {}
     for param in params:
-        given = (
+        texts = (
             [path[param.name]]
             if param.where == "path"
             else [value for name, value in pairs if name == param.name]
         )
-        if len(given) > 1:
-            both = ", ".join(f"'{shown(value)}'" for value in given[:2])
-            raise invalid(param.name, f"is given {len(given)} times ({both}); give it once.")
-        values.append(param.read(given[0]) if given else param.default)
-    return tuple(values)
+        if len(texts) > 1:
+            both = ", ".join(f"'{shown(value)}'" for value in texts[:2])
+            raise invalid(param.name, f"is given {len(texts)} times ({both}); give it once.")
+        if texts or param.required:
+            text = texts[0] if texts else ""
+            values[param.name] = Given(text, param.read(text))
+    return values

@@ -49,6 +49,10 @@ class Quotas:
             self._unlimited = day, [*_UNLIMITED, (b"x-ratelimit-reset", b"%d" % _reset(day))]
         return self._unlimited[1]
 
+    def today(self, key: Key, now: int) -> tuple[int, int]:
+        """Requests of a key today, and when the count starts again in Unix seconds."""
+        return self._keys.used(key, now // DAY), _reset(now // DAY)
+
     def _exceeded(self, key: Key, limit: int, now: int) -> Exception:
         reset = _reset(now // DAY)
         reset_at = datetime.fromtimestamp(reset, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

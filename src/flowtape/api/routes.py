@@ -3,55 +3,149 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import date
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import unquote
 
 import msgspec
 
-from flowtape.answers import Answer, Cumulative
-from flowtape.api.params import AT, EXPIRY, SYMBOL, Param, whole
+from flowtape import answers
+from flowtape.answers import Made
+from flowtape.api.filters import DTE, EXCLUDE, EXPIRY, RIGHT, SIDE, STRIKE
+from flowtape.api.formats import Format
+from flowtape.api.params import MOST, Param, whole
+from flowtape.api.queries import ANCHOR, AT, CURSOR, FORMAT, FROM, INCLUDE, MEASURE, RESOLUTION, SYMBOL, TO
+from flowtape.api.wire import Wire
+from flowtape.desk import Desk
+from flowtape.minutes import NS_PER_MINUTE
+from flowtape.query import Query
+
+NS_PER_SECOND = 10**9
+Asset = Literal["option", "stock"]
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One flow endpoint. `every` is how long (ns) an answer may be kept while no print comes in."""
+
+    path: str
+    asset: Asset
+    params: tuple[Param, ...]
+    answer: Callable[[Desk, Query], Made]
+    body: type[msgspec.Struct]
+    every: int = NS_PER_MINUTE
+    summary: str
+    help: str
 
 
 class FlowAnswers(Protocol):
-    """What the routes ask of the flow behind them."""
+    """What the application asks of the flow behind it."""
 
-    def cumulative(
-        self, asset: str, symbol: str, minutes: int, expiry: date | None, at: int | None
-    ) -> Answer | Awaitable[Answer]:
-        """Running net volume of a symbol; `at` is ns since 1970, UTC."""
+    def answer(self, route: Route, query: Query, format: Format) -> Wire | Awaitable[Wire]:
+        """The answer of a route."""
+
+    async def symbols(self) -> Wire:
+        """Every symbol of which prints are kept."""
 
     def check(self) -> None:
         """Raise `StoreError` or `FeedError` while answers may not be trusted. Called for every request."""
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One flow endpoint. `answer` is called with the flow and the values of `params`, in their order."""
-
-    path: str
-    params: tuple[Param, ...]
-    answer: Callable[..., Answer | Awaitable[Answer]]
-    body: type[msgspec.Struct]
-    summary: str
-    help: str
+def _lasting(name: str, default: int, high: int = 10_080) -> Param:
+    return whole(name, "minutes", default, 1, high, "Minutes in the window.")
 
 
-def _option_cumulative(
-    flow: FlowAnswers, symbol: str, minutes: int, expiry: date | None, at: int | None
-) -> Answer | Awaitable[Answer]:
-    return flow.cumulative("option", symbol, minutes, expiry, at)
+_SPAN = (AT, FROM, TO, CURSOR)
+_FILTERS: dict[Asset, tuple[Param, ...]] = {
+    "option": (EXPIRY, RIGHT, DTE, STRIKE, EXCLUDE, SIDE),
+    "stock": (EXCLUDE, SIDE),
+}
+_LIMIT = whole("limit", "limit", 50, 1, 500, "The most trades to show, newest first.")
+_MIN_SIZE = {
+    "option": whole("minSize", "min_size", 100, 1, MOST, "The least contracts of a block."),
+    "stock": whole("minSize", "min_size", 10_000, 1, MOST, "The least shares of a block."),
+}
+_WINDOW = _lasting("windowMinutes", 240)
+_N = whole("n", "limit", 10, 1, 50, "The most symbols on each side.")
+_OUTLIERS = (
+    whole("limit", "limit", 20, 1, 200, "The most symbols to show."),
+    whole("minTrades", "min_trades", 20, 0, MOST, "The least prints of a symbol."),
+    _WINDOW,
+)
+
+
+def _of_symbol(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
+    """A route of one symbol."""
+    path = f"/v1/flow/{asset}s/{{symbol}}/{name}"
+    return Route(path=path, asset=asset, params=(SYMBOL, *params, FORMAT), **rest)
+
+
+def _of_all(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
+    """A route that compares all symbols; ages in its rows are in seconds."""
+    path = f"/v1/flow/{asset}s/{name}"
+    return Route(path=path, asset=asset, params=(*params, FORMAT), every=NS_PER_SECOND, **rest)
+
+
+def _routes(asset: Asset) -> tuple[Route, ...]:
+    """The routes that options and stocks share."""
+    filters = _FILTERS[asset]
+    expiry = (EXPIRY,) if asset == "option" else ()
+    return (
+        _of_symbol(
+            asset, "recent", _LIMIT, *expiry, AT, answer=answers.recent, body=answers.Recent,
+            summary=f"The newest {asset} prints",
+            help="The newest prints of the newest trading day, each with its side and the quote before it.",
+        ),
+        _of_symbol(
+            asset, "summary", *filters, AT, answer=answers.summary, body=answers.Summary,
+            summary=f"A day of {asset} flow in numbers",
+            help="Volume bought, sold and of unknown side, of the newest trading day.",
+        ),
+        _of_symbol(
+            asset, "blocks", _MIN_SIZE[asset], *expiry, AT, answer=answers.blocks, body=answers.Blocks,
+            summary=f"Large {asset} prints",
+            help="The newest prints of at least a size, at most 500, of the newest trading day.",
+        ),
+        _of_symbol(
+            asset, "history", _lasting("minutes", 60), *filters, *_SPAN, INCLUDE,
+            answer=answers.history, body=answers.History,
+            summary=f"Net {asset} flow minute by minute",
+            help="Volume by side, VWAP and extremes of each minute, newest first.",
+        ),
+        _of_symbol(
+            asset, "cumulative", _lasting("minutes", 240), *filters, *_SPAN, MEASURE, ANCHOR, INCLUDE,
+            answer=answers.cumulative, body=answers.Cumulative,
+            summary=f"Cumulative net {asset} flow",
+            help="Net volume of each minute (buys less sells) with its running sum, VWAP and number of prints.",
+        ),
+        _of_all(
+            asset, "leaderboard", _N, _WINDOW, answer=answers.leaderboard, body=answers.Leaderboard,
+            summary=f"The most bought and sold {asset}s",
+            help="Symbols by net notional in USD: the most bought, and the most sold.",
+        ),
+        _of_all(
+            asset, "outliers", *_OUTLIERS, answer=answers.outliers, body=answers.Outliers,
+            summary=f"Symbols whose {asset} flow stands out",
+            help="Symbols by the size of their net notional in USD, with how one-sided their flow is.",
+        ),
+    )  # fmt: skip
 
 
 ROUTES = (
-    Route(
-        path="/v1/flow/options/{symbol}/cumulative",
-        params=(SYMBOL, whole("minutes", 240, 1, 10_080, "Minutes in the window."), EXPIRY, AT),
-        answer=_option_cumulative,
-        body=Cumulative,
-        summary="Cumulative net option flow",
-        help="Net volume of each minute (buys less sells) with its running sum, VWAP and number of prints.",
+    *_routes("option"),
+    _of_symbol(
+        "option", "dealer-premium", _WINDOW, EXPIRY, AT,
+        answer=answers.dealer_premium, body=answers.DealerPremium, every=NS_PER_SECOND,
+        summary="The premium that dealers paid and took",
+        help="Premium in USD, by the view that dealers take the other side of every aggressor.",
     ),
-)
+    *_routes("stock"),
+    _of_symbol(
+        "stock", "bars", RESOLUTION, whole("minutes", "minutes", 60, 1, 1440, "Minutes in the window."),
+        answer=answers.bars, body=answers.Bars, every=NS_PER_SECOND,
+        summary="Price bars with signed volume",
+        help="Open, high, low, close and volume by side of each bar, oldest first.",
+    ),
+)  # fmt: skip
+CUMULATIVE = {route.asset: route for route in ROUTES if route.path.endswith("/cumulative")}
 
 
 class Router:

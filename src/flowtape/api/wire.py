@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from datetime import UTC, datetime
 from functools import lru_cache
 
-from flowtape.answers import Answer
+from flowtape.answers import Answer, Made, encode, instant
 from flowtape.api.errors import Headers
+from flowtape.api.formats import MEDIA, Format, writer
 
 Reply = tuple[int, Headers, bytes]
 """Status, headers, body."""
@@ -20,7 +20,7 @@ COMMON: Headers = [
 ]
 JSON = (b"content-type", b"application/json")
 EXPOSED = (
-    b"ETag, Retry-After, X-Data-As-Of, X-Data-Source, X-Endpoint-Version, "
+    b"ETag, Content-Disposition, Retry-After, X-Data-As-Of, X-Data-Source, X-Endpoint-Version, X-Next-Cursor, "
     b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 )
 EXPOSE = (b"access-control-expose-headers", EXPOSED)
@@ -30,30 +30,38 @@ _GZIP_FROM = 1024
 _GZIP_ASIDE = 65_536
 """Bytes of body from which compression takes the better part of a millisecond, and leaves the event loop."""
 _GZIP_LEVEL = 4
-_KEPT = 64 * 2**20
-"""Bytes of bodies, plain and compressed, that are kept ready."""
 _CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?")
 
 
 class Wire:
-    """One answer, ready to send."""
+    """One answer, ready to send; `more` are headers of its own."""
 
-    __slots__ = ("body", "etag", "gzip", "gzip_headers", "headers", "unchanged")
+    __slots__ = ("body", "etag", "gzip", "gzip_headers", "headers", "packs", "unchanged")
 
-    def __init__(self, answer: Answer) -> None:
-        common = _facts(answer)
+    def __init__(self, answer: Answer, more: Headers | None = None) -> None:
+        common = [*_facts(answer), *(more or [])]
         self.body = answer.body
         self.etag = answer.etag.encode()
+        self.packs = len(self.body) >= _GZIP_FROM and answer.media != MEDIA["parquet"]
         self.unchanged: Headers = [(b"etag", self.etag), *common]
-        self.headers: Headers = [JSON, (b"content-length", b"%d" % len(self.body)), *self.unchanged]
+        self.headers: Headers = [
+            (b"content-type", answer.media.encode()),
+            (b"content-length", b"%d" % len(self.body)),
+            *self.unchanged,
+        ]
         self.gzip = b""
         self.gzip_headers: Headers = []
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, about: a compressed body may be added later, and is smaller than the plain one."""
+        return (1 + self.packs) * len(self.body)
 
     def pack(self) -> None:
         """Make the compressed body; two threads may do so at once, and make the same."""
         packed = zlib.compress(self.body, _GZIP_LEVEL, zlib.MAX_WBITS | 16)
         self.gzip_headers = [
-            JSON,
+            self.headers[0],
             (b"content-length", b"%d" % len(packed)),
             (b"content-encoding", b"gzip"),
             # Compressed bytes are another representation, so the tag is only a weak one for them.
@@ -63,12 +71,26 @@ class Wire:
         self.gzip = packed
 
 
+def wire_of(made: Made, simulated: bool, format: Format = "json", name: str = "") -> Wire:
+    """An answer in a format; `name` is what a copy of it may be called, without suffix."""
+    more: Headers = []
+    if format == "json":
+        answer = encode(made, simulated)
+    else:
+        answer = encode(made, simulated, MEDIA[format], writer(format))
+        more.append((b"content-disposition", f'inline; filename="{name}.{format}"'.encode()))
+    cursor = getattr(made.body, "next_cursor", None)
+    if isinstance(cursor, str):
+        more.append((b"x-next-cursor", cursor.encode()))
+    return Wire(answer, more)
+
+
 def _facts(answer: Answer) -> Headers:
     headers = [
         *COMMON,
         EXPOSE,
         (b"cache-control", b"private, no-cache"),
-        (b"vary", b"Accept-Encoding"),
+        (b"vary", b"Accept, Accept-Encoding"),
         (b"x-endpoint-version", b"1"),
     ]
     if answer.as_of is not None:
@@ -78,43 +100,12 @@ def _facts(answer: Answer) -> Headers:
     return headers
 
 
-def instant(ns: int) -> str:
-    """ISO 8601 of ns since 1970, UTC, with as many decimals as it needs: none, 3, 6 or 9."""
-    seconds, rest = divmod(ns, 10**9)
-    fraction = f"{rest:09d}"
-    while fraction.endswith("000"):
-        fraction = fraction[:-3]
-    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{fraction}Z" if fraction else f"{whole}Z"
-
-
-class Wires:
-    """The answers sent last, ready to send again, oldest out first."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Answer, Wire] = {}
-        self._bytes = 0
-
-    def get(self, answer: Answer) -> Wire:
-        """The answer, ready to send."""
-        wire = self._kept.get(answer)
-        if wire is None:
-            wire = self._kept[answer] = Wire(answer)
-            # Twice, for a compressed body that may be added later and is smaller than the plain one.
-            self._bytes += 2 * len(answer.body)
-            while self._bytes > _KEPT and len(self._kept) > 1:
-                oldest = next(iter(self._kept))
-                self._bytes -= 2 * len(oldest.body)
-                del self._kept[oldest]
-        return wire
-
-
 async def reply(wire: Wire, headers: dict[bytes, bytes], rate: Headers) -> Reply:
     """The reply to a request with these headers: 304, compressed, or plain."""
     condition = headers.get(b"if-none-match")
     if condition is not None and matches(condition, wire.etag):
         return 304, wire.unchanged + rate, b""
-    if len(wire.body) >= _GZIP_FROM and takes_gzip(headers.get(b"accept-encoding", b"")):
+    if wire.packs and takes_gzip(headers.get(b"accept-encoding", b"")):
         if not wire.gzip:
             if len(wire.body) < _GZIP_ASIDE:
                 wire.pack()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Literal
 
 import click
 import msgspec
@@ -14,11 +15,12 @@ from flowtape import answers, library
 from flowtape.api import control
 from flowtape.cli.options import Day, Instant, reading_options, store_option
 from flowtape.cli.show import table
+from flowtape.desk import Desk
 from flowtape.engine import SIMULATED
 from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
-from flowtape.past import totals_at
 from flowtape.prints import underlying_of
+from flowtape.query import EVERYTHING, Filter, Query
 from flowtape.readers import Options, open_tapes
 from flowtape.settings import load
 from flowtape.side import RULES
@@ -54,7 +56,7 @@ def cumulative(
     minutes: int,
     at: datetime | None,
     expiry: date | None,
-    asset: str,
+    asset: Literal["option", "stock"],
     tape: tuple[Path, ...],
     rule: str,
     format: str | None,
@@ -98,7 +100,12 @@ def _of_tape(
 
 
 def _of_store(
-    store: Path | None, symbol: str, minutes: int, at: datetime, expiry: date | None, asset: str
+    store: Path | None,
+    symbol: str,
+    minutes: int,
+    at: datetime,
+    expiry: date | None,
+    asset: Literal["option", "stock"],
 ) -> tuple[pl.DataFrame, bool]:
     settings = load()
     path = store or settings.store_path
@@ -110,8 +117,10 @@ def _of_store(
         raise UsageError(f"store: there is no file {path}; ingest a tape first")
     kept = open_store(path, read_only=True)
     try:
-        bounds = answers.past_minutes(at_ns, minutes)
-        found = totals_at(kept, asset, symbol, bounds, at_ns, answers.CUMULATIVE, expiry, settings.quote_age)
+        desk = Desk(kept, None, at_ns, settings.quote_age)
+        which = EVERYTHING if expiry is None else Filter(expiries=((expiry, expiry),))
+        query = Query(asset=asset, symbol=symbol, filter=which, minutes=minutes, at=at_ns)
+        found = desk.totals(query, *answers.past_minutes(at_ns, minutes), answers.CUMULATIVE)
         sources = kept.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)["source"]
         return library.line(found), SIMULATED in sources
     finally:
@@ -119,7 +128,6 @@ def _of_store(
 
 
 def _of_body(body: answers.Cumulative) -> pl.DataFrame:
-    points = [msgspec.structs.astuple(point) for point in body.points]
     schema = {
         "ts": pl.String,
         "net_volume": pl.Int64,
@@ -127,7 +135,8 @@ def _of_body(body: answers.Cumulative) -> pl.DataFrame:
         "vwap": pl.Float64,
         "trade_count": pl.Int64,
     }
-    frame = pl.DataFrame(points, schema, orient="row")
+    rows = [[getattr(point, name) for name in schema] for point in body.points]
+    frame = pl.DataFrame(rows, schema, orient="row")
     return frame.with_columns(
         pl.col("ts").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="ns", time_zone="UTC")
     )
@@ -140,7 +149,7 @@ def _show(
     texts = line.with_columns(ts=pl.Series(answers.instants(minute), dtype=pl.String))
     label = " (simulated)" if simulated else ""
     if style == "json":
-        points = [answers.CumulativePoint(*row) for row in texts.iter_rows()]
+        points = [answers.CumulativePoint(**row) for row in texts.iter_rows(named=True)]
         body = answers.Cumulative(symbol=symbol, minutes=minutes, count=len(points), points=points)
         if expiry is not None:
             body.expiry = expiry.isoformat()

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=1, show_default=True, help="With --simulate: which market.")
 @click.option("--underlyings", default=40, show_default=True, help="With --simulate: how many.")
-@click.option("--prints-per-day", default=400_000, show_default=True, help="With --simulate: how busy.")
+@click.option(
+    "--prints-per-day", default=400_000, show_default=True, help="With --simulate: option prints a day."
+)
+@click.option(
+    "--stock-prints-per-day", default=100_000, show_default=True, help="With --simulate: stock prints a day."
+)
 @click.option(
     "--tape", type=click.Path(path_type=Path), multiple=True, help="Take this file in while serving."
 )
@@ -40,6 +45,7 @@ def serve(
     seed: int,
     underlyings: int,
     prints_per_day: int,
+    stock_prints_per_day: int,
     tape: tuple[Path, ...],
     format: str | None,
     mapping: Path | None,
@@ -73,7 +79,11 @@ def serve(
     }
     settings = load(overrides={name: value for name, value in given.items() if value is not None})
     configure(settings)
-    market = Market(seed, underlyings, prints_per_day, hours="always") if simulate else None
+    market = None
+    if simulate:
+        market = Market(
+            seed, underlyings, prints_per_day, hours="always", stock_prints_per_day=stock_prints_per_day
+        )
     request = Request(
         files=[str(file.absolute()) for file in tape],
         format=format,
@@ -91,6 +101,7 @@ def _tell(ready: Ready) -> None:
     if ready.key is not None:
         click.echo("The tape is simulated. The past seven days come in first; prints keep coming.")
         click.echo(f'curl -H "X-Api-Key: {ready.key}" "{url}/v1/flow/options/SPY/cumulative?minutes=240"')
+        click.echo(f'curl -H "X-Api-Key: {ready.key}" "{url}/v1/flow/options/leaderboard?n=5"')
     else:
         click.echo(f"Make a key:  flowtape keys create --plan alpha --store {ready.store}")
         at = ""

@@ -1,0 +1,188 @@
+"""Answers are made once for all who ask at a time, off the event loop, and kept while they hold."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from flowtape import answers
+from flowtape.answers import Made
+from flowtape.api.routes import CUMULATIVE, ROUTES, Route
+from flowtape.api.wire import Wire
+from flowtape.desk import Desk
+from flowtape.errors import StoreError
+from flowtape.query import Query
+from oracle import MINUTE
+from serving import Kept, kept
+from tapes import ROW, SECOND, T0, frame
+
+SPY = Query(symbol="SPY", minutes=60)
+NOW = T0 + 3 * MINUTE
+
+
+class Gate:
+    """The cumulative answer, counted, and held back while the gate is shut."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+        self.threads: set[str] = set()
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+        self.open.set()
+        self.fails = False
+
+    @property
+    def route(self) -> Route:
+        return replace(CUMULATIVE["option"], answer=self)  # type: ignore[no-any-return]
+
+    def __call__(self, desk: Desk, query: Query) -> Made:
+        self.made.append(desk.now)
+        self.threads.add(threading.current_thread().name)
+        self.entered.release()
+        assert self.open.wait(10)
+        if self.fails:
+            raise StoreError("broken")
+        return answers.cumulative(desk, query)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Kept]:
+    with kept(tmp_path, NOW) as made:
+        made.take([ROW])
+        yield made
+
+
+async def get(server: Kept, route: Route, query: Query = SPY) -> Wire:
+    found = server.flow.answer(route, query, "json")
+    return found if isinstance(found, Wire) else await found
+
+
+async def entered(gate: Gate) -> None:
+    await asyncio.to_thread(gate.entered.acquire, timeout=10)
+
+
+async def begun() -> None:
+    """Let what was just asked get as far as it can without the gate."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_askers_share_one_making(server: Kept) -> None:
+    gate = Gate()
+
+    async def main() -> None:
+        gate.open.clear()
+        asking = [asyncio.create_task(get(server, gate.route)) for _ in range(20)]
+        await entered(gate)
+        asking[0].cancel()
+        asking += [asyncio.create_task(get(server, gate.route)) for _ in range(20)]
+        await begun()
+        gate.open.set()
+        gone, *found = await asyncio.gather(*asking, return_exceptions=True)
+        assert isinstance(gone, asyncio.CancelledError)
+        assert len({id(one) for one in found}) == 1
+        assert server.flow.answer(gate.route, SPY, "json") is found[0]
+
+    asyncio.run(main())
+    assert len(gate.made) == 1
+    assert all(name.startswith("reader") for name in gate.threads)
+
+
+def test_who_asks_after_a_print_does_not_get_what_was_begun_before_it(server: Kept) -> None:
+    gate = Gate()
+
+    async def main() -> tuple[Wire, Wire, Wire]:
+        gate.open.clear()
+        before = asyncio.create_task(get(server, gate.route))
+        await entered(gate)
+        server.take([ROW | {"ts": T0 + SECOND, "seq": 1}])
+        after = asyncio.create_task(get(server, gate.route))
+        await entered(gate)
+        gate.open.set()
+        return await before, await after, await get(server, gate.route)
+
+    before, after, later = asyncio.run(main())
+    assert len(gate.made) == 2
+    assert before is not after
+    assert after.body == later.body
+    assert b'"tradeCount":2' in after.body
+
+
+def test_an_answer_is_kept_until_a_print_or_the_minute(server: Kept) -> None:
+    gate = Gate()
+
+    async def times(count: int, query: Query = SPY) -> None:
+        await get(server, gate.route, query)
+        assert len(gate.made) == count
+
+    async def main() -> None:
+        await times(1)
+        server.clock.now += MINUTE - 1
+        await times(1)
+        server.clock.now += 1
+        await times(2)
+        server.take([ROW | {"symbol": "AAPL", "root": "AAPL"}], "other")
+        await times(2)
+        server.take([ROW | {"seq": 1}])
+        await times(3)
+        past = replace(SPY, at=T0 + MINUTE)
+        await times(4, past)
+        server.clock.now += 5 * MINUTE
+        await times(4, past)
+        server.take([ROW | {"seq": 2}])
+        await times(5, past)
+
+    asyncio.run(main())
+
+
+def test_a_day_before_the_window_may_be_replaced(tmp_path: Path) -> None:
+    past = replace(SPY, at=T0 + MINUTE)
+    later = T0 + 30 * 24 * 60 * MINUTE
+    with kept(tmp_path, later) as server:
+        server.take([ROW])
+    with kept(tmp_path, later) as server:
+        route = CUMULATIVE["option"]
+        assert b'"tradeCount":1' in asyncio.run(get(server, route, past)).body
+        server.engine.take(frame([ROW, ROW | {"seq": 1}]), "another", replace=True)
+        assert b'"tradeCount":2' in asyncio.run(get(server, route, past)).body
+
+
+def test_boards_and_bars_are_no_older_than_a_second(server: Kept) -> None:
+    by_name = {route.path: route for route in ROUTES}
+    board = by_name["/v1/flow/options/leaderboard"]
+    bars = by_name["/v1/flow/stocks/{symbol}/bars"]
+    whole = Query(limit=5, minutes=60)
+    stock = Query(asset="stock", symbol="SPY", minutes=5, resolution="1s")
+
+    async def main() -> None:
+        for route, query in ((board, whole), (bars, stock)):
+            first = await get(server, route, query)
+            assert await get(server, route, query) is first
+            server.clock.now += SECOND
+            assert await get(server, route, query) is not first
+        first = await get(server, board, whole)
+        server.take([ROW | {"symbol": "NEW", "root": "NEW", "price": ROW["ask"]}], "other")
+        assert (await get(server, board, whole)).body != first.body
+
+    asyncio.run(main())
+
+
+def test_a_failure_is_told_to_all_and_not_kept(server: Kept) -> None:
+    gate = Gate()
+    gate.fails = True
+
+    async def main() -> None:
+        gate.open.clear()
+        asking = [asyncio.create_task(get(server, gate.route)) for _ in range(3)]
+        await entered(gate)
+        gate.open.set()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(one) for one in found] == [StoreError] * 3
+        gate.fails = False
+        assert isinstance(await get(server, gate.route), Wire)
+
+    asyncio.run(main())
+    assert len(gate.made) == 2
