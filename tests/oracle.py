@@ -3,17 +3,26 @@
 A row is a dict of `prints` columns with plain values: ts in ns, prices in 1/10,000 USD, condition by name.
 """
 
-from datetime import UTC, datetime
+import csv
+from datetime import UTC, date, datetime
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-CANCELS = {"CANC", "CNCL", "CNCO", "CNOL", "CSTP"}
-UNSIDED = {
-    "SLCN", "SLCI", "MLCT", "TLCT",
-    "SLFT", "MLFT", "MFSL", "TLFT", "TFSL", "CBMO",
-    "OSEQ", "LATE", "OPEN", "OPNL",
-    "MCTP",
-}  # fmt: skip
+FAMILIES = {
+    "regular": "REGULAR AUTO REOP AJST STPD SPIM ISOI BNMT XMPT",
+    "auction": "SLAN SLAI",
+    "multileg": "MLET MLAT MESL TLAT MASL TLET TESL TASL SPRD STDL BWRT CMBO",
+    "cross": "SLCN SLCI MLCT TLCT",
+    "floor": "SLFT MLFT MFSL TLFT TFSL CBMO",
+    "late": "OSEQ LATE OPEN OPNL",
+    "compression": "MCTP",
+    "extended": "EXHT",
+    "cancel": "CANC CNCL CNCO CNOL CSTP",
+    "unknown": "unknown",
+}
+FAMILY = {name: family for family, names in FAMILIES.items() for name in names.split()}
+CANCELS = set(FAMILIES["cancel"].split())
+UNSIDED = {name for name, of in FAMILY.items() if of in ("cross", "floor", "late", "compression")}
 MINUTE = 60 * 10**9
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -53,15 +62,18 @@ def standing(rows):
     return left
 
 
-def side(row):
+def valid_nbbo(row):
+    """Whether the print's quote is one that may tell its side."""
     bid, ask, quote_ts = row["bid"], row["ask"], row["quote_ts"]
-    if row["condition"] in UNSIDED or bid is None or ask is None:
+    if bid is None or ask is None or ask <= 0 or bid < 0 or ask < bid:
+        return False
+    return quote_ts is None or (quote_ts <= row["ts"] and day(quote_ts) >= day(row["ts"]))
+
+
+def side(row):
+    if row["condition"] in UNSIDED or not valid_nbbo(row):
         return 0
-    if ask <= 0 or bid < 0 or ask < bid:
-        return 0
-    if quote_ts is not None and (quote_ts > row["ts"] or day(quote_ts) < day(row["ts"])):
-        return 0
-    middle = Fraction(bid + ask, 2)
+    middle = Fraction(row["bid"] + row["ask"], 2)
     return (row["price"] > middle) - (row["price"] < middle)
 
 
@@ -92,3 +104,34 @@ def cumulative(rows, symbol, start, end, expiry=None, asset="option"):
             }
         )
     return points
+
+
+def read_cboe(path):
+    """The rows of a Cboe trades file, by csv and datetime alone."""
+    names = {
+        "0": "REGULAR",
+        "2": "OSEQ",
+        "13": "LATE",
+        "35": "SPRD",
+        "40": "CANC",
+        "95": "ISOI",
+        "106": "SPIM",
+    }
+    made = []
+    with path.open(newline="") as file:
+        for one in csv.DictReader(file):
+            wall = datetime.strptime(one["quote_datetime"], "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=NEW_YORK)
+            utc = wall.astimezone(UTC)
+            ts = int(utc.timestamp()) * 10**9 + utc.microsecond * 1000
+            made.append(
+                {
+                    "ts": ts, "asset": "option", "symbol": "VIX", "root": one["root"],
+                    "expiry": date.fromisoformat(one["expiration"]), "right": one["option_type"],
+                    "strike": round(float(one["strike"]) * 10_000), "price": round(float(one["trade_price"]) * 10_000),
+                    "size": int(one["trade_size"]), "bid": round(float(one["best_bid"]) * 10_000),
+                    "ask": round(float(one["best_ask"]) * 10_000), "quote_ts": None,
+                    "condition": names[one["trade_condition_id"]], "venue": one["exchange_id"],
+                    "seq": int(one["sequence_number"]),
+                }
+            )  # fmt: skip
+    return made

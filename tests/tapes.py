@@ -1,5 +1,7 @@
-"""Small tapes for tests: as rows for the oracle, as frames for the program."""
+"""Small tapes for tests: as rows for the oracle, as frames and files for the program."""
 
+import csv
+import random
 from datetime import UTC, date, datetime
 
 import polars as pl
@@ -15,6 +17,16 @@ ROW = {
     "strike": 6_000_000, "price": 12_000, "size": 1, "bid": 11_000, "ask": 13_000, "bid_size": 10, "ask_size": 10,
     "quote_ts": None, "condition": "AUTO", "venue": "XCBO", "seq": 0, "underlying": 6_001_000,
 }  # fmt: skip
+
+
+STOCK = ROW | {
+    "asset": "stock",
+    "expiry": None,
+    "right": None,
+    "strike": None,
+    "venue": "XNAS",
+    "underlying": None,
+}
 
 
 def row(**changes):
@@ -48,9 +60,10 @@ CONDITIONS = [
 
 
 @st.composite
-def rows(draw, most=40):
+def rows(draw, most=40, asset="option"):
     """A tape with few contracts, prices and sizes, so that repeats and cancels meet."""
     count = draw(st.integers(0, most))
+    base = ROW if asset == "option" else STOCK
     made = []
     for seq in range(count):
         symbol, root = draw(st.sampled_from([("SPY", "SPY"), ("SPX", "SPX"), ("SPX", "SPXW")]))
@@ -58,28 +71,107 @@ def rows(draw, most=40):
         # Now and then the next trading day, past midnight in New York.
         ts += draw(st.sampled_from([0, 0, 0, 0, 8 * 3600])) * SECOND
         bid = draw(st.sampled_from([None, -1, 0, 10_000, 11_000, 12_000]))
+        contract = {}
+        if asset == "option":
+            contract = {
+                "expiry": draw(st.sampled_from([date(2026, 3, 6), date(2026, 3, 20)])),
+                "right": draw(st.sampled_from("CP")),
+                "strike": draw(st.sampled_from([5_900_000, 6_000_000, 6_005_000])),
+            }
         made.append(
-            row(
-                ts=ts,
-                symbol=symbol,
-                root=root,
-                expiry=draw(st.sampled_from([date(2026, 3, 6), date(2026, 3, 20)])),
-                right=draw(st.sampled_from("CP")),
-                price=draw(st.sampled_from([11_000, 11_500, 12_000])),
-                size=draw(st.sampled_from([1, 2, 1_000])),
-                bid=bid,
-                ask=draw(st.sampled_from([None, 0, 11_000, 12_000, 12_001])),
-                quote_ts=draw(st.sampled_from([None, ts, ts - SECOND, ts - 30 * 3600 * SECOND, ts + 1])),
-                condition=draw(st.sampled_from(CONDITIONS)),
-                venue=draw(st.sampled_from(["XCBO", "ARCO"])),
-                seq=draw(st.integers(0, 3)) if draw(st.booleans()) else seq,
-            )
+            base
+            | contract
+            | {
+                "ts": ts,
+                "symbol": symbol,
+                "root": root,
+                "price": draw(st.sampled_from([11_000, 11_500, 12_000])),
+                "size": draw(st.sampled_from([1, 2, 1_000])),
+                "bid": bid,
+                "ask": draw(st.sampled_from([None, 0, 11_000, 12_000, 12_001])),
+                "quote_ts": draw(st.sampled_from([None, ts, ts - SECOND, ts - 30 * 3600 * SECOND, ts + 1])),
+                "condition": draw(st.sampled_from(CONDITIONS)),
+                "venue": draw(st.sampled_from(["XCBO", "ARCO"])),
+                "seq": draw(st.integers(0, 3)) if draw(st.booleans()) else seq,
+            }
         )
     # Two rows with one identity are one row sent twice: let them be alike.
     seen = {}
-    for one in made:
-        key = (one["venue"], one["root"], one["expiry"], one["right"], one["ts"], one["seq"])
-        seen.setdefault(key, one)
+    return [seen.setdefault(_identity(one), one) for one in made]
+
+
+def _identity(one):
+    return tuple(one[name] for name in ("venue", "root", "expiry", "right", "strike", "ts", "seq"))
+
+
+def stock_tape(seed=11, count=2000):
+    """Two days of three stocks, out of order: ties in time and `seq`, cancels, late prints, quotes that are
+    missing, old, locked or crossed, and blocks."""
+    chance = random.Random(seed)
+    made = []
+    for seq in range(count):
+        one = chance.choice(made) if made and chance.random() < 0.1 else None
+        cancel = one is not None and one["condition"] != "CANC" and chance.random() < 0.4
+        if cancel:
+            later = one["ts"] + chance.randrange(1, 900) * SECOND
+            made.append(one | {"ts": later, "seq": seq, "condition": chance.choice(["CANC", "CNCL"])})
+            continue
+        # Another venue's print with the time and the number of an earlier one.
+        ts, number = (one["ts"], one["seq"]) if one is not None else (_session_ts(chance), seq)
+        symbol, middle = chance.choice([("SPY", 6_000_050), ("QQQ", 5_000_000), ("F", 100_001)])
+        bid = middle + chance.randrange(-30, 30) * 100
+        ask = bid + chance.choice([0, 100, 100, 200, 101, -100])
+        quote_ts = chance.choice(
+            [None, ts - 3, ts - 2 * SECOND, ts - chance.randrange(10**10), ts - 30 * 3600 * SECOND]
+        )
+        if chance.random() < 0.08:
+            bid = ask = quote_ts = None
+        made.append(
+            STOCK
+            | {
+                "ts": ts,
+                "symbol": symbol,
+                "root": symbol,
+                "price": (middle if bid is None else bid) + chance.choice([-50, 0, 50, 100, 150, 37]),
+                "size": chance.choice([1, 7, 100, 100, 300, 10_000, 25_000]),
+                "bid": bid,
+                "ask": ask,
+                "quote_ts": quote_ts,
+                "condition": chance.choice(
+                    ["AUTO", "AUTO", "ISOI", "unknown", "OSEQ", "LATE", "EXHT", "SLCN"]
+                ),
+                "venue": chance.choice(["XNAS", "ARCX", "EDGX"]),
+                "seq": number,
+            }
+        )
+    chance.shuffle(made)
+    seen = {}
+    return [seen.setdefault(_identity(one), one) for one in made]
+
+
+def _session_ts(chance):
+    """An instant of one of two sessions, the second after the clocks changed; some past midnight of UTC."""
+    opens = datetime(2026, 3, 6, 14, 30, tzinfo=UTC), datetime(2026, 3, 9, 13, 30, tzinfo=UTC)
+    seconds = chance.choice([chance.randrange(90 * 60), chance.randrange(12 * 3600)])
+    return (int(chance.choice(opens).timestamp()) + seconds) * SECOND + chance.randrange(10) * 10**8 + 123_456
+
+
+def long_tape(count, asset="option"):
+    """A print a minute, for more minutes than one answer holds; all but every hundredth carry a side."""
+    base = ROW if asset == "option" else STOCK
     return [
-        seen[one["venue"], one["root"], one["expiry"], one["right"], one["ts"], one["seq"]] for one in made
+        base
+        | {"ts": T0 + n * 60 * SECOND, "seq": n, "price": 12_000 + (n % 100) * (-1) ** n, "size": 1 + n % 7}
+        for n in range(count)
     ]
+
+
+def write_csv(path, rows):
+    """Rows as a table of prints in CSV, prices in USD to the last digit."""
+    money = ("strike", "price", "bid", "ask", "underlying")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(ROW))
+        writer.writeheader()
+        for one in rows:
+            units = {name: f"{one[name] / 10_000:.4f}" for name in money if one[name] is not None}
+            writer.writerow(one | units)

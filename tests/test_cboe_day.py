@@ -1,10 +1,9 @@
 """The Cboe sample from file to answer: known figures, any order, any cut, twice."""
 
-import csv
 import hashlib
 import json
 import random
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -45,39 +44,6 @@ def ingested(path, files):
         store.close()
 
 
-def plain(tape):
-    """The file by csv and datetime alone, for the oracle."""
-    names = {
-        "0": "REGULAR",
-        "2": "OSEQ",
-        "13": "LATE",
-        "35": "SPRD",
-        "40": "CANC",
-        "95": "ISOI",
-        "106": "SPIM",
-    }
-    made = []
-    with tape.open(newline="") as file:
-        for one in csv.DictReader(file):
-            wall = datetime.strptime(one["quote_datetime"], "%Y-%m-%d %H:%M:%S.%f").replace(
-                tzinfo=oracle.NEW_YORK
-            )
-            utc = wall.astimezone(UTC)
-            ts = int(utc.timestamp()) * 10**9 + utc.microsecond * 1000
-            made.append(
-                {
-                    "ts": ts, "asset": "option", "symbol": "VIX", "root": one["root"],
-                    "expiry": date.fromisoformat(one["expiration"]), "right": one["option_type"],
-                    "strike": round(float(one["strike"]) * 10_000), "price": round(float(one["trade_price"]) * 10_000),
-                    "size": int(one["trade_size"]), "bid": round(float(one["best_bid"]) * 10_000),
-                    "ask": round(float(one["best_ask"]) * 10_000), "quote_ts": None,
-                    "condition": names[one["trade_condition_id"]], "venue": one["exchange_id"],
-                    "seq": int(one["sequence_number"]),
-                }
-            )  # fmt: skip
-    return made
-
-
 def test_the_known_figures(tape, tmp_path):
     ingested(tmp_path / "x.duckdb", [tape])
     found = json.loads(body(tmp_path / "x.duckdb"))
@@ -90,7 +56,7 @@ def test_the_known_figures(tape, tmp_path):
         "tradeCount": 37,
     }
     assert found["points"][0] == first
-    rows = plain(tape)
+    rows = oracle.read_cboe(tape)
     assert found["points"] == oracle.cumulative(rows, "VIX", AT // oracle.MINUTE - 405, AT // oracle.MINUTE)
     whole = {point["ts"]: point["netVolume"] for point in found["points"]}
     parts = dict.fromkeys(whole, 0)
@@ -118,7 +84,7 @@ def test_the_cancel_chain(tape, tmp_path):
     assert chain["condition"].to_list()[1] == "CANC"
     assert removals["removed_at"].to_list() == [chain["ts"][1]]
     before = int(chain["ts"].dt.replace_time_zone("UTC").to_physical()[1])
-    rows = plain(tape)
+    rows = oracle.read_cboe(tape)
     for at in (before, before + 1_000_000_000):
         known = [row for row in rows if row["ts"] < at]
         shown = json.loads(body(tmp_path / "x.duckdb", at=at))["points"]

@@ -1,0 +1,115 @@
+"""The whole server over a store, at an instant of one's own: on a socket, or asked in the same process."""
+
+import asyncio
+import contextlib
+import threading
+from concurrent.futures import Future
+
+import httpx
+
+from flowtape.api.app import create_app
+from flowtape.api.flow import Flow
+from flowtape.api.keys import Keys
+from flowtape.api.server import run
+from flowtape.engine import Engine
+from flowtape.ingest import Request, ingest
+from flowtape.settings import PLANS, Settings
+from flowtape.store import open_store
+from flowtape.window import Window
+from oracle import MINUTE
+from tapes import frame
+
+
+class Clock:
+    """A clock that stands still."""
+
+    def __init__(self, now):
+        self.now = now
+
+    def now_ns(self):
+        return self.now
+
+
+class Feed:
+    """What a live feed tells of itself."""
+
+    failing = None
+    silent = None
+
+    def silent_for(self, now_ns):
+        return self.silent
+
+
+class Kept:
+    """A store, its window and the application over them. `keys` has one key a plan, by its name in lower case."""
+
+    def __init__(self, folder, now, settings=None):
+        self.clock, self.feed = Clock(now), Feed()
+        self.store = open_store(folder / "x.duckdb")
+        self.window = Window(self.store.catalog, now // MINUTE)
+        self.engine = Engine(self.store, self.window)
+        self.flow = Flow(self.engine, self.window, self.clock, self.feed)
+        self.book = Keys(folder / "x.duckdb.keys", self.clock.now_ns)
+        self.keys = {plan.lower(): self.book.create(plan.lower()) for plan in PLANS}
+        self.app = create_app(self.flow, self.book, settings or Settings(), self.clock.now_ns)
+
+    def take(self, rows, source="test"):
+        if rows:
+            self.engine.take(frame(rows), source)
+
+    def take_file(self, path, format):
+        (outcome,) = ingest(self.engine, Request(files=[str(path)], format=format))
+        return outcome
+
+    def ask(self, *requests):
+        """Answers of (path, arguments), in order, without a socket."""
+
+        async def main():
+            transport = httpx.ASGITransport(self.app)
+            headers = {"X-Api-Key": self.keys["alpha"]}
+            async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=headers) as client:
+                return [await client.get(path, params=arguments) for path, arguments in requests]
+
+        return asyncio.run(main())
+
+    def close(self):
+        self.flow.close()
+        self.book.close()
+        self.store.close()
+
+
+@contextlib.contextmanager
+def kept(folder, now, settings=None):
+    made = Kept(folder, now, settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextlib.contextmanager
+def serving(app):
+    """An application on a socket, its loop on a thread of its own: yields the address."""
+    up, ends = Future(), {}
+
+    async def main():
+        ends["stop"], ends["loop"] = asyncio.Event(), asyncio.get_running_loop()
+        await run(app, "127.0.0.1", 0, lambda _, port: up.set_result(port), ends["stop"])
+
+    def thread():
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            if not up.done():
+                up.set_exception(error)
+            raise
+
+    running = threading.Thread(target=thread)
+    running.start()
+    try:
+        yield f"http://127.0.0.1:{up.result(10)}"
+    finally:
+        if running.is_alive():
+            ends["loop"].call_soon_threadsafe(ends["stop"].set)
+        running.join(15)
+        assert not running.is_alive()
