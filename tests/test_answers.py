@@ -20,6 +20,7 @@ from flowtape.engine import Engine
 from flowtape.query import Filter, Query
 from flowtape.store import open_store
 from flowtape.window import Window
+from oracle_compare import differences
 from tapes import SECOND, T0, frame, row
 
 MINUTE = 60 * SECOND
@@ -349,13 +350,13 @@ def test_boards_rank_by_exact_notional_and_break_ties_by_name(kept, asset, share
     ]  # fmt: skip
     made = kept(rows)
     found = made.ask(answers.leaderboard, asset=asset, limit=2, minutes=240, symbol="")
-    assert routes.differences(found, routes.leaderboard(made.tape, asset, now=NOW, n=2)) == []
+    assert differences(found, routes.leaderboard(made.tape, asset, now=NOW, n=2)) == []
     assert [row["symbol"] for row in found["buyers"]] == ["BBB", "ZZZ"]
     assert [row["symbol"] for row in found["sellers"]] == ["CCC", "EEE"]
     assert found["buyers"][0]["netNotional"] == 4 * 1.25 * shares
     found = made.ask(answers.outliers, asset=asset, limit=200, min_trades=1, minutes=240, symbol="")
     expected = routes.outliers(made.tape, asset, now=NOW, limit=200, minTrades=1)
-    assert routes.differences(found, expected) == []
+    assert differences(found, expected) == []
     assert [row["symbol"] for row in found["outliers"]] == ["CCC", "EEE", "BBB", "ZZZ", "AAA", "DDD"]
     none = made.ask(answers.outliers, asset=asset, limit=200, min_trades=2, minutes=240, symbol="")
     assert (none["tracked"], none["qualified"], none["outliers"]) == (6, 0, [])

@@ -77,7 +77,7 @@ def taken(path, batches, source="test"):
     return store, window
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows(), st.lists(st.integers(0, 100), max_size=4), st.randoms(use_true_random=False))
 def test_any_order_batches_and_repeats_give_the_contract_s_answer(tmp_path_factory, tape, cuts, chance):
     shuffled = tape + chance.sample(tape, len(tape) // 2)
@@ -103,7 +103,7 @@ def test_any_order_batches_and_repeats_give_the_contract_s_answer(tmp_path_facto
         store.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows(), st.integers(0, 10 * 3600))
 def test_at_sees_what_the_tape_cut_there_would_show(tmp_path_factory, tape, second):
     at = T0 + second * SECOND
@@ -116,7 +116,7 @@ def test_at_sees_what_the_tape_cut_there_would_show(tmp_path_factory, tape, seco
         store.close()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rows())
 def test_the_library_gives_the_same_numbers(tape):
     if not tape:

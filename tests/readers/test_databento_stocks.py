@@ -156,7 +156,7 @@ EVENTS = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(EVENTS, st.integers(1, 20))
 def test_a_print_takes_its_own_venue_s_last_quote_before_it(events: Any, batch_rows: int) -> None:
     """DBEQ.BASIC mixes venues and has no quote of them all: against a search in plain Python."""

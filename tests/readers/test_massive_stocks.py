@@ -107,7 +107,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(EVENTS, st.booleans(), st.integers(1, 20))
 def test_the_last_quote_strictly_before_by_the_sip_s_time(events, by_ticker, batch_rows):
     key = (lambda event: event[1:3]) if by_ticker else (lambda event: event[2])
