@@ -4,7 +4,7 @@ Each route's function takes a desk and a query and gives `Made`; `encode` makes 
 """
 
 from flowtape.answers.boards import Leaderboard, Outliers, leaderboard, outliers
-from flowtape.answers.bodies import JSON, Answer, Made, answer, encode
+from flowtape.answers.bodies import JSON, Answer, Made, encode
 from flowtape.answers.buckets import History, history
 from flowtape.answers.numbers import instant, instants, past_minutes, vwap, window_minutes
 from flowtape.answers.premium import DealerPremium, dealer_premium
@@ -30,7 +30,6 @@ __all__ = [
     "Outliers",
     "Recent",
     "Summary",
-    "answer",
     "bars",
     "blocks",
     "cumulative",

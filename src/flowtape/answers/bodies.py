@@ -81,8 +81,3 @@ def encode(
     return Answer(
         data, f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"', made.as_of, simulated, media
     )
-
-
-def answer(body: msgspec.Struct, as_of: int | None, simulated: bool) -> Answer:
-    """A body on its way out in JSON."""
-    return encode(Made(body, as_of), simulated)
