@@ -36,7 +36,7 @@ class Feed:
     failing = None
     silent = None
 
-    def silent_for(self, now_ns):
+    def silent_for(self, asset, now_ns):
         return self.silent
 
 

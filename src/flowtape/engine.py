@@ -5,10 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import polars as pl
 
@@ -17,11 +18,11 @@ from flowtape.conditions import family, is_cancel
 from flowtape.errors import FlowtapeError
 from flowtape.minutes import FIELDS, NS_PER_MINUTE, aggregate
 from flowtape.prints import SCHEMA as PRINTS
-from flowtape.prints import day_bounds, trading_days
+from flowtape.prints import Side, day_bounds, trading_days
 from flowtape.readers import Tape
 from flowtape.side import sign
 from flowtape.store import Store
-from flowtape.store.catalog import BAR_KEY, GROUP
+from flowtape.store.catalog import BAR_KEY, GROUP, ROW_QUOTE
 from flowtape.window import Window
 
 T = TypeVar("T")
@@ -55,8 +56,12 @@ class Report:
     refused: int = 0
     cancels: int = 0
     removed: int = 0
+    amended: int = 0
+    """Of `repeated`: rows whose quote was replaced by a later one."""
     refusals: set[Refusal] = field(default_factory=set)
     notes: Counter[str] = field(default_factory=Counter)
+    volumes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Contracts or shares of a batch shown, by asset and side."""
 
 
 Progress = Callable[[Report, float], None]
@@ -108,6 +113,10 @@ class Engine:
         }
         self._simulated = {key[:2] for key, source in self._sources.items() if source == SIMULATED}
         self._compacted: int | None = None
+        self._newest = 0
+        self._group: AbstractContextManager[None] | None = None
+        self._shown: list[tuple[pl.DataFrame, str]] = []
+        self._owed = False
 
     def simulated(self, asset: str, symbol: str) -> bool:
         """Whether any of a symbol's days comes from a simulated tape."""
@@ -157,6 +166,116 @@ class Engine:
         self._take(self._prepare(prints), source, replace=replace, cursor=cursor, report=report)
         return report
 
+    def show(self, prints: pl.DataFrame, source: str) -> Report:
+        """Take one batch of prints into the window at once; the store keeps it with the next `commit`.
+
+        Raises `StoreError` where the store refuses; the batch is then not taken, and what was shown since the last
+        commit is taken again by the next call that succeeds. Memory holds it until then.
+        """
+        report = Report(source)
+        batch = self._prepare(prints)
+        with self._lock:
+            self._make_good()
+            change = self._in_group(lambda: self._fitting_step(batch, source, report))
+            self._shown.append((prints, source))
+            self._show(change)
+            report.volumes = self._volumes(change.bars)
+        return report
+
+    def commit(
+        self, cursors: Mapping[str, str] | None = None, standing: Mapping[str, pl.DataFrame] | None = None
+    ) -> None:
+        """Keep what was shown, and with it cursors and standing quotes by source. Raises `StoreError`."""
+        with self._lock:
+            self._make_good()
+            if cursors:
+                self._in_group(lambda: self._keep_places(cursors, standing or {}))
+            self._close_group()
+
+    def _volumes(self, bars: pl.DataFrame) -> Counter[tuple[str, str]]:
+        assets = self.store.catalog.series["asset"].gather(bars["series"].cast(pl.UInt32))
+        sums = bars.group_by(assets.cast(pl.String)).agg(
+            pl.col(f"{side}_volume").sum() for side in Side.categories
+        )
+        return Counter({(asset, side): many for asset, *rest in sums.iter_rows()
+                        for side, many in zip(Side.categories, rest, strict=True)})  # fmt: skip
+
+    def reload(self, now_minute: int) -> None:
+        """Take the window from the store anew, to end at a minute: for a clock that was set back."""
+        with self._lock:
+            self._settle_group()
+            if self.window is not None:
+                self.window.begin(now_minute)
+                self.window.load(self.store)
+
+    def _in_group(self, work: Callable[[], T]) -> T:
+        """Do some of the work of the open group, in a transaction that `_close_group` ends."""
+        if self._group is None:
+            group = self.store.transaction()
+            group.__enter__()
+            self._group = group
+        try:
+            return work()
+        except BaseException as error:
+            self._lose_group(error)
+            raise
+
+    def _close_group(self) -> None:
+        group, self._group = self._group, None
+        if group is None:
+            return
+        try:
+            group.__exit__(None, None, None)
+        except BaseException:
+            self._owed = True
+            self._undo()
+            raise
+        self._shown.clear()
+        self.generation += 1
+        if self.window is not None:
+            self.window.settle()
+
+    def _lose_group(self, error: BaseException) -> None:
+        group, self._group = self._group, None
+        self._owed = True
+        self._undo_after(group, error)
+
+    def _undo_after(self, group: AbstractContextManager[None] | None, error: BaseException) -> None:
+        try:
+            if group is not None:
+                group.__exit__(type(error), error, error.__traceback__)
+        finally:
+            self._undo()
+
+    def _make_good(self) -> None:
+        """After a group was lost: keep what was shown in it, and take the window from the store again."""
+        if not self._owed:
+            return
+        try:
+            with self.store.transaction():
+                for prints, source in self._shown:
+                    self._fitting_step(self._prepare(prints), source, Report(source))
+        except BaseException:
+            self._undo()
+            raise
+        self._owed = False
+        self._shown.clear()
+        self.generation += 1
+        if self.window is not None:
+            self.window.load(self.store)
+
+    def _keep_places(self, cursors: Mapping[str, str], standing: Mapping[str, pl.DataFrame]) -> None:
+        for source, cursor in cursors.items():
+            self.store.set_cursor(source, cursor)
+        for source, quotes in standing.items():
+            self.store.set_standing(source, quotes)
+        self._compact()
+
+    def _settle_group(self) -> None:
+        """What another writer must do before its own transaction."""
+        self._make_good()
+        self._close_group()
+
     def _prepare(self, prints: pl.DataFrame) -> _Prepared:
         """All that a batch needs before the store is asked."""
         bounded = _bounded(prints)
@@ -169,33 +288,40 @@ class Engine:
     def _take(
         self, batch: _Prepared, source: str, *, replace: bool, report: Report, cursor: str | None = None
     ) -> None:
-        report.rows += batch.given
-        if batch.too_large:
-            report.refused += batch.too_large
-            report.notes[TOO_LARGE] += batch.too_large
+        _count(batch, report)
         with self._lock:
-            if batch.epoch != self.store.catalog.epoch:
-                epoch, rows = self.store.catalog.encode(batch.prints)
-                prints = batch.prints.with_columns(rows["series"])
-                bars = bars_of(prints, self.max_quote_age)
-                batch = _Prepared(prints, rows, bars, batch.given, epoch, batch.too_large)
+            self._settle_group()
             try:
                 with self.store.transaction():
-                    change = self._step(batch, source, replace, report)
+                    change = self._step(self._fitting(batch), source, replace, report)
                     if cursor is not None:
-                        self.store.set_cursor(source, cursor)
-                        self._compact(change.bars)
+                        self._keep_places({source: cursor}, {})
             except BaseException:
                 self._undo()
                 raise
             self.generation += 1
             self._show(change)
 
+    def _fitting(self, batch: _Prepared) -> _Prepared:
+        """The batch with numbers that hold: those it was prepared with may have been forgotten since."""
+        if batch.epoch == self.store.catalog.epoch:
+            return batch
+        epoch, rows = self.store.catalog.encode(batch.prints)
+        prints = batch.prints.with_columns(rows["series"])
+        return _Prepared(
+            prints, rows, bars_of(prints, self.max_quote_age), batch.given, epoch, batch.too_large
+        )
+
+    def _fitting_step(self, batch: _Prepared, source: str, report: Report) -> _Change:
+        _count(batch, report)
+        return self._step(self._fitting(batch), source, replace=False, report=report)
+
     def rebuild(self, day: date, parts: int = 8) -> int:
         """Make a day's minutes again from its prints; gives the number of bars. One commit, bounded memory."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
         made = 0
         with self._lock:
+            self._settle_group()
             try:
                 with self.store.transaction():
                     self.store.clear_minutes(start, end)
@@ -241,9 +367,11 @@ class Engine:
         held, dropped = self._claim(batch.rows["series"], days, source, replace, report)
         if held is not None:
             batch, days = batch.only(~held, self.max_quote_age), days.filter(~held)
-        known = self.store.known(batch.rows) if batch.rows.height else pl.Series([], dtype=pl.UInt32)
-        if len(known):
-            new = ~pl.int_range(batch.rows.height, dtype=pl.UInt32, eager=True).is_in(known.implode())
+        amended = _bar_keys(batch.prints.head(0))
+        known = self.store.known(batch.rows) if batch.rows.height else pl.DataFrame()
+        if known.height:
+            amended = self._amend(batch, known, report)
+            new = ~pl.int_range(batch.rows.height, dtype=pl.UInt32, eager=True).is_in(known["row"].implode())
             batch, days = batch.only(new, self.max_quote_age), days.filter(new)
         report.added += batch.rows.height
         report.repeated = report.rows - report.added - report.rejected - report.refused
@@ -251,9 +379,34 @@ class Engine:
         self.store.append_bars(batch.bars)
         cancels = batch.prints.select(is_cancel()).to_series()
         report.cancels += int(cancels.sum())
+        if batch.bars.height:
+            self._newest = max(self._newest, batch.bars.select(pl.col("minute").max()).item())
         change = _Change(batch.bars, dropped=dropped)
-        self._restate(batch.rows, days, cancels, report, change)
+        cancelled = self._changed_by_cancels(batch.rows, days, cancels, report)
+        self._restate(pl.concat([amended, *cancelled]).unique(), change)
         return change
+
+    def _amend(self, batch: _Prepared, known: pl.DataFrame, report: Report) -> pl.DataFrame:
+        """Of rows that are kept already, let the one with the later quote stand, or the one that came later where
+        both quotes are of one time; gives the keys of the bars that changes.
+
+        A quote before a print can only be found to be a later one as late messages come in, so that the order in
+        which they come does not matter in the end.
+        """
+        mine = batch.rows.select(ROW_QUOTE)[known["row"]]
+        later = (mine["quote_ts"] > known["quote_ts"]).fill_null(value=False)
+        later |= known["quote_ts"].is_null() & mine["quote_ts"].is_not_null()
+        alike = (mine["quote_ts"] == known["quote_ts"]).fill_null(value=False)
+        other = pl.Series([False]).new_from_index(0, known.height)
+        for name in ROW_QUOTE[1:]:
+            other |= mine[name].ne_missing(known[name])
+        better = known["row"].filter(later | (alike & other))
+        if better.is_empty():
+            return _bar_keys(batch.prints.head(0))
+        report.amended += len(better)
+        self.store.replace_prints(batch.rows[better])
+        counted = batch.prints[better].filter(~is_cancel())
+        return _bar_keys(counted)
 
     def _claim(
         self, series: pl.Series, days: pl.Series, source: str, replace: bool, report: Report
@@ -295,10 +448,10 @@ class Engine:
         report.refused += int(mask.sum())
         return mask, dropped
 
-    def _restate(
-        self, rows: pl.DataFrame, days: pl.Series, cancels: pl.Series, report: Report, change: _Change
-    ) -> None:
-        """Make again the minutes that cancels change, whichever of print and cancel came first."""
+    def _changed_by_cancels(
+        self, rows: pl.DataFrame, days: pl.Series, cancels: pl.Series, report: Report
+    ) -> list[pl.DataFrame]:
+        """Match cancels anew, whichever of print and cancel came first; gives the keys of the bars that changes."""
         changed: list[pl.DataFrame] = []
         for day in days.unique():
             start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
@@ -315,8 +468,11 @@ class Engine:
             touched = near.join(groups, on=GROUP).filter(pl.col("ts") <= pl.col("last"))
             if touched.height:
                 changed.append(self._resolve(touched.select(GROUP).unique(), start, end, report))
-        keys = pl.concat(changed).unique() if changed else None
-        if keys is None or keys.is_empty():
+        return changed
+
+    def _restate(self, keys: pl.DataFrame, change: _Change) -> None:
+        """Make bars again from the prints that stand."""
+        if keys.is_empty():
             return
         low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
         minutes = keys.select("series", "minute").unique()
@@ -344,16 +500,13 @@ class Engine:
         rows = self.store.catalog.encode(removed.select(*PRINTS))[1].with_columns(at)
         self.store.set_removed(groups.select(GROUP), start, end, rows)
 
-    def _compact(self, bars: pl.DataFrame) -> None:
+    def _compact(self) -> None:
         """A live feed adds to the same minutes commit after commit; put closed minutes together now and then."""
-        if bars.is_empty():
-            return
-        newest: Any = bars["minute"].max()
         if self._compacted is None:
-            self._compacted = newest
-        elif newest - self._compacted > COMPACT_MINUTES:
-            self.store.compact(self._compacted, newest)
-            self._compacted = newest
+            self._compacted = self._newest
+        elif self._newest - self._compacted > COMPACT_MINUTES:
+            self.store.compact(self._compacted, self._newest)
+            self._compacted = self._newest
 
 
 def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.DataFrame:
@@ -366,6 +519,13 @@ def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.
         return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64))
     signed = sign(prints, max_quote_age=max_quote_age).with_columns(family().to_physical())
     return aggregate(signed, ("series", "family"))
+
+
+def _count(batch: _Prepared, report: Report) -> None:
+    report.rows += batch.given
+    if batch.too_large:
+        report.refused += batch.too_large
+        report.notes[TOO_LARGE] += batch.too_large
 
 
 def _bounded(prints: pl.DataFrame) -> pl.DataFrame:

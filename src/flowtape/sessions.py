@@ -7,6 +7,7 @@ Instants are ns since 1970, UTC.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from datetime import date
 from functools import cache
@@ -151,8 +152,18 @@ def _check(book: _Book, instants: Ints) -> None:
         )
 
 
-@cache
+# Filters of warnings are those of the process: two threads that set them undo each other's.
+_loading = threading.Lock()
+
+
 def _stock_sessions() -> tuple[Days, Ints, Ints]:
+    """`_load_sessions`, by one thread at a time."""
+    with _loading:
+        return _load_sessions()
+
+
+@cache
+def _load_sessions() -> tuple[Days, Ints, Ints]:
     """Date, open and close of every session of the stocks' exchange."""
     # It brings pandas, most of a second to import: what needs no session does not pay for it.
     import exchange_calendars  # type: ignore[import-untyped]

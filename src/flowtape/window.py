@@ -113,21 +113,35 @@ class Window:
         self._owners: list[tuple[str, str]] = []
         self._ranked: dict[str, list[tuple[int, str]]] = {asset: [] for asset in Asset.categories}
         self._owner_of = np.empty(0, np.int64)
+        self._shown: set[tuple[str, str]] = set()
         self.oldest = now_minute - MINUTES + 1
 
     def load(self, store: Store) -> None:
-        """Take the store's bars in the place of all that is here."""
-        bars = store.bars(None, self.oldest, 2**31 - 1)
-        books, boards = self._books, self._boards
-        self._books, self._boards = {}, {asset: Board(board.version) for asset, board in boards.items()}
-        self.change(bars)
-        for owner, book in books.items():
-            fresh = self._books.setdefault(owner, Book(np.empty((_WIDTH[owner[0]], 0), np.int64)))
-            fresh.version = book.version + 1
+        """Take the store's bars in the place of all that is here; readers see what was here until it is done."""
+        fresh = Window(self._catalog, self.oldest + MINUTES - 1)
+        fresh._boards = {asset: Board(board.version) for asset, board in self._boards.items()}
+        fresh.change(store.bars(None, self.oldest, 2**31 - 1))
+        for owner, book in self._books.items():
+            made = fresh._books.setdefault(owner, Book(np.empty((_WIDTH[owner[0]], 0), np.int64)))
+            made.version = book.version + 1
+        for board in fresh._boards.values():
+            board.version += 1
+        self._books, self._boards, self._ranked = fresh._books, fresh._boards, fresh._ranked
+        self._owners, self._owner_of, self._shown = fresh._owners, fresh._owner_of, set()
+
+    def settle(self) -> None:
+        """Say that the store now has all that is here: what was made of store and window together may change."""
+        shown, self._shown = self._shown, set()
+        for owner in shown:
+            self._books[owner].version += 1
 
     def advance(self, now_minute: int) -> None:
         """Let the window end at a later minute."""
         self.oldest = max(self.oldest, now_minute - MINUTES + 1)
+
+    def begin(self, now_minute: int) -> None:
+        """Let the window end at any minute, earlier ones too; to be loaded next."""
+        self.oldest = now_minute - MINUTES + 1
 
     def change(
         self, added: pl.DataFrame, keys: pl.DataFrame | None = None, restated: pl.DataFrame | None = None
@@ -145,6 +159,7 @@ class Window:
 
     def _change_book(self, owner: int, added: Ints | None, keys: Ints | None, restated: Ints | None) -> None:
         name = self._owners[owner]
+        self._shown.add(name)
         width = _WIDTH[name[0]]
         part, fresh = (
             np.empty((width, 0), np.int64) if bars is None else bars[:width] for bars in (added, restated)
@@ -238,8 +253,8 @@ class Window:
 
     def _learn(self) -> None:
         """Follow the catalog as it grows."""
-        # Only what is kept: a number given to a batch that failed may come to mean something else.
-        series = self._catalog.series.head(self._catalog.kept_series)
+        # Only what a store was given: other numbers may yet come to mean something else.
+        series = self._catalog.offered_series
         known = len(self._owner_of)
         if series.height == known:
             return

@@ -80,7 +80,7 @@ class MemoryFlow:
         body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=instant(AS_OF))
         return wire_of(Made(body, AS_OF), simulated=False)
 
-    def check(self) -> None:
+    def check(self, asset: str | None = None) -> None:
         if self.trouble:
             raise self.trouble
 

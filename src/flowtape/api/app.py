@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ from flowtape.api.params import KEY_PARAMETER, query_pairs
 from flowtape.api.queries import read_request
 from flowtape.api.quotas import Quotas
 from flowtape.api.routes import ROUTES, FlowAnswers, Route, Router
+from flowtape.api.streams import ANSWERS, LAST_EVENT_ID, STREAM_HEADERS, STREAMS, Hub, Streaming, Streams
 from flowtape.api.wire import COMMON, EXPOSE, JSON, Reply, Wire, reply, wire_of
 from flowtape.errors import FeedError, StoreError
 from flowtape.query import Query
@@ -44,6 +45,7 @@ _PREFLIGHT: Headers = [
     (b"access-control-allow-headers", b"X-Api-Key, If-None-Match"),
     (b"access-control-max-age", b"86400"),
 ]
+T = TypeVar("T")
 Service = Callable[[Key, int], Awaitable[Wire]]
 """Gives what it has for a key at an instant (ns)."""
 _REMEMBERED = 4096
@@ -81,7 +83,8 @@ class Application:
         self._quotas = Quotas(keys, settings)
         self._required: Plan = settings.flow_plan
         self._permitted = frozenset(PLANS[PLANS.index(settings.flow_plan) :])
-        self._router = Router(tuple(routes))
+        self.streams = Streams(flow)
+        self._router = Router((*routes, *STREAMS))
         self._pages = Pages(self._health, tuple(routes), settings)
         self._asked: dict[tuple[bytes, bytes], Asked] = {}
         self._services: dict[str, Service] = {ACCOUNT: self._account, SYMBOLS: self._symbols}
@@ -100,7 +103,10 @@ class Application:
         if scope["method"] == "HEAD":
             body = b""
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        if isinstance(body, bytes):
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await body(receive, send)
         if self.settings.access_log:
             took = round((time.perf_counter() - started) * 1000, 3)
             target = _target(scope["path"], scope["query_string"])
@@ -108,7 +114,7 @@ class Application:
                 _log, logging.INFO, "request", method=scope["method"], target=target, status=status, ms=took
             )
 
-    async def _reply(self, scope: Scope) -> Reply:
+    async def _reply(self, scope: Scope) -> tuple[int, Headers, bytes | Streaming]:
         target = scope["raw_path"], scope["query_string"]
         asked = self._asked.get(target)
         page = service = None
@@ -121,6 +127,8 @@ class Application:
                 return 204, _PREFLIGHT, b""
             raise errors.method_not_allowed(method, _ALLOW)
         headers = dict(scope["headers"])
+        if asked is not None and asked.route.path in ANSWERS:
+            return await self._stream(scope, asked, headers)
         if asked is not None:
             return await self._keyed_reply(
                 scope["path"], asked.key, headers, partial(self._flow, asked, headers)
@@ -154,12 +162,19 @@ class Application:
         self, path: str, given: bytes, headers: dict[bytes, bytes], service: Service
     ) -> Reply:
         """The reply of a service to whoever has a key; `given` is the key of the query."""
-        key = self.keys.find(headers.get(b"x-api-key") or given)
+        wire, rate = await self._keyed(path, headers.get(b"x-api-key") or given, service)
+        return await reply(wire, headers, rate)
+
+    async def _keyed(
+        self, path: str, given: bytes, service: Callable[[Key, int], Awaitable[T]]
+    ) -> tuple[T, Headers]:
+        """What a service has for a key, and the headers of the key's quota."""
+        key = self.keys.find(given)
         if key is None:
             raise errors.unauthorized()
         now = self._clock()
         try:
-            wire = await service(key, now)
+            found = await service(key, now)
         except Refusal as refusal:
             raise self._with_rate(refusal, key, now) from None
         except (StoreError, FeedError) as error:
@@ -168,15 +183,38 @@ class Application:
         except Exception as error:
             event(_log, logging.ERROR, "answer failed", path=path, error=repr(error))
             raise self._with_rate(errors.internal(), key, now) from None
-        return await reply(wire, headers, self._quotas.headers(key, now))
+        return found, self._quotas.headers(key, now)
 
-    async def _flow(self, asked: Asked, headers: dict[bytes, bytes], key: Key, now: int) -> Wire:
+    async def _stream(
+        self, scope: Scope, asked: Asked, headers: dict[bytes, bytes]
+    ) -> tuple[int, Headers, Streaming]:
+        """The beginning of a stream, and what sends the rest."""
+        given = headers.get(b"x-api-key") or asked.key
+        named = dict(query_pairs(scope["query_string"])).get(LAST_EVENT_ID, "")
+        last_id = headers.get(b"last-event-id", named.encode()).decode("latin-1")
+
+        async def begin(key: Key, now: int) -> Hub:
+            self._allow(asked, key, now)
+            self.streams.admit()
+            hub = await self.streams.open(asked.route, asked.query)
+            self._quotas.spend(key, now)
+            return hub
+
+        hub, rate = await self._keyed(scope["path"], given, begin)
+        serve = partial(self.streams.serve, hub, last_id, lambda: self.keys.find(given) is not None)
+        return 200, [*STREAM_HEADERS, *COMMON, EXPOSE, *rate], serve
+
+    def _allow(self, asked: Asked, key: Key, now: int) -> None:
+        """Raise what keeps a key from an answer: its plan, the parameters, store and feed, the quota."""
         if key.plan not in self._permitted:
             raise errors.tier_restricted(key.plan, self._required)
         if asked.refusal:
             raise asked.refusal
-        self.flow.check()
+        self.flow.check(asked.route.asset)
         self._quotas.check(key, now)
+
+    async def _flow(self, asked: Asked, headers: dict[bytes, bytes], key: Key, now: int) -> Wire:
+        self._allow(asked, key, now)
         wanted = asked.format or accepted(headers.get(b"accept", b""))
         wire = self.flow.answer(asked.route, asked.query, wanted)
         if not isinstance(wire, Wire):

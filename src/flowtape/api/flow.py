@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from typing import Protocol
 
 from flowtape.api.account import symbols
 from flowtape.api.formats import Format
+from flowtape.api.logs import event
 from flowtape.api.routes import Route
 from flowtape.api.wire import Wire, wire_of
 from flowtape.desk import Desk
@@ -17,15 +20,19 @@ from flowtape.engine import Engine
 from flowtape.errors import FeedError, StoreError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.query import Query
-from flowtape.window import Window
+from flowtape.window import MINUTES, Window
 
 KEPT = 256 * 2**20
 """Bytes of bodies, plain and compressed, that are kept ready."""
 READERS = 4
 LOOK_EVERY = 1.0
-"""Seconds between looks at the store."""
+"""Seconds between looks at the store and the clock."""
+CLOCK_JUMP_NS = 5 * 10**9
+"""How far the wall clock may part from the steady one between two looks before it is noted."""
 Key = tuple[str, Query, Format]
 State = tuple[int, int]
+
+_log = logging.getLogger(__name__)
 
 
 class Clock(Protocol):
@@ -36,12 +43,13 @@ class Clock(Protocol):
 
 
 class FeedState(Protocol):
-    """What a live feed tells of itself. `failing` says why its prints cannot be committed, None while they are."""
+    """What the live feeds tell of themselves. `failing` says why their prints cannot be kept, None while they are."""
 
     failing: str | None
 
-    def silent_for(self, now_ns: int) -> float | None:
-        """Seconds since the feed was last heard while its market is open; None when it need not speak."""
+    def silent_for(self, asset: str | None, now_ns: int) -> float | None:
+        """Seconds since the quietest feed of an asset (None: of any) was last heard while its market is open; None
+        when none need speak."""
 
 
 class _Making:
@@ -71,28 +79,42 @@ class Flow:
         self._feed = feed
         self._silence_limit = silence_limit
         self._unreadable: str | None = None
+        self._last_look: tuple[int, int] | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._kept: OrderedDict[Key, tuple[State | None, Wire]] = OrderedDict()
         self._bytes = 0
         self._making: dict[Key, _Making] = {}
 
-    def check(self) -> None:
-        """Raise `StoreError` or `FeedError` while no answer may be trusted."""
+    def check(self, asset: str | None = None) -> None:
+        """Raise `StoreError` or `FeedError` while no answer of an asset (None: of one of them) may be trusted."""
         if self._unreadable is not None:
             raise StoreError(self._unreadable)
         if self._feed is not None:
             if self._feed.failing is not None:
                 raise StoreError(self._feed.failing)
-            silent = self._feed.silent_for(self._clock.now_ns())
+            silent = self._feed.silent_for(asset, self._clock.now_ns())
             if silent is not None and silent > self._silence_limit:
-                raise FeedError(f"the live feed has delivered nothing for {silent:.0f} s")
+                raise FeedError(f"a live feed has delivered nothing for {silent:.0f} s")
 
     async def watch(self) -> None:
-        """Look every second whether the store can still be read, until cancelled."""
+        """Look every second whether the store can still be read and the clock still runs on, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self._unreadable = await loop.run_in_executor(None, self._look)
+            await loop.run_in_executor(None, self.mind_the_clock)
             await asyncio.sleep(LOOK_EVERY)
+
+    def mind_the_clock(self) -> None:
+        """Note when the clock was set; take the window anew when it was set back behind the window's end."""
+        wall, steady = self._clock.now_ns(), time.monotonic_ns()
+        jumped = self._last_look is not None and abs(
+            (wall - self._last_look[0]) - (steady - self._last_look[1])
+        )
+        self._last_look = wall, steady
+        if jumped and jumped > CLOCK_JUMP_NS:
+            event(_log, logging.WARNING, "the clock was set", seconds=round(jumped / 1e9, 1))
+        if wall // NS_PER_MINUTE + 1 < self._window.oldest + MINUTES - 1:
+            self._engine.reload(wall // NS_PER_MINUTE)
 
     def _look(self) -> str | None:
         try:

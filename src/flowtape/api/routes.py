@@ -45,8 +45,9 @@ class FlowAnswers(Protocol):
     async def symbols(self) -> Wire:
         """Every symbol of which prints are kept."""
 
-    def check(self) -> None:
-        """Raise `StoreError` or `FeedError` while answers may not be trusted. Called for every request."""
+    def check(self, asset: Asset | None = None) -> None:
+        """Raise `StoreError` or `FeedError` while answers of an asset (None: of any) may not be trusted. Called for
+        every request."""
 
 
 def _lasting(name: str, default: int, high: int = 10_080) -> Param:

@@ -52,6 +52,7 @@ async def run(
             if ready:
                 ready(address, port)
             await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
+        app.streams.close()
         await _finish(server, serving)
     finally:
         for task in (told, watching):

@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import click
 
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     "--tape", type=click.Path(path_type=Path), multiple=True, help="Take this file in while serving."
 )
 @reading_options
+@click.option(
+    "--feed",
+    "feed",
+    multiple=True,
+    metavar="KIND:TARGET?NAME=VALUE&…",
+    help="Take a live feed: databento:, massive:, alpaca:, simulate: or replay:. May be given more than once.",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: the setting log_format]")
 def serve(
     store: Path | None,
@@ -50,6 +58,7 @@ def serve(
     format: str | None,
     mapping: Path | None,
     source: str | None,
+    feed: tuple[str, ...],
     log_format: str | None,
 ) -> None:
     """Serve signed flow over HTTP from a store.
@@ -62,11 +71,12 @@ def serve(
       flowtape serve --store flow.duckdb
       flowtape serve --simulate
       flowtape serve --tape trades.csv --port 9000
+      flowtape serve --feed "databento:OPRA.PILLAR?symbols=SPY.OPT,QQQ.OPT"
+      flowtape serve --feed "replay:trades.csv?speed=60"
     """
     from flowtape.api.logs import configure
     from flowtape.api.service import Sources
     from flowtape.api.service import serve as run
-    from flowtape.feeds.simulate import Market
     from flowtape.ingest import Request
 
     if simulate and tape:
@@ -79,18 +89,17 @@ def serve(
     }
     settings = load(overrides={name: value for name, value in given.items() if value is not None})
     configure(settings)
-    market = None
     if simulate:
-        market = Market(
-            seed, underlyings, prints_per_day, hours="always", stock_prints_per_day=stock_prints_per_day
-        )
+        simulated = {"seed": seed, "underlyings": underlyings, "prints_per_day": prints_per_day,
+                     "stock_prints_per_day": stock_prints_per_day}  # fmt: skip
+        feed = (*feed, f"simulate:?{urlencode(simulated)}")
     request = Request(
         files=[str(file.absolute()) for file in tape],
         format=format,
         mapping=None if mapping is None else str(mapping.absolute()),
         source=source,
     )
-    run(settings, Sources(market, request if tape else None), _tell)
+    run(settings, Sources(feed, request if tape else None), _tell)
 
 
 def _tell(ready: Ready) -> None:

@@ -34,8 +34,9 @@ class Store(Protocol):
         """Raise `StoreError` unless the store is there and can be read; cheap."""
 
     # identity and sources
-    def known(self, rows: pl.DataFrame) -> pl.Series:
-        """Which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: places in `rows`, UInt32."""
+    def known(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: `row`, places in `rows` (UInt32), and the
+        quote each is kept with (`catalog.ROW_QUOTE`)."""
 
     def sources(self) -> pl.DataFrame:
         """asset, symbol, day, source: where each symbol's trading day comes from."""
@@ -49,6 +50,9 @@ class Store(Protocol):
     # prints and what became of them
     def append_prints(self, rows: pl.DataFrame) -> None:
         """Keep rows (`catalog.ROWS`) and the series and venues they brought."""
+
+    def replace_prints(self, rows: pl.DataFrame) -> None:
+        """Put rows in the place of those of the same identity, each of which is kept."""
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """Rows of [start, end) ns of some series, of `min_size` or more, with `removed_at`."""
@@ -92,6 +96,12 @@ class Store(Protocol):
 
     def set_cursor(self, source: str, position: str) -> None:
         """Remember where a source was left."""
+
+    def standing(self, source: str) -> pl.DataFrame:
+        """The quotes kept with a source's cursor (`feeds.live.STANDING`)."""
+
+    def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
+        """Keep quotes with a source's cursor, in the place of older ones of the same instruments."""
 
     def span(self) -> tuple[int, int] | None:
         """The oldest and newest print's time in ns, None for an empty store."""

@@ -39,6 +39,7 @@ ROWS: Schema = {
 }
 """A print as kept: prices in 1/10,000 USD, times naive UTC, a stock's strike 0."""
 ROW_IDENTITY = ("ts", "seq", "series", "strike", "venue")
+ROW_QUOTE = ("quote_ts", "bid", "ask", "bid_size", "ask_size")
 BAR_KEY = ("series", "family", "minute")
 GROUP = ("series", "strike", "size", "price")
 """What a cancel and the print it removes have in common."""
@@ -106,10 +107,16 @@ class Catalog:
         return series.filter(wanted)["series"]
 
     def fresh(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Series and venues that no store has kept yet, to be kept in the transaction at hand."""
+        """Series and venues that are not kept yet, to be kept in the transaction at hand; each is given once in it."""
         with self._lock:
+            series, venues = self._offered
             self._offered = self.series.height, self.venues.height
-            return self.series.slice(self.kept_series), self.venues.slice(self.kept_venues)
+            return self.series.slice(series), self.venues.slice(venues)
+
+    @property
+    def offered_series(self) -> pl.DataFrame:
+        """The series that are kept, and those of the transaction at hand."""
+        return self.series.head(self._offered[0])
 
     def settle(self) -> None:
         """Say that a store has kept what `fresh` gave."""

@@ -14,11 +14,24 @@ import polars as pl
 
 from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
+from flowtape.feeds.live import STANDING
 from flowtape.minutes import FIELDS, SUMS, merge
 from flowtape.prints import CONDITION_NAMES, day_bounds
-from flowtape.store.catalog import BAR_KEY, GROUP, ROW_IDENTITY, ROWS, SERIES, VENUES, Catalog, typed
+from flowtape.store.catalog import (
+    BAR_KEY,
+    GROUP,
+    ROW_IDENTITY,
+    ROW_QUOTE,
+    ROWS,
+    SERIES,
+    VENUES,
+    Catalog,
+    typed,
+)
 
 VERSION = "2"
+CLOSE_WAIT = 5.0
+"""Seconds that closing waits for a transaction to end."""
 _CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
 _TYPES = {
     "ts": "TIMESTAMP_NS NOT NULL", "series": "INTEGER NOT NULL", "strike": "INTEGER NOT NULL",
@@ -71,6 +84,10 @@ CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", strike 
     FROM removed_rows JOIN series USING (series) JOIN venues USING (venue);
 """
 
+# Made where it is missing: a store of this version may be older than the table.
+_STANDING = """CREATE TABLE IF NOT EXISTS standing_quotes (source VARCHAR, instrument VARCHAR, ts BIGINT, seq BIGINT,
+    bid BIGINT, ask BIGINT, bid_size BIGINT, ask_size BIGINT)"""
+
 
 class _Arrow:
     """A frame or a query's result shown by its Arrow C stream alone: DuckDB would ask for pyarrow if it knew
@@ -88,7 +105,8 @@ class DuckStore:
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
-        self._write = threading.RLock()
+        # Not one of a thread's own: who ends a transaction may not be who began it.
+        self._write = threading.Lock()
         self._mine = threading.local()
         try:
             if not read_only:
@@ -112,6 +130,8 @@ class DuckStore:
             self._db.execute(f"BEGIN; {_DDL} COMMIT")
         elif "meta" not in tables:
             raise StoreError("it is a DuckDB file, but not a flowtape store")
+        if not read_only:
+            self._db.execute(_STANDING)
         (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchall()[0]
         if version != VERSION:
             raise StoreError(f"its version is {version}, this program writes version {VERSION}")
@@ -120,9 +140,13 @@ class DuckStore:
         self.catalog = Catalog.of(typed(series, SERIES), typed(venues, VENUES))
 
     def close(self) -> None:
-        """Commit what DuckDB still holds back and release the file."""
-        with self._write:
+        """Commit what DuckDB still holds back and release the file; a transaction that is open is undone."""
+        free = self._write.acquire(timeout=CLOSE_WAIT)
+        try:
             self._db.close()
+        finally:
+            if free:
+                self._write.release()
 
     def check(self) -> None:
         """See `Store.check`."""
@@ -198,7 +222,7 @@ class DuckStore:
             for name in frames:
                 self._db.unregister(name)
 
-    def known(self, rows: pl.DataFrame) -> pl.Series:
+    def known(self, rows: pl.DataFrame) -> pl.DataFrame:
         """See `Store.known`."""
         ts = rows["ts"].to_physical()
         first, last = pl.select(ts.min(), last=ts.max()).row(0)
@@ -206,11 +230,11 @@ class DuckStore:
         # A tape in order of time meets what is kept only at its edge, and only there need it be compared.
         low, high = self._frame(f"SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b {within}", True).row(0)
         if low is None:
-            return pl.Series("row", [], pl.UInt32)
+            return pl.DataFrame(schema={"row": pl.UInt32, **{name: ROWS[name] for name in ROW_QUOTE}})
         fresh = rows.select(*ROW_IDENTITY).with_row_index("row").filter(ts.is_between(low, high))
-        names = ", ".join(ROW_IDENTITY)
-        sql = f"SELECT row FROM fresh JOIN (SELECT {names} {within}) USING ({names})"
-        return self._frame(sql, True, fresh=fresh)["row"].cast(pl.UInt32)
+        names, quote = ", ".join(ROW_IDENTITY), ", ".join(ROW_QUOTE)
+        sql = f"SELECT row, {quote} FROM fresh JOIN (SELECT {names}, {quote} {within}) USING ({names})"
+        return self._frame(sql, True, fresh=fresh).cast({"row": pl.UInt32})
 
     def sources(self) -> pl.DataFrame:
         """See `Store.sources`."""
@@ -248,6 +272,16 @@ class DuckStore:
             self._run("INSERT INTO venues SELECT venue, name FROM fresh", fresh=venues)
         if rows.height:
             self._run(f"INSERT INTO print_rows SELECT {', '.join(ROWS)} FROM fresh", fresh=rows)
+
+    def replace_prints(self, rows: pl.DataFrame) -> None:
+        """See `Store.replace_prints`."""
+        first, last = rows.select(
+            pl.col("ts").to_physical().min(), last=pl.col("ts").to_physical().max()
+        ).row(0)
+        same = " AND ".join(f"p.{name} = f.{name}" for name in ROW_IDENTITY)
+        self._run(f"DELETE FROM print_rows p USING fresh f WHERE {same} AND {_between(first, last + 1, 'p.ts')}",
+                  fresh=rows.select(ROW_IDENTITY))  # fmt: skip
+        self._run(f"INSERT INTO print_rows SELECT {', '.join(ROWS)} FROM fresh", fresh=rows)
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """See `Store.prints`."""
@@ -346,14 +380,27 @@ class DuckStore:
         """See `Store.set_cursor`."""
         self._run("INSERT OR REPLACE INTO cursors VALUES (?, ?)", [source, position])
 
+    def standing(self, source: str) -> pl.DataFrame:
+        """See `Store.standing`."""
+        names = ", ".join(STANDING)
+        kept = self._frame(f"SELECT source, {names} FROM standing_quotes").filter(pl.col("source") == source)
+        return kept.select(pl.col(name).cast(dtype) for name, dtype in STANDING.items())
+
+    def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
+        """See `Store.set_standing`."""
+        self._run("DELETE FROM standing_quotes s USING quotes q WHERE s.instrument = q.instrument AND s.source = ?",
+                  [source], quotes=quotes)  # fmt: skip
+        names = ", ".join(STANDING)
+        self._run(f"INSERT INTO standing_quotes SELECT ?, {names} FROM quotes", [source], quotes=quotes)
+
     def span(self) -> tuple[int, int] | None:
         """See `Store.span`."""
         low, high = self._frame("SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows").row(0)
         return None if low is None else (low, high)
 
 
-def _between(start: int, end: int) -> str:
-    return f"ts >= make_timestamp_ns({start}) AND ts < make_timestamp_ns({end})"
+def _between(start: int, end: int, ts: str = "ts") -> str:
+    return f"{ts} >= make_timestamp_ns({start}) AND {ts} < make_timestamp_ns({end})"
 
 
 def _first_line(error: BaseException) -> str:

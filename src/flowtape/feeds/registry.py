@@ -1,0 +1,41 @@
+"""Which feeds there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import cast
+
+from flowtape.errors import UsageError
+from flowtape.feeds.live import Feed
+from flowtape.feeds.replay import ReplayFeed, replay
+from flowtape.feeds.simulate import Clock
+from flowtape.feeds.simulated import simulated
+from flowtape.feeds.specs import Spec, parse_spec
+
+VENDORS = ("databento", "massive", "alpaca")
+"""Each a module of its name here, with a function of its name that makes the feed of a spec."""
+KINDS = (*VENDORS, "simulate", "replay")
+
+
+def open_feeds(texts: Sequence[str], clock: Clock) -> list[Feed]:
+    """The feeds asked for. Raises `UsageError` for a text that cannot be used, and where two would be kept under
+    one name or a replay, which sets the clock, is not alone."""
+    feeds = [_open(parse_spec(text), clock) for text in texts]
+    names = [feed.name for feed in feeds]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--feed: {next(name for name in names if names.count(name) > 1)} is given twice")
+    if len(feeds) > 1 and any(isinstance(feed, ReplayFeed) for feed in feeds):
+        raise UsageError("--feed: a replay sets the clock and cannot be taken together with another feed")
+    return feeds
+
+
+def _open(spec: Spec, clock: Clock) -> Feed:
+    if spec.kind == "simulate":
+        return simulated(spec, clock)
+    if spec.kind == "replay":
+        return replay(spec)
+    if spec.kind not in VENDORS:
+        raise UsageError(f"--feed {spec.text}: {spec.kind} is none of {', '.join(KINDS)}")
+    make = getattr(import_module(f"flowtape.feeds.{spec.kind}"), spec.kind)
+    return cast(Feed, make(spec))

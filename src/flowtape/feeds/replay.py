@@ -1,0 +1,132 @@
+"""A file played again as it happened: `replay:FILE?speed=60`. The clock of the whole program is then the tape's."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from flowtape.errors import FeedError, UsageError
+from flowtape.feeds.live import Delivery, Outlet
+from flowtape.feeds.specs import Spec
+from flowtape.readers import Options, Tape, open_tapes
+
+STEP = 0.05
+"""Seconds between deliveries."""
+_BATCH_ROWS = 50_000
+_LONGEST_STEP = 60 * 10**9
+"""Tape time (ns) of one delivery at most."""
+
+
+class TapeClock:
+    """The tape's time: it starts with the first print, runs `speed` times as fast as the world's and ends with the
+    last print."""
+
+    def __init__(self, start: int, speed: float) -> None:
+        self._start, self._speed = start, speed
+        self._began = time.monotonic_ns()
+        self._end: int | None = None
+
+    def now_ns(self) -> int:
+        """The present instant of the tape, ns UTC."""
+        now = self._start + int((time.monotonic_ns() - self._began) * self._speed)
+        return now if self._end is None else min(now, self._end)
+
+    def begin(self, start: int) -> None:
+        """Let it be `start` now."""
+        self._start, self._began = start, time.monotonic_ns()
+
+    def end(self, last: int) -> None:
+        """Let time stop at an instant."""
+        self._end = last
+
+
+class ReplayFeed:
+    """One tape, delivered by its own clock. The cursor is the number of its prints delivered and the tape's time."""
+
+    always_open = True
+    ends = True
+    symbols: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, speed: float, format: str | None = None) -> None:
+        self._path, self._speed, self._format = path, speed, format
+        tape = self._open()
+        first = next((batch.prints for batch in tape.batches if batch.prints.height), None)
+        if first is None:
+            raise UsageError(f"--feed replay:{path}: the file holds no prints")
+        self.source, self.name = tape.source, f"replay:{path.name}"
+        self.assets = frozenset({"option", "stock"})
+        self.clock = TapeClock(int(first["ts"].to_physical()[0]), speed)
+        self._rejected = 0
+
+    def _open(self) -> Tape:
+        tapes = open_tapes([str(self._path)], self._format, Options(batch_rows=_BATCH_ROWS))
+        if len(tapes) != 1:
+            raise UsageError(f"--feed replay:{self._path}: holds {len(tapes)} tapes, not one")
+        return tapes[0]
+
+    def go_on(self, cursor: str | None) -> None:
+        """Let the clock begin where a cursor left it."""
+        if cursor is not None:
+            self.clock.begin(_place(cursor)[1])
+
+    def restore(self, standing: pl.DataFrame) -> None:
+        """Nothing: the file's prints carry their quotes."""
+
+    def run(self, outlet: Outlet, cursor: str | None) -> None:
+        """See `live.Feed.run`."""
+        skip, _ = _place(cursor) if cursor is not None else (0, 0)
+        done, last = 0, 0
+        for prints in self._steps(outlet):
+            last = max(last, int(prints["ts"].to_physical().max()))  # type: ignore[arg-type]
+            done += prints.height
+            if done <= skip:
+                continue
+            if not self._wait(outlet.stop, outlet, last):
+                return
+            outlet.put(Delivery(prints.tail(done - skip), f"{done} {last}"))
+            skip = done
+        if last:
+            self.clock.end(last)
+        while not outlet.stop.wait(1.0):
+            outlet.heard()
+
+    def _steps(self, outlet: Outlet) -> Iterator[pl.DataFrame]:
+        """The tape's prints in file order, in pieces of about `STEP` of the clock."""
+        tape = self._open()
+        width = max(1, min(int(STEP * 1e9 * self._speed), _LONGEST_STEP))
+        for batch in tape.batches:
+            # File order may step back a little in time; a piece ends where the furthest time so far enters a new step.
+            step = batch.prints["ts"].to_physical().cum_max() // width
+            for piece in batch.prints.with_columns(step.alias("#step")).partition_by(
+                "#step", maintain_order=True
+            ):
+                yield piece.drop("#step")
+        if tape.rejects.count:
+            outlet.count("rows of the file left out", tape.rejects.count)
+
+    def _wait(self, stop: threading.Event, outlet: Outlet, until: int) -> bool:
+        """Wait until the clock has come to an instant; false when told to stop first."""
+        while (ahead := (until - self.clock.now_ns()) / 1e9 / self._speed) > 0:
+            outlet.heard()
+            if stop.wait(min(ahead, 1.0)):
+                return False
+        return not stop.is_set()
+
+
+def _place(cursor: str) -> tuple[int, int]:
+    done, _, at = cursor.partition(" ")
+    if not (done.isdecimal() and at.isdecimal()):
+        raise FeedError(f"the kept cursor {cursor!r} is not one of a replay")
+    return int(done), int(at)
+
+
+def replay(spec: Spec) -> ReplayFeed:
+    """The feed of a spec. Raises `UsageError`, `TapeError`."""
+    spec.refuse_others("speed", "format")
+    if not spec.target:
+        raise UsageError(f"--feed {spec.text}: names no file")
+    return ReplayFeed(Path(spec.target), spec.number("speed", 1.0, 0.001, 1e6), spec.options.get("format"))

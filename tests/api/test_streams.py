@@ -1,0 +1,256 @@
+"""Streams over a real socket: what a client makes of the events is the answer, to the last byte."""
+
+import json
+import socket
+import threading
+
+import httpx
+import pytest
+
+import flowtape.api.streams
+from flowtape.api.streams import change
+from oracle import MINUTE
+from serving import kept, serving
+from tapes import T0, row
+
+NOW = T0 + 10 * MINUTE
+PATH = "/v1/flow/options/SPY/cumulative"
+LIMIT = 20
+
+
+class Client:
+    """Follows a stream and keeps the body that its events make."""
+
+    def __init__(self, url, path, key, **headers):
+        self.body, self.id, self.kinds = None, None, []
+        self._stream = httpx.stream("GET", url + path, headers={"X-Api-Key": key, **headers}, timeout=LIMIT)
+        self.response = self._stream.__enter__()
+        self._lines = self.response.iter_lines()
+
+    def next(self):
+        """The next event: its kind, once it is taken in."""
+        event = {}
+        for line in self._lines:
+            if line == "" and "data" in event:
+                return self._take(event)
+            name, _, value = line.partition(": ")
+            if name in ("event", "id", "data"):
+                event[name] = value
+        return None
+
+    def _take(self, event):
+        data = json.loads(event["data"])
+        self.id = event["id"]
+        self.kinds.append(event["event"])
+        if event["event"] in ("window", "leaderboard"):
+            self.body = data
+        elif event["event"] == "change":
+            self.body = applied(self.body, data)
+        return event["event"]
+
+    def until(self, wanted):
+        while self.body != wanted:
+            assert self.next() is not None, "the stream ended"
+
+    def close(self):
+        self._stream.__exit__(None, None, None)
+
+
+def applied(body, told):
+    """What docs/streams.md tells a client to do."""
+    points = {
+        point["ts"]: {**point, "cumulative": point["cumulative"] + told["shift"]}
+        for point in body["points"]
+        if told["first"] is not None
+        and point["ts"] >= told["first"]
+        and point["ts"] not in told.get("gone", [])
+    }
+    points |= {point["ts"]: point for point in told["points"]}
+    return {**body, "count": told["count"], "points": [points[ts] for ts in sorted(points)]}
+
+
+@pytest.fixture
+def world(tmp_path):
+    with kept(tmp_path, NOW) as made, serving(made.app) as url:
+        made.url = url
+        yield made
+
+
+def ask(world, path):
+    return httpx.get(world.url + path, headers={"X-Api-Key": world.keys["alpha"]}, timeout=LIMIT).json()
+
+
+def follow(world, path, **headers):
+    return Client(world.url, path, world.keys["alpha"], **headers)
+
+
+def step(seq, minute=5, **changes):
+    return row(seq=seq, ts=T0 + minute * MINUTE + seq, price=13_000, **changes)
+
+
+def test_the_window_first_then_every_change(world):
+    world.take([step(1), step(2, 6)])
+    client = follow(world, PATH + "/stream?minutes=8")
+    assert client.response.headers["content-type"].startswith("text/event-stream")
+    assert client.response.headers["x-ratelimit-limit"] == "unlimited"
+    assert client.next() == "window"
+    assert client.body == ask(world, PATH + "?minutes=8")
+    # A new print, a late one, a cancel of the late one, and a print in a minute of its own before all others.
+    for rows in (
+        [step(3, 9)],
+        [step(4, 5)],
+        [step(5, 5, condition="CANC")],
+        [step(6, 4)],
+    ):
+        world.take(rows)
+        client.until(ask(world, PATH + "?minutes=8"))
+    assert set(client.kinds[1:]) == {"change"}
+    # The window's first minutes go as the clock goes on.
+    for _ in range(3):
+        world.clock.now += MINUTE
+        client.until(ask(world, PATH + "?minutes=8"))
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "query", ["?measure=premium", "?anchor=session", "?right=C&expiry=2026-03-20", "?side=buy"]
+)
+def test_what_the_route_offers_the_stream_does(world, query):
+    world.take([step(1), step(2, 6, right="P")])
+    client = follow(world, PATH + "/stream" + query)
+    client.next()
+    world.take([step(3, 4), step(4, 9, size=7)])
+    client.until(ask(world, PATH + query))
+    client.close()
+
+
+def test_who_comes_back_misses_nothing_and_gets_nothing_twice(world):
+    world.take([step(1)])
+    first = follow(world, PATH + "/stream")
+    other = follow(world, PATH + "/stream")
+    first.next()
+    other.next()
+    first.close()
+    for seq in (2, 3, 4):
+        world.take([step(seq, 4 + seq)])
+        other.until(ask(world, PATH))
+    again = follow(world, PATH + "/stream", **{"Last-Event-ID": first.id})
+    again.body = first.body
+    again.until(ask(world, PATH))
+    assert "window" not in again.kinds
+    for unknown in ("00000000-1", "nonsense", first.id + "000"):
+        anew = follow(world, PATH + "/stream?lastEventId=" + unknown)
+        assert anew.next() == "window"
+        assert anew.body == ask(world, PATH)
+        anew.close()
+    other.close()
+    again.close()
+
+
+def test_while_answers_cannot_be_trusted_the_stream_says_so(world):
+    world.take([step(1)])
+    client = follow(world, PATH + "/stream")
+    client.next()
+    world.feed.failing = "no space left"
+    assert client.next() == "unavailable"
+    assert httpx.get(world.url + PATH, headers={"X-Api-Key": world.keys["alpha"]}).status_code == 502
+    world.feed.failing = None
+    assert client.next() == "window"
+    assert client.body == ask(world, PATH)
+    client.close()
+
+
+def test_the_leaderboard_is_told_when_it_changes(world):
+    world.take([step(1)])
+    client = follow(world, "/v1/flow/options/leaderboard/stream")
+    assert client.next() == "leaderboard"
+    world.take([step(2, symbol="QQQ", root="QQQ")])
+    assert client.next() == "leaderboard"
+    assert [one["symbol"] for one in client.body["buyers"]] == ["QQQ", "SPY"]
+    client.close()
+
+
+def test_stocks_have_streams_too(world):
+    assert follow_once(world, "/v1/flow/stocks/SPY/cumulative/stream") == "window"
+    assert follow_once(world, "/v1/flow/stocks/leaderboard/stream") == "leaderboard"
+
+
+def follow_once(world, path):
+    client = follow(world, path)
+    kind = client.next()
+    client.close()
+    return kind
+
+
+def test_a_stream_is_refused_as_its_answer_is(world):
+    def status(path, key=None):
+        with httpx.stream("GET", world.url + path, headers={"X-Api-Key": key} if key else {}) as reply:
+            return reply.status_code
+
+    assert status(PATH + "/stream") == 401
+    assert status(PATH + "/stream", world.keys["growth"]) == 403
+    assert status(PATH + "/stream?minutes=x", world.keys["alpha"]) == 400
+    assert status(PATH + "/streams", world.keys["alpha"]) == 404
+    world.feed.failing = "x"
+    assert status(PATH + "/stream", world.keys["alpha"]) == 502
+
+
+def test_a_revoked_key_ends_its_stream(world, monkeypatch):
+    monkeypatch.setattr(flowtape.api.streams, "HEARTBEAT", 0.05)
+    client = follow(world, PATH + "/stream")
+    client.next()
+    (ours,) = [key for key in world.book.list() if key.plan == "Alpha"]
+    world.book.revoke(ours.id)
+    assert client.next() is None
+    client.close()
+
+
+def test_a_reader_that_does_not_read_is_dropped(world, monkeypatch):
+    monkeypatch.setattr(flowtape.api.streams, "SEND_WITHIN", 0.3)
+    monkeypatch.setattr(flowtape.api.streams, "KEPT_EVENTS", 8)
+    # Sums of premium are told whole: a print in the first minute changes every point after it, 200 kB of them.
+    oldest = -2500
+    world.take([step(-minute, minute) for minute in range(oldest, 0)])
+    path = PATH + "/stream?measure=premium&minutes=10080"
+    host, port = world.url.removeprefix("http://").split(":")
+    slow = socket.create_connection((host, int(port)))
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {world.keys['alpha']}\r\n\r\n".encode())
+    quick = follow(world, path)
+    quick.next()
+    for seq in range(10_000, 10_200):
+        if world.app.streams.clients == 1:
+            break
+        world.take([step(seq, oldest)])
+        quick.next()
+    assert world.app.streams.clients == 1
+    assert quick.body == ask(world, PATH + "?measure=premium&minutes=10080")
+    quick.close()
+    slow.close()
+
+
+def test_the_server_ends_with_streams_open(tmp_path):
+    with kept(tmp_path, NOW) as made:
+        with serving(made.app) as url:
+            client = Client(url, PATH + "/stream", made.keys["alpha"])
+            client.next()
+        assert client.next() is None
+        client.close()
+
+
+def test_a_change_is_as_small_as_it_can_be():
+    def body(*points):
+        running, rows = 0, []
+        for ts, net in points:
+            running += net
+            rows.append({"ts": ts, "netVolume": net, "cumulative": running})
+        return {"symbol": "SPY", "minutes": 3, "count": len(rows), "points": rows}
+
+    before, after = body(("a", 5), ("b", 7), ("c", 1)), body(("b", 7), ("c", 1), ("d", 2))
+    told = change(before, after)
+    assert told["shift"] == -5
+    assert [point["ts"] for point in told["points"]] == ["d"]
+    assert applied(before, told) == after
+    assert applied(after, change(after, body())) == body()
+    gone = body(("b", 7), ("d", 2))
+    assert applied(after, change(after, gone)) == gone

@@ -1,0 +1,388 @@
+"""Live prints: shown before they are committed, committed with their cursor, kept through faults of store and feed."""
+
+import itertools
+import random
+import threading
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowtape.live
+from flowtape.api.flow import Flow
+from flowtape.desk import Desk
+from flowtape.engine import Engine
+from flowtape.errors import FeedError, StoreError, UsageError
+from flowtape.feeds.live import STANDING, Delivery
+from flowtape.live import Live
+from flowtape.query import Query
+from flowtape.store import open_store
+from flowtape.window import Window
+from serving import Clock
+from tapes import SECOND, T0, frame, row, rows
+from test_engine import CUMULATIVE, LATER, MINUTE, from_store, from_window, points
+
+NAMES = ("ts", "bid", "ask", "quote_ts")
+LIMIT = 30
+
+
+class Feed:
+    """A feed that a test leads by the hand: each `run` follows the next script."""
+
+    source, name, assets, symbols, always_open, ends = (
+        "test",
+        "test:x",
+        frozenset({"option"}),
+        (),
+        True,
+        False,
+    )
+
+    def __init__(self, *scripts):
+        self.scripts = list(scripts)
+        self.cursors, self.restored = [], None
+
+    def restore(self, standing):
+        self.restored = standing
+
+    def run(self, outlet, cursor):
+        self.cursors.append(cursor)
+        if self.scripts:
+            self.scripts.pop(0)(outlet)
+        else:
+            outlet.stop.wait()
+
+
+class Told:
+    """A listener that lets a test wait for what it is told."""
+
+    def __init__(self):
+        self.showings, self.commits = threading.Semaphore(0), threading.Semaphore(0)
+        self.waits = []
+
+    def shown(self, source, sides, waited):
+        self.waits.append(waited)
+        self.showings.release()
+
+    def committed(self, seconds, prints):
+        self.commits.release()
+
+
+@pytest.fixture
+def kept(tmp_path):
+    store = open_store(tmp_path / "x.duckdb")
+    window = Window(store.catalog, LATER // MINUTE)
+    yield Engine(store, window)
+    store.close()
+
+
+def running(engine, *feeds, **options):
+    told = Told()
+    live = Live(engine, feeds, Clock(T0), told, **options)
+    live.start()
+    return live, told
+
+
+def put(*rows, cursor="1", standing=None):
+    return lambda outlet: outlet.put(Delivery(frame(rows), cursor, standing))
+
+
+def then_wait(*steps):
+    def script(outlet):
+        for step in steps:
+            step(outlet)
+        outlet.stop.wait()
+
+    return script
+
+
+def test_a_print_is_seen_before_it_is_committed(kept):
+    kept.show(frame([row()]), "test")
+    assert from_window(kept.window, "SPY")[0]["tradeCount"] == 1
+    assert from_store(kept.store, "SPY") == []
+    kept.commit({"test:x": "7"})
+    assert from_store(kept.store, "SPY") == from_window(kept.window, "SPY")
+    assert kept.store.cursor("test:x") == "7"
+
+
+def test_what_store_and_window_both_tell_is_asked_again_after_the_commit(kept):
+    kept.show(frame([row()]), "test")
+    before = kept.window.version("option", "SPY")
+    kept.commit({})
+    assert kept.window.version("option", "SPY") != before
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows(), st.randoms(use_true_random=False), st.lists(st.booleans(), min_size=40, max_size=40))
+def test_shown_and_committed_in_any_way_is_what_one_take_gives(tmp_path_factory, tape, chance, ends):
+    folder = tmp_path_factory.mktemp("live")
+    whole, parts = open_store(folder / "a.duckdb"), open_store(folder / "b.duckdb")
+    try:
+        if tape:
+            Engine(whole).take(frame(tape), "test")
+        window = Window(parts.catalog, LATER // MINUTE)
+        engine = Engine(parts, window)
+        shuffled = tape + tape[: len(tape) // 2]
+        chance.shuffle(shuffled)
+        for one, end in zip(itertools.batched(shuffled, 3) if hasattr(itertools, "batched") else thirds(shuffled),
+                            ends, strict=False):  # fmt: skip
+            engine.show(frame(list(one)), "test")
+            if end:
+                engine.commit({"test:x": "1"})
+        engine.commit({"test:x": "2"})
+        for symbol in ("SPY", "SPX"):
+            assert from_store(parts, symbol) == from_store(whole, symbol) == from_window(window, symbol)
+    finally:
+        whole.close()
+        parts.close()
+
+
+def thirds(items):
+    return [items[place : place + 3] for place in range(0, len(items), 3)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from([None, 1, 2, 3, 4]), min_size=1, max_size=6), st.randoms(use_true_random=False)
+)
+def test_the_latest_quote_stands_whatever_came_first(tmp_path_factory, quotes, chance):
+    copies = [
+        row(ts=T0 + 10 * SECOND, price=12_000, quote_ts=None if at is None else T0 + at * SECOND,
+            bid=None if at is None else 10_000 + 1000 * at, ask=None if at is None else 10_200 + 1000 * at)
+        for at in quotes
+    ]  # fmt: skip
+    best = max(copies, key=lambda one: one["quote_ts"] or 0)
+    store = open_store(tmp_path_factory.mktemp("amend") / "x.duckdb")
+    try:
+        window = Window(store.catalog, LATER // MINUTE)
+        engine = Engine(store, window)
+        chance.shuffle(copies)
+        for one in copies:
+            engine.show(frame([one]), "test")
+            if chance.random() < 0.5:
+                engine.commit({})
+        engine.commit({})
+        (kept,) = store._frame("SELECT bid, ask FROM print_rows").to_dicts()
+        assert (kept["bid"], kept["ask"]) == (best["bid"], best["ask"])
+        other = Window(store.catalog, LATER // MINUTE)
+        other.load(store)
+        assert from_window(window, "SPY") == from_window(other, "SPY") == from_store(store, "SPY")
+    finally:
+        store.close()
+
+
+def failing(store, monkeypatch, times):
+    """Let the next commits of a store fail, as on a full disk."""
+    real, left = type(store).set_cursor, [times]
+
+    def set_cursor(self, source, position):
+        if left[0]:
+            left[0] -= 1
+            raise StoreError("x.duckdb: no space left on device")
+        real(self, source, position)
+
+    monkeypatch.setattr(type(store), "set_cursor", set_cursor)
+
+
+def test_a_lost_group_is_taken_again(kept, monkeypatch):
+    kept.show(frame([row(seq=1, symbol="OLD", root="OLD")]), "test")
+    failing(kept.store, monkeypatch, 1)
+    with pytest.raises(StoreError):
+        kept.commit({"test:x": "1"})
+    assert from_store(kept.store, "OLD") == []
+    kept.show(frame([row(seq=2, symbol="NEW", root="NEW")]), "test")
+    kept.commit({"test:x": "2"})
+    for symbol in ("OLD", "NEW"):
+        assert len(from_store(kept.store, symbol)) == 1
+        assert from_store(kept.store, symbol) == from_window(kept.window, symbol)
+
+
+def test_a_file_taken_between_two_live_batches_settles_the_group(kept):
+    kept.show(frame([row(seq=1)]), "test")
+    kept.take(frame([row(seq=2)]), "test")
+    kept.show(frame([row(seq=3)]), "test")
+    assert from_store(kept.store, "SPY")[0]["tradeCount"] == 2
+    kept.commit({})
+    assert from_store(kept.store, "SPY")[0]["tradeCount"] == 3
+
+
+def test_feeds_are_taken_committed_and_gone_on_with(kept):
+    standing = pl.DataFrame({name: ["X"] if name == "instrument" else [1] for name in STANDING}, STANDING)
+    feed = Feed(then_wait(put(row(seq=1), cursor="5", standing=standing)))
+    live, told = running(kept, feed)
+    assert told.commits.acquire(timeout=LIMIT)
+    live.stop()
+    assert kept.store.cursor("test:x") == "5"
+    again = Feed()
+    live, _ = running(kept, again)
+    live.stop()
+    assert again.restored.equals(standing)
+    assert again.cursors in ([], ["5"])
+
+
+def test_a_broken_connection_is_tried_again_from_what_was_delivered(kept, monkeypatch):
+    monkeypatch.setattr(flowtape.live, "FIRST_PAUSE", 0.01)
+
+    def breaks(outlet):
+        put(row(seq=1), cursor="5")(outlet)
+        raise FeedError("the line was cut")
+
+    feed = Feed(breaks, then_wait(put(row(seq=1), row(seq=2), cursor="6")))
+    live, told = running(kept, feed)
+    while from_window(kept.window, "SPY")[:1] == [] or from_window(kept.window, "SPY")[0]["tradeCount"] < 2:
+        assert told.showings.acquire(timeout=LIMIT)
+    live.stop()
+    assert feed.cursors == [None, "5"]
+    assert live.feeds()[0].reconnects == 1
+    assert from_store(kept.store, "SPY")[0]["tradeCount"] == 2
+
+
+def test_a_wrong_key_is_not_tried_again(kept):
+    def refused(outlet):
+        raise UsageError("the key was refused")
+
+    feed = Feed(refused)
+    live, _ = running(kept, feed)
+    live._threads[0].join(LIMIT)
+    live.stop()
+    assert feed.cursors == [None]
+    assert not live.feeds()[0].connected
+
+
+def test_a_burst_waits_in_bounds_and_nothing_is_dropped(kept):
+    most, seen = 50, []
+
+    def burst(outlet):
+        for number in range(400):
+            put(row(seq=2 * number), row(seq=2 * number + 1), cursor=str(number))(outlet)
+            seen.append(outlet.live.queue_prints)
+        outlet.stop.wait()
+
+    live, told = running(kept, Feed(burst), queue_limit=most)
+    while not (points_now := from_window(kept.window, "SPY")) or points_now[0]["tradeCount"] < 800:
+        assert told.showings.acquire(timeout=LIMIT)
+    live.stop()
+    assert max(seen) <= most
+    assert from_store(kept.store, "SPY")[0]["tradeCount"] == 800
+
+
+def test_told_to_end_it_shows_and_commits_what_waits(kept):
+    put_all = threading.Event()
+
+    def burst(outlet):
+        for number in range(50):
+            put(row(seq=number), cursor=str(number))(outlet)
+        put_all.set()
+        outlet.stop.wait()
+
+    live, _ = running(kept, Feed(burst))
+    assert put_all.wait(LIMIT)
+    live.stop()
+    assert from_store(kept.store, "SPY")[0]["tradeCount"] == 50
+    assert kept.store.cursor("test:x") == "49"
+
+
+def test_while_the_store_refuses_answers_do_too_and_nothing_is_lost(kept, monkeypatch):
+    monkeypatch.setattr(flowtape.live, "RETRY", 0.01)
+    failing(kept.store, monkeypatch, 3)
+    failed = threading.Event()
+    live = Live(kept, [Feed(then_wait(put(row(seq=1))))], Clock(T0), told := Told())
+    real = live._fail
+
+    def fail(reason):
+        real(reason)
+        with pytest.raises(StoreError, match="no space left"):
+            Flow(kept, kept.window, Clock(T0), live).check()
+        failed.set()
+
+    monkeypatch.setattr(live, "_fail", fail)
+    live.start()
+    assert failed.wait(LIMIT)
+    assert told.commits.acquire(timeout=LIMIT)
+    live.stop()
+    assert live.failing is None
+    assert from_store(kept.store, "SPY") == from_window(kept.window, "SPY")
+
+
+OPEN = int(datetime(2026, 3, 6, 16, 0, tzinfo=UTC).timestamp()) * 10**9
+SHUT = int(datetime(2026, 3, 7, 16, 0, tzinfo=UTC).timestamp()) * 10**9
+
+
+def test_silence_counts_only_while_the_market_is_open(kept):
+    class Watched(Feed):
+        always_open = False
+        symbols = ("SPY",)
+
+    spoken, go = threading.Event(), threading.Event()
+
+    def silent_then_speaks(outlet):
+        go.wait(LIMIT)
+        outlet.heard()
+        spoken.set()
+        outlet.stop.wait()
+
+    clock = Clock(OPEN)
+    live = Live(kept, [Watched(silent_then_speaks)], clock)
+    flow = Flow(kept, kept.window, clock, live, silence_limit=0.2)
+    live.start()
+    assert live.silent_for("stock", OPEN) is None
+    while live.silent_for("option", OPEN) <= 0.2:
+        pass
+    with pytest.raises(FeedError):
+        flow.check("option")
+    flow.check("stock")
+    clock.now = SHUT
+    flow.check("option")
+    clock.now = OPEN
+    go.set()
+    assert spoken.wait(LIMIT)
+    flow.check("option")
+    live.stop()
+    flow.close()
+
+
+def test_a_clock_set_back_takes_the_window_anew(kept):
+    kept.take(frame([row(seq=1)]), "test")
+    clock = Clock(T0 + MINUTE)
+    flow = Flow(kept, kept.window, clock)
+    # A jump of a month ahead, in which a book is put in order and lets go of what is too old by then.
+    kept.window.advance(clock.now // MINUTE + 40_000)
+    far = T0 + 40_000 * MINUTE
+    for number in range(400):
+        kept.take(frame([row(seq=number, ts=far + number * MINUTE)]), "test")
+    flow.mind_the_clock()
+    query = Query(symbol="SPY")
+    totals = Desk(kept.store, kept.window, clock.now).totals(
+        query, T0 // MINUTE - 10, T0 // MINUTE + 1, CUMULATIVE
+    )
+    assert points(totals)[0]["tradeCount"] == 1
+    board = kept.window.board("option", T0 // MINUTE - 10, T0 // MINUTE + 1)
+    assert board.sums["trades"].tolist() == [1]
+    flow.close()
+
+
+def test_random_faults_of_the_store_end_as_an_undisturbed_run(kept, monkeypatch):
+    chance = random.Random(4)
+    real = type(kept.store).append_bars
+
+    def append_bars(self, bars):
+        if chance.random() < 0.3:
+            raise StoreError("x.duckdb: cannot write")
+        real(self, bars)
+
+    monkeypatch.setattr(type(kept.store), "append_bars", append_bars)
+    for number in range(60):
+        while True:
+            try:
+                kept.show(frame([row(seq=number, ts=T0 + number * SECOND)]), "test")
+                if chance.random() < 0.4:
+                    kept.commit({"test:x": str(number)})
+                break
+            except StoreError:
+                continue
+    monkeypatch.undo()
+    kept.commit({"test:x": "60"})
+    assert from_store(kept.store, "SPY") == from_window(kept.window, "SPY")
+    assert sum(point["tradeCount"] for point in from_store(kept.store, "SPY")) == 60
