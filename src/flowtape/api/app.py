@@ -22,6 +22,7 @@ from flowtape.api.errors import Headers, Refusal
 from flowtape.api.formats import Format, accepted
 from flowtape.api.keys import Key, Keys
 from flowtape.api.logs import event, redact
+from flowtape.api.metrics import Metrics
 from flowtape.api.pages import Pages
 from flowtape.api.params import KEY_PARAMETER, query_pairs
 from flowtape.api.queries import read_request
@@ -75,6 +76,7 @@ class Application:
         settings: Settings,
         clock: Callable[[], int] = time.time_ns,
         routes: Iterable[Route] = ROUTES,
+        metrics: Metrics | None = None,
     ) -> None:
         self.flow = flow
         self.keys = keys
@@ -84,8 +86,10 @@ class Application:
         self._required: Plan = settings.flow_plan
         self._permitted = frozenset(PLANS[PLANS.index(settings.flow_plan) :])
         self.streams = Streams(flow)
+        self.metrics = metrics or Metrics()
+        self.metrics.count_streams(lambda: self.streams.clients)
         self._router = Router((*routes, *STREAMS))
-        self._pages = Pages(self._health, tuple(routes), settings)
+        self._pages = Pages(self._health, self.metrics.page, tuple(routes), settings)
         self._asked: dict[tuple[bytes, bytes], Asked] = {}
         self._services: dict[str, Service] = {ACCOUNT: self._account, SYMBOLS: self._symbols}
         self._trouble = ""
@@ -103,6 +107,7 @@ class Application:
         if scope["method"] == "HEAD":
             body = b""
         await send({"type": "http.response.start", "status": status, "headers": headers})
+        self.metrics.request(self._route_of(scope), status)
         if isinstance(body, bytes):
             await send({"type": "http.response.body", "body": body})
         else:
@@ -137,6 +142,16 @@ class Application:
             return await self._keyed_reply(scope["path"], _key_in(query_pairs(target[1])), headers, service)
         assert page is not None  # noqa: S101 - for the type checker: one of the three was found
         return await page(headers)
+
+    def _route_of(self, scope: Scope) -> str:
+        """The template of a request's route: paths themselves would be labels without end."""
+        asked = self._asked.get((scope["raw_path"], scope["query_string"]))
+        if asked is not None:
+            return asked.route.path
+        if scope["path"] in self._services or self._pages.find(scope["path"]):
+            return str(scope["path"])
+        found = self._router.find(scope["raw_path"])
+        return found[0].path if found else "other"
 
     def _read(self, raw_path: bytes, query: bytes) -> Asked:
         """What a target of a flow route means; raises a 404 when it is none."""

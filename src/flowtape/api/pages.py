@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from flowtape.api.errors import Headers, UnhealthyBody
+from flowtape.api.metrics import MEDIA
 from flowtape.api.openapi import HealthyBody, document
 from flowtape.api.routes import Route
 from flowtape.api.wire import COMMON, JSON, Reply, takes_gzip
@@ -57,14 +58,22 @@ _JAVASCRIPT = b"text/javascript; charset=utf-8"
 
 
 class Pages:
-    """The pages by path. `health` gives the reason why answers may not be trusted, empty when they may."""
+    """The pages by path. `health` gives the reason why answers may not be trusted, empty when they may; `metrics` the
+    page for Prometheus."""
 
-    def __init__(self, health: Callable[[], str], routes: tuple[Route, ...], settings: Settings) -> None:
-        self._health = health
+    def __init__(
+        self,
+        health: Callable[[], str],
+        metrics: Callable[[], bytes],
+        routes: tuple[Route, ...],
+        settings: Settings,
+    ) -> None:
+        self._health, self._metrics = health, metrics
         openapi = msgspec.json.encode(document(routes, settings))
         self._pages: dict[str, Page] = {
             "/": self._front,
             "/health": self._health_page,
+            "/metrics": self._metrics_page,
             "/openapi.json": _Static(lambda: openapi, b"application/json", []),
             "/docs": _Static(_HTML.encode, b"text/html; charset=utf-8", _PAGE_HEADERS),
             "/docs/start.js": _Static(_START.encode, _JAVASCRIPT, _KEPT_A_DAY),
@@ -80,6 +89,12 @@ class Pages:
 
     async def _front(self, headers: dict[bytes, bytes]) -> Reply:
         return 302, [(b"location", b"/docs"), (b"content-length", b"0"), *COMMON], b""
+
+    async def _metrics_page(self, headers: dict[bytes, bytes]) -> Reply:
+        # Not for pages of other origins to read.
+        body = await asyncio.to_thread(self._metrics)
+        length = (b"content-length", b"%d" % len(body))
+        return 200, [(b"content-type", MEDIA), length, (b"cache-control", b"no-store")], body
 
     async def _health_page(self, headers: dict[bytes, bytes]) -> Reply:
         reason = self._health()

@@ -18,6 +18,7 @@ from flowtape.api.control import Control
 from flowtape.api.flow import Flow
 from flowtape.api.keys import Keys
 from flowtape.api.logs import event
+from flowtape.api.metrics import Metrics
 from flowtape.api.server import free_address, run
 from flowtape.engine import Engine
 from flowtape.errors import FlowtapeError
@@ -85,7 +86,9 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     window = Window(store.catalog, clock.now_ns() // NS_PER_MINUTE)
     window.load(store)
     engine = Engine(store, window, settings.quote_age)
-    live = Live(engine, feeds, clock)
+    metrics = Metrics()
+    live = Live(engine, feeds, clock, metrics)
+    metrics.watch(live)
     flow = Flow(engine, window, clock, live, settings.silence_limit)
     keys = Keys(settings.keys_path)
     key = keys.add_ephemeral("Alpha") if any(isinstance(feed, SHOWN_OPEN) for feed in feeds) else None
@@ -95,7 +98,7 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     tape = asyncio.create_task(asyncio.to_thread(_take_tape, engine, sources.tape, stop_tape))
     watching = asyncio.create_task(flow.watch())
     live.start()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keys.reload)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, keys)
 
     span = store.span()
 
@@ -103,7 +106,12 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
         ready(Ready(host, port, key, settings.store_path, None if span is None else span[1]))
 
     try:
-        await run(Application(flow, keys, settings, time.time_ns), settings.host, settings.port, tell)
+        await run(
+            Application(flow, keys, settings, time.time_ns, metrics=metrics),
+            settings.host,
+            settings.port,
+            tell,
+        )
     finally:
         stop_tape.set()
         watching.cancel()
@@ -112,6 +120,15 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
         await control.stop()
         flow.close()
         keys.close()
+
+
+def _reload(keys: Keys) -> None:
+    try:
+        keys.reload()
+    except FlowtapeError as error:
+        event(_log, logging.ERROR, "keys not read again, those known stay", reason=str(error))
+    else:
+        event(_log, logging.INFO, "keys read again")
 
 
 def _go_on(feeds: Sequence[Feed], store: Store) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "feed",
     multiple=True,
     metavar="KIND:TARGET?NAME=VALUE&…",
-    help="Take a live feed: databento:, massive:, alpaca:, simulate: or replay:. May be given more than once.",
+    help="Take a live feed: simulate: or replay:FILE. May be given more than once.",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: the setting log_format]")
 def serve(
@@ -71,7 +71,6 @@ def serve(
       flowtape serve --store flow.duckdb
       flowtape serve --simulate
       flowtape serve --tape trades.csv --port 9000
-      flowtape serve --feed "databento:OPRA.PILLAR?symbols=SPY.OPT,QQQ.OPT"
       flowtape serve --feed "replay:trades.csv?speed=60"
     """
     from flowtape.api.logs import configure

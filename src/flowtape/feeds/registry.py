@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import cast
 
 from flowtape.errors import UsageError
 from flowtape.feeds.live import Feed
@@ -13,9 +11,7 @@ from flowtape.feeds.simulate import Clock
 from flowtape.feeds.simulated import simulated
 from flowtape.feeds.specs import Spec, parse_spec
 
-VENDORS = ("databento", "massive", "alpaca")
-"""Each a module of its name here, with a function of its name that makes the feed of a spec."""
-KINDS = (*VENDORS, "simulate", "replay")
+KINDS = ("simulate", "replay")
 
 
 def open_feeds(texts: Sequence[str], clock: Clock) -> list[Feed]:
@@ -35,7 +31,4 @@ def _open(spec: Spec, clock: Clock) -> Feed:
         return simulated(spec, clock)
     if spec.kind == "replay":
         return replay(spec)
-    if spec.kind not in VENDORS:
-        raise UsageError(f"--feed {spec.text}: {spec.kind} is none of {', '.join(KINDS)}")
-    make = getattr(import_module(f"flowtape.feeds.{spec.kind}"), spec.kind)
-    return cast(Feed, make(spec))
+    raise UsageError(f"--feed {spec.text}: {spec.kind} is none of {', '.join(KINDS)}")

@@ -13,8 +13,7 @@ _SECRET = ("key", "secret", "token", "password", "apikey", "api_key")
 
 @dataclass(frozen=True)
 class Spec:
-    """A feed as asked for: `databento:OPRA.PILLAR?symbols=SPY.OPT` has the kind `databento`, the target
-    `OPRA.PILLAR` and one option."""
+    """A feed as asked for: `replay:tape.csv?speed=60` has the kind `replay`, the target `tape.csv` and one option."""
 
     text: str
     kind: str
@@ -28,10 +27,6 @@ class Spec:
                 raise UsageError(
                     f"--feed {self.text}: {name} is none of {', '.join(sorted(known)) or '(no options)'}"
                 )
-
-    def names(self, option: str) -> tuple[str, ...]:
-        """A comma-separated option as its parts, in upper case; empty where it is not given."""
-        return tuple(part.strip().upper() for part in self.options.get(option, "").split(",") if part.strip())
 
     def number(self, option: str, default: float, low: float, high: float) -> float:
         """A number within bounds. Raises `UsageError`."""
@@ -61,5 +56,5 @@ def parse_spec(text: str) -> Spec:
             raise UsageError(f"--feed {text}: {name} is given twice")
         options[name] = value
     if not colon or not kind:
-        raise UsageError(f"--feed {text}: is not KIND:TARGET, as in simulate: or databento:OPRA.PILLAR")
+        raise UsageError(f"--feed {text}: is not KIND:TARGET, as in simulate: or replay:FILE")
     return Spec(text, kind, target, options)
