@@ -19,6 +19,7 @@ NAMES = {
     "endpoint": "endpoint",
     "startup": "startup",
     "routes": "routes",
+    "live": "live",
 }
 
 
