@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import polars as pl
 
+from flowtape.batches import bars_of
 from flowtape.board import BoardTotals
 from flowtape.conditions import family, is_cancel
-from flowtape.engine import bars_of
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import NEW_YORK, day_bounds, trading_days
 from flowtape.query import Filter, Query

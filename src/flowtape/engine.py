@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -13,22 +12,21 @@ from typing import TypeVar
 
 import polars as pl
 
+from flowtape.ahead import ahead
+from flowtape.batches import Change, Prepared, bar_keys, bars_of, bounded
 from flowtape.cancels import maybe_in, resolve, unique
-from flowtape.conditions import family, is_cancel
+from flowtape.conditions import is_cancel
 from flowtape.errors import FlowtapeError
-from flowtape.minutes import FIELDS, NS_PER_MINUTE, aggregate
+from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import SCHEMA as PRINTS
 from flowtape.prints import Side, day_bounds, trading_days
 from flowtape.readers import Tape
-from flowtape.side import sign
 from flowtape.store import Store
 from flowtape.store.catalog import BAR_KEY, GROUP, ROW_QUOTE
 from flowtape.window import Window
 
 T = TypeVar("T")
 _GROUP_AND_TIME = (*(pl.col(name).cast(pl.Int64) for name in GROUP), pl.col("ts").to_physical())
-MAX_NOTIONAL = 10**16
-"""Price x size of one print, in 1/10,000 USD (a million million USD): beyond it sums could leave 64 bits."""
 SIMULATED = "simulated"
 TOO_LARGE = "price x size beyond a million million USD, left out"
 COMPACT_MINUTES = 10
@@ -65,35 +63,6 @@ class Report:
 
 
 Progress = Callable[[Report, float], None]
-
-
-@dataclass(slots=True)
-class _Change:
-    """What a batch did to the minutes: bars added, and bars put in the place of others."""
-
-    bars: pl.DataFrame
-    keys: pl.DataFrame | None = None
-    restated: pl.DataFrame | None = None
-    dropped: set[tuple[str, str]] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A batch on its way: each row once, as prints with `series` and as rows, and the bars they make if none
-    is known already. Holds while the catalog's `epoch` is the one it was made in."""
-
-    prints: pl.DataFrame
-    rows: pl.DataFrame
-    bars: pl.DataFrame
-    given: int
-    epoch: int
-    too_large: int
-
-    def only(self, mask: pl.Series, max_quote_age: timedelta | None) -> _Prepared:
-        """The batch with a part of its rows."""
-        prints = self.prints.filter(mask)
-        rows, bars = self.rows.filter(mask), bars_of(prints, max_quote_age)
-        return _Prepared(prints, rows, bars, self.given, self.epoch, self.too_large)
 
 
 class Engine:
@@ -140,7 +109,7 @@ class Engine:
         """
         report = Report(tape.source)
         # While one batch is committed, the next is read and signed.
-        for batch, prepared in _ahead((batch, self._prepare(batch.prints)) for batch in tape.batches):
+        for batch, prepared in ahead((batch, self._prepare(batch.prints)) for batch in tape.batches):
             if stop is not None and stop.is_set():
                 break
             self._take(prepared, tape.source, replace=replace, report=report)
@@ -276,17 +245,17 @@ class Engine:
         self._make_good()
         self._close_group()
 
-    def _prepare(self, prints: pl.DataFrame) -> _Prepared:
+    def _prepare(self, prints: pl.DataFrame) -> Prepared:
         """All that a batch needs before the store is asked."""
-        bounded = _bounded(prints)
-        fresh = unique(bounded)
+        summable = bounded(prints)
+        fresh = unique(summable)
         epoch, rows = self.store.catalog.encode(fresh)
         fresh = fresh.with_columns(rows["series"])
         bars = bars_of(fresh, self.max_quote_age)
-        return _Prepared(fresh, rows, bars, prints.height, epoch, prints.height - bounded.height)
+        return Prepared(fresh, rows, bars, prints.height, epoch, prints.height - summable.height)
 
     def _take(
-        self, batch: _Prepared, source: str, *, replace: bool, report: Report, cursor: str | None = None
+        self, batch: Prepared, source: str, *, replace: bool, report: Report, cursor: str | None = None
     ) -> None:
         _count(batch, report)
         with self._lock:
@@ -302,17 +271,17 @@ class Engine:
             self.generation += 1
             self._show(change)
 
-    def _fitting(self, batch: _Prepared) -> _Prepared:
+    def _fitting(self, batch: Prepared) -> Prepared:
         """The batch with numbers that hold: those it was prepared with may have been forgotten since."""
         if batch.epoch == self.store.catalog.epoch:
             return batch
         epoch, rows = self.store.catalog.encode(batch.prints)
         prints = batch.prints.with_columns(rows["series"])
-        return _Prepared(
+        return Prepared(
             prints, rows, bars_of(prints, self.max_quote_age), batch.given, epoch, batch.too_large
         )
 
-    def _fitting_step(self, batch: _Prepared, source: str, report: Report) -> _Change:
+    def _fitting_step(self, batch: Prepared, source: str, report: Report) -> Change:
         _count(batch, report)
         return self._step(self._fitting(batch), source, replace=False, report=report)
 
@@ -354,7 +323,7 @@ class Engine:
         except FlowtapeError:
             self._sources = {}
 
-    def _show(self, change: _Change) -> None:
+    def _show(self, change: Change) -> None:
         if self.window is None:
             return
         if change.dropped:
@@ -362,12 +331,12 @@ class Engine:
             return
         self.window.change(change.bars, change.keys, change.restated)
 
-    def _step(self, batch: _Prepared, source: str, replace: bool, report: Report) -> _Change:
+    def _step(self, batch: Prepared, source: str, replace: bool, report: Report) -> Change:
         days = trading_days(batch.prints["ts"])
         held, dropped = self._claim(batch.rows["series"], days, source, replace, report)
         if held is not None:
             batch, days = batch.only(~held, self.max_quote_age), days.filter(~held)
-        amended = _bar_keys(batch.prints.head(0))
+        amended = bar_keys(batch.prints.head(0))
         known = self.store.known(batch.rows) if batch.rows.height else pl.DataFrame()
         if known.height:
             amended = self._amend(batch, known, report)
@@ -381,12 +350,12 @@ class Engine:
         report.cancels += int(cancels.sum())
         if batch.bars.height:
             self._newest = max(self._newest, batch.bars.select(pl.col("minute").max()).item())
-        change = _Change(batch.bars, dropped=dropped)
+        change = Change(batch.bars, dropped=dropped)
         cancelled = self._changed_by_cancels(batch.rows, days, cancels, report)
         self._restate(pl.concat([amended, *cancelled]).unique(), change)
         return change
 
-    def _amend(self, batch: _Prepared, known: pl.DataFrame, report: Report) -> pl.DataFrame:
+    def _amend(self, batch: Prepared, known: pl.DataFrame, report: Report) -> pl.DataFrame:
         """Of rows that are kept already, let the one with the later quote stand, or the one that came later where
         both quotes are of one time; gives the keys of the bars that changes.
 
@@ -402,11 +371,11 @@ class Engine:
             other |= mine[name].ne_missing(known[name])
         better = known["row"].filter(later | (alike & other))
         if better.is_empty():
-            return _bar_keys(batch.prints.head(0))
+            return bar_keys(batch.prints.head(0))
         report.amended += len(better)
         self.store.replace_prints(batch.rows[better])
         counted = batch.prints[better].filter(~is_cancel())
-        return _bar_keys(counted)
+        return bar_keys(counted)
 
     def _claim(
         self, series: pl.Series, days: pl.Series, source: str, replace: bool, report: Report
@@ -470,7 +439,7 @@ class Engine:
                 changed.append(self._resolve(touched.select(GROUP).unique(), start, end, report))
         return changed
 
-    def _restate(self, keys: pl.DataFrame, change: _Change) -> None:
+    def _restate(self, keys: pl.DataFrame, change: Change) -> None:
         """Make bars again from the prints that stand."""
         if keys.is_empty():
             return
@@ -490,10 +459,10 @@ class Engine:
         now = resolve(kept.drop("removed_at"))
         moved = before.ne_missing(now["removed_at"])
         if not moved.any():
-            return _bar_keys(now.head(0))
+            return bar_keys(now.head(0))
         self._keep_removed(groups, start, end, now.filter(pl.col("removed_at").is_not_null()))
         report.removed += len(now) - now["removed_at"].null_count() - (len(before) - before.null_count())
-        return _bar_keys(now.filter(before.is_null() != now["removed_at"].is_null()))
+        return bar_keys(now.filter(before.is_null() != now["removed_at"].is_null()))
 
     def _keep_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
         at = removed["removed_at"].dt.replace_time_zone(None)
@@ -509,77 +478,8 @@ class Engine:
             self._compacted = self._newest
 
 
-def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.DataFrame:
-    """Bars by series number of the rows among `prints` that count; `prints` carries `series` beside its own
-    columns, and may carry `removed_at`."""
-    if "removed_at" in prints.columns:
-        prints = prints.filter(pl.col("removed_at").is_null())
-    prints = prints.filter(~is_cancel())
-    if prints.is_empty():
-        return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64))
-    signed = sign(prints, max_quote_age=max_quote_age).with_columns(family().to_physical())
-    return aggregate(signed, ("series", "family"))
-
-
-def _count(batch: _Prepared, report: Report) -> None:
+def _count(batch: Prepared, report: Report) -> None:
     report.rows += batch.given
     if batch.too_large:
         report.refused += batch.too_large
         report.notes[TOO_LARGE] += batch.too_large
-
-
-def _bounded(prints: pl.DataFrame) -> pl.DataFrame:
-    notional = prints["price"].cast(pl.Float64) * prints["size"]
-    if prints.is_empty() or notional.max() <= MAX_NOTIONAL:  # type: ignore[operator]
-        return prints
-    return prints.filter(notional <= MAX_NOTIONAL)
-
-
-def _bar_keys(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(
-        pl.col("series").cast(pl.Int32),
-        family().to_physical().alias("family"),
-        (pl.col("ts").to_physical() // NS_PER_MINUTE).alias("minute"),
-    ).unique()
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, made one ahead in a thread of its own."""
-    ready: queue.Queue[T | _End] = queue.Queue(maxsize=1)
-    stop = threading.Event()
-
-    def put(item: T | _End) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(_End(None))
-        except BaseException as error:  # raised again where the items are used
-            put(_End(error))
-
-    maker = threading.Thread(target=make, name="ahead", daemon=True)
-    maker.start()
-    try:
-        while not isinstance(item := ready.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
-    finally:
-        stop.set()
-        maker.join()
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """There are no more items, or making one failed."""
-
-    error: BaseException | None
