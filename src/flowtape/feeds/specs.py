@@ -28,6 +28,11 @@ class Spec:
                     f"--feed {self.text}: {name} is none of {', '.join(sorted(known)) or '(no options)'}"
                 )
 
+    def names(self, option: str) -> tuple[str, ...]:
+        """A comma-separated option as its parts, in upper case; empty where it is not given."""
+        parts = (part.strip().upper() for part in self.options.get(option, "").split(","))
+        return tuple(part for part in parts if part)
+
     def number(self, option: str, default: float, low: float, high: float) -> float:
         """A number within bounds. Raises `UsageError`."""
         text = self.options.get(option)
