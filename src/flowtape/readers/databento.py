@@ -8,7 +8,7 @@ databento.com/docs/datasets/opra-pillar).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -70,6 +70,10 @@ QUOTES_UNUSED = (
 QUOTES_LIMITED = "quotes files whose request had a limit: after it no quote is new"
 ROUNDED = "prices rounded to 1/10,000 USD"
 VENUE_QUOTES = "prints whose quote is their own venue's, not the NBBO"
+
+
+Note = Callable[[str, int], None]
+"""Told what was noticed, and how often; it may be 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,42 +284,79 @@ class _Reader:
             yield *held, done
 
     def _prints(self, numbers: Numbers, records: Records) -> pl.DataFrame:
-        """The good records as prints whose contract is still a number; the others are reported."""
-        raw = _raw(numbers, records, quoted=self._quoted)
-        found = self._contracts.numbers(records["instrument_id"], records["ts_event"].astype(np.int64))
-        raw = raw.with_columns(pl.Series("contract", found, dtype=pl.Int64))
-        self._note(ROUNDED, int((raw["price"] % UNITS != 0).sum()))
-        fields = _fields(self._dataset, quoted=self._quoted)
-        return parse(raw, fields, self._rejects, self._trades.path.name).drop(ROW)
+        file = self._trades.path.name
+        return prints_of(
+            numbers,
+            records,
+            self._contracts,
+            self._dataset,
+            file,
+            self._rejects,
+            self._note,
+            quoted=self._quoted,
+        )
 
     def _lane(self, files: Sequence[_File]) -> Iterator[pl.DataFrame]:
         for file in files:
             rtype = _rtype(file.schema)
             for chunk in self._chunks(file, rtype):
                 if rtype in chunk.records:
-                    yield self._nbbo(file.schema, chunk.records[rtype][1])
+                    records = chunk.records[rtype][1]
+                    yield quotes_of(
+                        file.schema, self._dataset, records, self._contracts, self._by, self._note
+                    )
 
-    def _nbbo(self, schema: str, records: Records) -> pl.DataFrame:
-        """The quotes among records: contract, bid, ask, their sizes, and `ts`, when it was known; and publisher
-        if prints are to be of the same."""
-        if schema not in SAMPLED:
-            trade = records["action"] == b"T"
-            self._note(QUOTES_TRADES, int(trade.sum()))
-            records = records[~trade]
-        if schema in OWN_BOOK and self._dataset in NBBO:
-            best = np.isin(records["publisher_id"], NBBO[self._dataset])
-            self._note(QUOTES_NOT_NBBO, int((~best).sum()))
-            records = records[best]
-        # A sampled quote is as it stood at the end of its second; its `ts_event` is the time of the last trade.
-        times = records["ts_recv" if schema in SAMPLED else "ts_event"]
-        ts = times.astype(np.int64)
-        contracts = self._contracts.numbers(records["instrument_id"], ts)
-        placed = (contracts >= 0) & (ts >= 0)
-        self._note(QUOTES_UNPLACED, int((~placed).sum()))
-        keys = {"contract": contracts, "publisher": records["publisher_id"]}
-        frame = pl.DataFrame({"ts": ts, **{name: keys[name] for name in self._by}, **_quote(records)})
-        frame = frame.with_columns(pl.col("ts").cast(Timestamp), _units("bid"), _units("ask"))
-        return frame if placed.all() else frame.filter(placed)
+
+def prints_of(
+    numbers: Numbers,
+    records: Records,
+    contracts: Contracts,
+    dataset: str,
+    name: str,
+    rejects: Rejects,
+    note: Note,
+    *,
+    quoted: bool,
+    again: int = 0,
+) -> pl.DataFrame:
+    """The good trade records as prints whose `contract` is still its number; the others are reported, under `name`.
+
+    Records of the same `ts_recv` are to come together: the first `again` were taken before and are here only so that
+    those after them are numbered on.
+    """
+    raw = _raw(numbers, records, quoted=quoted)[again:]
+    records = records[again:]
+    found = contracts.numbers(records["instrument_id"], records["ts_event"].astype(np.int64))
+    raw = raw.with_columns(pl.Series("contract", found, dtype=pl.Int64))
+    note(ROUNDED, int((raw["price"] % UNITS != 0).sum()))
+    return parse(raw, _fields(dataset, quoted=quoted), rejects, name).drop(ROW)
+
+
+def quotes_of(
+    schema: str, dataset: str, records: Records, contracts: Contracts, by: Sequence[str], note: Note,
+    seq: pl.Series | None = None,
+) -> pl.DataFrame:  # fmt: skip
+    """The quotes among records: contract, bid, ask, their sizes, and `ts`, when it was known; publisher if prints are
+    to be of the same (`by`), and `seq` if it is given, one for each record."""
+    if schema not in SAMPLED:
+        trade = records["action"] == b"T"
+        note(QUOTES_TRADES, int(trade.sum()))
+        records, seq = records[~trade], seq if seq is None else seq.filter(~trade)
+    if schema in OWN_BOOK and dataset in NBBO:
+        best = np.isin(records["publisher_id"], NBBO[dataset])
+        note(QUOTES_NOT_NBBO, int((~best).sum()))
+        records, seq = records[best], seq if seq is None else seq.filter(best)
+    # A sampled quote is as it stood at the end of its second; its `ts_event` is the time of the last trade.
+    times = records["ts_recv" if schema in SAMPLED else "ts_event"]
+    ts = times.astype(np.int64)
+    numbers = contracts.numbers(records["instrument_id"], ts)
+    placed = (numbers >= 0) & (ts >= 0)
+    note(QUOTES_UNPLACED, int((~placed).sum()))
+    keys: dict[str, Any] = {"contract": numbers, "publisher": records["publisher_id"]}
+    columns = {"ts": ts, **{name: keys[name] for name in by}, **_quote(records)}
+    frame = pl.DataFrame(columns if seq is None else columns | {"seq": seq})
+    frame = frame.with_columns(pl.col("ts").cast(Timestamp), _units("bid"), _units("ask"))
+    return frame if placed.all() else frame.filter(placed)
 
 
 def _rtype(schema: str) -> int:

@@ -204,7 +204,8 @@ class Contracts:
     """Which contract an instrument id means on which UTC date, and what each contract is.
 
     An option goes by its OSI symbol (`AAPL  250221C00250000`), a stock by its ticker, each by its number, too:
-    its row in `frame`, which has the columns root and symbol, and of options expiry, right, strike (1e-4 USD).
+    its row in `frame`, which has the columns root and symbol, and of options expiry, right, strike (1e-4 USD), and
+    in `names`.
     An id is looked up in the definitions first, then in the files' metadata, then in the mapping records of a
     live session.
     """
@@ -214,6 +215,7 @@ class Contracts:
         self._pattern = r"^[A-Z]" if stocks else _OSI
         self._terms: _Terms = _stocks_of if stocks else _options_of
         self.frame = self._terms(pl.Series(dtype=pl.String))[0]
+        self.names = pl.Series("instrument", dtype=pl.String)
         self._numbers: dict[str, int] = {}
         # By rank and file: spans from different files may overlap, those of one file do not.
         self._tables: dict[tuple[int, str], _Table] = {}
@@ -264,7 +266,9 @@ class Contracts:
         fresh = names.filter(names.str.contains(self._pattern).fill_null(False)).unique(maintain_order=True)
         fresh = fresh.filter(pl.Series([name not in self._numbers for name in fresh], dtype=pl.Boolean))
         parsed, valid = self._terms(fresh)
-        self._numbers.update({name: self.frame.height + n for n, name in enumerate(fresh.filter(valid))})
+        fresh = fresh.filter(valid)
+        self._numbers.update({name: self.frame.height + n for n, name in enumerate(fresh)})
+        self.names = pl.concat([self.names, fresh.alias("instrument")], rechunk=True)
         self.frame = pl.concat([self.frame, parsed.filter(valid)], rechunk=True)
         numbers = np.array([self._numbers.get(name, -1) for name in names], dtype=np.int64)
         good = numbers >= 0

@@ -1,0 +1,492 @@
+"""Databento's live feed against a stand-in for its gateway, by the vendor's own client."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import databento_dbn as dbn
+import numpy as np
+import polars as pl
+import pytest
+
+from flowtape.errors import FeedError, UsageError
+from flowtape.feeds import databento as feed_module
+from flowtape.feeds.databento import ERRORS, NOT_UNDERSTOOD, OVERLAP, databento
+from flowtape.feeds.specs import parse_spec
+from flowtape.prints import IDENTITY, SCHEMA
+from readers.dbn_files import SYMBOLS, book, cmbp, metadata, read, tcbbo, trade
+from standins.databento import DatabentoServer
+
+SECOND = 10**9
+NS = (time.time_ns() // SECOND - 600) * SECOND
+"""Ten minutes ago: the vendor replays the last 24 hours."""
+WAIT = 10.0
+KEY = "db-right-key-0123456789abcdefghi"
+SYMBOLS_ASKED = "AAPL.OPT,SPXW.OPT,AAPL1.OPT"
+
+
+class Outlet:
+    """Keeps what it is given and lets the test wait for it."""
+
+    def __init__(self):
+        self.stop, self.got, self.counts, self.signs = threading.Event(), [], {}, 0
+        self.changed, self.open = threading.Condition(), threading.Event()
+        self.open.set()
+
+    def put(self, delivery):
+        self.open.wait(WAIT)
+        with self.changed:
+            self.got.append(delivery)
+            self.changed.notify_all()
+
+    def heard(self):
+        with self.changed:
+            self.signs += 1
+            self.changed.notify_all()
+
+    def count(self, what, many=1):
+        with self.changed:
+            self.counts[what] = self.counts.get(what, 0) + many
+            self.changed.notify_all()
+
+    def until(self, true):
+        with self.changed:
+            assert self.changed.wait_for(true, WAIT), (self.counts, self.prints())
+
+    def prints(self):
+        return kept([one.prints for one in self.got])
+
+    def until_prints(self, many):
+        self.until(lambda: self.prints().height >= many)
+
+
+def kept(frames):
+    """What is kept of deliveries: the later quote of each row."""
+    frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
+    rows = frame.sort("quote_ts", nulls_last=False, maintain_order=True)
+    return rows.unique(IDENTITY, keep="last", maintain_order=True).sort(
+        "ts", "root", "strike", "venue", "seq"
+    )
+
+
+class Running:
+    """A feed on a thread, with what ended it."""
+
+    def __init__(self, feed, cursor=None, outlet=None):
+        self.feed, self.outlet, self.error = feed, outlet or Outlet(), None
+        self.thread = threading.Thread(target=self._run, args=(cursor,))
+        self.thread.start()
+
+    def _run(self, cursor):
+        try:
+            self.feed.run(self.outlet, cursor)
+        except (FeedError, UsageError) as error:
+            self.error = error
+
+    def ended(self):
+        self.thread.join(WAIT)
+        assert not self.thread.is_alive()
+        return self.error
+
+    def stop(self):
+        self.outlet.stop.set()
+        assert self.ended() is None
+        return self.outlet
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.delenv("DATABENTO_API_KEY_FILE", raising=False)
+    monkeypatch.setenv("DATABENTO_API_KEY", KEY)
+
+
+@pytest.fixture
+def server():
+    with DatabentoServer(SYMBOLS, KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def start(server):
+    running = []
+
+    def go(more="", cursor=None, feed=None, outlet=None):
+        one = Running(feed or feed_of(server, more), cursor, outlet)
+        running.append(one)
+        return one
+
+    yield go
+    for one in running:
+        one.outlet.stop.set()
+        one.outlet.open.set()
+        one.thread.join(WAIT)
+
+
+def feed_of(server, more="", symbols=SYMBOLS_ASKED, dataset="OPRA.PILLAR"):
+    return databento(
+        parse_spec(f"databento:{dataset}?symbols={symbols}&gateway=127.0.0.1&port={server.port}{more}")
+    )
+
+
+def begun(server, one):
+    assert server.started.acquire(timeout=WAIT), one.ended()
+    return one
+
+
+def file_of(tmp_path, schema, records, name="day.dbn", symbols=SYMBOLS, **more):
+    """The records as a file of the vendor's."""
+    today = datetime.now(UTC).date()
+    spans = {
+        (number, today - timedelta(days=2), today + timedelta(days=2)): osi for number, osi in symbols.items()
+    }
+    bounds = {"start": NS - 86_400 * SECOND, "end": NS + 86_400 * SECOND}
+    path = tmp_path / f"{schema}-{name}"
+    path.write_bytes(metadata(schema, spans, **bounds, **more) + b"".join(map(bytes, records)))
+    return path
+
+
+def day(count=400, seed=5):
+    """Prints of a minute, some of them twins in packets of one `ts_recv`."""
+    random, records, at = np.random.default_rng(seed), [], NS
+    while len(records) < count:
+        at += int(random.integers(1, 300_000_000))
+        number = int(random.choice([7, 8, 9]))
+        same = {"contract": number, "ts": at, "delay": int(random.integers(1, 10**6)), "venue": 26}
+        price = int(random.integers(1, 500)) * 10_000_000
+        one = tcbbo(**same, price=price, bid=price - 10_000_000, ask=price + 50_000_000)
+        records += [one] * int(random.choice([1, 1, 1, 3]))
+    return records
+
+
+def test_prints_are_those_of_the_file(server, start, tmp_path):
+    records = day()
+    one = begun(server, start())
+    for at in range(0, len(records), 7):
+        server.publish("tcbbo", *records[at : at + 7])
+    one.outlet.until_prints(len(records))
+    outlet = one.stop()
+    given = pl.concat([delivery.prints for delivery in outlet.got])
+    assert dict(given.schema) == SCHEMA
+    assert given.height == len(records)
+    _, expected = read(file_of(tmp_path, "tcbbo", records))
+    assert outlet.prints().equals(kept([expected]))
+    assert outlet.got[-1].cursor == str(max(record.ts_event for record in records))
+    assert outlet.got[-1].standing is None
+    assert outlet.counts == {}
+
+
+def test_a_packet_in_parts_is_numbered_through(server, start, tmp_path):
+    twin = tcbbo(ts=NS)
+    one = begun(server, start())
+    for many in range(1, 4):
+        server.publish("tcbbo", twin)
+        one.outlet.until_prints(many)
+    _, expected = read(file_of(tmp_path, "tcbbo", [twin] * 3))
+    assert one.stop().prints().equals(kept([expected]))
+
+
+def test_what_is_asked(server, start):
+    one = begun(server, start())
+    feed = one.feed
+    assert (feed.source, feed.assets, feed.symbols) == ("databento:OPRA.PILLAR", {"option"}, ("AAPL", "SPX"))
+    assert feed.name.startswith("databento:OPRA.PILLAR:tcbbo:AAPL.OPT+2-")
+    assert (server.requests[0]["heartbeat_interval_s"], server.requests[0]["slow_reader_behavior"]) == (
+        "10",
+        "warn",
+    )
+    asked = [(sub["schema"], sub["stype_in"], sub["symbols"], "start" in sub) for sub in server.subscriptions]
+    assert asked == [(schema, "parent", SYMBOLS_ASKED, False) for schema in ("tcbbo", "definition")]
+    one.stop()
+
+
+def test_wrong_key(server, start, monkeypatch, tmp_path, capfd, caplog):
+    monkeypatch.setenv("DATABENTO_API_KEY", "db-wrong-key")
+    error = start().ended()
+    assert isinstance(error, UsageError)
+    assert str(error) == "DATABENTO_API_KEY: refused by Databento: Authentication failed."
+    (tmp_path / "key").write_text(KEY + "\n")
+    monkeypatch.setenv("DATABENTO_API_KEY_FILE", str(tmp_path / "key"))
+    begun(server, start()).stop()
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "wrong-key" not in said
+    assert "right-key" not in said
+
+
+def test_no_key(server, start, monkeypatch):
+    monkeypatch.delenv("DATABENTO_API_KEY")
+    assert "set DATABENTO_API_KEY or" in str(start().ended())
+    monkeypatch.setenv("DATABENTO_API_KEY_FILE", "/nowhere/key")
+    assert "DATABENTO_API_KEY_FILE" in str(start().ended())
+
+
+def test_other_refusals_are_tried_again(server, start):
+    server.refuse = "User has reached their open connection limit"
+    error = start().ended()
+    assert isinstance(error, FeedError)
+    assert "connection limit" in str(error)
+
+
+def test_not_admitted(server, start, monkeypatch):
+    server.hang_up = True
+    assert isinstance(start().ended(), FeedError)
+    server.hang_up, server.mute = False, True
+    start().stop()
+    monkeypatch.setattr("flowtape.feeds.databento_session.OPEN_LIMIT", 0.2)
+    error = start().ended()
+    assert isinstance(error, FeedError)
+    assert "not admitted" in str(error)
+
+
+def test_no_server(server, start):
+    server.stop()
+    error = start().ended()
+    assert isinstance(error, FeedError)
+    assert "Connection to 127.0.0.1" in str(error)
+
+
+def test_cut_and_resumed(server, start, tmp_path):
+    records = day()
+    one = begun(server, start())
+    server.cut_after(150)
+    server.publish("tcbbo", *records[:200])
+    assert isinstance(one.ended(), FeedError)
+    assert one.outlet.prints().height == 150
+    cursor = one.outlet.got[-1].cursor
+    server.keep("tcbbo", *records[200:300])
+    other = begun(server, start(feed=feed_of(server), cursor=cursor, outlet=one.outlet))
+    assert {sub["start"] for sub in server.subscriptions[2:]} == {str(int(cursor) - OVERLAP)}
+    server.publish("tcbbo", *records[300:])
+    one.outlet.until_prints(len(records))
+    _, expected = read(file_of(tmp_path, "tcbbo", records))
+    assert other.stop().prints().equals(kept([expected]))
+
+
+def test_nothing_is_lost_before_the_first_print(server, start):
+    one = begun(server, start())
+    server.cut()
+    assert isinstance(one.ended(), FeedError)
+    late = tcbbo(ts=time.time_ns())
+    server.keep("tcbbo", late)
+    other = begun(server, start(feed=one.feed))
+    other.outlet.until_prints(1)
+    other.stop()
+
+
+def test_start(server, start):
+    at = datetime.fromtimestamp(NS // SECOND, UTC)
+    server.keep("tcbbo", tcbbo(ts=NS - 1), tcbbo(ts=NS), tcbbo(ts=NS + 1))
+    one = start(f"&start={at:%Y-%m-%dT%H:%M:%SZ}")
+    one.outlet.until_prints(2)
+    assert one.stop().prints().height == 2
+    assert server.subscriptions[0]["start"] == str(NS)
+
+
+def test_a_gap_too_long_for_the_replay(server, start):
+    one = begun(server, start(cursor=str(NS - 2 * 86_400 * SECOND)))
+    assert server.subscriptions[0]["start"] == "0"
+    assert one.stop().counts == {"gaps longer than the vendor replays": 1}
+
+
+def test_heartbeats(server, start):
+    server.heartbeat = 0.05
+    one = begun(server, start())
+    signs = one.outlet.signs
+    one.outlet.until(lambda: one.outlet.signs > signs + 3)
+    assert one.stop().got == []
+
+
+def test_garbage(server, start):
+    one = begun(server, start())
+    server.publish("tcbbo", tcbbo(ts=NS))
+    one.outlet.until_prints(1)
+    server.say(b"garbage!" * 200)
+    error = one.ended()
+    assert isinstance(error, FeedError)
+    assert one.outlet.counts == {NOT_UNDERSTOOD: 1}
+
+
+def test_a_mapping_that_is_no_text(server, start):
+    one = begun(server, start())
+    mapping = bytearray(
+        bytes(
+            dbn.SymbolMappingMsg(
+                0, 7, 1, dbn.SType.PARENT, "AAPL.OPT", dbn.SType.RAW_SYMBOL, SYMBOLS[7], 0, 0
+            )
+        )
+    )
+    mapping[90:100] = b"\xff" * 10
+    server.say(bytes(mapping))
+    assert isinstance(one.ended(), FeedError)
+    assert one.outlet.counts == {NOT_UNDERSTOOD: 1}
+
+
+@pytest.mark.parametrize(("code", "kind"), [("AUTH_FAILED", UsageError), ("INTERNAL_ERROR", FeedError)])
+def test_error_messages(server, start, code, kind):
+    one = begun(server, start())
+    server.publish("tcbbo", tcbbo(ts=NS))
+    server.error("as told", int(getattr(dbn.ErrorCode, code)))
+    error = one.ended()
+    assert type(error) is kind
+    assert "as told" in str(error)
+    assert one.outlet.prints().height == 1
+    assert one.outlet.counts == {ERRORS: 1}
+
+
+def test_bad_rows_are_counted(server, start):
+    one = begun(server, start())
+    server.symbols[99] = "AAPL  250221C00999000"
+    server.publish("tcbbo", tcbbo(ts=NS, size=0), tcbbo(ts=NS, contract=99), tcbbo(ts=NS, contract=8))
+    one.outlet.until_prints(1)
+    assert one.stop().counts == {
+        "size is not from 1 up": 1,
+        "instrument_id has no known contract on its date": 1,
+    }
+
+
+def test_an_id_that_changes_its_meaning(server, start):
+    one = begun(server, start())
+    server.publish("tcbbo", tcbbo(ts=NS))
+    server.map(7, SYMBOLS[8])
+    server.publish("tcbbo", tcbbo(ts=NS + 1))
+    one.outlet.until_prints(2)
+    assert one.stop().prints()["root"].to_list() == ["AAPL", "SPXW"]
+
+
+def joined_day():
+    """Trades, and quotes each of a time of its own."""
+    random = np.random.default_rng(3)
+    trades, quotes, at = [], [], NS
+    for _ in range(600):
+        at += int(random.integers(1, 100_000_000))
+        number, price = int(random.choice([7, 8])), int(random.integers(10, 500)) * 10_000_000
+        if random.random() < 0.3:
+            trades.append(trade(number, ts=at, price=price))
+            quotes.append(cmbp(price, price + 10**7, at, dbn.Action.TRADE, contract=number))
+        else:
+            asks = [price + 10**7, price + 2 * 10**7][: int(random.choice([1, 2]))]
+            quotes += [cmbp(price, ask, at, contract=number) for ask in asks]
+    return trades, quotes
+
+
+def publish_both(server, trades, quotes):
+    both = [("trades", one) for one in trades] + [("cmbp-1", one) for one in quotes]
+    for schema, record in sorted(both, key=lambda pair: (pair[1].ts_event, pair[0])):
+        server.publish(schema, record)
+
+
+def test_trades_and_quotes_are_joined(server, start, tmp_path):
+    trades, quotes = joined_day()
+    one = begun(server, start("&schema=trades"))
+    server.hold()
+    publish_both(server, trades, quotes)
+    server.release()
+    one.outlet.until(lambda: one.outlet.prints()["quote_ts"].drop_nulls().len() >= len(trades) - 2)
+    files = file_of(tmp_path, "trades", trades), file_of(tmp_path, "cmbp-1", quotes)
+    _, expected = read(*files)
+    one.outlet.until(lambda: one.outlet.prints().equals(kept([expected])))
+    assert one.stop().got[-1].cursor.isdecimal()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_joined_and_resumed(server, start, tmp_path, monkeypatch, apart):
+    class ShortJoin(feed_module.LiveJoin):
+        def __init__(self):
+            super().__init__(2.0, 1.0)
+
+    monkeypatch.setattr(feed_module, "LiveJoin", ShortJoin)
+    trades, quotes = joined_day()
+    server.apart = apart
+    one = begun(server, start("&schema=trades"))
+    publish_both(server, trades[:60], [quote for quote in quotes if quote.ts_event < trades[60].ts_event])
+    server.cut()
+    assert isinstance(one.ended(), FeedError)
+    standing = pl.concat([delivery.standing for delivery in one.outlet.got if delivery.standing is not None])
+    for schema, records in (("trades", trades[60:]), ("cmbp-1", quotes)):
+        server.keep(schema, *(one for one in records if one.ts_event >= trades[60].ts_event))
+    other = feed_of(server, "&schema=trades")
+    other.restore(standing.sort("ts", "seq").unique("instrument", keep="last", maintain_order=True))
+    cursor = one.outlet.got[-1].cursor
+    two = begun(server, start(feed=other, cursor=cursor, outlet=one.outlet))
+    assert {sub["start"] for sub in server.subscriptions[3:]} == {cursor}
+    _, expected = read(file_of(tmp_path, "trades", trades), file_of(tmp_path, "cmbp-1", quotes))
+    two.outlet.until(lambda: two.outlet.prints().equals(kept([expected])))
+    assert "late quotes" not in two.stop().counts
+
+
+def test_stocks_with_the_quotes_of_their_venue(start, tmp_path):
+    symbols = {7: "SPY"}
+    trades = [trade(7, ts=NS + 10 * n, venue=2) for n in range(20)]
+    quotes = [book(10**9 - n, 10**9 + 10**7 * n, NS + 10 * n - 3) for n in range(20)]
+    with DatabentoServer(symbols, KEY) as server:
+        one = begun(server, start(feed=feed_of(server, "&schema=trades", symbols="SPY", dataset="XNAS.ITCH")))
+        assert (one.feed.assets, one.feed.symbols) == ({"stock"}, ("SPY",))
+        server.publish("mbp-1", *quotes)
+        server.publish("trades", *trades)
+        one.outlet.until_prints(20)
+        more = {"symbols": symbols, "dataset": "XNAS.ITCH"}
+        _, expected = read(
+            file_of(tmp_path, "trades", trades, **more), file_of(tmp_path, "mbp-1", quotes, **more)
+        )
+        one.outlet.until(lambda: one.outlet.prints().equals(kept([expected])))
+        one.stop()
+
+
+def test_a_full_outlet_stops_the_reading(server, start, monkeypatch):
+    monkeypatch.setattr("flowtape.feeds.databento_session.WAITING", 10)
+    one = begun(server, start())
+    one.outlet.open.clear()
+    records = day(200)
+    server.publish("tcbbo", *records)
+    assert one.outlet.got == []
+    one.outlet.open.set()
+    one.outlet.until_prints(len(records))
+    assert max(delivery.prints.height for delivery in one.outlet.got) <= 10
+    one.outlet.open.clear()
+    server.publish("tcbbo", *(tcbbo(ts=NS + 100 * SECOND + n) for n in range(100)))
+    one.outlet.open.set()
+    one.stop()
+
+
+def test_the_stand_in_as_a_program():
+    child = subprocess.Popen(
+        [sys.executable, "-m", "standins.databento", KEY],
+        cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with child:
+        child.stdin.write(json.dumps({7: SYMBOLS[7]}) + "\n")
+        child.stdin.write(json.dumps(["publish", "tcbbo", bytes(tcbbo(ts=NS)).hex()]) + "\n")
+        child.stdin.flush()
+        port = int(child.stdout.readline())
+        assert child.stdout.readline() == "done\n"
+        feed = databento(
+            parse_spec(f"databento:OPRA.PILLAR?symbols=AAPL.OPT&gateway=127.0.0.1&port={port}&schema=tcbbo")
+        )
+        one = Running(feed, str(NS))
+        one.outlet.until_prints(1)
+        one.stop()
+        child.stdin.close()
+        assert child.wait(WAIT) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("databento:GLBX.MDP3?symbols=ES.FUT", "dataset GLBX.MDP3 is neither"),
+        ("databento:OPRA.PILLAR", "symbols names what to take"),
+        ("databento:OPRA.PILLAR?symbols=SPY", "SPY is not ROOT.OPT or an OSI symbol"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT&schema=tbbo", "schema tbbo is none of tcbbo, trades"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT&start=now", "start is 'now'"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT&start=2026-01-01", "start is '2026-01-01'"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT&port=x", "port is 'x'"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT&speed=1", "speed is none of"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT,SPY%20%20%20261218C00500000", "is part of SPY.OPT"),
+    ],
+)
+def test_specs(text, said):
+    with pytest.raises(UsageError) as error:
+        databento(parse_spec(text))
+    assert said in str(error.value)
