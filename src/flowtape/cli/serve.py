@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "feed",
     multiple=True,
     metavar="KIND:TARGET?NAME=VALUE&…",
-    help="Take a live feed: simulate: or replay:FILE. May be given more than once.",
+    help="Take a live feed (docs/live.md): simulate, replay, databento, massive or alpaca. May be repeated.",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: the setting log_format]")
 def serve(
@@ -72,6 +72,7 @@ def serve(
       flowtape serve --simulate
       flowtape serve --tape trades.csv --port 9000
       flowtape serve --feed "replay:trades.csv?speed=60"
+      flowtape serve --feed "databento:OPRA.PILLAR?symbols=SPY.OPT,QQQ.OPT"
     """
     from flowtape.api.logs import configure
     from flowtape.api.service import Sources

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import cast
 
 from flowtape.errors import UsageError
 from flowtape.feeds.live import Feed
@@ -11,7 +13,9 @@ from flowtape.feeds.simulate import Clock
 from flowtape.feeds.simulated import simulated
 from flowtape.feeds.specs import Spec, parse_spec
 
-KINDS = ("simulate", "replay")
+VENDORS = ("databento", "massive")
+"""Each a module of this package with a function of its own name, which takes a `Spec`."""
+KINDS = ("simulate", "replay", *VENDORS)
 
 
 def open_feeds(texts: Sequence[str], clock: Clock) -> list[Feed]:
@@ -31,4 +35,6 @@ def _open(spec: Spec, clock: Clock) -> Feed:
         return simulated(spec, clock)
     if spec.kind == "replay":
         return replay(spec)
+    if spec.kind in VENDORS:
+        return cast(Feed, getattr(import_module(f"flowtape.feeds.{spec.kind}"), spec.kind)(spec))
     raise UsageError(f"--feed {spec.text}: {spec.kind} is none of {', '.join(KINDS)}")
