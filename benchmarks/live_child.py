@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class Firehose:
     def __init__(self, rate: int, seconds: float, burst: int) -> None:
         self.rate, self.seconds, self.burst = rate, seconds, burst
         self.done = threading.Event()
-        self.deepest = self.seq = 0
+        self.deepest = self.seq = self.steady = 0
         self._chance = np.random.default_rng(1)
 
     def restore(self, standing: pl.DataFrame) -> None:
@@ -57,6 +58,9 @@ class Firehose:
                 self._put(outlet, many)
                 sent += many
             outlet.stop.wait(STEP)
+        while outlet.live.queue_prints and not outlet.stop.is_set():  # type: ignore[attr-defined]
+            outlet.stop.wait(STEP)
+        self.steady = sent
         for _ in range(50):
             self._put(outlet, self.burst // 50)
             outlet.stop.wait(STEP)
@@ -105,16 +109,16 @@ class Firehose:
 
 
 class Waits:
-    """How long the oldest print of each step had waited when answers had it, and what commits took."""
+    """How long each delivery had waited when answers had its prints, and what commits took."""
 
     def __init__(self) -> None:
-        self.shown_after: list[float] = []
+        self.shown_after: list[tuple[float, int]] = []
         self.commits: list[float] = []
         self.prints = 0
 
-    def shown(self, source: str, sides: object, waited: float) -> None:
+    def shown(self, source: str, sides: object, waits: Sequence[tuple[float, int]]) -> None:
         """See `live.Listener`."""
-        self.shown_after.append(waited)
+        self.shown_after += waits
 
     def committed(self, seconds: float, prints: int) -> None:
         """See `live.Listener`."""
@@ -122,8 +126,9 @@ class Waits:
         self.prints += prints
 
 
-def _percentiles(values: list[float]) -> dict[str, float]:
-    array = np.array(values or [0.0]) * 1000
+def _percentiles(values: Sequence[float], counts: Sequence[int] | None = None) -> dict[str, float]:
+    """Milliseconds; each value counts so many times."""
+    array = np.repeat(values or [0.0], counts or 1) * 1000
     return {
         "p50": float(np.percentile(array, 50)),
         "p99": float(np.percentile(array, 99)),
@@ -149,8 +154,11 @@ async def main() -> None:
     live.start()
     await asyncio.to_thread(feed.done.wait)
     steady = time.process_time()
+    waited, many = zip(*waits.shown_after, strict=True)
+    held = int(np.searchsorted(np.cumsum(many), feed.steady, "right"))
     told = {
-        "shown": _percentiles(waits.shown_after), "commit": _percentiles(waits.commits), "prints": feed.seq,
+        "shown": _percentiles(waited[:held], many[:held]), "burst": _percentiles(waited[held:], many[held:]),
+        "commit": _percentiles(waits.commits), "prints": feed.seq,
         "deepest": feed.deepest, "peak": peak_resident(), "cpu": steady,
     }  # fmt: skip
     print(json.dumps(told), flush=True)

@@ -62,8 +62,8 @@ class Told:
         self.showings, self.commits = threading.Semaphore(0), threading.Semaphore(0)
         self.waits = []
 
-    def shown(self, source, sides, waited):
-        self.waits.append(waited)
+    def shown(self, source, sides, waits):
+        self.waits.extend(waits)
         self.showings.release()
 
     def committed(self, seconds, prints):

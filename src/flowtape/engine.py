@@ -15,8 +15,8 @@ import polars as pl
 from flowtape.ahead import ahead
 from flowtape.batches import Change, Prepared, bar_keys, bars_of, bounded
 from flowtape.cancels import maybe_in, resolve, unique
+from flowtape.claims import Claims, Refusal
 from flowtape.conditions import is_cancel
-from flowtape.errors import FlowtapeError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import SCHEMA as PRINTS
 from flowtape.prints import Side, day_bounds, trading_days
@@ -27,19 +27,8 @@ from flowtape.window import Window
 
 T = TypeVar("T")
 _GROUP_AND_TIME = (*(pl.col(name).cast(pl.Int64) for name in GROUP), pl.col("ts").to_physical())
-SIMULATED = "simulated"
 TOO_LARGE = "price x size beyond a million million USD, left out"
 COMPACT_MINUTES = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A symbol's trading day that another source holds."""
-
-    asset: str
-    symbol: str
-    day: date
-    held_by: str
 
 
 @dataclass(slots=True)
@@ -77,10 +66,7 @@ class Engine:
         self.generation = 0
         self._lock = threading.RLock()
         self._groups: dict[date, pl.DataFrame] = {}
-        self._sources: dict[tuple[str, str, date], str] = {
-            (asset, symbol, day): source for asset, symbol, day, source in store.sources().iter_rows()
-        }
-        self._simulated = {key[:2] for key, source in self._sources.items() if source == SIMULATED}
+        self._claims = Claims(store)
         self._compacted: int | None = None
         self._newest = 0
         self._group: AbstractContextManager[None] | None = None
@@ -89,11 +75,11 @@ class Engine:
 
     def simulated(self, asset: str, symbol: str) -> bool:
         """Whether any of a symbol's days comes from a simulated tape."""
-        return (asset, symbol) in self._simulated
+        return self._claims.simulated(asset, symbol)
 
     def simulated_any(self, asset: str) -> bool:
         """Whether any symbol of an asset has a day from a simulated tape."""
-        return any(known == asset for known, _ in self._simulated)
+        return self._claims.simulated_any(asset)
 
     def ingest(
         self,
@@ -317,11 +303,7 @@ class Engine:
     def _undo(self) -> None:
         """After a failed commit memory must hold no more than the store does."""
         self._groups.clear()
-        try:
-            kept = self.store.sources().iter_rows()
-            self._sources = {(asset, symbol, day): source for asset, symbol, day, source in kept}
-        except FlowtapeError:
-            self._sources = {}
+        self._claims.forget()
 
     def _show(self, change: Change) -> None:
         if self.window is None:
@@ -333,8 +315,11 @@ class Engine:
 
     def _step(self, batch: Prepared, source: str, replace: bool, report: Report) -> Change:
         days = trading_days(batch.prints["ts"])
-        held, dropped = self._claim(batch.rows["series"], days, source, replace, report)
+        held, dropped = self._claims.claim(batch.rows["series"], days, source, replace, report.refusals)
+        if dropped:
+            self._groups.clear()
         if held is not None:
+            report.refused += int(held.sum())
             batch, days = batch.only(~held, self.max_quote_age), days.filter(~held)
         amended = bar_keys(batch.prints.head(0))
         known = self.store.known(batch.rows) if batch.rows.height else pl.DataFrame()
@@ -377,46 +362,6 @@ class Engine:
         counted = batch.prints[better].filter(~is_cancel())
         return bar_keys(counted)
 
-    def _claim(
-        self, series: pl.Series, days: pl.Series, source: str, replace: bool, report: Report
-    ) -> tuple[pl.Series | None, set[tuple[str, str]]]:
-        """Settle which source each symbol's day comes from; gives the rows that another source holds."""
-        told = pl.DataFrame([series, days])
-        owners = self.store.catalog.series.select("series", "asset", "symbol")
-        # Day by day, as there is nearly always one: distinct integers come much cheaper than distinct pairs.
-        seen = [(number, day) for day in days.unique() for number in series.filter(days == day).unique()]
-        met = pl.DataFrame(seen, told.schema, orient="row").join(owners, on="series")
-        new, held, dropped = [], [], set()
-        for asset, symbol, day in met.select("asset", "symbol", "day").unique().iter_rows():
-            holder = self._sources.get((asset, symbol, day))
-            if holder is not None and holder != source:
-                if not replace:
-                    held.append((asset, symbol, day))
-                    report.refusals.add(Refusal(asset, symbol, day, holder))
-                    continue
-                self.store.drop_day(asset, symbol, day)
-                self._groups.pop(day, None)
-                dropped.add((asset, symbol))
-                holder = None
-            if holder is None:
-                new.append((asset, symbol, day, source))
-                self._sources[asset, symbol, day] = source
-        if new:
-            self.store.claim(pl.DataFrame(new, {"asset": pl.String, "symbol": pl.String, "day": pl.Date,
-                                                "source": pl.String}, orient="row"))  # fmt: skip
-            if source == SIMULATED:
-                self._simulated |= {row[:2] for row in new}
-        if not held:
-            return None, dropped
-        names = ["asset", "symbol", "day"]
-        theirs = met.join(pl.DataFrame(held, met.select(names).schema, orient="row"), on=names, how="semi")
-        marked = theirs.select("series", "day", held=True)
-        mask = told.join(marked, on=["series", "day"], how="left", maintain_order="left")["held"].fill_null(
-            False
-        )
-        report.refused += int(mask.sum())
-        return mask, dropped
-
     def _changed_by_cancels(
         self, rows: pl.DataFrame, days: pl.Series, cancels: pl.Series, report: Report
     ) -> list[pl.DataFrame]:
@@ -427,6 +372,8 @@ class Engine:
             of_day = days == day
             if day not in self._groups:
                 self._groups[day] = self.store.cancelled_groups(start, end).cast(pl.Int64)
+            if self._groups[day].is_empty() and not cancels.any():
+                continue
             fresh = rows.filter(of_day & cancels).select(_GROUP_AND_TIME)
             groups = pl.concat([self._groups[day], fresh.rename({"ts": "last"})])
             groups = self._groups[day] = groups.group_by(GROUP).agg(pl.col("last").max())

@@ -48,9 +48,11 @@ class Clock(Protocol):
 class Listener(Protocol):
     """Who is told what becomes of prints, for measurements."""
 
-    def shown(self, source: str, sides: Mapping[tuple[str, str], int], waited: float) -> None:
-        """Prints of a source can be seen `waited` seconds after the first of them came; contracts or shares by
-        asset and side."""
+    def shown(
+        self, source: str, sides: Mapping[tuple[str, str], int], waits: Sequence[tuple[float, int]]
+    ) -> None:
+        """Prints of a source can be seen: contracts or shares by asset and side, and of each delivery how many
+        seconds that is after it came and how many prints it has."""
 
     def committed(self, seconds: float, prints: int) -> None:
         """So many prints were committed in so many seconds."""
@@ -298,8 +300,9 @@ class Live:
         newest = prints.select(pl.col("ts").to_physical().max()).item()
         line.lag = (self._clock.now_ns() - newest) / 1e9
         if self._listener is not None:
-            waited = time.monotonic() - batch[0].arrived
-            self._listener.shown(report.source, report.volumes, waited)
+            now = time.monotonic()
+            waits = [(now - one.arrived, one.delivery.prints.height) for one in batch]
+            self._listener.shown(report.source, report.volumes, waits)
 
     def _commit(self) -> None:
         if not self._places:

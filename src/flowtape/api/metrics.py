@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -56,9 +56,12 @@ class Metrics:
         """A request was answered; `route` is a template of the route table."""
         self._requests.labels(route, str(status)).inc()
 
-    def shown(self, source: str, sides: Mapping[tuple[str, str], int], waited: float) -> None:
+    def shown(
+        self, source: str, sides: Mapping[tuple[str, str], int], waits: Sequence[tuple[float, int]]
+    ) -> None:
         """See `live.Listener.shown`."""
-        self._show.observe(waited)
+        for seconds, _ in waits:
+            self._show.observe(seconds)
         totals: dict[str, int] = {}
         for (asset, side), many in sides.items():
             self._volume.labels(source, asset, side).inc(many)

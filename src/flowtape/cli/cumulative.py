@@ -13,10 +13,10 @@ import polars as pl
 
 from flowtape import answers, library
 from flowtape.api import control
+from flowtape.claims import SIMULATED
 from flowtape.cli.options import Day, Instant, reading_options, store_option
 from flowtape.cli.show import table
 from flowtape.desk import Desk
-from flowtape.engine import SIMULATED
 from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import underlying_of

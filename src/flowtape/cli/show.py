@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flowtape.engine import SIMULATED
+from flowtape.claims import SIMULATED
 from flowtape.ingest import Outcome, Step
 
 

@@ -43,6 +43,7 @@ ROW_QUOTE = ("quote_ts", "bid", "ask", "bid_size", "ask_size")
 BAR_KEY = ("series", "family", "minute")
 GROUP = ("series", "strike", "size", "price")
 """What a cancel and the print it removes have in common."""
+_NO_KEYS = pl.DataFrame(schema={"key": pl.Int64, "number": pl.Int64})
 
 
 @dataclass
@@ -57,6 +58,8 @@ class Catalog:
     epoch: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _offered: tuple[int, int] = (0, 0)
+    _series_keys: pl.DataFrame = field(default_factory=lambda: _NO_KEYS, repr=False)
+    _venue_keys: pl.DataFrame = field(default_factory=lambda: _NO_KEYS, repr=False)
 
     @classmethod
     def of(cls, series: pl.DataFrame | None = None, venues: pl.DataFrame | None = None) -> Catalog:
@@ -69,19 +72,20 @@ class Catalog:
         """Prints as rows, in `ROWS`, numbering series and venues not met before; with the epoch they are of."""
         with self._lock:
             epoch = self.epoch
-            series = self._series_numbers(prints)
+            series = self._series_numbers(_packed(prints), prints)
             venue = self._venue_numbers(prints["venue"])
-        rows = prints.select(
-            pl.col("ts", "quote_ts").dt.replace_time_zone(None),
-            pl.col("strike").fill_null(0),
-            pl.col("condition").to_physical(),
-            pl.col("price", "size", "bid", "ask", "bid_size", "ask_size", "seq", "underlying"),
-            series,
-            venue,
-        )
+        kept: dict[str, pl.Expr] = {
+            "ts": pl.col("ts").dt.replace_time_zone(None),
+            "quote_ts": pl.col("quote_ts").dt.replace_time_zone(None),
+            "strike": pl.col("strike").fill_null(0),
+            "condition": pl.col("condition").to_physical(),
+            "series": pl.lit(series),
+            "venue": pl.lit(venue),
+        }
         # A quoted size beyond 32 bits is no size; it says nothing of the aggressor either way.
-        return epoch, rows.select(
-            pl.col(name).cast(dtype, strict="_size" not in name) for name, dtype in ROWS.items()
+        return epoch, prints.select(
+            kept.get(name, pl.col(name)).cast(dtype, strict="_size" not in name).alias(name)
+            for name, dtype in ROWS.items()
         )
 
     def decode(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -127,45 +131,45 @@ class Catalog:
         """Forget what no store has kept; rows encoded before are no longer good."""
         with self._lock:
             self.series, self.venues = self.series.head(self.kept_series), self.venues.head(self.kept_venues)
+            # A number forgotten may come to mean something else before the tables differ in length again.
+            self._series_keys, self._venue_keys = _NO_KEYS, _NO_KEYS
             self._offered = self.kept_series, self.kept_venues
             self.epoch += 1
 
-    def _series_numbers(self, prints: pl.DataFrame) -> pl.Series:
-        keys = _packed(prints)
-        known = self.series.select(_packed(self.series), "series")
+    def _series_numbers(self, keys: pl.Series, prints: pl.DataFrame) -> pl.Series:
+        found = self._known_series(keys)
+        if not found.null_count():
+            return found
         first = keys.arg_unique()
-        first = first.filter(~keys.gather(first).is_in(known["key"].implode()))
-        if len(first):
-            numbers = pl.Series("series", range(known.height, known.height + len(first)), pl.Int32)
-            new = prints.select(SERIES_KEY)[first].insert_column(0, numbers)
-            self.series = self.series.vstack(typed(new, SERIES))
-            known = known.vstack(pl.DataFrame([keys.gather(first), numbers]))
-        return keys.to_frame().join(known, on="key", how="left", maintain_order="left")["series"]
+        first = first.filter(found.gather(first).is_null())
+        start = self.series.height
+        numbers = pl.Series("series", range(start, start + len(first)), pl.Int32)
+        new = prints.select(SERIES_KEY)[first].insert_column(0, numbers)
+        self.series = self.series.vstack(typed(new, SERIES))
+        return self._known_series(keys)
+
+    def _known_series(self, keys: pl.Series) -> pl.Series:
+        if self._series_keys.height != self.series.height:
+            self._series_keys = pl.DataFrame([_packed(self.series), self.series["series"].alias("number")])
+        return _numbers(keys, self._series_keys)
 
     def _venue_numbers(self, venue: pl.Series) -> pl.Series:
-        table = dict(zip(self.venues["name"].cast(pl.String), self.venues["venue"], strict=True))
-        new = [name for name in venue.unique(maintain_order=True).cast(pl.String) if name not in table]
-        if new:
-            if len(table) + len(new) > 65_535:
-                raise StoreError("more than 65,535 venues; is the venue column really one?")
-            first = len(table)
-            frame = pl.DataFrame({"venue": range(first, first + len(new)), "name": new}, VENUES)
-            self.venues = self.venues.vstack(frame)
-            table |= dict(zip(new, range(first, first + len(new)), strict=True))
-        # Text to number through the few distinct names, not row by row.
-        codes = venue.to_physical()
-        distinct = pl.DataFrame({"code": codes.unique()}).with_columns(
-            pl.col("code")
-            .cat.to(pl.Categorical)
-            .cast(pl.String)
-            .replace_strict(table, return_dtype=pl.UInt16)
-            .alias("venue")
-        )
-        return (
-            codes.alias("code")
-            .to_frame()
-            .join(distinct, on="code", how="left", maintain_order="left")["venue"]
-        )
+        found = self._known_venues(venue)
+        if not found.null_count():
+            return found
+        new = venue.filter(found.is_null()).unique(maintain_order=True)
+        start = self.venues.height
+        if start + len(new) > 65_535:
+            raise StoreError("more than 65,535 venues; is the venue column really one?")
+        numbers = pl.Series("venue", range(start, start + len(new)), pl.UInt16)
+        self.venues = self.venues.vstack(pl.DataFrame([numbers, new.alias("name")]))
+        return self._known_venues(venue)
+
+    def _known_venues(self, venue: pl.Series) -> pl.Series:
+        if self._venue_keys.height != self.venues.height:
+            names = self.venues["name"].to_physical().alias("key")
+            self._venue_keys = pl.DataFrame([names, self.venues["venue"].alias("number")])
+        return _numbers(venue.to_physical().alias("key"), self._venue_keys)
 
 
 def typed(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
@@ -175,13 +179,20 @@ def typed(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
 
 def _packed(frame: pl.DataFrame) -> pl.Series:
     """The series key as one integer: 20 bits each for the process-wide numbers of symbol and root, 17 for the
-    expiry in days, 2 for the right and 1 for the asset."""
+    expiry in days, 2 for the right and 1 for the asset. Raises `StoreError` where they do not fit."""
     symbol, root = (pl.col(name).to_physical().cast(pl.Int64) for name in ("symbol", "root"))
     days = pl.col("expiry").to_physical().cast(pl.Int64).fill_null(0)
     right = pl.col("right").to_physical().cast(pl.Int64).fill_null(2)
     asset = pl.col("asset").to_physical().cast(pl.Int64)
-    top = frame.select(pl.max_horizontal(symbol.max(), root.max(), days.max() // 8)).item()
-    if top is not None and top >= 1 << 20:
+    packed = frame.select(
+        key=(((symbol * 2**20 + root) * 2**17 + days) * 4 + right) * 2 + asset,
+        top=pl.max_horizontal(symbol.max(), root.max(), days.max() // 8),
+    )
+    if packed.height and packed.item(0, "top") >= 1 << 20:
         raise StoreError("more than a million distinct texts in the symbol or root column; is it really one?")
-    key = (((symbol * 2**20 + root) * 2**17 + days) * 4 + right) * 2 + asset
-    return frame.select(key.alias("key")).to_series()
+    return packed["key"]
+
+
+def _numbers(keys: pl.Series, known: pl.DataFrame) -> pl.Series:
+    """The `number` of each of a column `key` in a table of both, null where it has none."""
+    return keys.to_frame().join(known, on="key", how="left", maintain_order="left")["number"]
