@@ -107,6 +107,17 @@ def test_a_print_is_seen_before_it_is_committed(kept):
     assert kept.store.cursor("test:x") == "7"
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("times", [(1, 5), (5, 5), (None, 5), (None, None)])
+def test_the_later_quote_stands_however_the_copies_come(kept, together, times):
+    one, other = (None if time is None else T0 - SECOND + time for time in times)
+    copies = [row(bid=10_000, ask=11_000, quote_ts=one), row(bid=12_000, ask=13_000, quote_ts=other)]
+    for part in [copies] if together else [copies[:1], copies[1:]]:
+        kept.show(frame(part), "test")
+    kept.commit({})
+    assert kept.store._frame("SELECT bid, ask FROM prints").rows() == [(1.2, 1.3)]
+
+
 def test_what_store_and_window_both_tell_is_asked_again_after_the_commit(kept):
     kept.show(frame([row()]), "test")
     before = kept.window.version("option", "SPY")
@@ -168,8 +179,10 @@ def test_the_latest_quote_stands_whatever_came_first(shared, quotes, chance):
     ]  # fmt: skip
     best = max(copies, key=lambda one: one["quote_ts"] or 0)
     chance.shuffle(copies)
-    for one in copies:
-        shared.show(frame([one]), "test")
+    while copies:
+        some = chance.randint(1, len(copies))
+        shared.show(frame(copies[:some]), "test")
+        del copies[:some]
         if chance.random() < 0.5:
             shared.commit({})
     shared.commit({})

@@ -22,12 +22,15 @@ _PLACES = 2**20
 
 
 def unique(prints: pl.DataFrame) -> pl.DataFrame:
-    """Drop rows whose identity an earlier row of the frame has; order is kept."""
+    """Each row once: of those with one identity the one with the latest quote, and of equal ones the last; order is
+    kept."""
     # An asset's sequence that only rises cannot repeat a row, and this is by far the commonest tape.
     sequences = (prints["seq"].filter(prints["asset"] == asset) for asset in Asset.categories)
     if all((seq.diff().slice(1) > 0).all() for seq in sequences):
         return prints
-    return prints.unique(subset=list(IDENTITY), keep="first", maintain_order=True)
+    ordered = prints.with_row_index("#row").sort("quote_ts", nulls_last=False, maintain_order=True)
+    standing = ordered.unique(list(IDENTITY), keep="last")["#row"]
+    return prints[standing.sort()]
 
 
 def resolve(rows: pl.DataFrame) -> pl.DataFrame:

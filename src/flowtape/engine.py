@@ -350,7 +350,7 @@ class Engine:
         mine = batch.rows.select(ROW_QUOTE)[known["row"]]
         later = (mine["quote_ts"] > known["quote_ts"]).fill_null(value=False)
         later |= known["quote_ts"].is_null() & mine["quote_ts"].is_not_null()
-        alike = (mine["quote_ts"] == known["quote_ts"]).fill_null(value=False)
+        alike = mine["quote_ts"].eq_missing(known["quote_ts"])
         other = pl.Series([False]).new_from_index(0, known.height)
         for name in ROW_QUOTE[1:]:
             other |= mine[name].ne_missing(known[name])
