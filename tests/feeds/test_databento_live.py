@@ -1,5 +1,6 @@
 """Databento's live feed against a stand-in for its gateway, by the vendor's own client."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds import databento as feed_module
 from flowtape.feeds.databento import ERRORS, NOT_UNDERSTOOD, OVERLAP, databento
+from flowtape.feeds.joining import ABSURD
 from flowtape.feeds.specs import parse_spec
 from flowtape.prints import IDENTITY, SCHEMA
 from readers.dbn_files import SYMBOLS, book, cmbp, metadata, read, tcbbo, trade
@@ -269,9 +271,10 @@ def test_nothing_is_lost_before_the_first_print(server, start):
     one = begun(server, start())
     server.cut()
     assert isinstance(one.ended(), FeedError)
+    assert [delivery.prints.height for delivery in one.outlet.got] == [0]
     late = tcbbo(ts=time.time_ns())
     server.keep("tcbbo", late)
-    other = begun(server, start(feed=one.feed))
+    other = begun(server, start(cursor=one.outlet.got[-1].cursor))
     other.outlet.until_prints(1)
     other.stop()
 
@@ -283,6 +286,59 @@ def test_start(server, start):
     one.outlet.until_prints(2)
     assert one.stop().prints().height == 2
     assert server.subscriptions[0]["start"] == str(NS)
+    assert one.outlet.got[0].cursor == str(NS)
+
+
+def test_a_start_before_what_the_vendor_replays(server, start):
+    one = begun(server, start("&start=2026-01-02T14:30:00Z"))
+    assert server.subscriptions[0]["start"] == "0"
+    assert one.stop().counts == {"gaps longer than the vendor replays": 1}
+
+
+@pytest.mark.parametrize("schema", ["tcbbo", "trades"])
+def test_one_garbage_time_neither_counts_nor_makes_others_late(server, start, schema):
+    one = begun(server, start(f"&schema={schema}"))
+    ahead = NS + 3 * 86_400 * SECOND
+    server.publish("tcbbo", tcbbo(ts=ahead, recv=NS))
+    server.publish("cmbp-1", cmbp(10**9, 2 * 10**9, ahead), cmbp(10**9, 2 * 10**9, 5, delay=NS))
+    server.publish("trades", trade(ts=ahead, delay=NS - ahead))
+    server.publish("cmbp-1", cmbp(10**9, 2 * 10**9, NS))
+    record = tcbbo if schema == "tcbbo" else trade
+    server.publish(schema, record(ts=NS + 1), record(ts=NS + 2))
+    one.outlet.until_prints(2)
+    one.outlet.until(lambda: one.outlet.prints()["bid"].null_count() == 0)
+    one.outlet.until(lambda: one.outlet.counts == {ABSURD: 1 if schema == "tcbbo" else 3})
+    assert one.stop().prints().height == 2
+    assert NS - 100 * SECOND < int(one.outlet.got[-1].cursor) <= time.time_ns()
+
+
+def test_trades_replayed_long_before_their_quotes_are_not_held_for_ever(server, start, monkeypatch):
+    monkeypatch.setattr(feed_module, "HELD", 100)
+    server.unfinished = True
+    server.keep("trades", *(trade(ts=NS + n) for n in range(150)))
+    one = begun(server, start("&schema=trades", cursor=str(NS)))
+    one.outlet.until_prints(150)
+    assert one.stop().counts[feed_module.OUT_OF_STEP] == 1
+
+
+def test_started_and_stopped_many_times_nothing_is_left(server, start):
+    def held():
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    for n in range(52):
+        if n == 2:
+            before = held()
+        one = begun(server, start(cursor=str(NS) if n % 2 else None))
+        if n % 3 == 0:
+            server.cut()
+            assert isinstance(one.ended(), FeedError)
+        else:
+            one.stop()
+    until = time.monotonic() + WAIT
+    while not all(map(int.__le__, after := held(), before)) and time.monotonic() < until:
+        one.outlet.stop.wait(0.01)
+    assert all(map(int.__le__, after, before)), (before, after)
 
 
 def test_a_gap_too_long_for_the_replay(server, start):
@@ -296,7 +352,7 @@ def test_heartbeats(server, start):
     one = begun(server, start())
     signs = one.outlet.signs
     one.outlet.until(lambda: one.outlet.signs > signs + 3)
-    assert one.stop().got == []
+    assert one.stop().prints().is_empty()
 
 
 def test_garbage(server, start):
@@ -441,7 +497,7 @@ def test_a_full_outlet_stops_the_reading(server, start, monkeypatch):
     one.outlet.open.clear()
     records = day(200)
     server.publish("tcbbo", *records)
-    assert one.outlet.got == []
+    assert one.outlet.prints().is_empty()
     one.outlet.open.set()
     one.outlet.until_prints(len(records))
     assert max(delivery.prints.height for delivery in one.outlet.got) <= 10

@@ -13,7 +13,7 @@ from flowtape.feeds.live import STANDING
 from flowtape.prints import Timestamp
 
 SECOND = 1_000_000_000
-T0 = 1_780_000_000 * SECOND
+T0 = 1_700_000_000 * SECOND
 QUOTE = ["bid", "ask", "bid_size", "ask_size", "quote_ts"]
 
 
@@ -323,3 +323,17 @@ def test_what_is_held_does_not_grow():
         most = max(most, sum(map(len, join._quotes)), sum(len(block.known) for block in join._blocks))
     assert most <= 10 * 10 * 3 + 20
     assert len(join._quotes) < 8
+
+
+def test_one_garbage_time_makes_nothing_late():
+    now = at(100)
+    join = LiveJoin(horizon=10, settle_every=5, now=lambda: now)
+    join.add_quotes(quotes(("A", 90_000, 0, 9)))
+    assert join.floor == at(90), "what it goes on from, too"
+    join.add_quotes(quotes(("A", 95, 0, 100), ("A", 97, 0, 200)))
+    join.add_trades(trades(("B", 80_000, 1), ("A", 96, 2), ("A", 99, 3)))
+    join.settle()
+    join.add_quotes(quotes(("A", 98, 0, 300)))
+    final = {number: bid for number, bid, _ in said(join.due())}
+    assert final == {1: None, 2: 100, 3: 300}
+    assert (join.late, join.floor <= at(90)) == (0, True)

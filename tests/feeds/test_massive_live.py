@@ -1,5 +1,7 @@
 """Massive's live feed against a stand-in for its server, by the vendor's own client."""
 
+import contextlib
+import gc
 import json
 import logging
 import subprocess
@@ -8,17 +10,24 @@ import threading
 import time
 from datetime import date
 from pathlib import Path
+from urllib.parse import parse_qs, urlparse
 
 import polars as pl
 import pytest
 
+from flowtape.engine import Engine
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds import massive as feed_module
+from flowtape.feeds import massive_session as session_module
+from flowtape.feeds.joining import ABSURD
 from flowtape.feeds.massive import massive
 from flowtape.feeds.massive_rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import parse_spec
 from flowtape.prints import IDENTITY, SCHEMA
+from flowtape.readers import massive as files
+from flowtape.store import open_store
 from standins.massive import MassiveServer
+from tapes import frame, row
 
 SPY, PUT = "O:SPY261218C00500000", "O:SPXW261218P05400500"
 MS = 1_000_000
@@ -99,6 +108,7 @@ class Running:
 def key(monkeypatch):
     monkeypatch.delenv("MASSIVE_API_KEY_FILE", raising=False)
     monkeypatch.setenv("MASSIVE_API_KEY", "right-key")
+    monkeypatch.setattr(feed_module, "REST_LAG", 0.02)
 
 
 @pytest.fixture
@@ -137,7 +147,7 @@ def begun(server, one):
 def test_option_prints(server, start):
     one = begun(server, start())
     assert (one.feed.source, one.feed.assets, one.feed.symbols) == (
-        "massive:us_options_opra",
+        "massive-live:options",
         {"option"},
         ("SPX", "SPY"),
     )
@@ -164,7 +174,7 @@ def test_option_prints(server, start):
 
 def test_stock_prints(server, start):
     one = begun(server, start("SPY,TpC", "stocks"))
-    assert (one.feed.source, one.feed.symbols) == ("massive:us_stocks_sip", ("SPY", "T.PRC"))
+    assert (one.feed.source, one.feed.symbols) == ("massive-live:stocks", ("SPY", "T.PRC"))
     server.quote("SPY", NS, 500.0, 500.02)
     server.trade("SPY", NS + MS, 500.01, 100, conditions=(12, 37), exchange=4, seq=77)
     server.trade("TpC", NS + 2 * MS, 20.5, 7, conditions=(), exchange=4, seq=9)
@@ -312,8 +322,8 @@ def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start, monkeyp
 
 
 def test_a_pong_is_a_sign_of_life_and_silence_is_found(server, start, monkeypatch):
-    monkeypatch.setattr(feed_module, "PING_EVERY", 0.02)
-    monkeypatch.setattr(feed_module, "PONG_LIMIT", 0.3)
+    monkeypatch.setattr(session_module, "PING_EVERY", 0.02)
+    monkeypatch.setattr(session_module, "PONG_LIMIT", 0.3)
     one = begun(server, start())
     signs = one.outlet.signs
     one.outlet.until(lambda: one.outlet.signs > signs + 20)
@@ -343,11 +353,209 @@ def test_a_broken_rest_is_a_feed_error(server, start):
 
 
 def test_no_server_is_a_feed_error(monkeypatch):
-    monkeypatch.setattr(feed_module, "OPEN_LIMIT", 0.3)
+    monkeypatch.setattr(session_module, "OPEN_LIMIT", 0.3)
     with MassiveServer() as server:
         feed = feed_of(server)
     with pytest.raises(FeedError, match="not connected within"):
         feed.run(Outlet(), None)
+
+
+def test_a_page_that_comes_again_is_an_error_and_not_more_prints(server, start):
+    server.rest_stuck = True
+    for n in range(150):
+        server.trade(SPY, NS + n, 1.05, live=False)
+    one = start(cursor=str(NS))
+    assert "a page of " in str(one.ended())
+    assert one.outlet.got == []
+
+
+@pytest.mark.parametrize(
+    "body", [{"status": "ERROR", "results": []}, {"status": "OK", "results": None}, {"results": {}}]
+)
+def test_an_answer_that_is_no_page_does_not_pass_for_an_empty_one(server, start, body):
+    server.rest_says = body
+    assert "not a page of rows" in str(start(cursor=str(NS)).ended())
+
+
+def test_a_delayed_plan_is_told(server, start):
+    server.rest_says = {"status": "DELAYED", "results": []}
+    one = begun(server, start(cursor=str(NS)))
+    one.outlet.until(lambda: one.outlet.counts.get(session_module.DELAYED, 0) >= 4)
+    one.stop()
+
+
+def test_a_busy_rest_is_asked_again(server, start):
+    server.trade(SPY, NS, 1.05, live=False)
+    server.busy = 3
+    one = start(cursor=str(NS))
+    one.outlet.until_prints(1)
+    assert one.stop().counts == {session_module.PUT_OFF: 3}
+
+
+@pytest.mark.parametrize("fault", ["busy", "hangs"])
+def test_a_feed_that_waits_for_rest_stops_at_once(server, start, monkeypatch, fault):
+    monkeypatch.setattr(session_module, "READ_LIMIT", 3.0)
+    server.contracts["SPY"] = [SPY]
+    if fault == "busy":
+        server.busy, server.retry_after = 9, "3600"
+    else:
+        server.rest_hangs = True
+    for symbols, cursor in ((SPY, str(NS)), ("SPY", None)):
+        asked = len(server.requests)
+        one = start(symbols, cursor=cursor)
+        until = time.monotonic() + WAIT
+        while len(server.requests) == asked and time.monotonic() < until:
+            one.outlet.stop.wait(0.01)
+        began = time.monotonic()
+        one.stop()
+        assert time.monotonic() - began < 1
+
+
+def test_a_long_quiet_gap_is_leapt_over_and_what_follows_fetched_in_windows(server, start):
+    hour = 3600 * 10**9
+    for n in range(3):
+        server.trade(SPY, NS - 65 * hour + n, 1.05, 1 + n, live=False)
+        server.quote(PUT, NS - 2 * hour + n * MS, 1.0, 1.1, live=False)
+    server.trade(PUT, NS, 1.05, 9, live=False)
+    one = start(cursor=str(NS - 65 * hour))
+    one.outlet.until_prints(4)
+    prints = one.stop().prints()
+    assert prints["size"].to_list() == [1, 2, 3, 9]
+    assert prints["bid"].to_list()[-1] == 10_000
+    assert len(server.requests) < 60
+    bounds = [parse_qs(urlparse(path).query) for path in server.requests]
+    widths = [
+        int(one["timestamp.lt"][0]) - int(one["timestamp.gte"][0]) for one in bounds if "timestamp.lt" in one
+    ]
+    assert set(widths) == {feed_module.WINDOW}
+
+
+def test_the_place_where_it_began_is_kept_before_anything_came(server, start):
+    before = time.time_ns()
+    one = begun(server, start())
+    one.outlet.until(lambda: one.outlet.got)
+    server.cut()
+    one.ended()
+    assert one.outlet.got[0].prints.is_empty()
+    assert before - MS <= int(one.outlet.got[0].cursor) <= time.time_ns()
+    server.trade(SPY, time.time_ns(), 1.05, 7, live=False)
+    again = start(cursor=one.outlet.got[-1].cursor)
+    again.outlet.until_prints(1)
+    again.stop()
+
+
+def test_one_garbage_time_neither_counts_nor_makes_others_late(server, start):
+    one = begun(server, start())
+    far = 3_900_000_000_000 * MS
+    server.quote(SPY, far, 9.0, 9.1)
+    server.trade(SPY, far, 9.0, 9)
+    server.quote(SPY, NS, 1.0, 1.1)
+    for n in range(3):
+        server.trade(SPY, NS + MS, 1.1, 1)
+        one.outlet.until_prints(n + 1)
+    prints = one.stop().prints()
+    assert prints["bid"].to_list() == [10_000] * 3
+    assert one.outlet.counts == {ABSURD: 2}
+    assert int(one.outlet.got[-1].cursor) <= time.time_ns()
+
+
+def test_trap_alike_trades_are_kept_apart_after_a_time_ahead_of_the_clock(server, start):
+    one = begun(server, start())
+    now = time.time_ns()
+    server.trade(SPY, now + 600 * 10**9, 9.0, 9)
+    one.outlet.until_prints(1)
+    for n in range(3):
+        server.trade(SPY, now + MS, 1.1, 1)
+        server.trade(PUT, now + (2 + n) * MS, 1.1, 2)
+        one.outlet.until(lambda n=n: one.outlet.prints()["size"].to_list().count(2) == n + 1)
+    assert one.stop().prints()["size"].to_list().count(1) == 3
+
+
+def test_contracts_listed_later_are_fetched_and_taken_up(server, start, monkeypatch):
+    monkeypatch.setattr(feed_module, "LIST_EVERY", 0.2)
+    server.contracts["SPY"] = [SPY]
+    one = begun(server, start("SPY"))
+    one.outlet.until(lambda: one.outlet.got)
+    new = "O:SPY261218C00510000"
+    server.trade(new, time.time_ns(), 1.05, 7, live=False)
+    server.contracts["SPY"].append(new)
+    assert one.ended() is None
+    assert one.outlet.prints()["size"].to_list() == [7]
+    server.subscribed.clear()
+    again = begun(server, start(feed=one.feed, cursor=one.outlet.got[-1].cursor))
+    server.trade(new, time.time_ns(), 1.05, 8)
+    again.outlet.until(lambda: 8 in again.outlet.prints()["size"])
+    server.rest_broken = True
+    again.outlet.until(lambda: again.outlet.counts.get(feed_module.NOT_LISTED))
+    again.stop()
+
+
+def test_started_and_stopped_many_times_nothing_is_left(server, start):
+    def held():
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    server.trade(SPY, NS, 1.05, live=False)
+    for n in range(52):
+        if n == 2:
+            before = held()
+        server.subscribed.clear()
+        one = begun(server, start(cursor=str(NS) if n % 2 else None))
+        if n % 3 == 0:
+            server.cut()
+            assert isinstance(one.ended(), FeedError)
+        else:
+            one.stop()
+    until = time.monotonic() + WAIT
+    while not all(map(int.__le__, after := held(), before)) and time.monotonic() < until:
+        one.outlet.stop.wait(0.01)
+    assert all(map(int.__le__, after, before)), (before, after)
+
+
+def test_a_day_of_the_files_is_not_taken_again(server, tmp_path):
+    feed = feed_of(server)
+    with contextlib.closing(open_store(tmp_path / "store")) as store:
+        engine = Engine(store)
+        engine.take(frame([row()]), files.OPTIONS)
+        report = engine.show(frame([row(seq=99)]), feed.source)
+        engine.commit()
+        assert (report.refused, report.added) == (1, 0)
+
+
+def test_quotes_alone_settle_too(server, start):
+    one = begun(server, start())
+    for n in range(9):
+        server.quote(SPY, NS + 10 * n * 10**9, 1.0 + n, 1.1 + n)
+    one.outlet.until(lambda: any(delivery.standing is not None for delivery in one.outlet.got))
+    server.trade(SPY, NS + 90 * 10**9, 9.0)
+    one.outlet.until_prints(1)
+    assert dict(one.stop().got[1].prints.schema) == SCHEMA
+
+
+def test_the_key_in_the_address_of_a_page_is_in_no_log(server, start, caplog):
+    caplog.set_level(logging.DEBUG)
+    server.key_in_pages = True
+    for n in range(150):
+        server.trade(SPY, NS + n * MS, 1.05, live=False)
+    one = start(cursor=str(NS))
+    one.outlet.until_prints(150)
+    one.stop()
+    ours = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]
+    assert any("cursor=100" in text for text in ours)
+    assert "right-key" not in "".join(ours)
+
+
+@pytest.mark.parametrize("key", ["k\u00e9y-secret", "two words-secret", "tab\x01-secret"])
+def test_a_key_that_can_be_none_is_told_without_it(server, monkeypatch, key, tmp_path):
+    monkeypatch.setenv("MASSIVE_API_KEY", key)
+    with pytest.raises(UsageError, match="MASSIVE_API_KEY: a key has no blanks") as told:
+        feed_of(server).run(Outlet(), None)
+    assert "secret" not in repr(told.value)
+    (tmp_path / "key").write_bytes(b"\xffsecret")
+    monkeypatch.setenv("MASSIVE_API_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(UsageError, match="not a text") as told:
+        feed_of(server).run(Outlet(), None)
+    assert told.value.__context__ is None or "secret" not in repr(told.value)
 
 
 @pytest.mark.parametrize("cursor", [None, str(NS)])

@@ -30,7 +30,8 @@ class DatabentoServer:
     Faults: `cut()`, `cut_after(n)`, `say(bytes)` for garbage, `error(text)`, `silence()` (nothing more is sent, not
     even heartbeats), `hold()` and `release(reverse=...)` (later records are sent, all at once), `repeat` (each record
     so many times), `refuse` (a text in place of admission), `mute` (no answer to a connection), `hang_up` (the line is
-    cut before the admission). `apart`: a replay sends one schema after the other.
+    cut before the admission), `unfinished` (a replay is never said to be finished). `apart`: a replay sends one schema
+    after the other.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class DatabentoServer:
         self.subscriptions: list[dict[str, str]] = []
         self.requests: list[dict[str, str]] = []
         self.heartbeat: float | None = None
-        self.repeat, self.apart, self.mute, self.hang_up = 1, False, False, False
+        self.repeat, self.apart, self.mute, self.hang_up, self.unfinished = 1, False, False, False, False
         self.refuse: str | None = None
         self.started = threading.Semaphore(0)
         """Released once for each session that was started and has got its replay."""
@@ -268,7 +269,7 @@ class DatabentoServer:
                 if _number(record) in wanted.get(schema, ()) and _ts_event(record) >= starts[schema]
             ]
             self._send(line, chosen)
-        for one in replayed:
+        for one in () if self.unfinished else replayed:
             text = f"Finished {one['schema']} replay"
             if not line.is_closing():
                 line.write(bytes(dbn.SystemMsg(_now(), text, dbn.SystemCode.REPLAY_COMPLETED)))

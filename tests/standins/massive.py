@@ -31,7 +31,9 @@ class MassiveServer:
     Faults: `cut()`, `cut_after(n)`, `say(text)` for garbage or a status, `silence()` (no pongs, nothing
     sent),
     `hold()` and `release()` (later events are sent, all at once, in reverse with `reverse=True`), `repeat` (each event
-    so many times), `refuse` (a status in place of admission), `rest_broken`.
+    so many times), `refuse` (a status in place of admission), `rest_broken`, `rest_stuck` (a page comes again and
+    again), `rest_says` (in place of any page), `rest_hangs` (REST takes requests and does not answer), `busy` (so many
+    requests are answered with 429 and `retry_after`), `key_in_pages` (the address of the next page has the key).
     """
 
     def __init__(self, key: str = "right-key", port: int = 0) -> None:
@@ -40,6 +42,9 @@ class MassiveServer:
         self.trades: dict[str, list[dict[str, Any]]] = {}
         self.quotes: dict[str, list[dict[str, Any]]] = {}
         self.repeat, self.rest_broken, self.numbered = 1, False, False
+        self.rest_stuck, self.rest_hangs, self.key_in_pages = False, False, False
+        self.rest_says: dict[str, Any] | None = None
+        self.busy, self.retry_after = 0, "0"
         self._silent = False
         self.refuse: str | None = None
         self.requests: list[str] = []
@@ -246,14 +251,26 @@ class MassiveServer:
     async def _answer(self, connection: ServerConnection, status: str, message: str) -> None:
         await connection.send(json.dumps([{"ev": "status", "status": status, "message": message}]))
 
-    def _rest(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _rest(self, connection: ServerConnection, request: Request) -> Response | None:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return None
         self.requests.append(request.path)
+        if self.rest_hangs:
+            await self._stop.wait()
+        return self._page(request)
+
+    def _page(self, request: Request) -> Response:
         if request.headers.get("Authorization") != f"Bearer {self.key}":
             return _page(401, {"status": "ERROR", "error": "Unknown API Key"})
         if self.rest_broken:
             return _page(400, {"status": "ERROR", "error": "broken as told"})
+        if self.busy > 0:
+            self.busy -= 1
+            return _page(
+                429, {"status": "ERROR", "error": "too many requests"}, ("Retry-After", self.retry_after)
+            )
+        if self.rest_says is not None:
+            return _page(200, self.rest_says)
         url = urlparse(request.path)
         asked = {name: values[0] for name, values in parse_qs(url.query).items()}
         rows = self._rows(url.path, asked)
@@ -263,7 +280,9 @@ class MassiveServer:
         most = min(PAGE, int(asked.get("limit", "10")))
         body: dict[str, Any] = {"status": "OK", "request_id": "1", "results": rows[first : first + most]}
         if first + most < len(rows):
-            body["next_url"] = f"{self.rest_url}{url.path}?{urlencode(asked | {'cursor': first + most})}"
+            following = {"cursor": 0 if self.rest_stuck else first + most}
+            more = {"apiKey": self.key} if self.key_in_pages else {}
+            body["next_url"] = f"{self.rest_url}{url.path}?{urlencode(asked | following | more)}"
         return _page(200, body)
 
     def _rows(self, path: str, asked: dict[str, str]) -> list[dict[str, Any]] | None:
@@ -279,10 +298,11 @@ class MassiveServer:
         return [row for row in rows if low <= row["sip_timestamp"] < high]
 
 
-def _page(status: int, body: dict[str, Any]) -> Response:
+def _page(status: int, body: dict[str, Any], *more: tuple[str, str]) -> Response:
     data = json.dumps(body).encode()
     headers = Headers(
         {"Content-Type": "application/json", "Content-Length": str(len(data)), "Connection": "close"}
+        | dict(more)
     )
     return Response(status, {200: "OK"}.get(status, "Error"), headers, data)
 

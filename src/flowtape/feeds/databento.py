@@ -13,14 +13,12 @@ no such repeats, and the replay of a new connection numbers its records as the o
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import databento_dbn as dbn
@@ -28,8 +26,9 @@ import numpy as np
 import polars as pl
 
 from flowtape.errors import FeedError, TapeError, UsageError
+from flowtape.feeds.credentials import key_of
 from flowtape.feeds.databento_session import NOT_UNDERSTOOD, Request, Session
-from flowtape.feeds.joining import LiveJoin
+from flowtape.feeds.joining import LiveJoin, timely
 from flowtape.feeds.live import STANDING, Delivery, Outlet
 from flowtape.feeds.specs import Spec
 from flowtape.prints import SCHEMA, conform, underlying_of
@@ -47,11 +46,11 @@ REPLAYED = 24 * 3600 * 10**9
 GATHER = 0.02
 """Seconds in which records gather to be taken together."""
 HELD = 2_000_000
-"""Quotes held at most while the replay of trades lags behind that of quotes."""
+"""Trades and quotes held at most while the replay of the one lags behind that of the other."""
 REFUSED = ("AUTH_FAILED", "API_KEY_DEACTIVATED", "INVALID_SUBSCRIPTION")
 """The vendor's errors that trying again cannot mend."""
 ERRORS, OTHERS = "error messages", "records of other types"
-SLOW, OUT_OF_STEP = "slow reader warnings", "quotes replayed far ahead of the trades"
+SLOW, OUT_OF_STEP = "slow reader warnings", "quotes and trades replayed too far apart to be held"
 TOO_OLD = "gaps longer than the vendor replays"
 _PARENT = re.compile(r"^([A-Z0-9./]+)\.OPT$")
 _OSI = re.compile(r"^([A-Z0-9./]{1,6}) *\d{6}[CP]\d{8}$")
@@ -106,18 +105,20 @@ class _Decoder:
         )  # fmt: skip
         for reason, many in rejects.reasons.items():
             self._outlet.count(reason, many)
-        prints = self._named(prints).hstack(self._contracts.frame[prints["contract"]])
+        prints = self._named(timely(prints, self._outlet))
+        prints = prints.hstack(self._contracts.frame[prints["contract"]])
         asset = pl.lit("stock" if feed.stocks else "option")
         return prints.drop("contract", "publisher").with_columns(asset=asset, condition=pl.lit("unknown"))
 
     def quotes(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
         """Quote records as `live.STANDING`; of equal times the last to come has the highest `seq`."""
         records, again = self._packet(rtype, data)
-        feed, seq = self._feed, files._sequence(records)[again:]
-        quotes = files.quotes_of(
+        feed, seq = self._feed, files.sequence(records)[again:]
+        raw = files.quotes_of(
             feed.schemas[1], feed.dataset, records[again:], self._contracts, feed.by, self._note, seq
         )
-        return self._named(quotes).select(pl.col(name).cast(kind) for name, kind in STANDING.items())
+        quotes = self._named(timely(raw, self._outlet))
+        return quotes.select(pl.col(name).cast(kind) for name, kind in STANDING.items())
 
     def _named(self, frame: pl.DataFrame) -> pl.DataFrame:
         name = self._contracts.names[frame["contract"]].alias("instrument")
@@ -134,7 +135,7 @@ class _Decoder:
         records = self.records(rtype, data)
         before = self._packets.get(rtype, records[:0])
         joined = np.concatenate([before.view(np.uint8), records.view(np.uint8)]).view(records.dtype)
-        self._packets[rtype] = joined[files._last_packet(joined["ts_recv"]) :].copy()
+        self._packets[rtype] = joined[files.last_packet(joined["ts_recv"]) :].copy()
         return joined, len(before)
 
     def _note(self, what: str, many: int) -> None:
@@ -173,8 +174,8 @@ class DatabentoFeed:
         self.name = f"{self.source}:{schemas[0]}:{names[0]}{more}"
         of_venues = self.joined and schemas[1] in files.OWN_BOOK and dataset not in NBBO
         self.by = ("contract", "publisher") if of_venues else ("contract",)
-        self._rtypes = tuple(files._rtype(schema) for schema in schemas)
-        self._begin, self._newest = start, 0
+        self._rtypes = tuple(files.rtype_of(schema) for schema in schemas)
+        self._start, self._newest = start, 0
         self._join, self._told = LiveJoin(), (0, 0)
 
     def _symbol(self, name: str) -> str:
@@ -196,14 +197,16 @@ class DatabentoFeed:
         replayed = self.schemas if start is not None else ()
         step = _Step(dict.fromkeys(replayed, 0), [], [])
         decoder: _Decoder | None = None
-        with Session(request, _key(), outlet) as session:
+        with Session(request, key_of("DATABENTO_API_KEY", "databento"), outlet) as session:
             while not outlet.stop.is_set():
                 records = session.take(0.1)
                 if session.header is not None and decoder is None:
                     decoder = _Decoder(self, session.header, outlet)
-                    if self._begin is None:
-                        # What happens before the first delivery is not lost with the line either.
-                        self._begin = int(session.header.metadata.start)
+                    if cursor is None:
+                        # What happens before the first print is not lost with the line or the process either.
+                        begun = min(int(session.header.metadata.start), time.time_ns())
+                        place = begun if self._start is None else self._start
+                        outlet.put(Delivery(pl.DataFrame(schema=SCHEMA), str(place)))
                 if decoder is None or not records:
                     continue
                 outlet.heard()
@@ -216,16 +219,16 @@ class DatabentoFeed:
                 outlet.stop.wait(GATHER)
 
     def _place(self, cursor: str | None, outlet: Outlet) -> int | None:
-        if cursor is None:
-            return self._begin
-        if not cursor.isdecimal():
-            raise FeedError(f"the kept cursor {cursor!r} is not one of Databento")
-        place = int(cursor)
-        self._newest = max(self._newest, place)
-        if place < time.time_ns() - REPLAYED:
+        place = self._start
+        if cursor is not None:
+            if not cursor.isdecimal():
+                raise FeedError(f"the kept cursor {cursor!r} is not one of Databento")
+            self._newest = max(self._newest, int(cursor))
+            place = int(cursor) - (0 if self.joined else OVERLAP)
+        if place is not None and place < time.time_ns() - REPLAYED:
             outlet.count(TOO_OLD)
             return 0
-        return place if self.joined else place - OVERLAP
+        return place
 
     def _take(self, decoder: _Decoder, segment: dict[int, list[bytes]], step: _Step, outlet: Outlet) -> None:
         known = {*_NAMING, *self._rtypes, _SYSTEM, _ERROR}
@@ -260,7 +263,7 @@ class DatabentoFeed:
                 if schema in step.reached:
                     newest = frame["ts"].to_physical().max()
                     step.reached[schema] = max(step.reached[schema], int(newest))  # type: ignore[arg-type]
-        if step.reached and sum(frame.height for frame in step.quotes) > HELD:
+        if step.reached and sum(frame.height for frame in (*step.trades, *step.quotes)) > HELD:
             outlet.count(OUT_OF_STEP)
             step.reached.clear()
         for held, add in ((step.quotes, self._join.add_quotes), (step.trades, self._join.add_trades)):
@@ -276,7 +279,7 @@ class DatabentoFeed:
                 outlet.count(what, now - before)
         self._told = told
         if due.height or standing is not None:
-            prints = conform(due) if due.height else conform(pl.DataFrame(schema=SCHEMA))
+            prints = conform(due) if due.height else pl.DataFrame(schema=SCHEMA)
             outlet.put(Delivery(prints, str(self._join.floor), standing))
 
 
@@ -327,19 +330,6 @@ def _refuse(data: bytes) -> None:
     if any(code == int(getattr(dbn.ErrorCode, name)) for name in REFUSED):
         raise UsageError(f"--feed databento: refused by Databento: {text}")
     raise FeedError(f"Databento: {text}")
-
-
-def _key() -> str:
-    name = os.environ.get("DATABENTO_API_KEY_FILE")
-    try:
-        key = Path(name).read_text().strip() if name else os.environ.get("DATABENTO_API_KEY", "").strip()
-    except OSError as error:
-        raise UsageError(f"DATABENTO_API_KEY_FILE: {name}: {error.strerror}") from None
-    if not key:
-        raise UsageError(
-            "--feed databento: set DATABENTO_API_KEY or DATABENTO_API_KEY_FILE in the environment"
-        )
-    return key
 
 
 def databento(spec: Spec) -> DatabentoFeed:

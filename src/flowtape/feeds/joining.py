@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import polars as pl
 
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds.live import STANDING
+from flowtape.feeds.live import STANDING, Outlet
 from flowtape.prints import Timestamp
 from flowtape.quotes import QUOTE_COLUMNS
 
@@ -18,6 +20,20 @@ that the order in which they came never does."""
 _NO_VALUE = -(2**63)
 _RENAMED = {"ts": "quote_ts", "seq": "quote_seq"}
 _BLOCK_ROWS = 30_000
+AHEAD = 3600 * 10**9
+"""How far (ns) ahead of this machine's clock a source's time may be before it is taken for garbage."""
+ABSURD = "times before 2001 or more than an hour ahead of the clock, left out"
+_FIRST = 10**18
+
+
+def timely(frame: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
+    """The rows whose `ts` may be; the others are counted. A garbage time would be a day's newest for good."""
+    latest, ts = time.time_ns() + AHEAD, frame["ts"].to_physical()
+    if frame.is_empty() or (cast(int, ts.min()) >= _FIRST and cast(int, ts.max()) <= latest):
+        return frame
+    kept = frame.filter(ts.is_between(_FIRST, latest))
+    outlet.count(ABSURD, frame.height - kept.height)
+    return kept
 
 
 @dataclass(slots=True)
@@ -45,12 +61,15 @@ class LiveJoin:
     late: int
     late_trades: int
 
-    def __init__(self, horizon: float = 60.0, settle_every: float = 10.0) -> None:
-        """Both in seconds of event time. Raises `UsageError` where one is negative or no number."""
+    def __init__(
+        self, horizon: float = 60.0, settle_every: float = 10.0, now: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Both in seconds of event time; `now` is the clock, ns UTC: a time ahead of it moves no floor. Raises
+        `UsageError` where one is negative or no number."""
         for name, value in (("horizon", horizon), ("settle_every", settle_every)):
             if not 0 <= value < float("inf"):
                 raise UsageError(f"{name} is {value}, not a number of seconds")
-        self.floor, self.late, self.late_trades = None, 0, 0
+        self.floor, self.late, self.late_trades, self._now = None, 0, 0, now
         self._horizon, self._settle_every = round(horizon * 1e9), round(settle_every * 1e9)
         self._newest = self._restored = _NO_VALUE
         self._settled = False
@@ -131,7 +150,8 @@ class LiveJoin:
         return changed.rename(rename).select(pl.col(name).cast(kind) for name, kind in STANDING.items())
 
     def _see(self, ts: pl.Series) -> None:
-        low, high = cast(int, ts.min()), cast(int, ts.max())
+        # One garbage time must not make all that is real too late: what comes after now has not been yet.
+        low, high = (min(cast(int, found), self._now()) for found in (ts.min(), ts.max()))
         self._newest = max(self._newest, high)
         if not self._settled:
             # Nothing is forgotten yet, so the first rows may be as old as they like (the quotes a vendor opens with).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
@@ -9,6 +10,7 @@ from typing import Annotated, TypeVar
 import msgspec
 import polars as pl
 
+from flowtape.feeds.joining import timely
 from flowtape.feeds.live import Outlet
 from flowtape.prints import Condition
 from flowtape.readers import Rejects, common
@@ -21,6 +23,7 @@ ALIKE = 2 * 10**9
 and alike another is taken for the same."""
 NOT_UNDERSTOOD = "messages not understood"
 _MS = 1_000_000
+_PLACES = 2**20
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Millis = Annotated[int, msgspec.Meta(ge=10**12, le=4 * 10**12)]
@@ -83,6 +86,7 @@ class Page(msgspec.Struct):
 
     results: msgspec.Raw = msgspec.Raw(b"[]")
     next_url: str | None = None
+    status: str = ""
 
 
 Row = TypeVar("Row", Event, Trade, Quote, Contract)
@@ -186,7 +190,7 @@ _QUOTE_FIELDS = [
 
 def quotes_of(raw: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
     """Source rows → quotes with the columns of `live.STANDING`. What is left out is counted."""
-    return _parsed(raw, _QUOTE_FIELDS, outlet).drop(ROW)
+    return timely(_parsed(raw, _QUOTE_FIELDS, outlet).drop(ROW), outlet)
 
 
 def _parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.DataFrame:
@@ -202,18 +206,18 @@ class Trades:
 
     def __init__(self, outlet: Outlet, *, stocks: bool) -> None:
         self._outlet, self._stocks = outlet, stocks
-        self._alike = _Alike()
+        self._alike = Alike()
 
     def of(self, raw: pl.DataFrame) -> pl.DataFrame:
         """The trades that stand, each once. What is left out is counted."""
         if self._stocks:
             raw = raw.with_columns(symbols_of(raw["ticker"]).alias("#symbol"))
-            fields = [_CLOCK, *files._STOCK_FIELDS, *files._TRADED, _SEQ, _ID]
+            fields = [_CLOCK, *files.STOCK_FIELDS, *files.TRADED, _SEQ, _ID]
         else:
-            parts = pl.col("ticker").str.extract_groups(files._TICKER).alias("#parts")
+            parts = pl.col("ticker").str.extract_groups(files.TICKER).alias("#parts")
             raw = raw.with_columns(parts).unnest("#parts")
-            fields = [_CLOCK, *files._OPTION_FIELDS, *files._TRADED, _NUMBER]
-        trades = _parsed(raw, fields, self._outlet).rename({"ticker": "instrument"})
+            fields = [_CLOCK, *files.OPTION_FIELDS, *files.TRADED, _NUMBER]
+        trades = timely(_parsed(raw, fields, self._outlet), self._outlet).rename({"ticker": "instrument"})
         for value, many in trades["correction"].value_counts().iter_rows():
             if value in files.RESTATED:
                 self._outlet.count(f"correction {value} ({files.RESTATED[value]}), left out", many)
@@ -231,14 +235,14 @@ class Trades:
             if known := texts.len() - texts.null_count():
                 self._outlet.count(files.OTHER_CONDITIONS, known)
             return pl.Series("condition", ["unknown"] * len(texts), Condition)
-        condition, notes = files._option_conditions(texts), Counter[str]()
+        condition, notes = files.option_conditions(texts), Counter[str]()
         common.note_unknown(condition, texts, notes)
         for what, many in notes.items():
             self._outlet.count(what, many)
         return condition
 
 
-class _Alike:
+class Alike:
     """Numbers for option trades: the same whether a trade comes by websocket or from REST, and however often."""
 
     _KEY = ("instrument", "venue", "ts", "#content")
@@ -259,7 +263,9 @@ class _Alike:
             trades = trades.join(counts, on=list(self._KEY), how="left", maintain_order="left")
             before = pl.col("#before").fill_null(0)
         place = pl.int_range(pl.len(), dtype=pl.Int64).over(self._KEY) + before
-        trades = trades.with_columns((pl.col("#content") * 1024 + place.clip(0, 1023)).alias("seq"))
+        trades = trades.with_columns((pl.col("#content") * _PLACES + place).alias("seq"))
         seen = trades.select(row) if self._seen is None else pl.concat([self._seen, trades.select(row)])
-        self._seen = seen.filter(pl.col("ts").to_physical() > pl.col("ts").to_physical().max() - ALIKE)
+        # A time ahead of the clock must not make what is real be forgotten.
+        newest = pl.min_horizontal(pl.col("ts").to_physical().max(), pl.lit(time.time_ns()))
+        self._seen = seen.filter(pl.col("ts").to_physical() > newest - ALIKE)
         return trades.select(pl.exclude("#content", "#before"))

@@ -13,7 +13,7 @@ from flowtape.feeds.simulate import Clock
 from flowtape.feeds.simulated import simulated
 from flowtape.feeds.specs import Spec, parse_spec
 
-VENDORS = ("databento", "massive")
+VENDORS = ("databento", "massive", "alpaca")
 """Each a module of this package with a function of its own name, which takes a `Spec`."""
 KINDS = ("simulate", "replay", *VENDORS)
 

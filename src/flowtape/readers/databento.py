@@ -260,7 +260,7 @@ class _Reader:
     def _records(self) -> Iterator[tuple[Numbers, Records, float]]:
         """The trade records with their numbers in the file and the share of it read; those of the same
         `ts_recv` are never parted."""
-        rtype, held, done = _rtype(self._trades.schema), None, 0.0
+        rtype, held, done = rtype_of(self._trades.schema), None, 0.0
         for chunk in self._chunks(self._trades, rtype):
             done = chunk.done
             self._note(OTHER_RECORDS, chunk.count - sum(len(rows) for rows, _ in chunk.records.values()))
@@ -276,7 +276,7 @@ class _Reader:
                 # As plain bytes: field by field, as NumPy joins records, takes ten times as long.
                 joined = np.concatenate([held[1].view(np.uint8), records.view(np.uint8)])
                 numbers, records = np.concatenate([held[0], numbers]), joined.view(records.dtype)
-            cut = _last_packet(records["ts_recv"])
+            cut = last_packet(records["ts_recv"])
             held = numbers[cut:], records[cut:]
             if cut:
                 yield numbers[:cut], records[:cut], done
@@ -298,7 +298,7 @@ class _Reader:
 
     def _lane(self, files: Sequence[_File]) -> Iterator[pl.DataFrame]:
         for file in files:
-            rtype = _rtype(file.schema)
+            rtype = rtype_of(file.schema)
             for chunk in self._chunks(file, rtype):
                 if rtype in chunk.records:
                     records = chunk.records[rtype][1]
@@ -359,7 +359,8 @@ def quotes_of(
     return frame if placed.all() else frame.filter(placed)
 
 
-def _rtype(schema: str) -> int:
+def rtype_of(schema: str) -> int:
+    """The type of a schema's records."""
     return PRINTS[schema] if schema in PRINTS else STOCK_QUOTES[schema]
 
 
@@ -386,7 +387,7 @@ def _latest(quoted: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return best
 
 
-def _last_packet(arrivals: Records) -> int:
+def last_packet(arrivals: Records) -> int:
     """Where the last run of equal `ts_recv` starts."""
     others = np.flatnonzero(arrivals != arrivals[-1])
     return int(others[-1]) + 1 if len(others) else 0
@@ -397,7 +398,7 @@ def _raw(numbers: Numbers, records: Records, *, quoted: bool) -> pl.DataFrame:
     names = ("ts_event", "ts_recv", "instrument_id", "publisher_id", "price", "size")
     columns: dict[str, Any] = {name: records[name] for name in names}
     columns["action"] = records["action"].view(np.uint8)
-    columns["seq"] = _sequence(records)
+    columns["seq"] = sequence(records)
     if quoted:
         columns |= _quote(records)
     return pl.DataFrame({ROW: numbers, **columns})
@@ -409,7 +410,7 @@ def _quote(records: Records) -> dict[str, pl.Series]:
     return {name: column.set(column == dbn.UNDEF_PRICE, None) for name, column in prices.items()} | sizes
 
 
-def _sequence(records: Records) -> pl.Series:
+def sequence(records: Records) -> pl.Series:
     """A number for each print: its delay, `ts_recv − ts_event` in ns, and its place among those of the same
     venue, contract and times. Null where that takes more than 63 bits, as it does with an undefined time.
 

@@ -37,7 +37,7 @@ RESTATED = {
 }
 """Correction indicators (as in NYSE's Daily TAQ) of records that are no trade, or no longer one."""
 _KEPT = (0, 1, 2)
-_TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
+TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
 _OPTION_ROW = re.compile(rb'^(?:.*,)?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
 OTHER_CONDITIONS = "trades with stock sale conditions, which have no name here: kept as unknown"
 
@@ -163,11 +163,11 @@ class _Reading:
         raw = chunk.frame.with_columns(pl.coalesce(clocks).alias(clocks[0]))
         if self._stocks:
             raw = raw.with_columns(symbols_of(raw["ticker"]).alias("#symbol"))
-            contract = _STOCK_FIELDS
+            contract = STOCK_FIELDS
         else:
-            parts = pl.col("ticker").str.extract_groups(_TICKER).alias("#parts")
-            raw, contract = raw.with_columns(parts).unnest("#parts"), _OPTION_FIELDS
-        fields = [_clock(clocks[0]), *contract, *_TRADED]
+            parts = pl.col("ticker").str.extract_groups(TICKER).alias("#parts")
+            raw, contract = raw.with_columns(parts).unnest("#parts"), OPTION_FIELDS
+        fields = [_clock(clocks[0]), *contract, *TRADED]
         if self._places is None:
             fields.append(common.number("seq", "sequence_number"))
         trades = common.parse(raw, fields, self._rejects, self._trades.path.name)
@@ -184,7 +184,7 @@ class _Reading:
             if known := texts.len() - texts.null_count():
                 self._notes[OTHER_CONDITIONS] += known
             return pl.Series("condition", ["unknown"], Condition).new_from_index(0, len(texts))
-        condition = _option_conditions(texts)
+        condition = option_conditions(texts)
         common.note_unknown(condition, texts, self._notes)
         return condition
 
@@ -219,16 +219,16 @@ def _traded_fields() -> list[Field]:
     ]
 
 
-_OPTION_FIELDS = _option_fields()
-_STOCK_FIELDS = [Field("root", "ticker", pl.col("#symbol"), "ticker is not a stock's")]
-_TRADED = _traded_fields()
+OPTION_FIELDS = _option_fields()
+STOCK_FIELDS = [Field("root", "ticker", pl.col("#symbol"), "ticker is not a stock's")]
+TRADED = _traded_fields()
 
 
 def _clock(column: str) -> Field:
     return Field("ts", column, common.nanoseconds(pl.col(column)), f"{column} is no time in nanoseconds")
 
 
-def _option_conditions(texts: pl.Series) -> pl.Series:
+def option_conditions(texts: pl.Series) -> pl.Series:
     """The condition that stands for each trade; worked out once for each distinct text."""
     table = {text: _weightiest(text) for text in texts.unique().drop_nulls()}
     names = texts.replace_strict(table, default="unknown", return_dtype=Condition)

@@ -1,0 +1,696 @@
+"""Alpaca's live feed against a stand-in for its server, by the vendor's own client."""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from datetime import date
+from pathlib import Path
+
+import msgpack
+import polars as pl
+import pytest
+
+import flowtape.live
+from flowtape.answers import CUMULATIVE
+from flowtape.cancels import standing
+from flowtape.desk import Desk
+from flowtape.engine import Engine
+from flowtape.errors import FeedError, UsageError
+from flowtape.feeds import alpaca as feed_module
+from flowtape.feeds import alpaca_session as session
+from flowtape.feeds.alpaca import alpaca
+from flowtape.feeds.alpaca_rows import NOT_UNDERSTOOD, UNPLACED
+from flowtape.feeds.joining import ABSURD, AHEAD
+from flowtape.feeds.specs import parse_spec
+from flowtape.live import Live
+from flowtape.prints import IDENTITY, SCHEMA
+from flowtape.query import Query
+from flowtape.readers.massive import OTHER_CONDITIONS
+from flowtape.store import open_store
+from flowtape.window import Window
+from serving import Clock
+from standins.alpaca import AlpacaServer
+
+SPY, PUT = "SPY261218C00500000", "SPXW261218P05400500"
+MS, MINUTE = 1_000_000, 60 * 10**9
+NS = (time.time_ns() // 10**9 - 120) * 10**9
+"""Two minutes ago: the vendor is asked for what happened up to now."""
+WAIT = 10.0
+NO_QUOTES = "option prints of a gap, of which the vendor keeps no quotes"
+
+
+class Outlet:
+    """Keeps what it is given and lets the test wait for it."""
+
+    def __init__(self):
+        self.stop, self.got, self.counts, self.signs = threading.Event(), [], {}, 0
+        self.changed = threading.Condition()
+
+    def put(self, delivery):
+        with self.changed:
+            self.got.append(delivery)
+            self.changed.notify_all()
+
+    def heard(self):
+        with self.changed:
+            self.signs += 1
+            self.changed.notify_all()
+
+    def count(self, what, many=1):
+        with self.changed:
+            self.counts[what] = self.counts.get(what, 0) + many
+            self.changed.notify_all()
+
+    def until(self, true):
+        with self.changed:
+            assert self.changed.wait_for(true, WAIT), (self.counts, self.prints())
+
+    def given(self):
+        return [one.prints for one in self.got]
+
+    def prints(self):
+        """What is kept: the later quote of each row."""
+        return kept(self.given())
+
+    def until_prints(self, many):
+        self.until(lambda: self.prints().height >= many)
+
+
+def kept(frames):
+    frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
+    rows = frame.sort("quote_ts", nulls_last=False, maintain_order=True)
+    return rows.unique(IDENTITY, keep="last", maintain_order=True).sort("ts", "root", "strike", "seq")
+
+
+class Running:
+    """A feed on a thread, with what ended it."""
+
+    def __init__(self, feed, cursor=None):
+        self.feed, self.outlet, self.error = feed, Outlet(), None
+        self.thread = threading.Thread(target=self._run, args=(cursor,))
+        self.thread.start()
+
+    def _run(self, cursor):
+        try:
+            self.feed.run(self.outlet, cursor)
+        except (FeedError, UsageError) as error:
+            self.error = error
+
+    def ended(self):
+        self.thread.join(WAIT)
+        assert not self.thread.is_alive()
+        return self.error
+
+    def stop(self):
+        self.outlet.stop.set()
+        assert self.ended() is None
+        return self.outlet
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
+    monkeypatch.setattr(feed_module, "REST_LAG", 0.0)
+    for name in session.KEYS:
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
+    monkeypatch.setenv("APCA_API_KEY_ID", "right-key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "right-secret")
+
+
+@pytest.fixture
+def server():
+    with AlpacaServer("right-key", "right-secret") as server:
+        yield server
+
+
+@pytest.fixture
+def start(server):
+    running = []
+
+    def go(symbols=f"{SPY},{PUT}", market="options", cursor=None, feed=None):
+        one = Running(feed or feed_of(server, symbols, market), cursor)
+        running.append(one)
+        return one
+
+    yield go
+    for one in running:
+        one.outlet.stop.set()
+        one.thread.join(WAIT)
+
+
+def feed_of(server, symbols=f"{SPY},{PUT}", market="options", more=""):
+    return alpaca(
+        parse_spec(f"alpaca:{market}?symbols={symbols}&url={server.url}&rest={server.rest_url}{more}")
+    )
+
+
+def begun(server, one):
+    """Wait until the feed is past its subscriptions."""
+    assert server.subscribed.wait(WAIT), one.ended()
+    return one
+
+
+def test_option_prints(server, start):
+    one = begun(server, start())
+    assert (one.feed.source, one.feed.assets, one.feed.symbols) == ("alpaca:opra", {"option"}, ("SPX", "SPY"))
+    server.quote(SPY, NS, 1.0, 1.1)
+    server.quote(SPY, NS + 3, 1.1, 1.2)
+    server.trade(SPY, NS + 3, 1.1, 3, conditions="u")
+    server.trade(PUT, NS + 123_456_789, 2.0, 1, exchange="n")
+    one.outlet.until_prints(2)
+    prints = one.stop().prints()
+    assert dict(prints.schema) == SCHEMA
+    columns = ("symbol", "root", "expiry", "right", "strike", "price", "size", "condition", "venue")
+    assert prints.select(columns).rows() == [
+        ("SPY", "SPY", date(2026, 12, 18), "C", 5_000_000, 11_000, 3, "MCTP", "C"),
+        ("SPX", "SPXW", date(2026, 12, 18), "P", 54_005_000, 20_000, 1, "AUTO", "N"),
+    ]
+    # The second quote is of the trade's own nanosecond: not before it.
+    assert prints.select("bid", "ask", "bid_size", "ask_size").row(0) == (10_000, 11_000, 10, 20)
+    assert prints.select(pl.col("ts", "quote_ts").cast(pl.Int64) - NS).rows() == [(3, 0), (123_456_789, None)]
+    assert one.outlet.counts == {}
+
+
+def test_stock_prints(server, start):
+    one = begun(server, start("SPY,BRK.B", "stocks"))
+    assert (one.feed.source, one.feed.assets, one.feed.symbols) == ("alpaca:sip", {"stock"}, ("BRK.B", "SPY"))
+    server.quote("SPY", NS, 500.0, 500.02)
+    server.trade("SPY", NS + MS, 500.01, 100, conditions=["@", "T"], exchange="V", id=77)
+    server.trade("BRK.B", NS + 2 * MS, 480.5, 7, exchange="N", id=9)
+    one.outlet.until_prints(2)
+    prints = one.stop().prints()
+    columns = ("asset", "symbol", "price", "size", "bid", "condition", "venue", "seq")
+    assert prints.select(columns).rows() == [
+        ("stock", "SPY", 5_000_100, 100, 5_000_000, "unknown", "V", 77),
+        ("stock", "BRK.B", 4_805_000, 7, None, "unknown", "N", 9),
+    ]
+    assert one.outlet.counts == {OTHER_CONDITIONS: 1}
+
+
+@pytest.mark.parametrize(
+    ("market", "more", "source", "path"),
+    [
+        ("options", "&feed=indicative", "alpaca:indicative", "/v1beta1/indicative"),
+        ("options", "", "alpaca:opra", "/v1beta1/opra"),
+        ("stocks", "&feed=iex", "alpaca:iex", "/v2/iex"),
+    ],
+)
+def test_the_vendors_feeds_are_sources_of_their_own(server, start, market, more, source, path):
+    symbols = SPY if market == "options" else "SPY"
+    one = begun(server, start(feed=feed_of(server, symbols, market, more), cursor=str(NS)))
+    assert one.feed.source == source
+    assert server.paths == [path]
+    one.stop()
+    assert all("feed=iex" in path for path in server.requests if "iex" in more)
+
+
+def test_a_late_quote_restates(server, start):
+    one = begun(server, start())
+    server.quote(SPY, NS, 1.0, 1.1)
+    server.trade(SPY, NS + 9 * MS, 1.1)
+    one.outlet.until_prints(1)
+    server.quote(SPY, NS + 8 * MS, 1.1, 1.3)
+    one.outlet.until(lambda: one.outlet.prints()["bid"].to_list() == [11_000])
+    assert sum(frame.height for frame in one.stop().given()) == 2
+
+
+def test_quotes_alone_move_the_cursor(server, start):
+    one = begun(server, start())
+    for second in range(0, 100, 30):
+        server.quote(SPY, NS + second * 10**9, 1.0, 1.1)
+    one.outlet.until(lambda: one.outlet.got)
+    got = one.stop().got[0]
+    assert (got.prints.height, got.cursor) == (0, str(NS + 30 * 10**9))
+    assert got.standing["ts"].to_list() == [NS]
+
+
+def test_order_of_arrival_changes_nothing(server, start):
+    one = begun(server, start())
+    server.hold()
+    for n in range(20):
+        server.quote(SPY, NS + n * MS, 1.0 + n / 100, 1.1 + n / 100)
+        server.trade(SPY, NS + n * MS, 1.05, n + 1)
+    server.release(reverse=True)
+    bids = [None, *(10_000 + 100 * n for n in range(19))]
+    one.outlet.until(lambda: one.outlet.prints()["bid"].to_list() == bids)
+    one.stop()
+
+
+def test_a_line_cut_is_an_error_and_rest_fills_the_gap(server, start):
+    feed = feed_of(server, "SPY,QQQ", "stocks")
+    one = begun(server, start(feed=feed))
+    told = []
+    for n in range(400):
+        if n == 100:
+            server.cut()
+            error = one.ended()
+            assert isinstance(error, FeedError)
+            assert "closed" in str(error)
+        ts = NS + n * 100 * MS + n
+        symbol = ("SPY", "QQQ")[n % 2]
+        if n % 3 == 0:
+            server.quote(symbol, ts - 50 * MS, 500 + n / 100, 500.1 + n / 100)
+        server.trade(symbol, ts, 500.05, 1 + n % 4)
+        told.append(ts)
+    again = start(feed=feed, cursor=one.outlet.got[-1].cursor)
+    again.outlet.until_prints(300)
+    assert server.subscribed.wait(WAIT)
+    server.trade("SPY", NS + 50_000 * MS, 500.05, 5)
+    again.outlet.until(lambda: again.outlet.prints()["size"].max() == 5)
+    union = kept(one.outlet.given() + again.stop().given())
+    fresh = start(feed=feed_of(server, "SPY,QQQ", "stocks"), cursor=str(NS - 10**9))
+    fresh.outlet.until_prints(401)
+    assert union["ts"].cast(pl.Int64).to_list() == [*told, NS + 50_000 * MS]
+    assert union.equals(fresh.stop().prints())
+    assert union["bid"].null_count() == 1
+    assert any("page_token=" in path for path in server.requests)
+
+
+def test_a_gap_of_options_is_filled_and_told_to_have_no_quotes(server, start):
+    feed = feed_of(server)
+    one = begun(server, start(feed=feed))
+    server.quote(SPY, NS, 1.0, 1.1)
+    server.trade(SPY, NS + MS, 1.05, 1)
+    one.outlet.until_prints(1)
+    server.cut()
+    one.ended()
+    server.quote(SPY, NS + 2 * MS, 1.2, 1.3)
+    for n in range(150):
+        server.trade((SPY, PUT)[n % 2], NS + (3 + n) * MS, 1.25, 1, conditions="a")
+    again = start(feed=feed, cursor=one.outlet.got[-1].cursor)
+    again.outlet.until_prints(151)
+    prints = kept(one.outlet.given() + again.stop().given())
+    assert prints.height == 151
+    assert prints.filter(root="SPY")["bid"].unique().to_list() == [10_000]
+    assert prints.filter(root="SPXW")["bid"].null_count() == 75
+    assert again.outlet.counts == {NO_QUOTES: 151}
+
+
+def test_trap_the_same_option_trade_from_both_ways_counts_once_and_two_alike_count_twice(server, start):
+    one = begun(server, start())
+    for _ in range(3):
+        server.trade(SPY, NS + 7, 1.05, 1)
+    server.trade(PUT, NS + 7, 1.05, 9)
+    one.outlet.until_prints(4)
+    one.stop()
+    again = start(cursor=str(NS))
+    again.outlet.until_prints(4)
+    assert one.outlet.prints().equals(again.stop().prints())
+
+
+def test_a_repeated_stock_trade_counts_once(server, start):
+    server.repeat = 3
+    one = begun(server, start("SPY", "stocks"))
+    server.trade("SPY", NS, 500.0, 5)
+    server.trade("SPY", NS, 500.0, 5)
+    one.outlet.until_prints(2)
+    one.stop()
+    again = start("SPY", "stocks", cursor=str(NS))
+    again.outlet.until_prints(2)
+    assert one.outlet.prints().equals(again.stop().prints())
+
+
+def test_what_happens_while_the_gap_is_fetched_is_kept(server, start):
+    for n in range(350):
+        server.trade("SPY", NS + n * MS, 500.0, 1, live=False)
+    one = begun(server, start("SPY", "stocks", cursor=str(NS)))
+    for n in range(350, 360):
+        server.trade("SPY", NS + n * MS, 500.0, 1)
+    one.outlet.until_prints(360)
+    assert one.stop().prints().height == 360
+
+
+def test_a_gap_of_several_windows_has_each_row_once(server, start, monkeypatch):
+    monkeypatch.setitem(feed_module.WINDOW, "options", 10 * 10**9)
+    # Rows on the bounds of windows, alike but for nothing.
+    for second in (0, 10, 10, 20, 30, 30, 30):
+        server.trade(SPY, NS + second * 10**9, 1.05, 1, live=False)
+    one = begun(server, start(cursor=str(NS)))
+    one.outlet.until_prints(7)
+    assert sum(frame.height for frame in one.stop().given()) == 7
+
+
+def test_a_cancel_takes_its_trade_back(server, start):
+    one = begun(server, start("SPY", "stocks"))
+    server.trade("SPY", NS, 500.0, 5, id=1)
+    server.trade("SPY", NS + MS, 500.0, 5, id=2)
+    server.trade("SPY", NS + 2 * MS, 500.0, 5, id=3)
+    server.cancel("SPY", 2, NS + 5000 * MS)
+    one.outlet.until_prints(4)
+    prints = one.stop().prints()
+    cancel = prints.filter(condition="CANC")
+    columns = ("symbol", "price", "size", "venue", "seq")
+    assert cancel.select(pl.col("ts").cast(pl.Int64) - NS, *columns).rows() == [
+        (MS + 1, "SPY", 5_000_000, 5, "C", -3)
+    ]
+    assert standing(prints)["seq"].to_list() == [1, 3]
+    again = start("SPY", "stocks", cursor=str(NS))
+    again.outlet.until_prints(4)
+    assert again.stop().prints().equals(prints)
+
+
+def test_a_correction_is_a_cancel_and_another_trade(server, start):
+    one = begun(server, start("SPY", "stocks"))
+    server.quote("SPY", NS, 500.0, 500.02)
+    server.trade("SPY", NS + MS, 500.0, 5, id=7)
+    server.correct("SPY", 7, NS + 60_000 * MS, 501.0, 6, new_id=7)
+    one.outlet.until_prints(3)
+    prints = one.stop().prints()
+    columns = ("price", "size", "condition", "seq")
+    assert prints.select(pl.col("ts").cast(pl.Int64) - NS, *columns).rows() == [
+        (MS, 5_000_000, 5, "unknown", 7),
+        (MS + 1, 5_000_000, 5, "CANC", -8),
+        (60_000 * MS, 5_010_000, 6, "LATE", -8),
+    ]
+    assert standing(prints)["size"].to_list() == [6]
+    again = start("SPY", "stocks", cursor=str(NS))
+    again.outlet.until_prints(3)
+    assert kept(one.outlet.given() + again.stop().given()).equals(prints)
+    assert again.outlet.prints().equals(prints)
+
+
+def test_a_cancel_said_while_the_line_was_down_is_known(server, start):
+    feed = feed_of(server, "SPY", "stocks")
+    one = begun(server, start(feed=feed))
+    server.trade("SPY", NS, 500.0, 5, id=1)
+    one.outlet.until_prints(1)
+    server.cut()
+    one.ended()
+    server.cancel("SPY", 1, NS + MS)
+    again = start(feed=feed, cursor=one.outlet.got[-1].cursor)
+    again.outlet.until_prints(2)
+    assert standing(kept(one.outlet.given() + again.stop().given())).is_empty()
+
+
+def test_a_cancel_of_a_trade_not_remembered_is_placed_at_its_own_time(server, start):
+    server.trade("SPY", NS, 500.0, 5, id=1, live=False)
+    one = begun(server, start("SPY", "stocks"))
+    server.cancel("SPY", 1, NS + 5 * MS)
+    one.outlet.until_prints(1)
+    assert one.stop().counts == {UNPLACED: 1}
+    assert one.outlet.prints()["ts"].cast(pl.Int64).to_list() == [NS + 5 * MS + 1]
+    assert one.outlet.got[-1].cursor == str(NS + 5 * MS + 1)
+
+
+def test_garbage_is_counted_and_the_rest_goes_on(server, start):
+    one = begun(server, start())
+    server.say(b"\xc1\xff")
+    server.say("not msgpack")
+    server.say(msgpack.packb({"T": "t"}))
+    good = {
+        "T": "t",
+        "S": SPY,
+        "t": msgpack.Timestamp.from_unix_nano(NS),
+        "x": "C",
+        "p": 1.0,
+        "s": 2,
+        "c": "I",
+    }
+    # The rest of a frame counts though part of it is none.
+    server.say(msgpack.packb([7, {"T": "t", "S": 7}, {"S": SPY}, {"T": "?"}, {"T": "b", "S": SPY}, good]))
+    server.trade(SPY, NS, -1.0)
+    server.trade(SPY, NS, 1.0, 1.5)
+    server.say(msgpack.packb([good | {"t": msgpack.Timestamp(5)}, good | {"S": "SPY"}, good | {"t": None}]))
+    server.trade(SPY, NS, 1.0, 1, conditions="?")
+    one.outlet.until_prints(2)
+    one.outlet.until(lambda: one.outlet.counts.get(NOT_UNDERSTOOD) == 8)
+    left = {what: many for what, many in one.stop().counts.items() if what != NOT_UNDERSTOOD}
+    assert left.pop("condition ? has no name here: kept as unknown") == 1
+    assert sum(left.values()) == 5
+    assert all(what.startswith("rows left out: ") for what in left)
+    assert one.outlet.prints()["size"].sum() == 3
+
+
+def test_a_time_to_come_is_counted_and_left_out(server, start):
+    one = begun(server, start("SPY", "stocks"))
+    server.trade("SPY", time.time_ns() + 2 * AHEAD, 500.0, 2)
+    server.trade("SPY", NS, 500.0, 1)
+    one.outlet.until_prints(1)
+    assert one.stop().prints()["size"].to_list() == [1]
+    assert one.outlet.counts == {ABSURD: 1}
+
+
+def test_garbage_of_rest_is_counted(server, start):
+    server.trade("SPY", NS, 500.0, 1)
+    server.trades["SPY"].insert(0, {"#ts": NS, "t": 7, "i": "x"})
+    server.trades["SPY"].insert(0, {"#ts": NS, "t": "yesterday", "i": 3, "p": 1.0, "s": 1, "x": "C"})
+    one = begun(server, start("SPY", "stocks", cursor=str(NS)))
+    one.outlet.until_prints(1)
+    assert one.stop().counts == {NOT_UNDERSTOOD: 1, "rows left out: t is no time": 1}
+
+
+def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start, monkeypatch):
+    monkeypatch.setitem(feed_module.QUOTED_CONTRACTS, "opra", 150)
+    contracts = [f"SPY261218C{n:08d}" for n in range(1000, 1249)]
+    server.contracts["SPY"] = ["SPY270115C00500000", *contracts]
+    server.symbol_limit = 150
+    one = begun(server, start("spy"))
+    one.outlet.until(lambda: one.outlet.counts == {"contracts whose quotes the vendor does not give": 100})
+    server.quote("SPY270115C00500000", NS, 1.0, 1.1)
+    server.quote(contracts[0], NS, 1.0, 1.1)
+    server.trade("SPY270115C00500000", NS + MS, 1.05)
+    server.trade(contracts[0], NS + MS, 1.05)
+    one.outlet.until_prints(2)
+    # The next to expire have quotes.
+    assert one.stop().prints().sort("expiry")["bid"].to_list() == [10_000, None]
+    assert isinstance(start("QQQ").ended(), UsageError)
+
+
+def test_a_limit_of_the_vendor_is_told(server, start):
+    server.symbol_limit = 1
+    error = start().ended()
+    assert isinstance(error, UsageError)
+    assert "405: symbol limit exceeded" in str(error)
+
+
+def test_a_pong_is_a_sign_of_life_and_silence_is_found(server, start, monkeypatch):
+    monkeypatch.setattr(session, "PING_EVERY", 0.02)
+    monkeypatch.setattr(session, "PONG_LIMIT", 0.3)
+    one = begun(server, start())
+    signs = one.outlet.signs
+    one.outlet.until(lambda: one.outlet.signs > signs + 20)
+    server.silence()
+    assert "no pong" in str(one.ended())
+    assert isinstance(one.error, FeedError)
+
+
+@pytest.mark.parametrize("stage", ["admission", "stream"])
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (402, UsageError, "auth failed"),
+        (409, UsageError, "insufficient subscription"),
+        (406, FeedError, "connection limit exceeded"),
+        (407, FeedError, "slow client"),
+    ],
+)
+def test_a_refusal_is_told_in_the_vendors_words(server, start, stage, code, kind, words):
+    if stage == "admission":
+        server.refuse = code
+        one = start()
+    else:
+        one = begun(server, start())
+        server.error(code)
+    error = one.ended()
+    assert type(error) is kind
+    assert words in str(error)
+
+
+def test_a_broken_rest_is_a_feed_error(server, start):
+    server.rest_broken = True
+    error = start(cursor=str(NS)).ended()
+    assert isinstance(error, FeedError)
+    assert "400" in str(error)
+    assert "broken as told" in str(error)
+
+
+def test_no_server_is_a_feed_error():
+    with AlpacaServer() as server:
+        feed = feed_of(server)
+    with pytest.raises(FeedError, match="Alpaca: "):
+        feed.run(Outlet(), None)
+
+
+@pytest.mark.parametrize("cursor", [None, str(NS)])
+@pytest.mark.parametrize("symbols", [SPY, "SPY"])
+def test_a_wrong_key_is_no_use_trying_and_is_in_no_text(
+    server, start, monkeypatch, caplog, capfd, symbols, cursor
+):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("APCA_API_KEY_ID", "wrong-id-5")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "wrong-secret-7")
+    server.contracts["SPY"] = [SPY]
+    error = start(symbols, cursor=cursor).ended()
+    assert isinstance(error, UsageError)
+    assert "APCA_API_SECRET_KEY" in str(error)
+    seen = repr(error) + repr(error.__cause__) + "".join(capfd.readouterr())
+    # The stand-in runs in this process too, and may well write what it received.
+    seen += "".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
+    assert "wrong-secret-7" not in seen
+    assert "wrong-id-5" not in seen
+
+
+def test_the_right_keys_are_in_no_log(server, start, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    one = begun(server, start(cursor=str(NS)))
+    server.trade(SPY, NS + MS, 1.0)
+    one.outlet.until_prints(1)
+    one.stop()
+    seen = "".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
+    assert "right-" not in seen + "".join(capfd.readouterr())
+
+
+def test_a_missing_client_is_named(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "alpaca.data.live", None)
+    with pytest.raises(UsageError, match=r"pip install 'flowtape\[alpaca\]'"):
+        feed_of(server).run(Outlet(), None)
+
+
+def test_the_secret_may_be_in_a_file(server, start, monkeypatch, tmp_path):
+    (tmp_path / "key").write_text("right-secret\n")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "wrong")
+    monkeypatch.setenv("APCA_API_SECRET_KEY_FILE", str(tmp_path / "key"))
+    begun(server, start()).stop()
+    monkeypatch.setenv("APCA_API_SECRET_KEY_FILE", str(tmp_path / "none"))
+    assert "APCA_API_SECRET_KEY_FILE" in str(start().ended())
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("alpaca:bonds?symbols=SPY", "'bonds' after alpaca:"),
+        ("alpaca:stocks", "symbols names what to take"),
+        ("alpaca:stocks?symbols=S!PY9", "not a stock's ticker"),
+        ("alpaca:options?symbols=*", "no wildcard"),
+        ("alpaca:stocks?symbols=SPY&feed=opra", "feed is 'opra', none of sip, iex"),
+        ("alpaca:stocks?symbols=SPY&url=localhost:1", "url is wss://"),
+        ("alpaca:stocks?symbol=SPY", "symbol is none of"),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_named(text, wrong):
+    with pytest.raises(UsageError, match=wrong):
+        alpaca(parse_spec(text))
+
+
+@pytest.mark.parametrize("name", session.KEYS)
+def test_a_foreign_cursor_and_a_missing_key_are_refused(server, monkeypatch, name):
+    with pytest.raises(FeedError, match="'here'"):
+        feed_of(server).run(Outlet(), "here")
+    monkeypatch.delenv(name)
+    with pytest.raises(UsageError, match=f"set {name}"):
+        feed_of(server).run(Outlet(), None)
+
+
+def test_the_stand_in_runs_as_a_program_of_its_own(start):
+    program = [sys.executable, "-m", "standins.alpaca", "right-key", "right-secret"]
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(program, cwd=Path(__file__).parents[1], **pipe) as child:
+        port = child.stdout.readline().strip()
+        for command in (["trade", SPY, NS, 1.05, {"size": 4}], ["repeat", 2]):
+            child.stdin.write(json.dumps(command) + "\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "done\n"
+        text = f"alpaca:options?symbols={SPY}&url=ws://127.0.0.1:{port}&rest=http://127.0.0.1:{port}"
+        one = start(cursor=str(NS), feed=alpaca(parse_spec(text)))
+        one.outlet.until_prints(1)
+        assert one.stop().prints()["size"].to_list() == [4]
+        child.stdin.close()
+
+
+class Told:
+    """Lets a test wait until something was shown or committed."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+
+    def shown(self, source, sides, waited):
+        with self.changed:
+            self.changed.notify_all()
+
+    def committed(self, seconds, prints):
+        self.shown("", None, 0)
+
+    def until(self, true):
+        with self.changed:
+            assert self.changed.wait_for(true, WAIT)
+
+
+class Kept:
+    """A store that lives on while servers over it come and go."""
+
+    def __init__(self, path):
+        self.store, self.now = open_store(path), time.time_ns()
+        self.window = Window(self.store.catalog, self.now // MINUTE)
+        self.engine, self.told = Engine(self.store, self.window), Told()
+
+    def live(self, feed):
+        live = Live(self.engine, [feed], Clock(self.now), self.told)
+        live.start()
+        return live
+
+    def totals(self, symbol, window=None):
+        end = self.now // MINUTE + 1
+        query = Query(asset="stock", symbol=symbol)
+        found = Desk(self.store, window, self.now).totals(query, end - 60, end, CUMULATIVE)
+        return found.minute.tolist(), {name: found.values[name].tolist() for name in CUMULATIVE}
+
+    def trades(self, symbol):
+        return sum(self.totals(symbol, self.window)[1]["trades"])
+
+
+def tape(server, low, high):
+    """A part of a tape of two stocks, with a cancel and a correction now and then."""
+    for n in range(low, high):
+        symbol, ts = ("SPY", "QQQ")[n % 2], NS - 60 * 10**9 + n * 300 * MS
+        if n % 5 == 0:
+            server.quote(symbol, ts - 7 * MS, 500 + n / 100, 500.04 + n / 100)
+        server.trade(symbol, ts, 500 + (n // 5 * 5 + n % 4) / 100, 1 + n % 3, id=n + 1)
+        if n % 29 == 20:
+            server.cancel(symbol, n - 9, ts + MS)
+        if n % 31 == 20:
+            server.correct(symbol, n - 9, ts + 2 * MS, 501.0, 2, new_id=n - 9)
+
+
+def test_from_the_stream_to_the_store_through_cuts_and_restarts(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(flowtape.live, "FIRST_PAUSE", 0.02)
+    disturbed, whole = Kept(tmp_path / "a.duckdb"), Kept(tmp_path / "b.duckdb")
+    undisturbed = AlpacaServer().start()
+    undisturbed_live = whole.live(feed_of(undisturbed, "SPY,QQQ", "stocks"))
+    assert undisturbed.subscribed.wait(WAIT)
+    for low in range(0, 300, 100):
+        server.subscribed.clear()
+        live = disturbed.live(feed_of(server, "SPY,QQQ", "stocks"))
+        assert server.subscribed.wait(WAIT)
+        tape(server, low, low + 30)
+        disturbed.told.until(lambda: disturbed.trades("SPY") > 0)
+        server.cut()
+        tape(server, low + 30, low + 60)
+        assert server.subscribed.wait(WAIT)
+        server.repeat = 2
+        server.hold()
+        tape(server, low + 60, low + 80)
+        server.release(reverse=True)
+        live.stop()
+        # While no server runs.
+        tape(server, low + 80, low + 100)
+        tape(undisturbed, low, low + 100)
+    last = disturbed.live(feed_of(server, "SPY,QQQ", "stocks"))
+    rows = [row for rows in server.trades.values() for row in rows]
+    expected = sum(row.get("u") not in ("canceled", "incorrect") for row in rows)
+    for one in (disturbed, whole):
+        one.told.until(lambda one=one: one.trades("SPY") + one.trades("QQQ") == expected)
+    last.stop()
+    undisturbed_live.stop()
+    undisturbed.stop()
+    for symbol in ("SPY", "QQQ"):
+        assert disturbed.totals(symbol) == whole.totals(symbol)
+        assert disturbed.totals(symbol, disturbed.window) == whole.totals(symbol)
+    assert disturbed.engine.store.cursor("alpaca:stocks:sip:SPY+1-" + digest()) is not None
+    for one in (disturbed, whole):
+        one.store.close()
+
+
+def digest():
+    return alpaca(parse_spec("alpaca:stocks?symbols=SPY,QQQ")).name.rpartition("-")[2]
