@@ -7,16 +7,24 @@ import json
 from datetime import date
 from types import MappingProxyType
 
+import msgpack
 import websockets
 
 from chaos_tapes import MS, SECOND, Instrument, Shape
 from readers.dbn_files import UNDEF, cmbp, tcbbo, trade
+from standins.alpaca import AlpacaServer
 from standins.databento import DatabentoServer
 from standins.massive import MassiveServer
 
 DATABENTO_KEY = "db-right-key-0123456789abcdefghi"
 MASSIVE_KEY = "right-key"
-KEYS = {"DATABENTO_API_KEY": DATABENTO_KEY, "MASSIVE_API_KEY": MASSIVE_KEY}
+ALPACA_KEY, ALPACA_SECRET = "right-key", "right-secret"
+KEYS = {
+    "DATABENTO_API_KEY": DATABENTO_KEY,
+    "MASSIVE_API_KEY": MASSIVE_KEY,
+    "APCA_API_KEY_ID": ALPACA_KEY,
+    "APCA_API_SECRET_KEY": ALPACA_SECRET,
+}
 UNITS = 100_000
 """Databento's 1e-9 USD in 1/10,000 USD."""
 LATE = 30 * SECOND
@@ -221,7 +229,62 @@ class MassiveStocks(Massive):
     instruments = (stock("SPY", "SPY"), stock("QQQ", "QQQ"), stock("TpC", "T.PRC"))
 
 
+class _Alpaca(AlpacaServer):
+    """Remembers what was sent, to send it again."""
+
+    def __init__(self):
+        super().__init__(ALPACA_KEY, ALPACA_SECRET)
+        self.events = []
+
+    def _keep(self, *row):
+        async def keep():
+            # On the server's thread: a list that is being sorted looks empty to another.
+            AlpacaServer._keep(self, *row)
+
+        self._do(keep)
+
+    def _publish(self, event, *, live):
+        self.events.append(event | {"t": msgpack.Timestamp.from_unix_nano(event["t"])})
+        super()._publish(event, live=live)
+
+
+class AlpacaStocks(Massive):
+    """Stocks in msgpack, whose quotes have no number."""
+
+    venue = "C"
+    shape = Shape(1, LATE, LATE)
+    names = MappingProxyType({0: "unknown"})
+    reverse = 10 * SECOND
+    instruments = (stock("SPY", "SPY"), stock("QQQ", "QQQ"), stock("AAPL", "AAPL"))
+
+    def __init__(self, quotes):
+        self.server = _Alpaca()
+
+    def feed(self, begin):
+        symbols = ",".join(one.name for one in self.instruments)
+        return f"alpaca:stocks?symbols={symbols}&url={self.server.url}&rest={self.server.rest_url}"
+
+    def _publish(self, row):
+        name = row.instrument.name
+        if row.size:
+            self.server.trade(name, row.ts, row.price / 10_000, row.size, id=row.seq)
+        else:
+            self.server.quote(name, row.ts, row.bid / 10_000, row.ask / 10_000)
+
+    def garbage(self, chance):
+        trade = {"T": "t", "S": "SPY", "i": 1, "x": "C", "p": -1.0, "s": 1, "z": "B"}
+        things = ([], None, {"T": "t"}, [7], [{"T": "t", "S": 7}], [trade], [{"T": "zz"}], "text")
+        packed = [msgpack.packb(thing) for thing in things]
+        self._say(chance.choice([*packed, b"\xc1", b"\x91\x82\xa1"]))
+
+    def again(self, chance):
+        """See `Massive.again`."""
+        recent = self.server.events[-12:]
+        self._say(msgpack.packb(chance.sample(recent, min(len(recent), chance.randint(1, 12)))))
+
+
 KINDS = {
+    "alpaca stocks": AlpacaStocks,
     "databento tcbbo": Databento,
     "databento trades": DatabentoJoined,
     "massive options": Massive,

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 
+import flowtape.feeds.alpaca
 import flowtape.feeds.massive
 import flowtape.live
 from flowtape.api.flow import Flow
@@ -53,7 +54,7 @@ class Taking:
         self._told("begun")
         self.live.start()
 
-    def shown(self, source, sides, waited):
+    def shown(self, source, sides, waits):
         """See `live.Listener.shown`."""
 
     def committed(self, seconds, prints):
@@ -93,7 +94,7 @@ def hurry():
     flowtape.live.COMMIT_EVERY = 0.1
     flowtape.live.FIRST_PAUSE, flowtape.live.LONGEST_PAUSE = 0.02, 0.1
     # The stand-in's REST has all at once.
-    flowtape.feeds.massive.REST_LAG = 0.05
+    flowtape.feeds.massive.REST_LAG = flowtape.feeds.alpaca.REST_LAG = 0.05
 
 
 class Facts(logging.Formatter):
