@@ -56,10 +56,10 @@ class Outlet(Protocol):
 class Feed(Protocol):
     """A live source. One object for the life of the process; `run` is one connection.
 
-    Attributes: `source` as prints are filed under (the same as the vendor's files); `name` for logs, metrics and the
-    kept cursor (no credentials, and the same from start to start); `assets` it brings (`option`, `stock`); `symbols` it
-    is limited to (empty: all), by which the calendar tells whether it must speak; `always_open`: it must at any time;
-    `ends`: after `run` there is no more.
+    Attributes: `source` as prints are filed under (that of the vendor's files only where a print is the same row in
+    both); `name` for logs, metrics and the kept cursor (no credentials, and the same from start to start); `assets` it
+    brings (`option`, `stock`); `symbols` it is limited to (empty: all), by which the calendar tells whether it must
+    speak; `always_open`: it must at any time; `ends`: after `run` there is no more.
     """
 
     source: str
