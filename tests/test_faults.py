@@ -1,11 +1,14 @@
-"""Faults of the machine, made on purpose: a full disk, a store that is none, a process killed and told to read keys."""
+"""Faults of the machine, made on purpose: a full disk, a store that is none, or may not be written, or is taken away,
+a process killed and told to read keys."""
 
+import ctypes
 import os
 import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 from datetime import date
 from pathlib import Path
 
@@ -68,13 +71,43 @@ def test_a_store_that_is_broken_is_named_and_left_as_it_is(tape, tmp_path, harm)
     assert store.read_bytes() == broken
 
 
-class Served:
-    """`flowtape serve` as a process of its own."""
+def held_to_permissions():
+    """Let the mode bits of files hold for this process even where it is root's."""
+    drop_from_bounding_set, dac_override = 24, 1
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0)
 
-    def __init__(self, *arguments):
+
+def test_a_store_that_may_only_be_read_is_named_and_can_still_be_asked(tape, tmp_path):
+    store = tmp_path / "x.duckdb"
+    taken(tape, store)
+    before = store.read_bytes()
+    store.chmod(0o444)
+    tmp_path.chmod(0o555)
+    commands = {
+        ("serve", "--port", "0"): 5,
+        ("ingest", str(tape)): 5,
+        ("cumulative", "SPY", "--at", "2026-05-12T20:00:00Z"): 0,
+    }
+    try:
+        for command, code in commands.items():
+            done = subprocess.run([FLOWTAPE, *command, "--store", store], check=False, capture_output=True,
+                                  text=True, timeout=LIMIT, preexec_fn=held_to_permissions)  # fmt: skip
+            assert done.returncode == code, done.stderr
+            assert code == 0 or "x.duckdb: cannot be opened" in done.stderr
+            assert "Traceback" not in done.stderr
+            assert code or len(done.stdout.splitlines()) > 10
+    finally:
+        tmp_path.chmod(0o755)
+    assert store.read_bytes() == before
+
+
+class Served:
+    """`flowtape serve` as a process of its own, or another program that serves as it does."""
+
+    def __init__(self, *arguments, program=(FLOWTAPE, "serve", "--port", "0", "--log-format", "json")):
         self.process = subprocess.Popen(
-            [FLOWTAPE, "serve", "--port", "0", "--log-format", "json", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [*program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
         )  # fmt: skip
         first = self.process.stdout.readline()
         self.url = first.split(" at ")[1].split()[0]
@@ -96,8 +129,8 @@ class Served:
         self.process.send_signal(number)
         code = self.process.wait(LIMIT)
         self._reader.join(LIMIT)
-        self.process.stdout.close()
-        self.process.stderr.close()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            pipe.close()
         return code
 
 
@@ -106,6 +139,23 @@ def test_sighup_reads_the_keys_again(tmp_path):
     served = Served("--store", store)
     os.kill(served.process.pid, signal.SIGHUP)
     served.await_log("keys read again")
+    assert served.end() == 0
+
+
+def test_a_store_taken_away_refuses_answers_until_it_is_back(tape, tmp_path):
+    store, away = tmp_path / "x.duckdb", tmp_path / "away.duckdb"
+    taken(tape, store)
+    served = Served("--store", store)
+    statuses = {}
+    for what, one, other in (("there", None, None), ("away", store, away), ("back", away, store)):
+        if one is not None:
+            one.rename(other)
+        wanted = 503 if what == "away" else 200
+        deadline = time.monotonic() + LIMIT
+        while (found := httpx.get(served.url + "/health").status_code) != wanted:
+            assert time.monotonic() < deadline, found
+        statuses[what] = found
+    assert statuses == {"there": 200, "away": 503, "back": 200}
     assert served.end() == 0
 
 
