@@ -39,11 +39,13 @@ class Details(NamedTuple):
 
 class BoardTotals(NamedTuple):
     """Symbols with prints in the board's minutes, in order of name: `sums` has one array a name of `minutes.SUMS`,
-    as long as `symbols`; `details(places)` tells more of the symbols at some places. `as_of` is the newest print."""
+    as long as `symbols`; `details(places)` tells more of the symbols at some places, `squares()` sums the squares of
+    each symbol's net volume a minute. `as_of` is the newest print."""
 
     symbols: list[str]
     sums: dict[str, Ints]
     details: Callable[[Ints], Details]
+    squares: Callable[[], Ints]
     as_of: int | None
 
 
@@ -129,6 +131,7 @@ class Board:
             [owners[place][1] for place in traded.tolist()],
             {name: sums[place, traded] for place, name in enumerate(SUMS)},
             segments.details,
+            segments.squares,
             segments.newest(),
         )
 
@@ -191,6 +194,30 @@ class _Segments(NamedTuple):
             return -1, 0
         size = int(peaks[0].max())
         return size, int(peaks[1, peaks[0] == size].min())
+
+    def squares(self) -> Ints:
+        """See `BoardTotals.squares`."""
+        net = self.rows.prefix[_AT["buy_volume"]] - self.rows.prefix[_AT["sell_volume"]]
+        counts = self.high - self.low
+        ends = np.cumsum(counts)
+        place = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.low - (ends - counts), counts)
+        running = np.append(0, np.cumsum((net[place + 1] - net[place]) ** 2))
+        found: Ints = running[ends] - running[ends - counts]
+        if len(self.late.key):
+            begin = np.flatnonzero(np.diff(self.late.key, prepend=-1))
+            key = self.late.key[begin]
+            more = np.add.reduceat(
+                self.late.values[_AT["buy_volume"]] - self.late.values[_AT["sell_volume"]], begin
+            )
+            place = np.searchsorted(self.rows.key, key)
+            known = np.append(self.rows.key, -1)[place] == key
+            before = np.where(known, net[np.minimum(place + 1, len(net) - 1)] - net[place], 0)
+            by_number = np.argsort(self.owners)
+            owner = np.searchsorted(self.owners, key >> 32, sorter=by_number)
+            owner = np.minimum(owner, len(self.owners) - 1)
+            traded = self.owners[by_number[owner]] == key >> 32
+            np.add.at(found, by_number[owner[traded]], ((before + more) ** 2 - before**2)[traded])
+        return found
 
     def newest(self) -> int | None:
         """The newest print of all."""

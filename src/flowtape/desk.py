@@ -6,13 +6,14 @@ same integers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import polars as pl
 
 from flowtape.batches import bars_of
-from flowtape.board import BoardTotals
+from flowtape.board import BoardTotals, Ints
 from flowtape.conditions import family, is_cancel
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import NEW_YORK, day_bounds, trading_days
@@ -34,6 +35,20 @@ class Span(NamedTuple):
 
     start: int
     end: int
+
+
+class Flows(NamedTuple):
+    """Symbols with prints in some minutes, in order of name, and arrays as long: net volume, net notional (price x
+    size, 1/10,000 USD), the sum of the squares of each minute's net volume, and counted prints. `newest(places)` gives
+    the newest print (ns) of the symbols at some places; `as_of` is that of all."""
+
+    symbols: list[str]
+    net: Ints
+    notional: Ints
+    squares: Ints
+    trades: Ints
+    newest: Callable[[Ints], Ints]
+    as_of: int | None
 
 
 class Desk:
@@ -111,6 +126,22 @@ class Desk:
             raise LookupError("a desk without a window has no board")
         return self._window.board(query.asset, start, end)
 
+    def flows(self, query: Query, start: int, end: int) -> Flows:
+        """All symbols of the query's asset over minutes [start, end), by `at`."""
+        if query.at is None and self._window is not None and start >= self._window.oldest:
+            return _of_board(self.board(query, start, end))
+        known = self._store.catalog.series.filter(pl.col("asset") == query.asset)
+        bars = self._as_it_stood(query, known["series"], self._store.bars(None, start, end), start, end)
+        named = known.select(pl.col("series").cast(pl.Int64), pl.col("symbol").cast(pl.String))
+        return _of_bars(bars.join(named, on="series"))
+
+    def underlying(self, query: Query, start: int, end: int) -> tuple[Ints, Ints]:
+        """The underlying's last mid of each minute in [start, end) (before `at`), on the symbol's option prints:
+        minutes and prices in 1/10,000 USD."""
+        last = end * NS_PER_MINUTE if query.at is None else min(end * NS_PER_MINUTE, query.at)
+        found = self._store.underlying(self._series(query), start * NS_PER_MINUTE, last)
+        return found["minute"].to_numpy().astype("int64"), found["price"].to_numpy().astype("int64")
+
     def oldest(self, query: Query) -> int | None:
         """The time of the oldest counted print kept of a stock, ns UTC."""
         return self._store.extent(self._series(query), 2**31 - 1)[0]
@@ -130,7 +161,11 @@ class Desk:
         """Bars of a symbol from the store, as they stood at `at`: a cancel that came then or later had not happened,
         and what it removed is put back."""
         series = self._series(query, query.filter)
-        bars = self._store.bars(series, start, end)
+        return self._as_it_stood(query, series, self._store.bars(series, start, end), start, end)
+
+    def _as_it_stood(
+        self, query: Query, series: pl.Series, bars: pl.DataFrame, start: int, end: int
+    ) -> pl.DataFrame:
         if query.at is None:
             return bars
         missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, query.at)
@@ -173,3 +208,48 @@ class Desk:
         times = pl.concat([frame["ts"].to_physical() for frame in (begun, back)])
         known = [self._store.extent(series, minute)[1], times.max()]
         return max((ts for ts in known if isinstance(ts, int)), default=None)
+
+
+def _of_board(board: BoardTotals) -> Flows:
+    sums = board.sums
+    return Flows(
+        board.symbols,
+        sums["buy_volume"] - sums["sell_volume"],
+        sums["buy_notional"] - sums["sell_notional"],
+        board.squares(),
+        sums["trades"],
+        lambda places: board.details(places).last_ts,
+        board.as_of,
+    )
+
+
+def _of_bars(bars: pl.DataFrame) -> Flows:
+    """Bars with `symbol` as `Flows`."""
+    signed = [pl.col(f"buy_{kind}") - pl.col(f"sell_{kind}") for kind in ("volume", "notional")]
+    minutes = bars.group_by("symbol", "minute").agg(
+        signed[0].sum().alias("net"),
+        signed[1].sum().alias("notional"),
+        pl.col("trades").sum(),
+        pl.col("last_ts").max(),
+    )
+    symbols = (
+        minutes.group_by("symbol")
+        .agg(
+            pl.col("net", "notional", "trades").sum(),
+            (pl.col("net") ** 2).sum().alias("squares"),
+            pl.col("last_ts").max(),
+        )
+        .filter(pl.col("trades") > 0)
+        .sort("symbol")
+    )
+    columns = {name: symbols[name].cast(pl.Int64).to_numpy() for name in symbols.columns if name != "symbol"}
+    last = columns["last_ts"]
+    return Flows(
+        symbols["symbol"].to_list(),
+        columns["net"],
+        columns["notional"],
+        columns["squares"],
+        columns["trades"],
+        lambda places: last[places],
+        int(last.max()) if len(last) else None,
+    )

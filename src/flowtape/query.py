@@ -44,7 +44,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     `echo` is the filters as asked, (name, text) in the order expiry, right, dte, strike, exclude, side; what
     they mean is in `filter`. `minutes` is the window's length, `limit` the most rows of an answer (`n` of a
     leaderboard). `since` and `until` are the bounds asked for by `from` and `to` in place of `minutes`, and
-    `cursor` is the minute since 1970 such an answer goes on from.
+    `cursor` is the minute since 1970 such an answer goes on from. `lookback` is the minutes of a slope, `days` the
+    trading days of an answer.
     """
 
     asset: Literal["option", "stock"] = "option"
@@ -63,3 +64,5 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     min_size: int = 0
     min_trades: int = 0
     resolution: str = ""
+    lookback: int = 0
+    days: int = 0

@@ -6,8 +6,17 @@ Each route's function takes a desk and a query and gives `Made`; `encode` makes 
 from flowtape.answers.boards import Leaderboard, Outliers, leaderboard, outliers
 from flowtape.answers.bodies import JSON, Answer, Made, encode
 from flowtape.answers.buckets import History, history
+from flowtape.answers.drift import Drifts, drift_answer
 from flowtape.answers.numbers import instant, instants, past_minutes, vwap, window_minutes
 from flowtape.answers.premium import DealerPremium, dealer_premium
+from flowtape.answers.readings import (
+    Divergence,
+    Sessions,
+    TurningPoints,
+    divergence_answer,
+    sessions_answer,
+    turning_points_answer,
+)
 from flowtape.answers.resolutions import RESOLUTIONS, Bars, bars
 from flowtape.answers.running import CUMULATIVE, Cumulative, CumulativePoint, cumulative, cumulative_columns
 from flowtape.answers.tables import table
@@ -24,17 +33,23 @@ __all__ = [
     "Cumulative",
     "CumulativePoint",
     "DealerPremium",
+    "Divergence",
+    "Drifts",
     "History",
     "Leaderboard",
     "Made",
     "Outliers",
     "Recent",
+    "Sessions",
     "Summary",
+    "TurningPoints",
     "bars",
     "blocks",
     "cumulative",
     "cumulative_columns",
     "dealer_premium",
+    "divergence_answer",
+    "drift_answer",
     "encode",
     "history",
     "instant",
@@ -43,8 +58,10 @@ __all__ = [
     "outliers",
     "past_minutes",
     "recent",
+    "sessions_answer",
     "summary",
     "table",
+    "turning_points_answer",
     "vwap",
     "window_minutes",
 ]

@@ -9,6 +9,7 @@ import polars as pl
 
 from flowtape.answers.boards import Leaderboard
 from flowtape.answers.bodies import Rows
+from flowtape.answers.readings import SessionPart, Sessions
 from flowtape.conditions import CANCEL, FAMILIES
 from flowtape.prints import Timestamp
 
@@ -23,16 +24,29 @@ def table(body: msgspec.Struct) -> pl.DataFrame:
 
     Instants are Datetime in UTC, dates Date, whole numbers Int64, others Float64. `families` becomes one column a
     family, `family_<name>`, 0 where it has no share; a leaderboard's rows begin with `list`: buyers or sellers.
+    Sessions are a row a part, which begins with its day's `date`.
     """
     if isinstance(body, Leaderboard):
         parts = [(name, _of_rows(getattr(body, name))) for name in ("buyers", "sellers")]
         return pl.concat(part.select(pl.lit(name).alias("list"), pl.all()) for name, part in parts)
+    if isinstance(body, Sessions):
+        return _of_parts(body)
     for name in body.__struct_fields__:
         value = getattr(body, name)
         if isinstance(value, Rows):
             return _of_rows(value)
     fields = {name: getattr(body, name) for name in body.__struct_fields__}
     return _frame(type(body), {name: [value] for name, value in fields.items() if value is not msgspec.UNSET})
+
+
+def _of_parts(body: Sessions) -> pl.DataFrame:
+    """A row a part, each with the date of its day."""
+    parts = [(day.date, part) for day in body.sessions for part in day.parts]
+    names = SessionPart.__struct_fields__
+    frame = _frame(SessionPart, {name: [getattr(part, name) for _, part in parts] for name in names})
+    return frame.insert_column(
+        0, pl.Series("date", [day for day, _ in parts], pl.String).str.to_date("%Y-%m-%d")
+    )
 
 
 def _of_rows(rows: Rows[Any]) -> pl.DataFrame:
@@ -55,7 +69,7 @@ def _frame(kind: type[msgspec.Struct], columns: dict[str, Any]) -> pl.DataFrame:
 
 
 def _series(name: str, values: list[Any], hint: Any) -> pl.Series:
-    if name in {"ts", "as_of"} or name.endswith("_utc"):
+    if name in {"ts", "as_of", "since", "until"} or name.endswith("_utc"):
         return (
             pl.Series(name, values, pl.String)
             .str.to_datetime(time_unit="ns", time_zone="UTC")

@@ -71,6 +71,13 @@ _OUTLIERS = (
     whole("minTrades", "min_trades", 20, 0, MOST, "The least prints of a symbol."),
     _WINDOW,
 )
+_LOOKBACK = whole("lookback", "lookback", 30, 10, 390, "Minutes over which slopes are taken.")
+_TURNS = whole("limit", "limit", 10, 1, 100, "The most turning points to show.")
+_DAYS = whole("days", "days", 5, 1, 60, "The most trading days to show.")
+_DRIFT = (
+    whole("minTrades", "min_trades", 20, 0, MOST, "The least prints of a symbol."),
+    whole("limit", "limit", 20, 1, 200, "The most symbols to show."),
+)
 
 
 def _of_symbol(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
@@ -116,6 +123,28 @@ def _routes(asset: Asset) -> tuple[Route, ...]:
             answer=answers.cumulative, body=answers.Cumulative,
             summary=f"Cumulative net {asset} flow",
             help="Net volume of each minute (buys less sells) with its running sum, VWAP and number of prints.",
+        ),
+        _of_symbol(
+            asset, "divergence", _lasting("minutes", 240), _LOOKBACK, *filters, AT,
+            answer=answers.divergence_answer, body=answers.Divergence,
+            summary=f"Whether {asset} flow and price go the same way",
+            help="The slopes of cumulative flow and of the underlying's price as t-statistics, and what they say.",
+        ),
+        _of_symbol(
+            asset, "turning-points", _lasting("minutes", 240), _TURNS, *filters, AT,
+            answer=answers.turning_points_answer, body=answers.TurningPoints,
+            summary=f"Where the line of {asset} flow turned",
+            help="The largest highs and lows of the cumulative line, by prominence.",
+        ),
+        _of_symbol(
+            asset, "sessions", _DAYS, *filters, AT, answer=answers.sessions_answer, body=answers.Sessions,
+            summary=f"The parts of the day in {asset} flow",
+            help="Net flow, the line's mean, high and low by trading day and part of the session, newest first.",
+        ),
+        _of_all(
+            asset, "drift", _WINDOW, *_DRIFT, AT, answer=answers.drift_answer, body=answers.Drifts,
+            summary=f"How far {asset} flow stands from zero",
+            help="Symbols by net volume against their own past and the root of their volume.",
         ),
         _of_all(
             asset, "leaderboard", _N, _WINDOW, answer=answers.leaderboard, body=answers.Leaderboard,

@@ -57,6 +57,10 @@ class Store(Protocol):
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """Rows of [start, end) ns of some series, of `min_size` or more, with `removed_at`."""
 
+    def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
+        """The underlying's last mid of each minute, on prints in [start, end) ns of some series: `minute` (since
+        1970, rising) and `price` (1/10,000 USD). Last is by `ts`, then `seq`; of equals the highest."""
+
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """Rows of [start, end) ns that match `keys` in all of its columns, with `removed_at`."""
 

@@ -288,6 +288,14 @@ class DuckStore:
         which = f"SEMI JOIN keys USING (series) WHERE size >= {min_size}"
         return self._prints(start, end, which, own=False, keys=series.alias("series").to_frame())
 
+    def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
+        """See `Store.underlying`."""
+        sql = f"""SELECT epoch_ns(ts) // 60000000000 AS minute,
+                arg_max(underlying, (ts, seq, underlying)) AS price
+            FROM print_rows SEMI JOIN keys USING (series)
+            WHERE {_between(start, end)} AND underlying IS NOT NULL GROUP BY minute ORDER BY minute"""
+        return self._frame(sql, keys=series.alias("series").to_frame())
+
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """See `Store.prints_of`; sees the open transaction."""
         return self._prints(
