@@ -1,0 +1,158 @@
+// The API as this page uses it. The key goes as a header, never into an address.
+import { key } from "./session";
+
+export interface Point {
+  ts: string;
+  session?: string;
+  netVolume?: number;
+  netPremium?: number;
+  cumulative: number;
+  vwap: number;
+  tradeCount: number;
+}
+
+export interface Cumulative {
+  symbol: string;
+  minutes: number;
+  count: number;
+  points: Point[];
+}
+
+export interface Change {
+  first: string | null;
+  gone?: string[];
+  shift: number;
+  points: Point[];
+}
+
+export type State = "flat" | "confirming" | "bullish_divergence" | "bearish_divergence";
+
+export interface DivergencePoint {
+  ts: string;
+  netVolume: number;
+  cumulative: number;
+  price: number;
+  n: number;
+  flowT: number;
+  priceT: number;
+  state: State;
+}
+
+export interface Divergence {
+  lookback: number;
+  priceSource: "stock" | "underlying" | "none";
+  withoutPrice: number;
+  points: DivergencePoint[];
+}
+
+export interface Turn {
+  ts: string;
+  kind: "high" | "low";
+  cumulative: number;
+  prominence: number;
+}
+
+export interface Leader {
+  symbol: string;
+  netVolume: number;
+  netNotional: number;
+  tradeCount: number;
+}
+
+export interface Leaderboard {
+  buyers: Leader[];
+  sellers: Leader[];
+}
+
+export interface Outlier extends Leader {
+  imbalancePct: number;
+  skew: string;
+}
+
+export interface Drifter {
+  symbol: string;
+  netVolume: number;
+  tradeCount: number;
+  z?: number;
+  sessions: number;
+  volumeZ: number;
+  basis: "history" | "volume";
+  stretched: boolean;
+}
+
+export interface SessionPart {
+  part: string;
+  from: string;
+  to: string;
+  netVolume: number;
+  netPremium: number;
+  meanCumulative?: number;
+  absoluteShare: number;
+}
+
+export interface SessionDay {
+  date: string;
+  open?: string;
+  close?: string;
+  netVolume: number;
+  high?: number;
+  highTs?: string;
+  low?: number;
+  lowTs?: string;
+  parts: SessionPart[];
+}
+
+/** What the API refused, in its own words; status 0 where it could not be reached. */
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+export type Params = Record<string, string | number>;
+
+export interface Answer<T> {
+  body: T;
+  asOf: number | null;
+  simulated: boolean;
+}
+
+export function target(path: string, params: Params): string {
+  const given = Object.entries(params).filter(([, value]) => value !== "");
+  const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
+  return query.size ? `${path}?${query}` : path;
+}
+
+/** A response of the API that is a success; throws `ApiError`, and what an aborted fetch throws. */
+export async function ask(path: string, params: Params, init: RequestInit = {}): Promise<Response> {
+  const headers = { "X-Api-Key": key.peek(), ...init.headers };
+  let response: Response;
+  try {
+    response = await fetch(target(path, params), { cache: "no-cache", ...init, headers });
+  } catch (error) {
+    if (init.signal?.aborted) throw error;
+    throw new ApiError(0, "unreachable", "The server cannot be reached.");
+  }
+  if (response.ok) return response;
+  const body = await response.json().catch(() => ({}));
+  const message = body.message ?? body.detail ?? `The server answered ${response.status}.`;
+  throw new ApiError(response.status, body.error ?? body.title ?? "", message);
+}
+
+export async function get<T>(path: string, params: Params, signal?: AbortSignal): Promise<Answer<T>> {
+  const response = await ask(path, params, signal ? { signal } : {});
+  return { body: (await response.json()) as T, ...about(response) };
+}
+
+/** What an answer rests on, of its headers. */
+export function about(response: Response): { asOf: number | null; simulated: boolean } {
+  const asOf = response.headers.get("X-Data-As-Of");
+  return {
+    asOf: asOf ? Date.parse(asOf) : null,
+    simulated: response.headers.get("X-Data-Source") === "simulated",
+  };
+}

@@ -1,0 +1,283 @@
+// The line as it is now: a stream where the API gives one, asked again and again where it does not.
+import { batch, effect, signal } from "@preact/signals";
+import {
+  about,
+  ApiError,
+  ask,
+  type Change,
+  type Cumulative,
+  type Divergence,
+  get,
+  type Point,
+  type SessionDay,
+  type Turn,
+} from "./api";
+import { key, refusal } from "./session";
+import { asked, filters, path, view, type View } from "./view";
+
+export type Connection = "connecting" | "live" | "polling" | "past" | "lost" | "doubtful" | "refused" | "wrong";
+export interface Readings {
+  divergence: Divergence | null;
+  turns: Turn[];
+  sessions: SessionDay[];
+}
+
+const NOTHING: Readings = { divergence: null, turns: [], sessions: [] };
+const TURNS = 6;
+const DAYS = 5;
+const POLL = 2_000;
+const READINGS_EVERY = 5_000;
+/** Without a byte for so long, comments included, a line is dead: a live one has one every 15 s. */
+const SILENT = 40_000;
+const LONGEST_WAIT = 10_000;
+
+export const connection = signal<Connection>("connecting");
+/** The points held, oldest first. `tail` are those that changed at the end, null where any may have. */
+export const line = signal<{ points: Point[]; tail: Point[] | null }>({ points: [], tail: null });
+/** Whether `line` is an answer for the present view. */
+export const loaded = signal(false);
+export const readings = signal<Readings>(NOTHING);
+/** When the newest print known of was, ms since 1970. */
+export const newest = signal<number | null>(null);
+export const simulated = signal(false);
+export const problem = signal<ApiError | null>(null);
+export const readingsProblem = signal("");
+
+/** Follow the view and the key from now on. */
+export function start(): void {
+  effect(() => {
+    const [of, given] = [view.value, key.value];
+    const stop = new AbortController();
+    batch(() => {
+      line.value = { points: [], tail: null };
+      loaded.value = false;
+      readings.value = NOTHING;
+      newest.value = null;
+      problem.value = null;
+      connection.value = given ? "connecting" : "refused";
+    });
+    if (given) void follow(of, stop.signal);
+    return () => stop.abort();
+  });
+}
+
+async function follow(of: View, signal: AbortSignal): Promise<void> {
+  const read = readAlong(of, signal);
+  const stream = { lastId: "" };
+  let failures = 0;
+  while (!signal.aborted) {
+    try {
+      if (of.at) return await once(of, signal, read);
+      await listen(of, signal, stream, read, () => (failures = 0));
+      connection.value = "lost";
+    } catch (error) {
+      if (signal.aborted) return;
+      const found = error instanceof ApiError ? error : new ApiError(0, "failed", String(error));
+      if (tell(found)) return;
+      if (found.code === "too_many_streams") await poll(of, signal, read).catch(() => undefined);
+    }
+    failures += 1;
+    await pause(Math.min(500 * 2 ** failures, LONGEST_WAIT), signal);
+  }
+}
+
+/** Show what went wrong; true where asking again is no use. */
+function tell(error: ApiError): boolean {
+  const final = error.status >= 400 && error.status < 500 && error.status !== 429;
+  batch(() => {
+    problem.value = error;
+    if (error.status === 401 || error.status === 403) {
+      refusal.value = error.message;
+      connection.value = "refused";
+    } else {
+      connection.value = final ? "wrong" : error.status === 502 ? "doubtful" : "lost";
+    }
+  });
+  return final;
+}
+
+async function once(of: View, signal: AbortSignal, read: () => void): Promise<void> {
+  const answer = await get<Cumulative>(path(of, "cumulative"), asked(of), signal);
+  batch(() => {
+    take(answer.body.points, null);
+    note(answer);
+    connection.value = of.at ? "past" : "polling";
+  });
+  read();
+}
+
+async function poll(of: View, signal: AbortSignal, read: () => void): Promise<void> {
+  while (!signal.aborted) {
+    await once(of, signal, read);
+    await pause(POLL, signal);
+  }
+}
+
+function note(of: { asOf: number | null; simulated: boolean }): void {
+  newest.value = Math.max(newest.peek() ?? 0, of.asOf ?? 0) || null;
+  simulated.value = of.simulated;
+}
+
+function take(points: Point[], tail: Point[] | null): void {
+  line.value = { points, tail };
+  loaded.value = true;
+  problem.value = null;
+}
+
+async function listen(
+  of: View,
+  signal: AbortSignal,
+  stream: { lastId: string },
+  read: () => void,
+  begun: () => void,
+): Promise<void> {
+  const quiet = new AbortController();
+  const either = AbortSignal.any([signal, quiet.signal]);
+  let alarm = setTimeout(() => quiet.abort(), SILENT);
+  const headers: Record<string, string> = stream.lastId ? { "Last-Event-ID": stream.lastId } : {};
+  try {
+    const response = await ask(path(of, "cumulative/stream"), asked(of), { signal: either, headers });
+    for await (const event of events(response.body!, () => {
+      clearTimeout(alarm);
+      alarm = setTimeout(() => quiet.abort(), SILENT);
+    })) {
+      if (signal.aborted) return;
+      stream.lastId = event.id || stream.lastId;
+      handle(event, about(response));
+      begun();
+      read();
+    }
+  } catch (error) {
+    if (quiet.signal.aborted) throw new ApiError(0, "silent", "The server has fallen silent.");
+    if (error instanceof ApiError || signal.aborted) throw error;
+    throw new ApiError(0, "cut", "The connection was lost.");
+  } finally {
+    clearTimeout(alarm);
+  }
+}
+
+function handle(event: ServerEvent, origin: { asOf: number | null; simulated: boolean }): void {
+  const body = JSON.parse(event.data);
+  batch(() => {
+    if (event.name === "unavailable") {
+      problem.value = new ApiError(502, body.error, body.message);
+      connection.value = "doubtful";
+      return;
+    }
+    if (event.name === "window") {
+      take((body as Cumulative).points, null);
+      note(origin);
+    } else if (event.name === "change") {
+      const changed = applied(line.peek().points, body as Change);
+      take(changed.points, changed.tail);
+      const last = changed.points.at(-1);
+      if (last) note({ asOf: Date.parse(last.ts), simulated: origin.simulated });
+    }
+    connection.value = "live";
+  });
+}
+
+/** The points after a change, and which of them are new at the end; null where more than the end changed. */
+export function applied(points: Point[], change: Change): { points: Point[]; tail: Point[] | null } {
+  const { first, shift } = change;
+  const last = points.at(-1)?.ts ?? "";
+  const atEnd = change.points.every((point) => point.ts >= last);
+  if (first !== null && first <= (points[0]?.ts ?? "") && !shift && !change.gone?.length && atEnd && points.length) {
+    const kept = change.points[0]?.ts === last ? points.slice(0, -1) : points;
+    return { points: [...kept, ...change.points], tail: change.points };
+  }
+  const gone = new Set(change.gone);
+  const byTime = new Map<string, Point>();
+  for (const point of points) {
+    if (first === null || point.ts < first || gone.has(point.ts)) continue;
+    // Premium is in ten-thousandths of a dollar at the finest.
+    const cumulative = shift ? Number((point.cumulative + shift).toFixed(4)) : point.cumulative;
+    byTime.set(point.ts, { ...point, cumulative });
+  }
+  for (const point of change.points) byTime.set(point.ts, point);
+  const sorted = [...byTime.values()].sort((one, other) => (one.ts < other.ts ? -1 : 1));
+  return { points: sorted, tail: null };
+}
+
+interface ServerEvent {
+  id: string;
+  name: string;
+  data: string;
+}
+
+/** The events of a stream by https://html.spec.whatwg.org/multipage/server-sent-events.html */
+async function* events(body: ReadableStream<Uint8Array>, heard: () => void): AsyncGenerator<ServerEvent> {
+  const reader = body.pipeThrough(new TextDecoderStream() as TransformStream<Uint8Array, string>).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      heard();
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop() ?? "";
+      for (const block of blocks) {
+        const event = { id: "", name: "message", data: "" };
+        for (const row of block.split("\n")) {
+          const at = row.indexOf(":");
+          const text = row.slice(at + 1).replace(/^ /, "");
+          if (row.startsWith("id:")) event.id = text;
+          else if (row.startsWith("event:")) event.name = text;
+          else if (row.startsWith("data:")) event.data += (event.data && "\n") + text;
+        }
+        if (event.data) yield event;
+      }
+    }
+  } finally {
+    void reader.cancel().catch(() => undefined);
+  }
+}
+
+/** What asks for the readings of a view when called, but not more than every few seconds. */
+function readAlong(of: View, signal: AbortSignal): () => void {
+  let busy = false;
+  let again = false;
+  const run = async (): Promise<void> => {
+    busy = true;
+    again = false;
+    await readingsOf(of, signal);
+    await pause(READINGS_EVERY, signal);
+    busy = false;
+    if (again && !signal.aborted) void run();
+  };
+  return () => {
+    again = true;
+    if (!busy) void run();
+  };
+}
+
+async function readingsOf(of: View, signal: AbortSignal): Promise<void> {
+  const of_all = { ...filters(of), at: of.at };
+  const window = { minutes: of.minutes, ...of_all };
+  try {
+    const [divergence, turns, sessions] = await Promise.all([
+      get<Divergence>(path(of, "divergence"), window, signal),
+      get<{ points: Turn[] }>(path(of, "turning-points"), { ...window, limit: TURNS }, signal),
+      get<{ sessions: SessionDay[] }>(path(of, "sessions"), { ...of_all, days: DAYS }, signal),
+    ]);
+    if (signal.aborted) return;
+    batch(() => {
+      note(divergence);
+      readingsProblem.value = "";
+      readings.value = {
+        divergence: divergence.body,
+        turns: turns.body.points,
+        sessions: sessions.body.sessions,
+      };
+    });
+  } catch (error) {
+    if (!signal.aborted) readingsProblem.value = error instanceof Error ? error.message : String(error);
+  }
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+  });
+}

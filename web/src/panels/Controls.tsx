@@ -1,0 +1,99 @@
+import { useComputed, useSignal } from "@preact/signals";
+import { problem } from "../live";
+import { change, view, type View, WINDOWS } from "../view";
+
+export function Controls() {
+  const { asset, minutes, measure, anchor } = view.value;
+  const listed = WINDOWS.some(([, each]) => each === minutes);
+  return (
+    <form class="controls" onSubmit={(event) => event.preventDefault()}>
+      <Radios name="Asset" value={asset} choices={[["Options", "options"], ["Stocks", "stocks"]]}
+        pick={(value) => change({ asset: value as View["asset"] })} />
+      <Radios name="Window" value={String(minutes)}
+        choices={[...WINDOWS.map(([name, each]): [string, string] => [name, String(each)]),
+          ...(listed ? [] : [[`${minutes}m`, String(minutes)] as [string, string]])]}
+        pick={(value) => change({ minutes: Number(value) })} />
+      <Radios name="Measure" value={measure} choices={[["Volume", "volume"], ["Premium", "premium"]]}
+        pick={(value) => change({ measure: value as View["measure"] })} />
+      <Radios name="From zero at" value={anchor} choices={[["Window", "window"], ["Session", "session"]]}
+        pick={(value) => change({ anchor: value as View["anchor"] })} />
+      <details class="filters" open={FILTERED.some((name) => view.value[name])}>
+        <summary>Filters{active() ? ` (${active()})` : ""}</summary>
+        <div>
+          {asset === "options" && (
+            <>
+              <Text name="expiry" label="Expiry" hint="2026-05-15 or 2026-05-01..2026-06-30" />
+              <Choice name="right" label="Right" choices={[["All", ""], ["Calls", "C"], ["Puts", "P"]]} />
+              <Text name="dte" label="Days to expiry" hint="0..7" />
+              <Text name="strike" label="Strike" hint="450..500" />
+            </>
+          )}
+          <Text name="exclude" label="Exclude" hint="cross,floor" />
+          <Choice name="side" label="Side" choices={[["Both", ""], ["Buys", "buy"], ["Sells", "sell"]]} />
+          <Text name="at" label="As of" hint="2026-05-04T18:00:00Z" />
+          <button type="button" onClick={() => change(CLEAR)}>Clear</button>
+        </div>
+      </details>
+    </form>
+  );
+}
+
+const FILTERED = ["expiry", "right", "dte", "strike", "exclude", "side", "at"] as const;
+const CLEAR = Object.fromEntries(FILTERED.map((name) => [name, ""])) as Partial<View>;
+const active = (): number => FILTERED.filter((name) => view.value[name]).length;
+
+function Radios(props: {
+  name: string;
+  value: string;
+  choices: [string, string][];
+  pick: (value: string) => void;
+}) {
+  return (
+    <fieldset>
+      <legend>{props.name}</legend>
+      {props.choices.map(([label, value]) => (
+        <label key={value}>
+          <input type="radio" name={props.name} checked={props.value === value} onChange={() => props.pick(value)} />
+          <span>{label}</span>
+        </label>
+      ))}
+    </fieldset>
+  );
+}
+
+type Texts = "expiry" | "dte" | "strike" | "exclude" | "at";
+
+function Text(props: { name: Texts; label: string; hint: string }) {
+  const typed = useSignal<string | null>(null);
+  const refused = useComputed(() => problem.value?.code === `invalid_${props.name}`);
+  const id = `filter-${props.name}`;
+  const put = () => {
+    if (typed.value !== null) change({ [props.name]: typed.value.trim() });
+    typed.value = null;
+  };
+  return (
+    <div class="field">
+      <label for={id}>{props.label}</label>
+      <input id={id} value={typed.value ?? view.value[props.name]} placeholder={props.hint} autocomplete="off"
+        spellcheck={false} maxLength={400} aria-invalid={refused.value}
+        aria-describedby={refused.value ? `${id}-error` : undefined}
+        onInput={(event) => (typed.value = event.currentTarget.value)}
+        onBlur={put}
+        onKeyDown={(event) => event.key === "Enter" && put()} />
+      {refused.value && <p id={`${id}-error`} class="error" role="alert">{problem.value?.message}</p>}
+    </div>
+  );
+}
+
+function Choice(props: { name: "right" | "side"; label: string; choices: [string, string][] }) {
+  const id = `filter-${props.name}`;
+  return (
+    <div class="field">
+      <label for={id}>{props.label}</label>
+      <select id={id} value={view.value[props.name]}
+        onChange={(event) => change({ [props.name]: event.currentTarget.value })}>
+        {props.choices.map(([label, value]) => <option key={value} value={value}>{label}</option>)}
+      </select>
+    </div>
+  );
+}
