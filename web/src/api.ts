@@ -149,7 +149,7 @@ export async function get<T>(path: string, params: Params, signal?: AbortSignal)
 }
 
 /** What an answer rests on, of its headers. */
-export function about(response: Response): { asOf: number | null; simulated: boolean } {
+function about(response: Response): { asOf: number | null; simulated: boolean } {
   const asOf = response.headers.get("X-Data-As-Of");
   return {
     asOf: asOf ? Date.parse(asOf) : null,

@@ -1,7 +1,6 @@
 // The line as it is now: a stream where the API gives one, asked again and again where it does not.
 import { batch, effect, signal } from "@preact/signals";
 import {
-  about,
   ApiError,
   ask,
   type Change,
@@ -26,7 +25,8 @@ const NOTHING: Readings = { divergence: null, turns: [], sessions: [] };
 const TURNS = 6;
 const DAYS = 5;
 const POLL = 2_000;
-const READINGS_EVERY = 5_000;
+/** How often the readings are asked again, in ms: of long windows they are large. */
+const readingsEvery = (of: View): number => (of.minutes > 1440 ? 30_000 : 5_000);
 /** Without a byte for so long, comments included, a line is dead: a live one has one every 15 s. */
 const SILENT = 40_000;
 const LONGEST_WAIT = 10_000;
@@ -114,8 +114,12 @@ async function poll(of: View, signal: AbortSignal, read: () => void): Promise<vo
 }
 
 function note(of: { asOf: number | null; simulated: boolean }): void {
-  newest.value = Math.max(newest.peek() ?? 0, of.asOf ?? 0) || null;
+  seen(of.asOf);
   simulated.value = of.simulated;
+}
+
+function seen(asOf: number | null): void {
+  newest.value = Math.max(newest.peek() ?? 0, asOf ?? 0) || null;
 }
 
 function take(points: Point[], tail: Point[] | null): void {
@@ -143,7 +147,7 @@ async function listen(
     })) {
       if (signal.aborted) return;
       stream.lastId = event.id || stream.lastId;
-      handle(event, about(response));
+      handle(event);
       begun();
       read();
     }
@@ -156,7 +160,7 @@ async function listen(
   }
 }
 
-function handle(event: ServerEvent, origin: { asOf: number | null; simulated: boolean }): void {
+function handle(event: ServerEvent): void {
   const body = JSON.parse(event.data);
   batch(() => {
     if (event.name === "unavailable") {
@@ -166,13 +170,12 @@ function handle(event: ServerEvent, origin: { asOf: number | null; simulated: bo
     }
     if (event.name === "window") {
       take((body as Cumulative).points, null);
-      note(origin);
     } else if (event.name === "change") {
       const changed = applied(line.peek().points, body as Change);
       take(changed.points, changed.tail);
-      const last = changed.points.at(-1);
-      if (last) note({ asOf: Date.parse(last.ts), simulated: origin.simulated });
     }
+    const last = line.peek().points.at(-1);
+    if (last) seen(Date.parse(last.ts));
     connection.value = "live";
   });
 }
@@ -241,7 +244,7 @@ function readAlong(of: View, signal: AbortSignal): () => void {
     busy = true;
     again = false;
     await readingsOf(of, signal);
-    await pause(READINGS_EVERY, signal);
+    await pause(readingsEvery(of), signal);
     busy = false;
     if (again && !signal.aborted) void run();
   };

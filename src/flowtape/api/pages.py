@@ -57,6 +57,25 @@ _KEPT_A_DAY: Headers = [(b"cache-control", b"public, max-age=86400")]
 _JAVASCRIPT = b"text/javascript; charset=utf-8"
 
 
+WEB = Path(__file__).parent.parent / "web"
+"""Where the build puts the page that people look at."""
+_KINDS = {".js": _JAVASCRIPT, ".css": b"text/css; charset=utf-8", ".svg": b"image/svg+xml"}
+_FLOW_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_FLOW_HEADERS: Headers = [
+    (b"content-security-policy", _FLOW_POLICY),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+]
+# Their names change with what is in them.
+_KEPT_FOREVER: Headers = [
+    (b"cache-control", b"public, max-age=31536000, immutable"),
+]
+_NOT_BUILT = b"The page is not built: `make serve` builds it. The API is described at /docs.\n"
+
+
 class Pages:
     """The pages by path. `health` gives the reason why answers may not be trusted, empty when they may; `metrics` the
     page for Prometheus."""
@@ -71,7 +90,7 @@ class Pages:
         self._health, self._metrics = health, metrics
         openapi = msgspec.json.encode(document(routes, settings))
         self._pages: dict[str, Page] = {
-            "/": self._front,
+            **_flow_page(),
             "/health": self._health_page,
             "/metrics": self._metrics_page,
             "/openapi.json": _Static(lambda: openapi, b"application/json", []),
@@ -87,9 +106,6 @@ class Pages:
         """The page at a path."""
         return self._pages.get(path)
 
-    async def _front(self, headers: dict[bytes, bytes]) -> Reply:
-        return 302, [(b"location", b"/docs"), (b"content-length", b"0"), *COMMON], b""
-
     async def _metrics_page(self, headers: dict[bytes, bytes]) -> Reply:
         # Not for pages of other origins to read.
         body = await asyncio.to_thread(self._metrics)
@@ -101,6 +117,23 @@ class Pages:
         body = msgspec.json.encode(UnhealthyBody("Unhealthy", reason) if reason else HealthyBody("Healthy"))
         length = (b"content-length", b"%d" % len(body))
         return 503 if reason else 200, [JSON, length, (b"cache-control", b"no-store"), *COMMON], body
+
+
+def _flow_page(folder: Path = WEB) -> dict[str, Page]:
+    """The page that people look at and its files, as they are now: a path of another file is no page."""
+    if not (folder / "index.html").is_file():
+        return {"/": _not_built}
+    files = sorted(file for file in (folder / "assets").iterdir() if file.suffix in _KINDS)
+    html = _Static((folder / "index.html").read_bytes, b"text/html; charset=utf-8", _FLOW_HEADERS)
+    assets = {
+        f"/assets/{file.name}": _Static(file.read_bytes, _KINDS[file.suffix], _KEPT_FOREVER) for file in files
+    }
+    return {"/": html, **assets}
+
+
+async def _not_built(headers: dict[bytes, bytes]) -> Reply:
+    length = (b"content-length", b"%d" % len(_NOT_BUILT))
+    return 404, [(b"content-type", b"text/plain; charset=utf-8"), length, *COMMON], _NOT_BUILT
 
 
 class _Static:

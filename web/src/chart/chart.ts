@@ -48,6 +48,8 @@ export class FlowChart {
   constructor(private readonly box: HTMLElement) {
     this.chart = createChart(box, {
       autoSize: true,
+      // Its logo brings a style element, which the page's policy keeps out; the footer names the library.
+      layout: { attributionLogo: false },
       crosshair: { mode: CrosshairMode.Magnet },
       localization: { timeFormatter: (time: Time) => moment(Number(time) * 1000) },
       leftPriceScale: { visible: true },

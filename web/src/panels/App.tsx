@@ -62,6 +62,10 @@ export function App() {
           <Tables />
         </div>
       </main>
+      <footer class="quiet">
+        Charts by <a href="https://www.tradingview.com/">TradingView</a> Lightweight Charts™. Aggressors are inferred
+        from the quote; times are New York's. <a href="/docs">API</a>
+      </footer>
       <p class="hidden" role="status" aria-label="Done">{said.value}</p>
       <KeyDialog />
       <Help />

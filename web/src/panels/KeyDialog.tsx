@@ -18,7 +18,7 @@ export function KeyDialog() {
       }}>
         <h2 id="key-title">API key</h2>
         {why ? <p class="error" role="alert">{why}</p> : null}
-        <p>It stays in this browser and goes to this server alone. <code>flowtape keys add</code> makes one.</p>
+        <p>It stays in this browser and goes to this server alone. <code>flowtape keys create</code> makes one.</p>
         <label for="key">API key</label>
         <input id="key" ref={field} type="password" autocomplete="off" spellcheck={false} maxLength={200} required />
         <button type="submit">Use key</button>
