@@ -99,7 +99,7 @@ def _history(desk: Desk, query: Query, flows: Flows, start: int, end: int) -> In
     nothing at all printed then is none; a symbol that did not print has 0."""
     place = {symbol: number for number, symbol in enumerate(flows.symbols)}
     rows = []
-    for shift in _shifts(start, end):
+    for shift in _shifts(start, end) if place else ():
         past = desk.flows(query, start + shift, end + shift)
         if past.symbols:
             row = np.zeros(len(place), np.int64)

@@ -113,13 +113,15 @@ class Sessions(Head, rename="camel", kw_only=True):
 def divergence_answer(desk: Desk, query: Query) -> Made:
     """The body of `…/divergence`, oldest first."""
     start, end = minutes_of(desk, query)
-    # From the first session's open: a look-back ends there, and a price stands from before the window.
-    begin = min(start, int(anchors(query.asset, query.symbol, np.array([start]))[0][0]))
-    totals = desk.totals(query, begin, end, _VOLUME)
-    source, price_minute, price = _price(desk, query, begin, end)
-    signed, opens = net(totals.values, "volume"), np.empty(0, np.int64)
+    totals, opens = desk.totals(query, start, end, _VOLUME), np.empty(0, np.int64)
+    begin = start
     if len(totals.minute):
+        # From the first session's open: a look-back ends there, and a price stands from before the window.
+        begin = min(start, int(anchors(query.asset, query.symbol, totals.minute[:1])[0][0]))
+        totals = desk.totals(query, begin, end, _VOLUME)
         opens, _ = anchors(query.asset, query.symbol, totals.minute)
+    source, price_minute, price = _price(desk, query, begin, end)
+    signed = net(totals.values, "volume")
     found = divergence(totals.minute, signed, opens, price_minute, price, query.lookback)
     shown = totals.minute >= start
     line = np.cumsum(np.where(shown, signed, 0))
@@ -199,16 +201,16 @@ def _newest_days(desk: Desk, query: Query) -> tuple[Totals, int]:
     """The minutes of the newest trading days with prints, at least as many as are asked for where there are, and the
     minute by which all ends."""
     now = desk.now + NS_PER_MINUTE if query.at is None else query.at
-    newest = desk.day(query)
-    last = now if newest is None else newest.end
+    names, newest = (*_VOLUME, *_PREMIUM), desk.day(query)
+    if newest is None:
+        return desk.totals(query, 0, 0, names), now // NS_PER_MINUTE
+    last = newest.end
     back = last
     for _ in range(query.days):
         back = sessions("stock", query.symbol, back - 1, back)[0].open
     opened = date.fromisoformat(str(np.datetime64(back, "ns").astype("datetime64[D]")))
     start = int(day_bounds(opened)[0].timestamp()) // 60
-    return desk.totals(
-        query, start, min(last, now) // NS_PER_MINUTE, (*_VOLUME, *_PREMIUM)
-    ), now // NS_PER_MINUTE
+    return desk.totals(query, start, min(last, now) // NS_PER_MINUTE, names), now // NS_PER_MINUTE
 
 
 def _hours(symbol: str, dates: list[date]) -> list[Hours]:

@@ -58,7 +58,8 @@ export class FlowChart {
         minBarSpacing: 0.01,
         rightOffset: 2,
         tickMarkFormatter: (time: Time, kind: number) =>
-          kind <= 2 ? date(Number(time) * 1000) : hhmm(Number(time) * 1000),
+          // The library's days begin at midnight UTC, which is no midnight here: those ticks tell both.
+          (kind <= 2 ? `${date(Number(time) * 1000)} ` : "") + hhmm(Number(time) * 1000),
       },
     });
     const numbers = { type: "custom" as const, minMove: 0.01, formatter: (value: number) => compact.format(value) };
