@@ -9,6 +9,7 @@ import click
 from flowtape import __version__
 from flowtape.cli.cumulative import cumulative
 from flowtape.cli.keys import keys
+from flowtape.cli.report import report
 from flowtape.cli.serve import serve
 from flowtape.cli.simulate import simulate
 from flowtape.cli.store import ingest, rebuild
@@ -39,7 +40,7 @@ def commands() -> None:
     """
 
 
-for command in (ingest, serve, cumulative, keys, simulate, rebuild):
+for command in (ingest, serve, cumulative, report, keys, simulate, rebuild):
     commands.add_command(command)
 
 

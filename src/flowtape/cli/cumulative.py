@@ -15,6 +15,7 @@ from flowtape import answers, library
 from flowtape.api import control
 from flowtape.claims import SIMULATED
 from flowtape.cli.options import Day, Instant, reading_options, store_option
+from flowtape.cli.plot import plot
 from flowtape.cli.show import table
 from flowtape.desk import Desk
 from flowtape.errors import UsageError
@@ -51,6 +52,7 @@ from flowtape.window import MINUTES
     type=click.Choice(["table", "csv", "json"]),
     help="[default: table on a terminal, else csv]",
 )
+@click.option("--plot", "drawn", is_flag=True, help="Draw the line in the terminal.")
 def cumulative(
     symbol: str,
     minutes: int,
@@ -64,6 +66,7 @@ def cumulative(
     source: str | None,
     store: Path | None,
     style: str | None,
+    drawn: bool,
 ) -> None:
     """Print SYMBOL's net volume a minute and its running sum.
 
@@ -74,6 +77,7 @@ def cumulative(
       flowtape cumulative VIX --at 2016-06-01T20:15:00Z --minutes 405
       flowtape cumulative SPY --minutes 390 --as csv > spy.csv
       flowtape cumulative SPY --tape spy.parquet --rule lr
+      flowtape cumulative SPY --minutes 390 --plot
     """
     name = underlying_of(symbol)
     window = min(max(minutes, 1), MINUTES)
@@ -83,6 +87,11 @@ def cumulative(
         if rule != "quote":
             raise UsageError(f"rule: a store's minutes are made by the rule quote; {rule!r} needs --tape")
         line, simulated = _of_store(store, name, window, at or datetime.now(UTC), expiry, asset)
+    if drawn and style is not None:
+        raise UsageError(f"plot: a drawing is not written as {style}; leave out --as")
+    if drawn:
+        plot(line, f"{name}: {window} minutes{' (simulated)' if simulated else ''}")
+        return
     _show(line, name, window, expiry, style or ("table" if sys.stdout.isatty() else "csv"), simulated)
 
 

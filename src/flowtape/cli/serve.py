@@ -106,9 +106,9 @@ def _tell(ready: Ready) -> None:
     """Say where the server is and how to ask it first; on standard output, so that it can be piped."""
     host = f"[{ready.host}]" if ":" in ready.host else ready.host
     url = f"http://{host}:{ready.port}"
-    opened = url if ready.key is None else f"{url}/#key={ready.key}"
-    click.echo(f"flowtape serves {ready.store} at {url}   (look: {opened}, the API: {url}/docs)")
+    click.echo(f"flowtape serves {ready.store} at {url}   (its API: {url}/docs)")
     if ready.key is not None:
+        click.echo(f"Look at it: {url}/#key={ready.key}")
         click.echo("The tape is simulated. The past seven days come in first; prints keep coming.")
         click.echo(f'curl -H "X-Api-Key: {ready.key}" "{url}/v1/flow/options/SPY/cumulative?minutes=240"')
         click.echo(f'curl -H "X-Api-Key: {ready.key}" "{url}/v1/flow/options/leaderboard?n=5"')

@@ -1,0 +1,64 @@
+"""`flowtape report`: a symbol's day as a picture or a page."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from flowtape.cli.options import Day, store_option
+from flowtape.errors import UsageError
+from flowtape.prints import underlying_of
+from flowtape.settings import load
+from flowtape.store import open_store
+
+_SUFFIXES = (".png", ".svg", ".html")
+
+
+@click.command()
+@click.argument("symbol")
+@click.option("--day", type=Day(), required=True, help="The trading day, a New York date.")
+@click.option("--asset", type=click.Choice(["option", "stock"]), default="option", show_default=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help=f"The file to write: {', '.join(_SUFFIXES)}.",
+)
+@store_option
+def report(symbol: str, day: date, asset: Literal["option", "stock"], out: Path, store: Path | None) -> None:
+    """Make SYMBOL's day a picture, or a page with its tables.
+
+    The line with its turning points, the price, sessions, divergences and net volume a minute; the page adds the
+    summary, the parts of the day, the turning points and the largest prints. The numbers are the server's, and
+    the same day gives the same bytes. Needs matplotlib: pip install 'flowtape[report]'.
+
+    \b
+    Examples:
+      flowtape report SPY --day 2026-05-12 -o spy.png
+      flowtape report AAPL --asset stock --day 2026-05-12 -o aapl.html
+    """
+    from flowtape.report import page, picture, read_day
+
+    suffix = out.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise UsageError(f"out: {out.name!r} ends in none of {', '.join(_SUFFIXES)}")
+    settings = load()
+    path = store or settings.store_path
+    if not path.exists():
+        raise UsageError(f"store: there is no file {path}; ingest a tape first")
+    kept = open_store(path, read_only=True)
+    try:
+        found = read_day(kept, underlying_of(symbol), asset, day, settings)
+    finally:
+        kept.close()
+    made = page(found) if suffix == ".html" else picture(found, "svg" if suffix == ".svg" else "png")
+    try:
+        out.write_bytes(made)
+    except OSError as error:
+        raise UsageError(f"out: {out} cannot be written: {error.strerror}") from None
+    simulated = " (simulated)" if found.simulated else ""
+    click.echo(f"{out}: {found.symbol} {asset}s on {day}{simulated}, {found.line.count} minutes")

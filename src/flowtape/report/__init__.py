@@ -1,0 +1,7 @@
+"""A day of one symbol on paper: its picture and tables, from a store."""
+
+from flowtape.report.day import Day, read_day
+from flowtape.report.page import page
+from flowtape.report.picture import picture
+
+__all__ = ["Day", "page", "picture", "read_day"]

@@ -1,0 +1,87 @@
+"""What a report says of a day: the API's own answers, as they stood when the day had ended."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any, Literal, NamedTuple
+
+import polars as pl
+
+from flowtape import answers
+from flowtape.answers import Cumulative, Divergence, Sessions, Summary, TurningPoints
+from flowtape.claims import SIMULATED
+from flowtape.desk import Desk
+from flowtape.errors import UsageError
+from flowtape.minutes import NS_PER_MINUTE
+from flowtape.prints import day_bounds
+from flowtape.query import Query
+from flowtape.settings import Settings
+from flowtape.store import Store
+
+TURNS = 6
+LARGEST = 12
+
+
+class Day(NamedTuple):
+    """The answers of a symbol's trading day. `largest` are its largest prints, largest first: ts, expiry, strike and
+    right where it is options, price (USD), size, side."""
+
+    symbol: str
+    asset: str
+    day: date
+    simulated: bool
+    line: Cumulative
+    divergence: Divergence
+    turns: TurningPoints
+    sessions: Sessions
+    summary: Summary
+    largest: pl.DataFrame
+
+
+def read_day(
+    store: Store, symbol: str, asset: Literal["option", "stock"], day: date, settings: Settings
+) -> Day:
+    """A symbol's trading day (New York date) out of a store. Raises `UsageError` for a day that is not kept."""
+    kept = store.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)
+    mine = kept.filter(pl.col("day") == day)
+    if mine.is_empty():
+        days = ", ".join(str(one) for one in kept["day"].sort(descending=True).head(5)) or "no day"
+        raise UsageError(f"day: of {symbol} ({asset}) {day} is not kept; newest are {days}")
+    start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
+    desk = Desk(store, None, end, settings.quote_age)
+    query = Query(asset=asset, symbol=symbol, at=end, minutes=(end - start) // NS_PER_MINUTE, lookback=30)
+
+    def body(made: answers.Made) -> Any:
+        return made.body
+
+    return Day(
+        symbol=symbol,
+        asset=asset,
+        day=day,
+        simulated=SIMULATED in mine["source"],
+        line=body(answers.cumulative(desk, query)),
+        divergence=body(answers.divergence_answer(desk, query)),
+        turns=body(answers.turning_points_answer(desk, _with(query, limit=TURNS))),
+        sessions=body(answers.sessions_answer(desk, _with(query, days=1))),
+        summary=body(answers.summary(desk, query)),
+        largest=_largest(desk, query, start, end),
+    )
+
+
+def _with(query: Query, **changes: Any) -> Query:
+    from msgspec.structs import replace
+
+    return replace(query, **changes)
+
+
+def _largest(desk: Desk, query: Query, start: int, end: int) -> pl.DataFrame:
+    from flowtape.desk import Span
+
+    order = ("size", "ts", "seq", "venue", "root", "expiry", "right", "strike")
+    rows = desk.signed(query, Span(start, end)).sort(
+        order, descending=[True] + [False] * (len(order) - 1), nulls_last=True
+    )
+    names = ("expiry", "strike", "right") if query.asset == "option" else ()
+    scaled = [pl.col(name) / 10_000 for name in ("price", *(("strike",) if names else ()))]
+    shown = rows.head(LARGEST).with_columns(scaled)
+    return shown.select("ts", *names, "price", "size", pl.col("side").cast(pl.String))

@@ -1,0 +1,124 @@
+"""The day on paper and the line in the terminal, as a user has them."""
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from serving import kept
+from test_commands import AT, DAY, flowtape
+
+MATPLOTLIB = pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("report")
+    flowtape(
+        "simulate",
+        "d.parquet",
+        "--asset",
+        "both",
+        "--day",
+        DAY,
+        "--prints",
+        20_000,
+        "--underlyings",
+        3,
+        cwd=made,
+    )
+    assert flowtape("ingest", "d.parquet", "--store", "x.duckdb", cwd=made).returncode == 0
+    return made
+
+
+def report(folder, out, *more):
+    words = ("report", "SPY", "--day", DAY, "-o", out, "--store", "x.duckdb", *more)
+    return flowtape(*words, cwd=folder)
+
+
+def test_a_page_of_a_day_says_what_the_server_says(folder, tmp_path):
+    said = report(folder, "day.html")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith(f"day.html: SPY options on {DAY} (simulated), ")
+    text = (folder / "day.html").read_text("utf-8")
+    assert "<script" not in text
+    assert not re.findall(r'(?:src|href)="(?!#)', text)
+    assert "The tape is simulated" in text
+    with kept(tmp_path, int(1e9)) as world:
+        world.take_file(folder / "d.parquet", "table")
+        end = {"at": "2026-05-13T04:00:00Z"}
+        summary, sessions = world.ask(
+            ("/v1/flow/options/SPY/summary", end), ("/v1/flow/options/SPY/sessions", end | {"days": 1})
+        )
+    cells = re.findall(r"<td>(.*?)</td>", text)
+    found = json.loads(summary.content)
+    assert cells[1] == f"{found['totalTrades']:,}"
+    assert cells[cells.index("Net volume") + 1] == f"{found['netVolume']:+,}"
+    for part in json.loads(sessions.content)["sessions"][0]["parts"]:
+        assert cells[cells.index(part["part"]) + 2] == f"{part['netVolume']:+,}"
+        assert cells[cells.index(part["part"]) + 4] == f"{part['meanCumulative']:+,.2f}"
+
+
+@pytest.mark.parametrize("name", ["day.png", "day.svg", "day.html"])
+def test_the_same_day_gives_the_same_bytes(folder, name):
+    assert report(folder, name).returncode == 0
+    first = (folder / name).read_bytes()
+    assert report(folder, name).returncode == 0
+    assert (folder / name).read_bytes() == first
+    if name.endswith("png"):
+        assert first.startswith(b"\x89PNG")
+    if name.endswith("svg"):
+        assert ET.fromstring(first).tag.endswith("svg")
+
+
+def test_stocks_have_reports_too(folder):
+    said = report(folder, "stock.html", "--asset", "stock")
+    assert said.returncode == 0, said.stderr
+    assert "shares" in (folder / "stock.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--day", "2026-05-13"), "of SPY (option) 2026-05-13 is not kept; newest are 2026-05-12"),
+        (("-o", "day.gif"), "'day.gif' ends in none of .png, .svg, .html"),
+        (("-o", "nowhere/day.png"), "cannot be written"),
+        (("--store", "none.duckdb"), "there is no file none.duckdb"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(folder, words, why):
+    said = report(folder, "x.png", *words)
+    assert said.returncode == 2
+    assert why in said.stderr
+    assert not (folder / "none.duckdb").exists()
+
+
+def test_without_matplotlib_it_says_what_to_install(folder):
+    hide = "import sys; sys.modules['matplotlib'] = None; from flowtape.cli import main; main()"
+    words = ["report", "SPY", "--day", str(DAY), "-o", "x.png", "--store", "x.duckdb"]
+    said = subprocess.run(
+        [sys.executable, "-c", hide, *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 2
+    assert "pip install 'flowtape[report]'" in said.stderr
+
+
+def test_the_line_in_the_terminal(folder):
+    words = ("cumulative", "SPY", "--at", AT, "--minutes", 390, "--store", "x.duckdb")
+    points = json.loads(flowtape(*words, "--as", "json", cwd=folder).stdout)["points"]
+    drawn = flowtape(*words, "--plot", cwd=folder)
+    assert drawn.returncode == 0, drawn.stderr
+    assert "\x1b" not in drawn.stdout
+    assert "(simulated)" in drawn.stdout
+    line = [point["cumulative"] for point in points]
+    assert f"last {line[-1]:+,} at " in drawn.stdout
+    assert f"high {max(line):+,} at " in drawn.stdout
+    assert f"low {min(line):+,} at " in drawn.stdout
+    nothing = flowtape("cumulative", "NONE", "--at", AT, "--store", "x.duckdb", "--plot", cwd=folder)
+    assert nothing.stdout == "NONE: 240 minutes: no minute with a print\n"
+    both = flowtape(*words, "--plot", "--as", "csv", cwd=folder)
+    assert both.returncode == 2
+    assert "leave out --as" in both.stderr
