@@ -20,6 +20,8 @@ NAMES = {
     "startup": "startup",
     "routes": "routes",
     "live": "live",
+    "nulls": "nulls",
+    "page": "page",
 }
 
 

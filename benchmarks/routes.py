@@ -14,7 +14,7 @@ from benchmarks.week import week_store
 
 SYMBOL = "SPY"
 ANSWERS = 7
-_BOARDS = ("leaderboard", "outliers of 200")
+_BOARDS = ("leaderboard", "outliers of 200", "drift of 240 minutes, with its sessions")
 _SUMMARY = """SELECT count(DISTINCT (root, expiry, "right", strike)), count(*), max(size), max(ts) FROM prints
     WHERE asset = 'option' AND symbol = 'SPY'"""
 _LEADERS = """SELECT symbol, sum(buy_volume), sum(sell_volume), sum(buy_notional - sell_notional) net, sum(trades)
@@ -67,6 +67,9 @@ def all_routes(store: str) -> dict[str, float]:
         "dealer-premium": lambda: answers.dealer_premium(desk, ask(minutes=240)),
         "leaderboard": lambda: answers.leaderboard(desk, Query(minutes=240, limit=10)),
         "outliers": lambda: answers.outliers(desk, Query(minutes=240, limit=20, min_trades=20)),
+        "divergence": lambda: answers.divergence_answer(desk, ask(minutes=240, lookback=30)),
+        "turning-points": lambda: answers.turning_points_answer(desk, ask(minutes=240, limit=10)),
+        "sessions": lambda: answers.sessions_answer(desk, ask(days=5)),
     }
     told = {
         name: _milliseconds(lambda call=call: answers.encode(call(), False)) for name, call in calls.items()
@@ -91,6 +94,9 @@ def boards(store: str, minute: str) -> dict[str, float]:
     calls = {
         "leaderboard": lambda: answers.leaderboard(desk, Query(minutes=MINUTES, limit=10)),
         "outliers of 200": lambda: answers.outliers(desk, Query(minutes=MINUTES, limit=200)),
+        "drift of 240 minutes, with its sessions": lambda: answers.drift_answer(
+            desk, Query(minutes=240, limit=20)
+        ),
     }
     told = {
         name: _milliseconds(lambda call=call: answers.encode(call(), False)) for name, call in calls.items()

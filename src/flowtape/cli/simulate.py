@@ -35,9 +35,24 @@ from flowtape.prints import NEW_YORK
               help="Prints of options, of their underlying stocks, or of both, half the rows each.")  # fmt: skip
 @click.option("--hours", type=click.Choice(["session", "always"]), default="session", show_default=True,
               help="09:30–16:00 in New York, or round the clock.")  # fmt: skip
+@click.option(
+    "--plant",
+    "plants",
+    multiple=True,
+    metavar="SYMBOL,START,END,…",
+    help="A cause to find again: from START until END the symbol's (*: all) aggressors buy (1 + flow) / 2 of the time, "
+    "and its price goes price per cent further. `,flow=0.4`, `,price=-1.5` or both; may be given several times.",
+)
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same tape.")
 def simulate(
-    file: Path, prints: int, underlyings: int, days: tuple[date, ...], asset: str, hours: str, seed: int
+    file: Path,
+    prints: int,
+    underlyings: int,
+    days: tuple[date, ...],
+    asset: str,
+    hours: str,
+    plants: tuple[str, ...],
+    seed: int,
 ) -> None:
     """Write a simulated tape that looks like a real one to FILE: .parquet, .csv, .csv.gz, .csv.zst or .arrow.
 
@@ -49,10 +64,13 @@ def simulate(
       flowtape simulate day.parquet --prints 10000000 --underlyings 5000 --day 2026-05-12
       flowtape simulate week.csv.gz --day 2026-05-11 --day 2026-05-12 --seed 7
       flowtape simulate both.parquet --asset both --day 2026-05-12
+      flowtape simulate known.parquet --day 2026-05-12 --plant SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,flow=0.4
     """
+    from flowtape.feeds.planted import parse_plant
     from flowtape.feeds.simulate import Assets, Market, write_tape
 
-    market = Market(seed, underlyings, hours=cast(Literal["session", "always"], hours))
+    planted = tuple(map(parse_plant, plants))
+    market = Market(seed, underlyings, hours=cast(Literal["session", "always"], hours), plants=planted)
     with progress_bar() as progress:
         rows = write_tape(
             market,

@@ -21,6 +21,7 @@ import polars as pl
 from flowtape.errors import UsageError
 from flowtape.feeds.chains import MAX_UNDERLYINGS, Chains, Ints, chains, underlyings
 from flowtape.feeds.paths import prices_at
+from flowtape.feeds.planted import EVERY, Plant
 from flowtape.feeds.rows import SLICE_NS, Rows, between, frame, merged
 from flowtape.feeds.slices import Slice
 from flowtape.feeds.stocks import StockSlice
@@ -52,6 +53,7 @@ class Market:
     `prints_per_day` rows of options and `stock_prints_per_day` rows of stocks are reported each session,
     cancels included; what one of them is does not change the other's rows. `hours` is `session` (09:30–16:00 in
     New York, Monday to Friday) or `always` (each New York date is one session, midnight to midnight).
+    `plants` are causes of known size (`planted.Plant`).
     Raises `UsageError` for a setting out of its range.
     """
 
@@ -60,6 +62,7 @@ class Market:
     prints_per_day: int = 400_000
     hours: Literal["session", "always"] = "session"
     stock_prints_per_day: int = 400_000
+    plants: tuple[Plant, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -69,6 +72,12 @@ class Market:
         for name in ("prints_per_day", "stock_prints_per_day"):
             if not 0 <= getattr(self, name) <= MAX_PRINTS_PER_DAY:
                 raise UsageError(f"{name}: {getattr(self, name)} is not in 0..{MAX_PRINTS_PER_DAY}")
+        known = {EVERY, *underlyings(self.seed, self.underlyings).names} if self.plants else set()
+        for plant in self.plants:
+            if plant.symbol not in known:
+                raise UsageError(
+                    f"plant: {plant.symbol} is none of the market's {self.underlyings} underlyings"
+                )
         if self.hours not in ("session", "always"):
             raise UsageError(f"hours: {self.hours!r} is neither 'session' nor 'always'")
 
@@ -114,11 +123,11 @@ class Market:
         first, last = (int(self.prints_per_day * share) for share in (low, high))
         if last > first:
             listing, expires = _listing(self, day)
-            part = Slice(self.seed, listed, number, first, last - first, listing, expires)
+            part = Slice(self.seed, listed, number, first, last - first, self.plants, listing, expires)
             parts.append(part.rows())
         first, last = (int(self.stock_prints_per_day * share) for share in (low, high))
         if last > first:
-            parts.append(StockSlice(self.seed, listed, number, first, last - first).rows())
+            parts.append(StockSlice(self.seed, listed, number, first, last - first, self.plants).rows())
         return merged(parts) if parts else None
 
     def frame(self, pieces: Sequence[Rows]) -> pl.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ import polars as pl
 from flowtape.conditions import CANCEL, CONDITIONS
 from flowtape.feeds.chains import Ints, Underlyings
 from flowtape.prints import CONDITION_NAMES, SCHEMA, Asset, Condition, Right, Side
+
+if TYPE_CHECKING:
+    from flowtape.feeds.planted import Plant
 
 SOURCE = "simulated"
 SLICE_NS = 600 * 10**9
@@ -92,8 +95,8 @@ def twin(values: npt.NDArray[Any], where: Bools) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The prints of one asset in one slice: the market's seed, what is listed, the slice's number, and how
-    many prints of the asset the day has had before it and has in it.
+    """The prints of one asset in one slice: the market's seed, what is listed, the slice's number, how many prints
+    of the asset the day has had before it and has in it, and what is planted.
 
     The methods fill in columns, whole ones at a time; each says which ones it needs.
     """
@@ -103,6 +106,7 @@ class Part:
     number: int
     before: int
     count: int
+    plants: tuple[Plant, ...]
 
     def draw(self, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
         """A uniform draw of 0 … 65,535 for each row."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from flowtape.feeds.chains import INDEX, SLOTS, VIX, Chains, Floats, Ints, slot_table
 from flowtape.feeds.paths import YEAR_NS, buy_odds, mids
+from flowtape.feeds.planted import planted_mids, planted_odds
 from flowtape.feeds.rows import (
     CODES,
     DRAWS,
@@ -120,7 +121,8 @@ class Slice(Part):
         series = symbol * SLOTS + slot
         columns["expiry"] = self.chains.expiry.ravel().astype(np.int32)[kind * SLOTS + slot]
         columns["root"] = self.chains.root.ravel()[series]
-        columns["underlying"] = mids(self.seed, listed, self.number, symbol, columns["within"])
+        mid = mids(self.seed, listed, self.number, symbol, columns["within"])
+        columns["underlying"] = planted_mids(self.plants, listed.names, symbol, columns["ts"], mid)
         columns["sign"] = 1.0 - 2.0 * put
         columns["deviation"] = columns["underlying"] * self._deviations().ravel()[series]
         step = self.chains.step.ravel()[series]
@@ -153,7 +155,9 @@ class Slice(Part):
 
     def _trade(self, rng: np.random.Generator, columns: Rows) -> None:
         bid, ask = columns["bid"], columns["ask"]
-        buy = self.draw(rng) < buy_odds(self.seed, self.listed, self.number)[columns["symbol"]]
+        symbol = columns["symbol"]
+        odds = buy_odds(self.seed, self.listed, self.number)[symbol]
+        buy = self.draw(rng) < planted_odds(self.plants, self.listed.names, symbol, columns["ts"], odds)
         where = self.draw(rng)
         twin(buy, columns["sweep"])
         twin(where, columns["sweep"])

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowtape.feeds.paths import buy_odds, mids
+from flowtape.feeds.planted import planted_mids, planted_odds
 from flowtape.feeds.rows import (
     CODES,
     DRAWS,
@@ -77,7 +78,8 @@ class StockSlice(Part):
         places = rng.integers(0, len(listed.stock_popularity), self.count, dtype=np.uint32)
         symbol = listed.stock_popularity[places]
         twin(symbol, columns["twin"])
-        mid = mids(self.seed, listed, self.number, symbol, columns["within"])
+        plain = mids(self.seed, listed, self.number, symbol, columns["within"])
+        mid = planted_mids(self.plants, listed.names, symbol, columns["ts"], plain)
         wobble = 0.5 + rng.random(self.count, dtype=np.float32)
         twin(wobble, columns["twin"])
         # A share of the price that grows with the options' own and with volatility: a cent or two for the
@@ -97,8 +99,9 @@ class StockSlice(Part):
 
     def _trade(self, rng: np.random.Generator, columns: Rows) -> None:
         bid, ask = columns["bid"], columns["ask"]
-        odds = buy_odds(self.seed, self.listed, self.number) + _LEAN
-        buy = self.draw(rng) < odds[columns["symbol"]]
+        symbol = columns["symbol"]
+        odds = (buy_odds(self.seed, self.listed, self.number) + _LEAN)[symbol]
+        buy = self.draw(rng) < planted_odds(self.plants, self.listed.names, symbol, columns["ts"], odds)
         where = self.draw(rng)
         twin(buy, columns["twin"])
         twin(where, columns["twin"])

@@ -22,7 +22,8 @@ import { date, hhmm, moment, stamp } from "./times";
 
 declare global {
   interface Window {
-    flowtape: { points: () => Point[]; drawn: () => object };
+    /** For tests and measurements. */
+    flowtape: { points: () => Point[]; drawn: () => object; again: () => void };
   }
 }
 
@@ -85,7 +86,11 @@ export class FlowChart {
       effect(() => this.draw(line.value)),
       effect(() => this.mark()),
     );
-    window.flowtape = { points: () => line.peek().points, drawn: () => this.drawn() };
+    window.flowtape = {
+      points: () => line.peek().points,
+      drawn: () => this.drawn(),
+      again: () => this.draw({ points: line.peek().points, tail: line.peek().points.slice(-1) }),
+    };
   }
 
   /** What the series hold. */
