@@ -7,7 +7,6 @@ from datetime import date
 import pytest
 
 from flowtape.report import page, picture, read_day
-from flowtape.settings import Settings
 from serving import kept
 from test_cboe_day import AT
 
@@ -60,7 +59,7 @@ def test_the_answers_stay_as_they_are(world, request):
 
 
 def test_the_day_is_drawn(world):
-    found = read_day(world.store, "VIX", "option", date(2016, 6, 1), Settings())
+    found = read_day(world.store, "VIX", "option", date(2016, 6, 1), None)
     assert found.divergence.price_source == "underlying"
     assert picture(found, "png").startswith(b"\x89PNG")
     assert b"underlying mid" in page(found)

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from serving import kept
-from test_commands import AT, DAY, flowtape
+from test_commands import AT, DAY, flowtape, served
 
 MATPLOTLIB = pytest.importorskip("matplotlib")
 
@@ -72,6 +72,17 @@ def test_the_same_day_gives_the_same_bytes(folder, name):
         assert first.startswith(b"\x89PNG")
     if name.endswith("svg"):
         assert ET.fromstring(first).tag.endswith("svg")
+
+
+def test_while_a_server_holds_the_store_it_is_asked(folder):
+    assert report(folder, "alone.html").returncode == 0
+    with served("--store", "x.duckdb", cwd=folder):
+        said = report(folder, "beside.html")
+        unknown = report(folder, "beside.html", "--day", "2026-05-13")
+    assert said.returncode == 0, said.stderr
+    assert (folder / "beside.html").read_bytes() == (folder / "alone.html").read_bytes()
+    assert unknown.returncode == 2
+    assert "2026-05-13 is not kept" in unknown.stderr
 
 
 def test_stocks_have_reports_too(folder):

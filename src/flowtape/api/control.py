@@ -28,6 +28,7 @@ from flowtape.engine import Engine
 from flowtape.errors import FlowtapeError, StoreError
 from flowtape.ingest import Outcome, Request, Step, ingest
 from flowtape.query import EVERYTHING, Filter, Query
+from flowtape.report import read_day
 
 LONGEST_PATH = 100
 """Bytes; a Unix socket's name has room for about this much."""
@@ -56,6 +57,14 @@ class Cumulative(msgspec.Struct, tag="cumulative"):
     at: int
 
 
+class Report(msgspec.Struct, tag="report"):
+    """What a report says of a symbol's day; the body is a `report.Day`."""
+
+    asset: Literal["option", "stock"]
+    symbol: str
+    day: date
+
+
 class Progress(msgspec.Struct, tag="progress"):
     """How far an ingest is."""
 
@@ -78,7 +87,7 @@ class Failed(msgspec.Struct, tag="failed"):
     text: str
 
 
-Command = Ingest | Rebuild | Cumulative
+Command = Ingest | Rebuild | Cumulative | Report
 Reply = Progress | Done | Failed
 _command = msgspec.json.Decoder(Command)
 _log = logging.getLogger(__name__)
@@ -207,6 +216,12 @@ class Control:
             return Done(outcomes=ingest(self._engine, command.request, tell, stop))
         if isinstance(command, Rebuild):
             return Done(bars=self._engine.rebuild(command.day))
+        if isinstance(command, Report):
+            with self._engine.store.snapshot():
+                found = read_day(
+                    self._engine.store, command.symbol, command.asset, command.day, self._engine.max_quote_age
+                )
+            return Done(body=msgspec.json.encode(found).decode())
         wire = self._flow.make(CUMULATIVE[command.asset], _query(command))
         return Done(body=wire.body.decode(), simulated=self._engine.simulated(command.asset, command.symbol))
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import click
+import msgspec
 
+from flowtape import report as report_of
+from flowtape.api import control
 from flowtape.cli.options import Day, store_option
 from flowtape.errors import UsageError
 from flowtape.prints import underlying_of
@@ -41,24 +44,34 @@ def report(symbol: str, day: date, asset: Literal["option", "stock"], out: Path,
       flowtape report SPY --day 2026-05-12 -o spy.png
       flowtape report AAPL --asset stock --day 2026-05-12 -o aapl.html
     """
-    from flowtape.report import page, picture, read_day
-
     suffix = out.suffix.lower()
     if suffix not in _SUFFIXES:
         raise UsageError(f"out: {out.name!r} ends in none of {', '.join(_SUFFIXES)}")
-    settings = load()
-    path = store or settings.store_path
-    if not path.exists():
-        raise UsageError(f"store: there is no file {path}; ingest a tape first")
-    kept = open_store(path, read_only=True)
-    try:
-        found = read_day(kept, underlying_of(symbol), asset, day, settings)
-    finally:
-        kept.close()
-    made = page(found) if suffix == ".html" else picture(found, "svg" if suffix == ".svg" else "png")
+    found = _read(store, underlying_of(symbol), asset, day)
+    made = (
+        report_of.page(found)
+        if suffix == ".html"
+        else report_of.picture(found, "svg" if suffix == ".svg" else "png")
+    )
     try:
         out.write_bytes(made)
     except OSError as error:
         raise UsageError(f"out: {out} cannot be written: {error.strerror}") from None
     simulated = " (simulated)" if found.simulated else ""
     click.echo(f"{out}: {found.symbol} {asset}s on {day}{simulated}, {found.line.count} minutes")
+
+
+def _read(store: Path | None, symbol: str, asset: Literal["option", "stock"], day: date) -> report_of.Day:
+    """The day out of the store, or of the server that holds it."""
+    settings = load()
+    path = store or settings.store_path
+    done = control.ask(path, control.Report(asset, symbol, day))
+    if done is not None:
+        return msgspec.json.decode(done.body, type=report_of.Day)
+    if not path.exists():
+        raise UsageError(f"store: there is no file {path}; ingest a tape first")
+    kept = open_store(path, read_only=True)
+    try:
+        return report_of.read_day(kept, symbol, asset, day, settings.quote_age)
+    finally:
+        kept.close()

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from datetime import date
-from typing import Any, Literal, NamedTuple
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
 
+import msgspec
 import polars as pl
 
 from flowtape import answers
 from flowtape.answers import Cumulative, Divergence, Sessions, Summary, TurningPoints
 from flowtape.claims import SIMULATED
-from flowtape.desk import Desk
+from flowtape.desk import Desk, Span
 from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
-from flowtape.prints import day_bounds
+from flowtape.prints import PRICE_SCALE, day_bounds
 from flowtape.query import Query
-from flowtape.settings import Settings
 from flowtape.store import Store
 
 TURNS = 6
 LARGEST = 12
 
 
-class Day(NamedTuple):
-    """The answers of a symbol's trading day. `largest` are its largest prints, largest first: ts, expiry, strike and
-    right where it is options, price (USD), size, side."""
+class Large(msgspec.Struct):
+    """A large print: strike and price in USD, `contract` None for stocks."""
+
+    ts: datetime
+    contract: tuple[date, float, str] | None
+    price: float
+    size: int
+    side: str
+
+
+class Day(msgspec.Struct):
+    """The answers of a symbol's trading day, and its largest prints, largest first."""
 
     symbol: str
     asset: str
@@ -35,11 +44,11 @@ class Day(NamedTuple):
     turns: TurningPoints
     sessions: Sessions
     summary: Summary
-    largest: pl.DataFrame
+    largest: list[Large]
 
 
 def read_day(
-    store: Store, symbol: str, asset: Literal["option", "stock"], day: date, settings: Settings
+    store: Store, symbol: str, asset: Literal["option", "stock"], day: date, max_quote_age: timedelta | None
 ) -> Day:
     """A symbol's trading day (New York date) out of a store. Raises `UsageError` for a day that is not kept."""
     kept = store.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)
@@ -48,7 +57,7 @@ def read_day(
         days = ", ".join(str(one) for one in kept["day"].sort(descending=True).head(5)) or "no day"
         raise UsageError(f"day: of {symbol} ({asset}) {day} is not kept; newest are {days}")
     start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
-    desk = Desk(store, None, end, settings.quote_age)
+    desk = Desk(store, None, end, max_quote_age)
     query = Query(asset=asset, symbol=symbol, at=end, minutes=(end - start) // NS_PER_MINUTE, lookback=30)
 
     def body(made: answers.Made) -> Any:
@@ -69,19 +78,21 @@ def read_day(
 
 
 def _with(query: Query, **changes: Any) -> Query:
-    from msgspec.structs import replace
-
-    return replace(query, **changes)
+    return msgspec.structs.replace(query, **changes)
 
 
-def _largest(desk: Desk, query: Query, start: int, end: int) -> pl.DataFrame:
-    from flowtape.desk import Span
-
+def _largest(desk: Desk, query: Query, start: int, end: int) -> list[Large]:
     order = ("size", "ts", "seq", "venue", "root", "expiry", "right", "strike")
     rows = desk.signed(query, Span(start, end)).sort(
         order, descending=[True] + [False] * (len(order) - 1), nulls_last=True
     )
-    names = ("expiry", "strike", "right") if query.asset == "option" else ()
-    scaled = [pl.col(name) / 10_000 for name in ("price", *(("strike",) if names else ()))]
-    shown = rows.head(LARGEST).with_columns(scaled)
-    return shown.select("ts", *names, "price", "size", pl.col("side").cast(pl.String))
+    return [
+        Large(
+            row["ts"],
+            (row["expiry"], row["strike"] / PRICE_SCALE, row["right"]) if query.asset == "option" else None,
+            row["price"] / PRICE_SCALE,
+            row["size"],
+            row["side"],
+        )
+        for row in rows.head(LARGEST).iter_rows(named=True)
+    ]

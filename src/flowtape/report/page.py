@@ -99,8 +99,8 @@ def _turns(day: Day) -> str:
 
 def _largest(day: Day) -> str:
     rows = []
-    for row in day.largest.iter_rows(named=True):
-        contract = f"{row['expiry']} {row['strike']:g} {row['right']}" if "expiry" in row else day.symbol
-        when = f"{row['ts'].astimezone(NEW_YORK):%H:%M:%S}"
-        rows.append((when, contract, f"{row['price']:,.2f}", f"{row['size']:,}", row["side"]))
+    for one in day.largest:
+        contract = day.symbol if one.contract is None else "{} {:g} {}".format(*one.contract)
+        when = f"{one.ts.astimezone(NEW_YORK):%H:%M:%S}"
+        rows.append((when, contract, f"{one.price:,.2f}", f"{one.size:,}", one.side))
     return _table("Largest prints", ("New York", "Contract", "Price, USD", "Size", "Side"), rows)
