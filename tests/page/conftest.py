@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="session")
+# Not longer than the tests here: while it runs, no other event loop can in this thread.
+@pytest.fixture(scope="module")
 def chromium():
     from playwright.sync_api import sync_playwright
 
@@ -43,7 +44,7 @@ def chromium():
 @pytest.fixture(scope="session")
 def tape(tmp_path_factory):
     path = tmp_path_factory.mktemp("tape") / "day.parquet"
-    write_tape(Market(seed=7, underlyings=4), DAY, path, assets="both", rows=24_000)
+    write_tape(Market(seed=7, underlyings=4), DAY, path, assets="both", rows=14_000)
     return path
 
 
