@@ -5,9 +5,13 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
+from flowtape.cli import commands
+from flowtape.errors import FlowtapeError
 from serving import kept
 from test_commands import AT, DAY, flowtape, served
 
@@ -34,13 +38,29 @@ def folder(tmp_path_factory):
     return made
 
 
-def report(folder, out, *more):
-    words = ("report", "SPY", "--day", DAY, "-o", out, "--store", "x.duckdb", *more)
-    return flowtape(*words, cwd=folder)
+class Said(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_a_page_of_a_day_says_what_the_server_says(folder, tmp_path):
-    said = report(folder, "day.html")
+@pytest.fixture
+def report(folder, monkeypatch):
+    """Runs the command in this process: each of its own takes seconds to start."""
+    monkeypatch.chdir(folder)
+
+    def run(out, *more):
+        words = ["report", "SPY", "--day", str(DAY), "-o", out, "--store", "x.duckdb", *more]
+        found = CliRunner().invoke(commands, words, standalone_mode=False)
+        error = found.exception
+        assert error is None or isinstance(error, FlowtapeError), error
+        return Said(0 if error is None else error.exit_code, found.stdout, str(error))
+
+    return run
+
+
+def test_a_page_of_a_day_says_what_the_server_says(report, folder, tmp_path):
+    said = report("day.html")
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith(f"day.html: SPY options on {DAY} (simulated), ")
     text = (folder / "day.html").read_text("utf-8")
@@ -63,10 +83,10 @@ def test_a_page_of_a_day_says_what_the_server_says(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["day.png", "day.svg", "day.html"])
-def test_the_same_day_gives_the_same_bytes(folder, name):
-    assert report(folder, name).returncode == 0
+def test_the_same_day_gives_the_same_bytes(report, folder, name):
+    assert report(name).returncode == 0
     first = (folder / name).read_bytes()
-    assert report(folder, name).returncode == 0
+    assert report(name).returncode == 0
     assert (folder / name).read_bytes() == first
     if name.endswith("png"):
         assert first.startswith(b"\x89PNG")
@@ -74,19 +94,19 @@ def test_the_same_day_gives_the_same_bytes(folder, name):
         assert ET.fromstring(first).tag.endswith("svg")
 
 
-def test_while_a_server_holds_the_store_it_is_asked(folder):
-    assert report(folder, "alone.html").returncode == 0
+def test_while_a_server_holds_the_store_it_is_asked(report, folder):
+    assert report("alone.html").returncode == 0
     with served("--store", "x.duckdb", cwd=folder):
-        said = report(folder, "beside.html")
-        unknown = report(folder, "beside.html", "--day", "2026-05-13")
+        said = report("beside.html")
+        unknown = report("beside.html", "--day", "2026-05-13")
     assert said.returncode == 0, said.stderr
     assert (folder / "beside.html").read_bytes() == (folder / "alone.html").read_bytes()
     assert unknown.returncode == 2
     assert "2026-05-13 is not kept" in unknown.stderr
 
 
-def test_stocks_have_reports_too(folder):
-    said = report(folder, "stock.html", "--asset", "stock")
+def test_stocks_have_reports_too(report, folder):
+    said = report("stock.html", "--asset", "stock")
     assert said.returncode == 0, said.stderr
     assert "shares" in (folder / "stock.html").read_text("utf-8")
 
@@ -100,8 +120,8 @@ def test_stocks_have_reports_too(folder):
         (("--store", "none.duckdb"), "there is no file none.duckdb"),
     ],
 )
-def test_what_cannot_be_made_is_refused(folder, words, why):
-    said = report(folder, "x.png", *words)
+def test_what_cannot_be_made_is_refused(report, folder, words, why):
+    said = report("x.png", *words)
     assert said.returncode == 2
     assert why in said.stderr
     assert not (folder / "none.duckdb").exists()

@@ -89,7 +89,7 @@ def test_a_planted_reversal_is_the_largest_turn_and_parts_the_day(ask):
 def test_planted_drift_ranks_first(ask):
     days = tuple(date(2026, 5, day) for day in (6, 7, 8, 11, 12))
     plants = [Plant(name, at(16), at(20), flow=flow) for name, flow in (("QQQ", 1.0), ("SPY", -1.0))]
-    rows = ask(*plants, days=days, underlyings=12, rows=600_000)("/v1/flow/options/drift", limit=12)["drift"]
+    rows = ask(*plants, days=days, underlyings=12, rows=400_000)("/v1/flow/options/drift", limit=12)["drift"]
     assert {row["symbol"] for row in rows[:4]} >= {"QQQ", "SPY"}
     by_name = {row["symbol"]: row for row in rows}
     # Four earlier days are little to go by: Student's tail with three degrees of freedom is long.
@@ -102,7 +102,7 @@ def test_planted_drift_ranks_first(ask):
 
 
 def test_over_many_tapes_causes_are_found_where_they_are_planted():
-    tapes, found, turned = 20, [], []
+    tapes, found, turned = 12, [], []
     for seed in range(tapes):
         plant = Plant("*", at(15), at(16), flow=0.9, price=-4.0)
         minute, reading, _ = planted_tape(seed, FAIR, plant)
@@ -120,13 +120,13 @@ def test_over_many_tapes_causes_are_found_where_they_are_planted():
 
 
 def test_chance_alone_alarms_no_more_often_than_promised():
-    tapes = [null_tape(seed) for seed in range(30)]
+    tapes = [null_tape(seed) for seed in range(16)]
     seen = sum(len(tape.flow_t) for tape in tapes)
     price = sum(int((np.abs(tape.price_t) >= 200).sum()) for tape in tapes) / seen
     flow = sum(int((np.abs(tape.flow_t) >= 200).sum()) for tape in tapes) / seen
     diverged = sum(int((tape.state >= 2).sum()) for tape in tapes) / seen
-    # 5.5 % and 0.15 % promised; thirty tapes are some 360 look-backs without overlap.
-    assert 0.02 < price < 0.10
+    # 5.5 % and 0.15 % promised; sixteen tapes are some 190 look-backs without overlap.
+    assert 0.015 < price < 0.12
     assert flow < 0.08
     assert diverged < 0.01
 
