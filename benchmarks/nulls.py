@@ -70,19 +70,19 @@ def _null_drift(seed: int) -> tuple[float, float, int]:
     market = Market(
         seed=seed, underlyings=SYMBOLS, prints_per_day=60_000, stock_prints_per_day=0, plants=(FAIR,)
     )
-    nets, squares = [], None
+    days: list[dict[str, tuple[int, int]]] = []
     for day in DAYS:
         session = market.session(day)
         assert session is not None
         line = _net(pl.concat(market.prints(*session)).select(pl.exclude("true_side", "source")))
         window = line.filter(pl.col("minute") >= _instant(day, 16, 0) // NS_PER_MINUTE)
         sums = window.group_by("symbol").agg(pl.col("net").sum(), (pl.col("net") ** 2).sum().alias("squares"))
-        nets.append(dict(zip(sums["symbol"], sums["net"], strict=True)))
-        squares = dict(zip(sums["symbol"], sums["squares"], strict=True))
-    assert squares is not None
-    names = sorted(squares)
-    rows = np.array([[one.get(name, 0) for name in names] for one in nets], np.int64)
-    found = drift(rows[-1], np.array([squares[name] for name in names], np.int64), rows[:-1])
+        days.append({symbol: (net, squares) for symbol, net, squares in sums.iter_rows()})
+    names = sorted(days[-1])
+    net, squares = np.array([[one.get(name, (0, 0)) for name in names] for one in days], np.int64).transpose(
+        2, 0, 1
+    )
+    found = drift(net[-1], squares[-1], net[:-1], squares[:-1])
     over = float((np.abs(found.z[found.has_z]) >= 200).mean()), float((np.abs(found.volume_z) >= 200).mean())
     return *over, len(names)
 
@@ -119,5 +119,10 @@ def run(scale: Scale) -> list[Section]:
         "sizes have heavy tails, and a t-statistic of such increments passes its limit less often than Student's",
     ]
     return [
-        Section(f"Alarms on {tapes:,} tapes of chance alone", ["figure", "measured", "promised"], rows, notes)
+        Section(
+            f"Alarms on {tapes:,} tapes of chance alone",
+            ["figure", "measured", "promised"],
+            rows,
+            notes=notes,
+        )
     ]

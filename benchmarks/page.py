@@ -127,4 +127,4 @@ def _section(
         "headless Chromium, which draws without a graphics card, beside the server on the same cores",
         "a change: the series take the newest minute again, without the drawing that follows in the next frame",
     ]
-    return Section("The page", ["figure", "measured"], rows, aims, notes)
+    return Section("The page", ["figure", "measured"], rows, aims=aims, notes=notes)

@@ -157,7 +157,7 @@ def test_the_parts_of_a_day_sum_up_to_its_minutes(world):
 
 def test_drift_measures_against_the_same_minutes_of_earlier_days(tmp_path):
     days = [5, 6, 7, 8, 11, 12]
-    sizes = {"SPY": [10, -30, 20, 5, -15, 400], "QQQ": [0, 0, 0, 0, 0, 7]}
+    sizes = {"SPY": [10, -30, 20, 5, -15, 0], "QQQ": [0, 0, 0, 0, 0, 7]}
     rows = []
     for symbol, series in sizes.items():
         for day, net in zip(days, series, strict=True):
@@ -167,14 +167,19 @@ def test_drift_measures_against_the_same_minutes_of_earlier_days(tmp_path):
                 rows.append(
                     row(symbol=symbol, root=symbol, ts=ts, quote_ts=ts - 1, seq=day, size=abs(net), **price)
                 )
+    today = int(datetime(2026, 5, 12, 18, 0, tzinfo=UTC).timestamp()) * 10**9
+    buy = {"price": 12_000, "bid": 10_000, "ask": 12_000, "size": 10}
+    rows += [row(ts=today + n * MINUTE, quote_ts=today - 1, seq=100 + n, **buy) for n in range(25)]
     with kept(tmp_path, NOW) as made:
         made.take(rows)
         body = ask(made, "/v1/flow/options/drift", minTrades=1)
         again = ask(made, "/v1/flow/options/drift", minTrades=1, at="2026-05-12T19:31:00Z")
     spy, qqq = body["drift"]
     # Of the seven days the first is not whole: Wednesday's window began before they did.
-    assert (spy["symbol"], spy["netVolume"], spy["sessions"], spy["basis"]) == ("SPY", 400, 4, "history")
-    assert spy["z"] > 2
+    assert (spy["symbol"], spy["netVolume"], spy["sessions"], spy["basis"]) == ("SPY", 250, 4, "history")
+    # Earlier days were −1, 1, 1 and −1 deviations off, today 5: t = 5 / √(4/3 · 5/4), of which Student's tail with
+    # three degrees of freedom is the normal's of 2.16.
+    assert (spy["volumeZ"], spy["z"]) == (5.0, 2.16)
     assert spy["stretched"]
     assert (qqq["symbol"], qqq["basis"], qqq["volumeZ"]) == ("QQQ", "volume", 1.0)
     assert "z" not in qqq

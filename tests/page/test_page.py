@@ -106,6 +106,16 @@ def test_a_lost_line_is_told_and_made_good(desk):
     desk.errors.clear()
 
 
+def test_a_browser_without_a_network_says_so_at_once(desk):
+    page = desk.open()
+    state(page, "live")
+    page.context.set_offline(True)
+    state(page, "not live")
+    page.context.set_offline(False)
+    state(page, "live")
+    desk.errors.clear()
+
+
 def test_numbers_not_to_be_trusted_are_not_shown_as_live(desk):
     page = desk.open()
     state(page, "live")

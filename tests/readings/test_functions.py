@@ -204,28 +204,36 @@ def test_no_volume_is_lost_between_the_parts(flows):
 # drift
 
 
+def plain_drift(net, squares, history):
+    """Of one symbol; each earlier session's volume all in one minute, but for the last one's."""
+    past = np.array(history, np.int64)[:, None]
+    return drift(ints(net), ints(squares), past, 4 * past**2)
+
+
 def test_z_is_the_normal_deviate_of_students_tail():
-    history = ints([10], [-30], [20], [5], [-15])
-    past = history[:, 0]
-    t = (100 - past.mean()) / (past.std(ddof=1) * math.sqrt(1 + 1 / 5))
+    past_net, past_squares = ints([10], [-30], [20], [5], [-15]), ints([400], [900], [500], [100], [1000])
+    past = past_net[:, 0] / np.sqrt(past_squares[:, 0])
+    t = (2 - past.mean()) / (past.std(ddof=1) * math.sqrt(1 + 1 / 5))
     expected = stats.norm.isf(stats.t.sf(t, 4))
-    found = drift(ints(100), ints(2500), history)
+    found = drift(ints(100), ints(2500), past_net, past_squares)
     assert found.z[0] == round(100 * expected)
     assert found.volume_z[0] == 200
     assert found.stretched[0] == (abs(found.z[0]) >= 200)
 
 
 def test_without_a_past_the_volume_ranks():
-    found = drift(ints(100, -100, 0), ints(2500, 2501, 0), np.empty((0, 3), np.int64))
+    none = np.empty((0, 3), np.int64)
+    found = drift(ints(100, -100, 0), ints(2500, 2501, 0), none, none)
     assert not found.has_z.any()
     assert found.score.tolist() == [200, -200, 0]
     assert found.stretched.tolist() == [True, True, False]
-    alike = drift(ints(7), ints(49), ints([3], [3], [3]))
+    alike = plain_drift(7, 49, [3, 3, 3])
     assert not alike.has_z[0]
 
 
 def test_z_has_no_infinity():
-    found = drift(ints(10**12, -(10**12)), ints(1, 1), ints([0, 0], [1, 1], [0, 1], [0, 0], [1, 0]))
+    past = ints([0, 0], [1, 1], [0, 1], [0, 0], [1, 0])
+    found = drift(ints(10**9, -(10**9)), ints(1, 1), past, past)
     assert abs(found.z).max() <= 9_999
     assert found.z[0] > 300
     assert found.z[1] < -300
@@ -233,13 +241,12 @@ def test_z_has_no_infinity():
 
 @pytest.mark.parametrize("sessions", [3, 4, 10])
 def test_chance_alone_is_stretched_as_often_as_a_normal_promises(sessions):
-    symbols = 60_000
-    draws = np.rint(RANDOM.normal(0, 5_000, (sessions + 1, symbols))).astype(np.int64)
-    found = drift(draws[0], np.ones(symbols, np.int64), draws[1:])
-    assert found.stretched.mean() == pytest.approx(2 * stats.norm.sf(2), abs=0.004)
-    minutes = RANDOM.integers(-50, 51, (240, symbols))
-    by_volume = drift(minutes.sum(axis=0), (minutes**2).sum(axis=0), np.empty((0, symbols), np.int64))
-    assert by_volume.stretched.mean() == pytest.approx(2 * stats.norm.sf(2), abs=0.004)
+    symbols, length = 6_000, 60
+    minutes = RANDOM.integers(-50, 51, (sessions + 1, length, symbols))
+    net, squares = minutes.sum(axis=1), (minutes**2).sum(axis=1)
+    found = drift(net[0], squares[0], net[1:], squares[1:])
+    assert found.stretched.mean() == pytest.approx(2 * stats.norm.sf(2), abs=0.012)
+    assert (abs(found.volume_z) >= 200).mean() == pytest.approx(2 * stats.norm.sf(2), abs=0.012)
 
 
 # turning points

@@ -25,6 +25,7 @@ const NOTHING: Readings = { divergence: null, turns: [], sessions: [] };
 const TURNS = 6;
 const DAYS = 5;
 const POLL = 2_000;
+const POLLS = 15;
 /** How often the readings are asked again, in ms: of long windows they are large. */
 const readingsEvery = (of: View): number => (of.minutes > 1440 ? 30_000 : 5_000);
 /** Without a byte for so long, comments included, a line is dead: a live one has one every 15 s. */
@@ -74,7 +75,10 @@ async function follow(of: View, signal: AbortSignal): Promise<void> {
       if (signal.aborted) return;
       const found = error instanceof ApiError ? error : new ApiError(0, "failed", String(error));
       if (tell(found)) return;
-      if (found.code === "too_many_streams") await poll(of, signal, read).catch(() => undefined);
+      if (found.code === "too_many_streams") {
+        await poll(of, signal, read).catch(() => (connection.value = "lost"));
+        continue;
+      }
     }
     failures += 1;
     await pause(Math.min(500 * 2 ** failures, LONGEST_WAIT), signal);
@@ -106,8 +110,9 @@ async function once(of: View, signal: AbortSignal, read: () => void): Promise<vo
   read();
 }
 
+/** Ask for a while; then the stream may have room again. */
 async function poll(of: View, signal: AbortSignal, read: () => void): Promise<void> {
-  while (!signal.aborted) {
+  for (let turn = 0; turn < POLLS && !signal.aborted; turn += 1) {
     await once(of, signal, read);
     await pause(POLL, signal);
   }
@@ -138,6 +143,8 @@ async function listen(
   const quiet = new AbortController();
   const either = AbortSignal.any([signal, quiet.signal]);
   let alarm = setTimeout(() => quiet.abort(), SILENT);
+  const hush = () => quiet.abort();
+  addEventListener("offline", hush);
   const headers: Record<string, string> = stream.lastId ? { "Last-Event-ID": stream.lastId } : {};
   try {
     const response = await ask(path(of, "cumulative/stream"), asked(of), { signal: either, headers });
@@ -157,6 +164,7 @@ async function listen(
     throw new ApiError(0, "cut", "The connection was lost.");
   } finally {
     clearTimeout(alarm);
+    removeEventListener("offline", hush);
   }
 }
 
@@ -257,25 +265,24 @@ function readAlong(of: View, signal: AbortSignal): () => void {
 async function readingsOf(of: View, signal: AbortSignal): Promise<void> {
   const of_all = { ...filters(of), at: of.at };
   const window = { minutes: of.minutes, ...of_all };
-  try {
-    const [divergence, turns, sessions] = await Promise.all([
-      get<Divergence>(path(of, "divergence"), window, signal),
-      get<{ points: Turn[] }>(path(of, "turning-points"), { ...window, limit: TURNS }, signal),
-      get<{ sessions: SessionDay[] }>(path(of, "sessions"), { ...of_all, days: DAYS }, signal),
-    ]);
-    if (signal.aborted) return;
-    batch(() => {
-      note(divergence);
-      readingsProblem.value = "";
-      readings.value = {
-        divergence: divergence.body,
-        turns: turns.body.points,
-        sessions: sessions.body.sessions,
-      };
-    });
-  } catch (error) {
-    if (!signal.aborted) readingsProblem.value = error instanceof Error ? error.message : String(error);
-  }
+  const [divergence, turns, sessions] = await Promise.allSettled([
+    get<Divergence>(path(of, "divergence"), window, signal),
+    get<{ points: Turn[] }>(path(of, "turning-points"), { ...window, limit: TURNS }, signal),
+    get<{ sessions: SessionDay[] }>(path(of, "sessions"), { ...of_all, days: DAYS }, signal),
+  ]);
+  if (signal.aborted) return;
+  const failed = [divergence, turns, sessions].filter((one) => one.status === "rejected");
+  batch(() => {
+    if (divergence.status === "fulfilled") note(divergence.value);
+    readingsProblem.value = failed.map((one) => String(one.reason.message)).join(" ");
+    // What could not be asked again stays as it was, with the reason beside it.
+    const before = readings.peek();
+    readings.value = {
+      divergence: divergence.status === "fulfilled" ? divergence.value.body : before.divergence,
+      turns: turns.status === "fulfilled" ? turns.value.body.points : before.turns,
+      sessions: sessions.status === "fulfilled" ? sessions.value.body.sessions : before.sessions,
+    };
+  });
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

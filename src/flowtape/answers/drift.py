@@ -64,8 +64,8 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     else:
         start, end = past_minutes(query.at, query.minutes)
     flows = desk.flows(query, start, end)
-    history = _history(desk, query, flows, start, end)
-    measured = drift(flows.net, flows.squares, history)
+    past_net, past_squares = _past(desk, query, flows, start, end)
+    measured = drift(flows.net, flows.squares, past_net, past_squares)
     qualified = flows.trades >= query.min_trades
     places = np.flatnonzero(qualified)
     places = places[np.argsort(-np.abs(measured.score[places]), kind="stable")][: query.limit]
@@ -77,7 +77,7 @@ def drift_answer(desk: Desk, query: Query) -> Made:
         "net_premium": decimals(flows.notional[places], NOTIONAL_SCALE[query.asset]),
         "trade_count": flows.trades[places].tolist(),
         "z": [value if known else UNSET for value, known in zip(z, own, strict=True)],
-        "sessions": [len(history)] * len(own),
+        "sessions": [len(past_net)] * len(own),
         "volume_z": decimals(measured.volume_z[places], 100),
         "basis": ["history" if known else "volume" for known in own],
         "stretched": measured.stretched[places].tolist(),
@@ -94,20 +94,24 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     return Made(body, flows.as_of)
 
 
-def _history(desk: Desk, query: Query, flows: Flows, start: int, end: int) -> Ints:
-    """The symbols' net volume over the same clock minutes of earlier sessions: (sessions, symbols). A session in which
-    nothing at all printed then is none; a symbol that did not print has 0."""
+def _past(desk: Desk, query: Query, flows: Flows, start: int, end: int) -> tuple[Ints, Ints]:
+    """The symbols' net volume over the same clock minutes of earlier sessions, and the sum of the squares of its
+    minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
+    has 0."""
     place = {symbol: number for number, symbol in enumerate(flows.symbols)}
-    rows = []
+    nets: list[Ints] = []
+    squares: list[Ints] = []
     for shift in _shifts(start, end) if place else ():
         past = desk.flows(query, start + shift, end + shift)
         if past.symbols:
-            row = np.zeros(len(place), np.int64)
-            for symbol, volume in zip(past.symbols, past.net.tolist(), strict=True):
-                if symbol in place:
-                    row[place[symbol]] = volume
-            rows.append(row)
-    return np.stack(rows) if rows else np.empty((0, len(place)), np.int64)
+            mine = [(number, place[symbol]) for number, symbol in enumerate(past.symbols) if symbol in place]
+            take, put = np.array(mine, np.int64).reshape(-1, 2).T
+            for rows, values in ((nets, past.net), (squares, past.squares)):
+                row = np.zeros(len(place), np.int64)
+                row[put] = values[take]
+                rows.append(row)
+    none = np.empty((0, len(place)), np.int64)
+    return (np.stack(nets), np.stack(squares)) if nets else (none, none)
 
 
 def _shifts(start: int, end: int) -> list[int]:

@@ -150,8 +150,10 @@ export class FlowChart {
     const held = line.peek().points;
     this.bands.set([...sessionBands(held, sessions), ...divergenceBands(found)]);
     const times = new Set(held.map((point) => point.ts));
+    // They are those of the line of volume from the window's start; on another they would lie.
+    const { measure, anchor } = view.peek();
     const marks = turns
-      .filter((turn) => times.has(turn.ts))
+      .filter((turn) => measure === "volume" && anchor === "window" && times.has(turn.ts))
       .map((turn): SeriesMarker<Time> => ({
         time: stamp(turn.ts),
         position: turn.kind === "high" ? "aboveBar" : "belowBar",
