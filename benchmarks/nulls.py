@@ -104,14 +104,14 @@ def run(scale: Scale) -> list[Section]:
     by_z, by_volume = (float(np.mean([one[place] for one in shares])) for place in (0, 1))
     normal = 2 * float(stats.norm.sf(2))
     rows = [
-        ["|flow t| of 2 or more, minutes", f"{flow:.2%}", f"{promised:.2%}"],
-        ["|price t| of 2 or more, minutes", f"{price:.2%}", f"{promised:.2%}"],
+        ["absolute flow t of 2 or more, minutes", f"{flow:.2%}", f"{promised:.2%}"],
+        ["absolute price t of 2 or more, minutes", f"{price:.2%}", f"{promised:.2%}"],
         ["confirming, minutes", f"{states[1]:.3%}", f"{promised**2 / 2:.3%}"],
         ["bullish divergence, minutes", f"{states[2]:.3%}", f"{promised**2 / 4:.3%}"],
         ["bearish divergence, minutes", f"{states[3]:.3%}", f"{promised**2 / 4:.3%}"],
         ["tapes with any divergence in the session", f"{ever:.1%}", ""],
-        ["drift: |z| of 2 or more, four earlier sessions, symbols", f"{by_z:.2%}", f"{normal:.2%}"],
-        ["drift: |volume z| of 2 or more, symbols", f"{by_volume:.2%}", f"{normal:.2%}"],
+        ["drift: absolute z of 2 or more, four earlier sessions, symbols", f"{by_z:.2%}", f"{normal:.2%}"],
+        ["drift: absolute volume z of 2 or more, symbols", f"{by_volume:.2%}", f"{normal:.2%}"],
     ]
     notes = [
         f"{tapes:,} simulated sessions of one underlying, 12,000 option prints each, aggressors drawn by a coin; "
