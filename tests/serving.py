@@ -14,9 +14,9 @@ from flowtape.api.server import run
 from flowtape.engine import Engine
 from flowtape.ingest import Request, ingest
 from flowtape.settings import PLANS, Settings
-from flowtape.store import open_store
 from flowtape.window import Window
 from oracle import MINUTE
+from stores import make_store as open_store
 from tapes import frame
 
 

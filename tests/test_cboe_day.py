@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import oracle
@@ -14,7 +15,8 @@ from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.ingest import Request, ingest
 from flowtape.query import Filter, Query
-from flowtape.store import open_store
+from stores import every_print
+from stores import make_store as open_store
 
 AT = int(datetime(2016, 6, 1, 20, 15, tzinfo=UTC).timestamp()) * 10**9
 GOLDEN = Path(__file__).with_name("golden") / "cboe_vix_405.sha256"
@@ -77,13 +79,14 @@ def test_the_cancel_chain(tape, tmp_path):
     """A print outside its NBBO (81100456), its cancel a quarter of an hour on, a re-report 24 seconds later."""
     ingested(tmp_path / "x.duckdb", [tape])
     store = open_store(tmp_path / "x.duckdb", read_only=True)
-    removals = store._frame("FROM removals")
-    chain = store._frame("FROM prints WHERE seq IN (81100456, 84292740, 84365192) ORDER BY seq")
+    prints = every_print(store)
     store.close()
+    removals = prints.drop_nulls("removed_at")
+    chain = prints.filter(pl.col("seq").is_in([81100456, 84292740, 84365192]))
     assert removals["seq"].to_list() == [81100456]
     assert chain["condition"].to_list()[1] == "CANC"
-    assert removals["removed_at"].to_list() == [chain["ts"][1]]
-    before = int(chain["ts"].dt.replace_time_zone("UTC").to_physical()[1])
+    assert removals["removed_at"].to_physical().to_list() == [chain["ts"].to_physical()[1]]
+    before = int(chain["ts"].to_physical()[1])
     rows = oracle.read_cboe(tape)
     for at in (before, before + 1_000_000_000):
         known = [row for row in rows if row["ts"] < at]

@@ -16,8 +16,9 @@ from flowtape.desk import Desk, Span
 from flowtape.engine import Engine
 from flowtape.minutes import SUMS, VALUES
 from flowtape.query import Filter, Query
-from flowtape.store import open_store
 from flowtape.window import Window
+from stores import examples
+from stores import make_store as open_store
 from tapes import SECOND, T0, frame, row, rows
 
 MINUTE = 60 * SECOND
@@ -43,9 +44,11 @@ def batches(tape, cuts):
     return [tape[low:high] for low, high in itertools.pairwise(places)]
 
 
+_STORES = itertools.count()
+
+
 def taken(path, tape, cuts):
-    path.unlink(missing_ok=True)
-    store = open_store(path)
+    store = open_store(path.with_name(f"{next(_STORES)}.duckdb"))
     window = Window(store.catalog, LATER // MINUTE)
     engine = Engine(store, window)
     for batch in batches(tape, cuts):
@@ -74,7 +77,7 @@ FILTERS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=18, deadline=None)
+@settings(max_examples=examples(18), deadline=None)
 @given(rows(), st.lists(st.integers(0, 60), max_size=3), FILTERS, st.booleans())
 def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, which, stocks):
     tape = distinct(as_stocks(tape)) if stocks else tape
@@ -144,7 +147,7 @@ def test_the_families_are_those_of_the_program():
     assert set(FAMILY.values()) <= set(FAMILIES)
 
 
-@settings(max_examples=18, deadline=None)
+@settings(max_examples=examples(18), deadline=None)
 @given(
     rows(), st.lists(st.integers(0, 60), max_size=4), st.booleans(), st.integers(-3, 8), st.integers(1, 600)
 )
@@ -202,7 +205,6 @@ def test_a_batch_and_the_cancels_in_it_show_at_once(path, monkeypatch):
             seen.append((before, int(self.bars()[9].sum())))
 
         monkeypatch.setattr(book, name, spied)
-    path.unlink()
     tape = [
         row(seq=1),
         row(seq=2, ts=T0 + 1, price=12_500),

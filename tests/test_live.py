@@ -18,9 +18,10 @@ from flowtape.errors import FeedError, StoreError, UsageError
 from flowtape.feeds.live import STANDING, Delivery
 from flowtape.live import Live
 from flowtape.query import Query
-from flowtape.store import open_store
 from flowtape.window import Window
 from serving import Clock
+from stores import every_print, examples
+from stores import make_store as open_store
 from tapes import SECOND, T0, frame, row, rows
 from test_engine import CUMULATIVE, LATER, MINUTE, from_store, from_window, points
 
@@ -115,7 +116,7 @@ def test_the_later_quote_stands_however_the_copies_come(kept, together, times):
     for part in [copies] if together else [copies[:1], copies[1:]]:
         kept.show(frame(part), "test")
     kept.commit({})
-    assert kept.store._frame("SELECT bid, ask FROM prints").rows() == [(1.2, 1.3)]
+    assert every_print(kept.store).select("bid", "ask").rows() == [(12_000, 13_000)]
 
 
 def test_what_store_and_window_both_tell_is_asked_again_after_the_commit(kept):
@@ -125,7 +126,7 @@ def test_what_store_and_window_both_tell_is_asked_again_after_the_commit(kept):
     assert kept.window.version("option", "SPY") != before
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(rows(), st.randoms(use_true_random=False), st.lists(st.booleans(), min_size=40, max_size=40))
 def test_shown_and_committed_in_any_way_is_what_one_take_gives(tmp_path_factory, tape, chance, ends):
     folder = tmp_path_factory.mktemp("live")
@@ -165,7 +166,7 @@ def shared(tmp_path_factory):
 SYMBOLS = (f"Q{number}" for number in itertools.count())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(st.sampled_from([None, 1, 2, 3, 4]), min_size=1, max_size=6), st.randoms(use_true_random=False)
 )
@@ -186,9 +187,8 @@ def test_the_latest_quote_stands_whatever_came_first(shared, quotes, chance):
         if chance.random() < 0.5:
             shared.commit({})
     shared.commit({})
-    (kept,) = shared.store._frame(f"SELECT bid, ask FROM prints WHERE symbol = '{symbol}'").to_dicts()
-    wanted = [None if best[name] is None else best[name] / 10_000 for name in ("bid", "ask")]
-    assert [kept["bid"], kept["ask"]] == wanted
+    (kept,) = every_print(shared.store).filter(pl.col("symbol") == symbol).to_dicts()
+    assert [kept["bid"], kept["ask"]] == [best["bid"], best["ask"]]
     assert len(from_store(shared.store, symbol)) == 1
     assert from_window(shared.window, symbol) == from_store(shared.store, symbol)
 

@@ -36,12 +36,21 @@ class Claims:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._holders = {
-            (asset, symbol, day): source for asset, symbol, day, source in store.sources().iter_rows()
-        }
-        self._simulated = {key[:2] for key, source in self._holders.items() if source == SIMULATED}
         self._settled: dict[str, set[int]] = {}
         self._epoch = store.catalog.epoch
+        self._read()
+
+    def _read(self) -> None:
+        self._version = self._store.claims_version
+        kept = self._store.sources().iter_rows()
+        self._holders = {(asset, symbol, day): source for asset, symbol, day, source in kept}
+        self._simulated = {key[:2] for key, source in self._holders.items() if source == SIMULATED}
+        self._settled.clear()
+
+    def refresh(self) -> None:
+        """See what other processes have claimed since. Raises `StoreError`."""
+        if self._store.claims_version != self._version:
+            self._read()
 
     def simulated(self, asset: str, symbol: str) -> bool:
         """Whether any of a symbol's days comes from a simulated tape."""
@@ -55,8 +64,7 @@ class Claims:
         """After a failed commit: hold no more than the store does."""
         self._settled.clear()
         try:
-            kept = self._store.sources().iter_rows()
-            self._holders = {(asset, symbol, day): source for asset, symbol, day, source in kept}
+            self._read()
         except FlowtapeError:
             self._holders = {}
 
@@ -65,6 +73,7 @@ class Claims:
     ) -> tuple[pl.Series | None, set[tuple[str, str]]]:
         """Settle whose the days of some rows are; gives which rows another source holds (None: none), and the symbols
         of which days were dropped to be replaced."""
+        self.refresh()
         keys = days.to_physical().cast(pl.Int64) * _SERIES + series
         settled = self._settled_for(source)
         open_keys = [key for key in keys.unique().to_list() if key not in settled]

@@ -17,11 +17,11 @@ from flowtape.batches import Change, Prepared, bar_keys, bars_of, bounded
 from flowtape.cancels import maybe_in, resolve, unique
 from flowtape.claims import Claims, Refusal
 from flowtape.conditions import is_cancel
-from flowtape.minutes import NS_PER_MINUTE
+from flowtape.minutes import NS_PER_MINUTE, merge
 from flowtape.prints import SCHEMA as PRINTS
 from flowtape.prints import Side, day_bounds, trading_days
 from flowtape.readers import Tape
-from flowtape.store import Store
+from flowtape.store import Point, Store
 from flowtape.store.catalog import BAR_KEY, GROUP, ROW_QUOTE
 from flowtape.window import Window
 
@@ -67,6 +67,7 @@ class Engine:
         self._lock = threading.RLock()
         self._groups: dict[date, pl.DataFrame] = {}
         self._claims = Claims(store)
+        self._position = Point({})
         self._compacted: int | None = None
         self._newest = 0
         self._group: AbstractContextManager[None] | None = None
@@ -155,13 +156,42 @@ class Engine:
         return Counter({(asset, side): many for asset, *rest in sums.iter_rows()
                         for side, many in zip(Side.categories, rest, strict=True)})  # fmt: skip
 
+    def load(self) -> None:
+        """Take the window from the store in the place of all it holds. Raises `StoreError`."""
+        with self._lock:
+            self._settle_group()
+            self._load()
+
+    def _load(self) -> None:
+        if self.window is not None:
+            with self.store.snapshot():
+                self._position = self.store.point()
+                self.window.load(self.store)
+
+    def follow(self) -> None:
+        """Take into the window what other processes have committed since. Raises `StoreError`."""
+        with self._lock:
+            if self.window is None:
+                return
+            changes = self.store.changes(self._position, self.window.oldest)
+            if changes.point == self._position:
+                return
+            self._claims.refresh()
+            if changes.whole:
+                self._settle_group()
+                self._load()
+            else:
+                self.window.change(changes.added, changes.keys, changes.restated)
+                self._position = changes.point
+            self.generation += 1
+
     def reload(self, now_minute: int) -> None:
         """Take the window from the store anew, to end at a minute: for a clock that was set back."""
         with self._lock:
             self._settle_group()
             if self.window is not None:
                 self.window.begin(now_minute)
-                self.window.load(self.store)
+                self._load()
 
     def _in_group(self, work: Callable[[], T]) -> T:
         """Do some of the work of the open group, in a transaction that `_close_group` ends."""
@@ -216,8 +246,7 @@ class Engine:
         self._owed = False
         self._shown.clear()
         self.generation += 1
-        if self.window is not None:
-            self.window.load(self.store)
+        self._load()
 
     def _keep_places(self, cursors: Mapping[str, str], standing: Mapping[str, pl.DataFrame]) -> None:
         for source, cursor in cursors.items():
@@ -286,8 +315,7 @@ class Engine:
                 self._undo()
                 raise
             self.generation += 1
-            if self.window is not None:
-                self.window.load(self.store)
+            self._load()
         return made
 
     def _rebuild_part(self, start: int, end: int, part: int, parts: int) -> int:
@@ -309,7 +337,7 @@ class Engine:
         if self.window is None:
             return
         if change.dropped:
-            self.window.load(self.store)
+            self._load()
             return
         self.window.change(change.bars, change.keys, change.restated)
 
@@ -430,3 +458,15 @@ def _count(batch: Prepared, report: Report) -> None:
     if batch.too_large:
         report.refused += batch.too_large
         report.notes[TOO_LARGE] += batch.too_large
+
+
+def wrong_minutes(store: Store, day: date, max_quote_age: timedelta | None = None) -> tuple[int, int]:
+    """How many of a day's minute bars are not what its prints make, and how many there are. Raises `StoreError`."""
+    start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
+    series = store.catalog.series["series"]
+    with store.snapshot():
+        prints = store.catalog.decode(store.prints(series, start, end))
+        kept = store.bars(series, start // NS_PER_MINUTE, end // NS_PER_MINUTE).cast(pl.Int64)
+    made = merge(bars_of(prints, max_quote_age).cast(pl.Int64), BAR_KEY).select(kept.columns)
+    wrong = pl.concat([made, kept]).group_by(kept.columns).len().filter(pl.col("len") == 1)
+    return wrong.select(BAR_KEY).unique().height, kept.height

@@ -6,7 +6,8 @@ FlowtapeError
 │   └── RowError      one row is bad (raised only by a strict read)
 ├── SourceConflict    a symbol's trading day already comes from another source
 ├── StoreError        the store cannot be opened, read or written
-│   └── StoreBusy     another process holds the store
+│   ├── StoreBusy     another process holds the store
+│   └── TakenOver     another process writes now what this one did
 └── FeedError         a live source failed
 """
 
@@ -53,6 +54,10 @@ class StoreError(FlowtapeError):
 
 class StoreBusy(StoreError):
     """Another process holds the store."""
+
+
+class TakenOver(StoreError):
+    """Another process has taken over what this one wrote; trying again cannot help."""
 
 
 class FeedError(FlowtapeError):

@@ -18,7 +18,7 @@ from typing import Protocol
 import polars as pl
 
 from flowtape.engine import Engine, Report
-from flowtape.errors import FlowtapeError, StoreError, UsageError
+from flowtape.errors import FeedError, FlowtapeError, StoreError, TakenOver, UsageError
 from flowtape.feeds.live import Delivery, Feed
 from flowtape.sessions import is_open
 
@@ -132,9 +132,12 @@ class Live:
         self.queue_limit, self.queue_prints, self.uncommitted = queue_limit, 0, 0
         self._engine, self._clock, self._listener = engine, clock, listener
         self._stop, self._drain = threading.Event(), threading.Event()
+        self.taken_over = threading.Event()
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         began = time.monotonic()
+        for feed in feeds:
+            engine.store.take_over(feed.name)
         self._lines = [_Line(feed, self, self._stop, engine.store.cursor(feed.name), began) for feed in feeds]
         self._places: dict[str, str] = {}
         self._standing: dict[str, list[pl.DataFrame]] = {}
@@ -191,6 +194,16 @@ class Live:
             )
             for line in self._lines
         ]
+
+    def ended(self) -> bool:
+        """Whether no feed runs any more."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def raise_given_up(self) -> None:
+        """Raise `FeedError` where a feed was given up for good."""
+        for line in self._lines:
+            if line.ended is not None:
+                raise FeedError(f"{line.feed.name}: {line.ended}")
 
     def queue(self, line: _Line, delivery: Delivery) -> None:
         """Let a delivery wait for its turn; waits itself while too many do."""
@@ -322,6 +335,12 @@ class Live:
         while True:
             try:
                 work()
+            except TakenOver as error:
+                self._fail(str(error))
+                self.taken_over.set()
+                self._stop.set()
+                self._drain.set()
+                return
             except StoreError as error:
                 self._fail(str(error))
             except Exception as error:

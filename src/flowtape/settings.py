@@ -35,10 +35,16 @@ _WORDS_FOR_NONE = ("none", "unlimited")
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. Times are in seconds, limits in requests a day (None: no limit)."""
 
-    store: Annotated[str, Meta(min_length=1, description="The store's file.")] = "var/flow.duckdb"
+    store: Annotated[
+        str,
+        Meta(min_length=1, description="The store: a DuckDB file, or `clickhouse://user@host:8123/flow`."),
+    ] = "var/flow.duckdb"
     keys: Annotated[
         str,
-        Meta(description="The file of API keys and of their daily use; empty: the store's, with `.keys`."),
+        Meta(
+            description="The file of API keys and of their daily use; empty: the store's, with `.keys`"
+            " (`flowtape.keys` where the store is no file)."
+        ),
     ] = ""
     host: Annotated[str, Meta(min_length=1, description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")] = (
@@ -59,6 +65,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_quote_age: Annotated[
         _Seconds | None, Meta(description="Seconds after which a standing quote no longer tells a side.")
     ] = None
+    keep_prints_days: Annotated[
+        int | None, Meta(description="Days that a ClickHouse store keeps prints (`flowtape store migrate`).")
+    ] = None
+    keep_minutes_days: Annotated[
+        int | None, Meta(description="Days that a ClickHouse store keeps minutes (`flowtape store migrate`).")
+    ] = None
     log_format: Annotated[
         Literal["text", "json"], Meta(description="How an event is logged, one a line.")
     ] = "text"
@@ -70,12 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keys_path(self) -> Path:
         """The file of keys."""
-        return Path(self.keys or f"{self.store}.keys")
-
-    @property
-    def store_path(self) -> Path:
-        """The store's file."""
-        return Path(self.store)
+        return Path(self.keys or ("flowtape.keys" if "://" in self.store else f"{self.store}.keys"))
 
     @property
     def quote_age(self) -> timedelta | None:

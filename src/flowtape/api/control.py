@@ -29,6 +29,7 @@ from flowtape.errors import FlowtapeError, StoreError
 from flowtape.ingest import Outcome, Request, Step, ingest
 from flowtape.query import EVERYTHING, Filter, Query
 from flowtape.report import read_day
+from flowtape.store import shared
 
 LONGEST_PATH = 100
 """Bytes; a Unix socket's name has room for about this much."""
@@ -104,11 +105,14 @@ def address(store: Path) -> Path:
     return folder / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:32]}.sock"
 
 
-def ask(store: Path, command: Command, progress: Callable[[Step], None] = lambda step: None) -> Done | None:
+def ask(name: str, command: Command, progress: Callable[[Step], None] = lambda step: None) -> Done | None:
     """Have the server of a store carry out a command; None where no server holds the store.
 
     Raises the error the server met, or `StoreError` where it went away in the middle.
     """
+    if shared(name):
+        return None
+    store = Path(name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         try:
             line.connect(os.fspath(address(store)))

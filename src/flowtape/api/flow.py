@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -72,12 +72,14 @@ class Flow:
         clock: Clock,
         feed: FeedState | None = None,
         silence_limit: float = 30.0,
+        behind: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._engine = engine
         self._window = window
         self._clock = clock
         self._feed = feed
         self._silence_limit = silence_limit
+        self._behind = behind
         self._unreadable: str | None = None
         self._last_look: tuple[int, int] | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -89,6 +91,9 @@ class Flow:
         """Raise `StoreError` or `FeedError` while no answer of an asset (None: of one of them) may be trusted."""
         if self._unreadable is not None:
             raise StoreError(self._unreadable)
+        behind = self._behind()
+        if behind > self._silence_limit:
+            raise StoreError(f"this server is {behind:.0f} s behind the store")
         if self._feed is not None:
             if self._feed.failing is not None:
                 raise StoreError(self._feed.failing)

@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ import uvloop
 from flowtape.api.app import Application
 from flowtape.api.control import Control
 from flowtape.api.flow import Flow
+from flowtape.api.follower import Follower
 from flowtape.api.keys import Keys
 from flowtape.api.logs import event
 from flowtape.api.metrics import Metrics
 from flowtape.api.server import free_address, run
 from flowtape.engine import Engine
 from flowtape.errors import FlowtapeError
-from flowtape.feeds.live import Feed
+from flowtape.feeding import go_on
 from flowtape.feeds.registry import open_feeds
 from flowtape.feeds.replay import ReplayFeed
 from flowtape.feeds.simulate import Clock
@@ -31,7 +32,7 @@ from flowtape.ingest import Request, ingest
 from flowtape.live import Live
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.settings import Settings
-from flowtape.store import Store, open_store
+from flowtape.store import Store, open_store, shared
 from flowtape.window import Window
 
 SHOWN_OPEN = (SimulatedFeed, ReplayFeed)
@@ -56,7 +57,7 @@ class Ready:
     host: str
     port: int
     key: str | None
-    store: Path
+    store: str
     newest: int | None
 
 
@@ -71,7 +72,7 @@ class Sources:
 def serve(settings: Settings, sources: Sources, ready: Callable[[Ready], None]) -> None:
     """Serve until told to stop by SIGTERM or SIGINT. Raises `StoreError`, `StoreBusy`, `UsageError`."""
     free_address(settings.host, settings.port)
-    store = open_store(settings.store_path)
+    store = open_store(settings.store)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, sources, ready, store))
@@ -82,18 +83,23 @@ def serve(settings: Settings, sources: Sources, ready: Callable[[Ready], None]) 
 async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], None], store: Store) -> None:
     feeds = open_feeds(sources.feeds, SystemClock())
     clock: Clock = next((feed.clock for feed in feeds if isinstance(feed, ReplayFeed)), SystemClock())
-    _go_on(feeds, store)
+    go_on(feeds, store)
     window = Window(store.catalog, clock.now_ns() // NS_PER_MINUTE)
-    window.load(store)
     engine = Engine(store, window, settings.quote_age)
+    engine.load()
+    follower = Follower(engine) if shared(settings.store) else None
     metrics = Metrics()
     live = Live(engine, feeds, clock, metrics)
     metrics.watch(live)
-    flow = Flow(engine, window, clock, live, settings.silence_limit)
+    behind = follower.behind if follower else lambda: 0.0
+    flow = Flow(engine, window, clock, live, settings.silence_limit, behind)
     keys = Keys(settings.keys_path)
     key = keys.add_ephemeral("Alpha") if any(isinstance(feed, SHOWN_OPEN) for feed in feeds) else None
-    control = Control(settings.store_path, engine, flow)
-    await control.start()
+    control = None if shared(settings.store) else Control(Path(settings.store), engine, flow)
+    if control:
+        await control.start()
+    if follower:
+        follower.start()
     stop_tape = threading.Event()
     tape = asyncio.create_task(asyncio.to_thread(_take_tape, engine, sources.tape, stop_tape))
     watching = asyncio.create_task(flow.watch())
@@ -103,7 +109,7 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     span = store.span()
 
     def tell(host: str, port: int) -> None:
-        ready(Ready(host, port, key, settings.store_path, None if span is None else span[1]))
+        ready(Ready(host, port, key, settings.store, None if span is None else span[1]))
 
     try:
         await run(
@@ -117,7 +123,10 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
         watching.cancel()
         await asyncio.gather(watching, tape, return_exceptions=True)
         await asyncio.to_thread(live.stop)
-        await control.stop()
+        if control:
+            await control.stop()
+        if follower:
+            await asyncio.to_thread(follower.stop)
         flow.close()
         keys.close()
 
@@ -129,12 +138,6 @@ def _reload(keys: Keys) -> None:
         event(_log, logging.ERROR, "keys not read again, those known stay", reason=str(error))
     else:
         event(_log, logging.INFO, "keys read again")
-
-
-def _go_on(feeds: Sequence[Feed], store: Store) -> None:
-    for feed in feeds:
-        if isinstance(feed, ReplayFeed):
-            feed.go_on(store.cursor(feed.name))
 
 
 def _take_tape(engine: Engine, request: Request | None, stop: threading.Event) -> None:

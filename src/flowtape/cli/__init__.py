@@ -12,7 +12,7 @@ from flowtape.cli.keys import keys
 from flowtape.cli.report import report
 from flowtape.cli.serve import serve
 from flowtape.cli.simulate import simulate
-from flowtape.cli.store import ingest, rebuild
+from flowtape.cli.store import ingest, rebuild, store
 from flowtape.errors import FlowtapeError
 
 EXIT_CODES = """\b
@@ -40,7 +40,7 @@ def commands() -> None:
     """
 
 
-for command in (ingest, serve, cumulative, report, keys, simulate, rebuild):
+for command in (ingest, serve, cumulative, report, keys, simulate, rebuild, store):
     commands.add_command(command)
 
 

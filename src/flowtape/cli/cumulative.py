@@ -25,7 +25,7 @@ from flowtape.query import EVERYTHING, Filter, Query
 from flowtape.readers import Options, open_tapes
 from flowtape.settings import load
 from flowtape.side import RULES
-from flowtape.store import open_store
+from flowtape.store import open_store, shared
 from flowtape.window import MINUTES
 
 
@@ -64,7 +64,7 @@ def cumulative(
     format: str | None,
     mapping: Path | None,
     source: str | None,
-    store: Path | None,
+    store: str | None,
     style: str | None,
     drawn: bool,
 ) -> None:
@@ -109,7 +109,7 @@ def _of_tape(
 
 
 def _of_store(
-    store: Path | None,
+    store: str | None,
     symbol: str,
     minutes: int,
     at: datetime,
@@ -117,14 +117,14 @@ def _of_store(
     asset: Literal["option", "stock"],
 ) -> tuple[pl.DataFrame, bool]:
     settings = load()
-    path = store or settings.store_path
+    name = store or settings.store
     at_ns = int(at.timestamp()) * 10**9 + at.microsecond * 1000
-    done = control.ask(path, control.Cumulative(asset, symbol, minutes, expiry, at_ns))
+    done = control.ask(name, control.Cumulative(asset, symbol, minutes, expiry, at_ns))
     if done is not None:
         return _of_body(msgspec.json.decode(done.body, type=answers.Cumulative)), done.simulated
-    if not path.exists():
-        raise UsageError(f"store: there is no file {path}; ingest a tape first")
-    kept = open_store(path, read_only=True)
+    if not shared(name) and not Path(name).exists():
+        raise UsageError(f"store: there is no file {name}; ingest a tape first")
+    kept = open_store(name, read_only=True)
     try:
         desk = Desk(kept, None, at_ns, settings.quote_age)
         which = EVERYTHING if expiry is None else Filter(expiries=((expiry, expiry),))

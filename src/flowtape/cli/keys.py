@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
@@ -16,8 +15,8 @@ def keys() -> None:
     """Make, list and revoke API keys. A running server follows within a second."""
 
 
-def _settings(store: Path | None) -> Settings:
-    return load(overrides={} if store is None else {"store": str(store)})
+def _settings(store: str | None) -> Settings:
+    return load(overrides={} if store is None else {"store": store})
 
 
 @keys.command()
@@ -25,7 +24,7 @@ def _settings(store: Path | None) -> Settings:
               help="What the key may ask; flow needs alpha.")  # fmt: skip
 @click.option("--label", default="", help="A name to know the key by.")
 @store_option
-def create(plan: str, label: str, store: Path | None) -> None:
+def create(plan: str, label: str, store: str | None) -> None:
     """Make a key and print it, alone, on standard output. It is shown this once; only its hash is kept."""
     from flowtape.api.keys import Keys
 
@@ -38,7 +37,7 @@ def create(plan: str, label: str, store: Path | None) -> None:
 
 @keys.command("list")
 @store_option
-def list_keys(store: Path | None) -> None:
+def list_keys(store: str | None) -> None:
     """List the keys that may be used: id, plan, when made, requests today, label."""
     from flowtape.api.keys import DAY, Keys
 
@@ -57,7 +56,7 @@ def list_keys(store: Path | None) -> None:
 @keys.command()
 @click.argument("key", metavar="ID|LABEL")
 @store_option
-def revoke(key: str, store: Path | None) -> None:
+def revoke(key: str, store: str | None) -> None:
     """Revoke a key by its id or label."""
     from flowtape.api.keys import Keys
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from flowtape.readers import FORMATS
+from flowtape.store import shared
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,12 +46,25 @@ class Instant(click.ParamType[datetime]):
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
+class StoreName(click.ParamType[str]):
+    """A DuckDB file's path, or the address of a store."""
+
+    name = "PATH|ADDRESS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, or a usage error where it is a folder's."""
+        if not shared(value) and Path(value).is_dir():
+            self.fail(f"{value!r} is a folder, not a store's file", param, ctx)
+        return str(value)
+
+
 def store_option(function: F) -> F:
-    """`--store PATH`."""
+    """`--store PATH|ADDRESS`."""
     return click.option(
         "--store",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="The store, a DuckDB file; made if it is not there.  [default: the setting store]",
+        type=StoreName(),
+        help="The store: a DuckDB file, or an address such as clickhouse://user@host/flow (docs/clickhouse.md); made"
+        " if it is not there.  [default: the setting store]",
     )(function)
 
 

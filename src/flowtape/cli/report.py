@@ -15,7 +15,7 @@ from flowtape.cli.options import Day, store_option
 from flowtape.errors import UsageError
 from flowtape.prints import underlying_of
 from flowtape.settings import load
-from flowtape.store import open_store
+from flowtape.store import open_store, shared
 
 _SUFFIXES = (".png", ".svg", ".html")
 
@@ -32,7 +32,7 @@ _SUFFIXES = (".png", ".svg", ".html")
     help=f"The file to write: {', '.join(_SUFFIXES)}.",
 )
 @store_option
-def report(symbol: str, day: date, asset: Literal["option", "stock"], out: Path, store: Path | None) -> None:
+def report(symbol: str, day: date, asset: Literal["option", "stock"], out: Path, store: str | None) -> None:
     """Make SYMBOL's day a picture, or a page with its tables.
 
     The line with its turning points, the price, sessions, divergences and net volume a minute; the page adds the
@@ -61,16 +61,16 @@ def report(symbol: str, day: date, asset: Literal["option", "stock"], out: Path,
     click.echo(f"{out}: {found.symbol} {asset}s on {day}{simulated}, {found.line.count} minutes")
 
 
-def _read(store: Path | None, symbol: str, asset: Literal["option", "stock"], day: date) -> report_of.Day:
+def _read(store: str | None, symbol: str, asset: Literal["option", "stock"], day: date) -> report_of.Day:
     """The day out of the store, or of the server that holds it."""
     settings = load()
-    path = store or settings.store_path
-    done = control.ask(path, control.Report(asset, symbol, day))
+    name = store or settings.store
+    done = control.ask(name, control.Report(asset, symbol, day))
     if done is not None:
         return msgspec.json.decode(done.body, type=report_of.Day)
-    if not path.exists():
-        raise UsageError(f"store: there is no file {path}; ingest a tape first")
-    kept = open_store(path, read_only=True)
+    if not shared(name) and not Path(name).exists():
+        raise UsageError(f"store: there is no file {name}; ingest a tape first")
+    kept = open_store(name, read_only=True)
     try:
         return report_of.read_day(kept, symbol, asset, day, settings.quote_age)
     finally:

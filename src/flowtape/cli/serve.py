@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: the setting log_format]")
 def serve(
-    store: Path | None,
+    store: str | None,
     host: str | None,
     port: int | None,
     simulate: bool,
@@ -82,7 +82,7 @@ def serve(
     if simulate and tape:
         raise UsageError("--simulate and --tape cannot be given together")
     given = {
-        "store": None if store is None else str(store),
+        "store": store,
         "host": host,
         "port": port,
         "log_format": log_format,

@@ -1,8 +1,8 @@
-"""`flowtape ingest` and `flowtape rebuild`."""
+"""`flowtape ingest`, `flowtape rebuild` and `flowtape store`."""
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import click
@@ -11,16 +11,23 @@ import msgspec
 from flowtape.api import control
 from flowtape.cli.options import Day, reading_options, store_option
 from flowtape.cli.show import progress_bar, tell_outcome
-from flowtape.engine import Engine
-from flowtape.errors import SourceConflict
+from flowtape.engine import Engine, wrong_minutes
+from flowtape.errors import SourceConflict, StoreError, UsageError
+from flowtape.feeds.replay import ReplayFeed
 from flowtape.ingest import Outcome, Request
 from flowtape.ingest import ingest as run_ingest
-from flowtape.settings import load
+from flowtape.settings import Settings, load
 from flowtape.store import open_store
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--feed",
+    multiple=True,
+    metavar="FEED",
+    help="Take a live feed (docs/live.md) until told to stop, without a server. May be repeated.",
+)
 @reading_options
 @store_option
 @click.option("--strict", is_flag=True, help="Stop at the first bad row and keep nothing of that file.")
@@ -28,15 +35,16 @@ from flowtape.store import open_store
 @click.option("--json", "as_json", is_flag=True, help="Print what became of each tape as JSON.")
 def ingest(
     files: tuple[Path, ...],
+    feed: tuple[str, ...],
     format: str | None,
     mapping: Path | None,
     source: str | None,
-    store: Path | None,
+    store: str | None,
     strict: bool,
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Take tapes into a store.
+    """Take tapes, or live feeds, into a store.
 
     Give trades together with the quotes and definitions that belong to them. Repeating an ingest, stopping
     it at any moment, or giving files that overlap never changes an answer: every row counts once. Where a
@@ -47,9 +55,15 @@ def ingest(
       flowtape ingest trades.csv --store flow.duckdb
       flowtape ingest us_options_opra-trades.csv.gz us_options_opra-quotes.csv.gz
       flowtape ingest tape.parquet --mapping columns.toml --strict
+      flowtape ingest --feed "databento:OPRA.PILLAR?symbols=SPY.OPT" --store clickhouse://flow@host/flow
     """
     settings = load()
-    path = store or settings.store_path
+    name = store or settings.store
+    if bool(files) == bool(feed):
+        raise UsageError("ingest: give FILES, or --feed, and not both")
+    if feed:
+        _take_feeds(name, feed, settings)
+        return
     request = Request(
         files=[str(file.absolute()) for file in files],
         format=format,
@@ -59,16 +73,32 @@ def ingest(
         source=source,
     )
     with progress_bar() as progress:
-        done = control.ask(path, control.Ingest(request), progress)
+        done = control.ask(name, control.Ingest(request), progress)
         if done is not None:
             outcomes = done.outcomes
         else:
-            kept = open_store(path)
+            kept = open_store(name)
             try:
                 outcomes = run_ingest(Engine(kept, max_quote_age=settings.quote_age), request, progress)
             finally:
                 kept.close()
     _tell(outcomes, as_json)
+
+
+def _take_feeds(name: str, texts: tuple[str, ...], settings: Settings) -> None:
+    from flowtape.api.logs import configure
+    from flowtape.api.service import SystemClock
+    from flowtape.feeding import feed_into
+    from flowtape.feeds.registry import open_feeds
+
+    configure(settings)
+    clock = SystemClock()
+    feeds = open_feeds(texts, clock)
+    kept = open_store(name)
+    try:
+        feed_into(kept, feeds, settings, next((f.clock for f in feeds if isinstance(f, ReplayFeed)), clock))
+    finally:
+        kept.close()
 
 
 def _tell(outcomes: list[Outcome], as_json: bool) -> None:
@@ -85,21 +115,91 @@ def _tell(outcomes: list[Outcome], as_json: bool) -> None:
 @click.command()
 @click.argument("day", type=Day())
 @store_option
-def rebuild(day: date, store: Path | None) -> None:
+def rebuild(day: date, store: str | None) -> None:
     """Make the minutes of DAY (a New York date) again from the prints that are kept.
 
     The answers are the same afterwards, unless the minutes had been tampered with or were made under other
     settings (max_quote_age).
     """
     settings = load()
-    path = store or settings.store_path
-    done = control.ask(path, control.Rebuild(day))
+    name = store or settings.store
+    done = control.ask(name, control.Rebuild(day))
     if done is not None:
         bars = done.bars
     else:
-        kept = open_store(path)
+        kept = open_store(name)
         try:
             bars = Engine(kept, max_quote_age=settings.quote_age).rebuild(day)
         finally:
             kept.close()
     click.echo(f"{day}: {bars:,} minute bars made again from prints")
+
+
+@click.group()
+def store() -> None:
+    """Make, migrate and check a store on ClickHouse (docs/clickhouse.md)."""
+
+
+@store.command("init")
+@store_option
+@click.option("--print", "only_print", is_flag=True, help="Print the statements; run none.")
+def store_init(store: str | None, only_print: bool) -> None:
+    """Make the tables, where they are not there, and print how many statements that took."""
+    _lay_out(store, only_print, "made")
+
+
+@store.command("migrate")
+@store_option
+@click.option("--print", "only_print", is_flag=True, help="Print the statements; run none.")
+def store_migrate(store: str | None, only_print: bool) -> None:
+    """Bring the tables to this program's version, and keep rows as long as the settings say (keep_prints_days,
+    keep_minutes_days)."""
+    _lay_out(store, only_print, "up to date")
+
+
+def _lay_out(name: str | None, only_print: bool, done: str) -> None:
+    from flowtape.store.links import connect, parse
+    from flowtape.store.tables import Layout
+
+    settings = load()
+    address = parse(name or settings.store)
+    layout = Layout(address.database, address.cluster, settings.keep_prints_days, settings.keep_minutes_days)
+    statements = [*layout.statements(), *layout.keeping()]
+    if only_print:
+        click.echo(";\n\n".join(statements) + ";")
+        return
+    link = connect(address)
+    try:
+        for statement in statements:
+            link.run(statement)
+    finally:
+        link.close()
+    open_store(str(name or settings.store)).close()
+    click.echo(f"{address}: {done}, {len(statements)} statements")
+
+
+@store.command("check")
+@click.argument("day", type=Day(), required=False)
+@store_option
+def store_check(day: date | None, store: str | None) -> None:
+    """Say what a store holds; with DAY (a New York date), whether its minutes are what its prints make.
+
+    Ends with 5 where they are not; `flowtape rebuild DAY` makes them again.
+    """
+    settings = load()
+    kept = open_store(store or settings.store, read_only=True)
+    try:
+        span = kept.span()
+        if span is None:
+            click.echo("the store is empty")
+        else:
+            oldest, newest = (datetime.fromtimestamp(ts // 10**9, UTC) for ts in span)
+            click.echo(f"prints from {oldest:%Y-%m-%dT%H:%M:%SZ} to {newest:%Y-%m-%dT%H:%M:%SZ},"
+                       f" {kept.catalog.series.height:,} series, {kept.sources().height:,} symbols' days")  # fmt: skip
+        if day is not None:
+            wrong, all_bars = wrong_minutes(kept, day, settings.quote_age)
+            if wrong:
+                raise StoreError(f"{day}: {wrong:,} of {all_bars:,} minute bars are not what the prints make")
+            click.echo(f"{day}: {all_bars:,} minute bars, each what the prints make")
+    finally:
+        kept.close()

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import polars as pl
 
 from flowtape.store.catalog import Catalog
+
+
+class Point(NamedTuple):
+    """A state of a store: how far each of its writers had got. Empty for a store that one process holds."""
+
+    reached: Mapping[int, int]
+
+
+class Changes(NamedTuple):
+    """What other processes committed: `added` bars, and `restated` bars in the place of all with `keys`; `whole` where
+    all bars are to be read again. `point` is the state with them."""
+
+    point: Point
+    added: pl.DataFrame
+    keys: pl.DataFrame | None = None
+    restated: pl.DataFrame | None = None
+    whole: bool = False
 
 
 class Store(Protocol):
@@ -20,6 +38,8 @@ class Store(Protocol):
     """
 
     catalog: Catalog
+    claims_version: int
+    """Changes when another process claimed days."""
 
     def transaction(self) -> AbstractContextManager[None]:
         """All writes within are committed together at its end, or none."""
@@ -95,6 +115,13 @@ class Store(Protocol):
         """Forget bars and removals of [start, end) ns, to be made again from prints."""
 
     # cursors
+    def take_over(self, source: str) -> None:
+        """Be the one process that writes a source from now on: what another that did writes later counts no more, and
+        its next commit raises `TakenOver`."""
+
+    def release(self, source: str) -> None:
+        """Let others write a source."""
+
     def cursor(self, source: str) -> str | None:
         """Where a source was left, as its feed wrote it."""
 
@@ -107,12 +134,32 @@ class Store(Protocol):
     def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
         """Keep quotes with a source's cursor, in the place of older ones of the same instruments."""
 
+    # many processes on one store
+    def point(self) -> Point:
+        """The state that this thread reads: within a snapshot that one, else the newest."""
+
+    def changes(self, before: Point, oldest: int) -> Changes:
+        """What other processes committed since a state, of minutes from `oldest` (since 1970) on."""
+
     def span(self) -> tuple[int, int] | None:
         """The oldest and newest print's time in ns, None for an empty store."""
 
 
+def shared(name: str | Path) -> bool:
+    """Whether a store's name is that of one many processes may use at a time."""
+    return "://" in str(name)
+
+
 def open_store(name: str | Path, read_only: bool = False) -> Store:
-    """Open a store by its path, making it where there is none. Raises `StoreError`, `StoreBusy`."""
+    """Open a store by its path or its address (`clickhouse://`, `clickhouses://`, `chdb://`), made where there is none.
+
+    Raises `StoreError`, `StoreBusy`; `UsageError` where an address cannot be understood.
+    """
+    if shared(name):
+        from flowtape.store.clickhouse import ClickStore
+        from flowtape.store.links import parse
+
+        return ClickStore(parse(str(name)), read_only=read_only)
     from flowtape.store.duckdb import DuckStore
 
     return DuckStore(Path(name), read_only=read_only)

@@ -122,6 +122,27 @@ class Catalog:
         """The series that are kept, and those of the transaction at hand."""
         return self.series.head(self._offered[0])
 
+    def adopt(self, series: pl.DataFrame) -> None:
+        """Number series (`SERIES_KEY`) that another process has kept; numbers that no store has kept yet are forgotten
+        for it."""
+        with self._lock:
+            if self.series.height > self.kept_series:
+                self._forget()
+            self._series_numbers(_packed(series), series)
+            self.kept_series = self.series.height
+            self._offered = self.kept_series, self._offered[1]
+
+    def numbers(self, series: pl.DataFrame, venue: pl.Series | None) -> tuple[pl.Series, pl.Series | None]:
+        """Numbers of series (`SERIES_KEY`) and venues (text) of a store that keeps both by name."""
+        with self._lock:
+            found = self._series_numbers(_packed(series), series)
+            if venue is None:
+                return found, None
+            venues = self._venue_numbers(venue.cast(pl.Categorical))
+            self.kept_venues = self.venues.height
+            self._offered = self._offered[0], self.kept_venues
+            return found, venues
+
     def settle(self) -> None:
         """Say that a store has kept what `fresh` gave."""
         with self._lock:
@@ -130,11 +151,14 @@ class Catalog:
     def rollback(self) -> None:
         """Forget what no store has kept; rows encoded before are no longer good."""
         with self._lock:
-            self.series, self.venues = self.series.head(self.kept_series), self.venues.head(self.kept_venues)
-            # A number forgotten may come to mean something else before the tables differ in length again.
-            self._series_keys, self._venue_keys = _NO_KEYS, _NO_KEYS
-            self._offered = self.kept_series, self.kept_venues
-            self.epoch += 1
+            self._forget()
+
+    def _forget(self) -> None:
+        self.series, self.venues = self.series.head(self.kept_series), self.venues.head(self.kept_venues)
+        # A number forgotten may come to mean something else before the tables differ in length again.
+        self._series_keys, self._venue_keys = _NO_KEYS, _NO_KEYS
+        self._offered = self.kept_series, self.kept_venues
+        self.epoch += 1
 
     def _series_numbers(self, keys: pl.Series, prints: pl.DataFrame) -> pl.Series:
         found = self._known_series(keys)

@@ -17,6 +17,7 @@ from flowtape.errors import StoreBusy, StoreError
 from flowtape.feeds.live import STANDING
 from flowtape.minutes import FIELDS, SUMS, merge
 from flowtape.prints import CONDITION_NAMES, day_bounds
+from flowtape.store import Changes, Point
 from flowtape.store.catalog import (
     BAR_KEY,
     GROUP,
@@ -102,6 +103,8 @@ class _Arrow:
 
 class DuckStore:
     """A `Store` in one DuckDB file."""
+
+    claims_version = 0
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
@@ -379,6 +382,12 @@ class DuckStore:
             self._run(f"DELETE FROM bar_rows {where}")
             self.append_bars(merged)
 
+    def take_over(self, source: str) -> None:
+        """See `Store.take_over`; the file's lock has seen to it."""
+
+    def release(self, source: str) -> None:
+        """See `Store.release`."""
+
     def cursor(self, source: str) -> str | None:
         """See `Store.cursor`."""
         found = self._frame("SELECT source, position FROM cursors").filter(pl.col("source") == source)
@@ -400,6 +409,14 @@ class DuckStore:
                   [source], quotes=quotes)  # fmt: skip
         names = ", ".join(STANDING)
         self._run(f"INSERT INTO standing_quotes SELECT ?, {names} FROM quotes", [source], quotes=quotes)
+
+    def point(self) -> Point:
+        """See `Store.point`."""
+        return Point({})
+
+    def changes(self, before: Point, oldest: int) -> Changes:
+        """See `Store.changes`; no other process can."""
+        return Changes(before, pl.DataFrame())
 
     def span(self) -> tuple[int, int] | None:
         """See `Store.span`."""

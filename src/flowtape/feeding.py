@@ -1,0 +1,47 @@
+"""Live feeds into a store in a process of their own: no window, no server."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Sequence
+
+from flowtape.engine import Engine
+from flowtape.errors import TakenOver
+from flowtape.feeds.live import Feed
+from flowtape.feeds.replay import ReplayFeed
+from flowtape.live import Clock, Live
+from flowtape.settings import Settings
+from flowtape.store import Store
+
+LOOK_EVERY = 0.5
+_log = logging.getLogger(__name__)
+
+
+def go_on(feeds: Sequence[Feed], store: Store) -> None:
+    """Let replays begin where they were left."""
+    for feed in feeds:
+        if isinstance(feed, ReplayFeed):
+            feed.go_on(store.cursor(feed.name))
+
+
+def feed_into(store: Store, feeds: Sequence[Feed], settings: Settings, clock: Clock) -> None:
+    """Take live feeds into a store until told to stop by SIGTERM or SIGINT, or until all of them have ended.
+
+    Raises `TakenOver` when another process takes over a feed, `FeedError` where a feed was given up for good.
+    """
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    go_on(feeds, store)
+    live = Live(Engine(store, max_quote_age=settings.quote_age), feeds, clock)
+    live.start()
+    _log.info("taking feeds", extra={"fields": {"feeds": ", ".join(feed.name for feed in feeds)}})
+    while not told.wait(LOOK_EVERY):
+        if live.taken_over.is_set() or live.ended():
+            break
+    live.stop()
+    if live.taken_over.is_set():
+        raise TakenOver(live.failing or "another process has taken over")
+    live.raise_given_up()

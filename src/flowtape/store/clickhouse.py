@@ -1,0 +1,629 @@
+"""The store of many machines: ClickHouse over HTTP, or the same engine in this process (chDB).
+
+ClickHouse has no transactions over several tables. Here a commit is one row: every row carries its writer and a rising
+stamp, and counts once that writer's row in `commits` has reached the stamp. What a reader sees is named by how far each
+writer had got (a `Point`), and stays the same however much is written meanwhile. Nothing is changed in place: what
+replaces a row has a higher stamp.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+
+import polars as pl
+
+from flowtape.conditions import CANCEL, FAMILY_OF
+from flowtape.errors import StoreError, TakenOver
+from flowtape.feeds.live import STANDING
+from flowtape.minutes import FIELDS, NS_PER_MINUTE, merge
+from flowtape.prints import CONDITION_NAMES, day_bounds
+from flowtape.store import Changes, Point
+from flowtape.store.catalog import (
+    BAR_KEY,
+    GROUP,
+    ROW_IDENTITY,
+    ROW_QUOTE,
+    ROWS,
+    Catalog,
+    Schema,
+    typed,
+)
+from flowtape.store.links import Address, Link, connect
+from flowtape.store.natural import (
+    BAR_ROW,
+    IDENTITY,
+    PRINT_ROW,
+    SYMBOL,
+    by_name,
+    by_number,
+    chosen,
+    in_list,
+    quoted,
+    span_of,
+    typed_series,
+)
+from flowtape.store.tables import SERIES_COLUMNS, VERSION, Layout
+
+_FOREVER = 2**64 - 1
+_CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
+_CLAIMS: Schema = {"asset": pl.String, "symbol": pl.String, "day": pl.Date, "source": pl.String}
+_EXTENT = "count() AS n, min(toUnixTimestamp64Nano(ts)) AS a, max(toUnixTimestamp64Nano(ts)) AS b"
+_RESTATED = 10_000
+"""Keys asked for by name; of more, whole symbols are read and the rest is left here."""
+
+
+class ClickStore:
+    """A `Store` in ClickHouse. Many processes may write: each symbol's day by one of them at a time."""
+
+    def __init__(self, address: Address, read_only: bool = False, link: Link | None = None) -> None:
+        self.address, self.read_only = address, read_only
+        self._link = link or connect(address)
+        # Not one of a thread's own: who ends a transaction may not be who began it.
+        self._write = threading.Lock()
+        self._learning = threading.RLock()
+        self._mine = threading.local()
+        self._writer = secrets.randbits(62) + 1
+        self._writers = {self._writer}
+        self._stamp = self._begun = 0
+        self._in_transaction = False
+        self._point = Point({})
+        self._grew = self._claimed = 0
+        self._held: dict[str, list[pl.DataFrame]] = {}
+        self._lost: int | None = None
+        self._leases: set[str] = set()
+        self._taken_over = False
+        self.claims_version = 0
+        self.catalog = Catalog.of()
+        self._learned: dict[int, int] = {}
+        self._told: dict[int, int] = {}
+        try:
+            self._prepare()
+        except StoreError:
+            self._link.close()
+            raise
+
+    def _prepare(self) -> None:
+        layout = Layout(self.address.database, self.address.cluster)
+        there = self._link.ask(
+            f"SELECT count() AS n FROM system.tables WHERE database = '{self.address.database}' AND name = 'meta'"
+        )
+        if not there.item():
+            if self.read_only:
+                raise StoreError(f"{self.address}: there is no flowtape store")
+            for statement in layout.statements():
+                self._link.run(statement)
+            version = pl.DataFrame({"name": ["version"], "value": [str(VERSION)], "at": [1]})
+            self._link.put(f"{self.address.database}.meta", version.cast({"at": pl.UInt64}), "version")
+        found = self._link.ask(
+            f"SELECT argMax(value, at) AS version FROM {self._at('meta')} WHERE name = 'version'"
+        )
+        if found.item() != str(VERSION):
+            raise StoreError(
+                f"{self.address}: its version is {found.item() or 'unknown'}, this program writes version {VERSION}"
+            )
+        self.point()
+
+    def _at(self, table: str) -> str:
+        return f"{self.address.database}.{table}"
+
+    def close(self) -> None:
+        """Let the engine go; a transaction that is open is undone."""
+        self._link.close()
+
+    def check(self) -> None:
+        """See `Store.check`."""
+        self._link.ask(f"SELECT count() AS n FROM {self._at('meta')}")
+
+    # what counts
+    def _look(self) -> tuple[Point, pl.DataFrame]:
+        """How far each writer has got by now, and where it last brought series and claimed days."""
+        rows = self._link.ask(
+            "SELECT writer, least(max(last), min(fence)) AS reached, max(grew) AS grew, max(claimed) AS claimed"
+            f" FROM {self._at('commits')} GROUP BY writer HAVING reached > 0 ORDER BY writer"
+        )
+        return Point(dict(rows.select("writer", "reached").iter_rows()) if rows.width else {}), rows
+
+    def point(self) -> Point:
+        """See `Store.point`; its series are in the catalog."""
+        if not getattr(self._mine, "held", False):
+            return self._newest()
+        if self._mine.point is None:
+            self._mine.point = self._newest()
+        found: Point = self._mine.point
+        return found
+
+    def _newest(self) -> Point:
+        with self._learning:
+            # While rows are being written, the numbers they go by must not change.
+            return self._point if self._in_transaction else self._learn()
+
+    def _learn(self) -> Point:
+        """Look, and take what other writers brought: series into the catalog; that they claimed days is told."""
+        point, news = self._look()
+        for writer, reached, grew, claimed in news.iter_rows():
+            if writer in self._writers:
+                continue
+            if min(claimed, reached) > self._told.get(writer, 0):
+                self._told[writer] = reached
+                self.claims_version += 1
+            before = self._learned.get(writer, 0)
+            if min(grew, reached) > before:
+                rows = self._link.ask(
+                    f"SELECT {', '.join(SERIES_COLUMNS)} FROM {self._at('series')}"
+                    f" WHERE writer = {writer} AND v > {before} AND v <= {reached} ORDER BY ALL"
+                )
+                if rows.height:
+                    self.catalog.adopt(typed_series(rows))
+                self._learned[writer] = reached
+        self._point = point
+        return point
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See `Store.transaction`."""
+        if self.read_only:
+            raise StoreError(f"{self.address}: the store was opened to be read")
+        with self._write:
+            if self._taken_over:
+                raise TakenOver(f"{self.address}: another process has taken over what this one wrote")
+            try:
+                self._begin()
+                yield
+                self._commit()
+            except BaseException:
+                self._abandon()
+                raise
+            self.catalog.settle()
+            self._in_transaction = False
+
+    def _begin(self) -> None:
+        with self._learning:
+            if self._lost is not None:
+                self._begin_anew(self._lost)
+                self._lost = None
+            point = self._learn()
+            self._in_transaction = True
+        self._begun = self._stamp = max(self._stamp, *point.reached.values(), 0)
+        self._grew = self._claimed = 0
+        self._held = {}
+
+    def _commit(self) -> None:
+        if self._stamp == self._begun:
+            return
+        for table in list(self._held):
+            self._flush(table)
+        row = self._progress(self._writer, self._stamp, _FOREVER, self._grew, self._claimed)
+        self._insert("commits", row, f"{self._writer}-{self._stamp}-commit")
+        reached = self._look()[0].reached
+        if reached.get(self._writer, 0) < self._stamp:
+            self._taken_over = True
+            raise TakenOver(f"{self.address}: another process has taken over what this one wrote")
+        self._point = Point({**self._point.reached, self._writer: self._stamp})
+
+    def _abandon(self) -> None:
+        self.catalog.rollback()
+        self._held = {}
+        if self._lost is None:
+            self._lost = self._writer
+        self._writer = secrets.randbits(62) + 1
+        self._writers.add(self._writer)
+        self._in_transaction = False
+
+    def _fence(self, writer: int, reached: int) -> None:
+        """Let nothing of a writer count beyond a stamp."""
+        row = self._progress(writer, reached, reached, 0, 0)
+        self._insert("commits", row, f"{writer}-{reached}-fence-{self._writer}")
+
+    @staticmethod
+    def _progress(writer: int, last: int, fence: int, grew: int, claimed: int) -> pl.DataFrame:
+        row = {"writer": [writer], "last": [last], "fence": [fence], "grew": [grew], "claimed": [claimed]}
+        return pl.DataFrame(row, dict.fromkeys(row, pl.UInt64))
+
+    def take_over(self, source: str) -> None:
+        """See `Store.take_over`."""
+        if self.read_only:
+            raise StoreError(f"{self.address}: the store was opened to be read")
+        with self._write:
+            self._leases.add(source)
+            self._lease(source, ended=0)
+            reached = self._look()[0].reached
+            for writer in self._others(source):
+                self._fence(writer, reached.get(writer, 0))
+
+    def release(self, source: str) -> None:
+        """See `Store.release`."""
+        with self._write:
+            self._leases.discard(source)
+            self._lease(source, ended=1)
+
+    def _lease(self, source: str, ended: int) -> None:
+        row = pl.DataFrame(
+            {"source": [source], "writer": [self._writer], "ended": [ended]},
+            {"source": pl.String, "writer": pl.UInt64, "ended": pl.UInt8},
+        )
+        self._insert("leases", row, f"lease-{self._writer}-{ended}-{source}")
+
+    def _others(self, source: str) -> list[int]:
+        """Other processes' writers that write a source and may."""
+        rows = self._link.ask(
+            f"SELECT writer FROM {self._at('leases')} WHERE source = {quoted(source)} AND writer NOT IN"
+            f" (SELECT writer FROM {self._at('commits')} GROUP BY writer HAVING min(fence) < {_FOREVER})"
+            " GROUP BY writer HAVING max(ended) = 0"
+        )
+        return [writer for (writer,) in rows.iter_rows() if writer not in self._writers]
+
+    def _begin_anew(self, lost: int) -> None:
+        """After a commit that failed: whether the row that would have been it arrived or not, from here on nobody sees
+        more of that writer, and this process goes on as another."""
+        self._fence(lost, self._look()[0].reached.get(lost, 0))
+        for source in self._leases:
+            self._lease(source, ended=0)
+        # Who took over meanwhile either fences the new writer too, or has told of itself before this look.
+        for source in self._leases:
+            if self._others(source):
+                self._taken_over = True
+                raise TakenOver(f"{self.address}: another process has taken over {source}")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See `Store.snapshot`."""
+        self._mine.point, self._mine.held = None, True
+        try:
+            yield
+        finally:
+            self._mine.point, self._mine.held = None, False
+
+    def _counts(self, own: bool) -> str:
+        """What rows of the state at hand meet; `own` with those of the open transaction."""
+        if own and self._in_transaction:
+            return _seen(Point({**self._point.reached, self._writer: self._stamp}))
+        return _seen(self.point())
+
+    # writing
+    def _next(self) -> int:
+        self._stamp += 1
+        return self._stamp
+
+    def _insert(self, table: str, rows: pl.DataFrame, token: str) -> None:
+        self._link.put(self._at(table), rows, token)
+
+    def _write_rows(self, table: str, rows: pl.DataFrame) -> None:
+        """Hold rows to be inserted by the commit at the latest."""
+        if rows.is_empty():
+            return
+        stamp = (pl.lit(self._writer, pl.UInt64).alias("writer"), pl.lit(self._next(), pl.UInt64).alias("v"))
+        self._held.setdefault(table, []).append(rows.with_columns(*stamp))
+
+    def _flush(self, table: str) -> None:
+        held = self._held.pop(table, None)
+        if held:
+            self._insert(table, pl.concat(held), f"{self._writer}-{held[-1]['v'][0]}-{table}")
+
+    # reading
+    def _ask(
+        self, table: str, columns: str, where: str, own: bool, one_of: str = "", voided: str = ""
+    ) -> pl.DataFrame:
+        """Rows of a table that count; of each `one_of` the newest."""
+        if own:
+            self._flush(table)
+        counts = self._counts(own)
+        if voided:
+            where += self._not_void(voided, counts, own)
+        newest = f" ORDER BY v DESC LIMIT 1 BY {one_of}" if one_of else ""
+        return self._link.ask(f"SELECT {columns} FROM {self._at(table)} WHERE ({counts}) AND {where}{newest}")
+
+    def _not_void(self, kind: str, counts: str, own: bool) -> str:
+        """What rows meet that no later statement struck out in whole."""
+        if own:
+            self._flush("voids")
+        rows = self._link.ask(
+            f"SELECT asset, symbol, start, end, max(v) AS latest FROM {self._at('voids')}"
+            f" WHERE ({counts}) AND kind = '{kind}' GROUP BY ALL ORDER BY ALL"
+        )
+        time = (
+            "toInt64(toUnixTimestamp(minute)) * 1000000000"
+            if kind == "minutes"
+            else "toUnixTimestamp64Nano(ts)"
+        )
+        told = ""
+        for asset, symbol, start, end, stamp in rows.iter_rows():
+            whose = f"asset = '{asset}' AND symbol = {quoted(symbol)} AND " if symbol else ""
+            told += f" AND NOT ({whose}{time} >= {start} AND {time} < {end} AND v < {stamp})"
+        return told
+
+    def known(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """See `Store.known`."""
+        ts = rows["ts"].to_physical()
+        first, last = pl.select(ts.min(), last=ts.max()).row(0)
+        where = f"{span_of(first, last + 1)} AND {chosen(self.catalog, rows['series'])}"
+        many, low, high = self._ask("prints", _EXTENT, where, own=True).row(0)
+        if not many:
+            return pl.DataFrame(schema={"row": pl.UInt32, **{name: ROWS[name] for name in ROW_QUOTE}})
+        fresh = rows.select(ROW_IDENTITY).with_row_index("row").filter(ts.is_between(low, high))
+        where = f"{span_of(low, high + 1)} AND {chosen(self.catalog, rows['series'])}"
+        kept = self._rows(where, own=True)
+        return fresh.join(kept.select(*ROW_IDENTITY, *ROW_QUOTE), on=ROW_IDENTITY).select(
+            pl.col("row").cast(pl.UInt32), *ROW_QUOTE
+        )
+
+    def _rows(self, where: str, own: bool) -> pl.DataFrame:
+        """Prints as `catalog.ROWS`, each once."""
+        found = self._ask("prints", ", ".join(PRINT_ROW), where, own, ", ".join(IDENTITY), "prints")
+        return by_number(self.catalog, found, ROWS)
+
+    def _removed(self, where: str, own: bool) -> pl.DataFrame:
+        """What cancels removed: `ROW_IDENTITY` and `removed_at`."""
+        columns = ", ".join((*IDENTITY, "removed_at"))
+        found = self._ask("removals", columns, where, own, ", ".join(IDENTITY), "removals")
+        schema = {name: ROWS[name] for name in ROW_IDENTITY} | {"removed_at": pl.Datetime("ns")}
+        return by_number(self.catalog, found, schema).filter(pl.col("removed_at").is_not_null())
+
+    def sources(self) -> pl.DataFrame:
+        """See `Store.sources`."""
+        found = self._ask("sources", "asset, symbol, day, source", "1", False, f"{SYMBOL}, day")
+        kept = found if found.width else pl.DataFrame(schema=_CLAIMS)
+        return typed(kept.filter(pl.col("source") != ""), _CLAIMS)
+
+    def claim(self, days: pl.DataFrame) -> None:
+        """See `Store.claim`."""
+        self._write_rows("sources", days.select(pl.col("asset", "symbol").cast(pl.String), "day", "source"))
+        self._claimed = self._stamp
+
+    def drop_day(self, asset: str, symbol: str, day: date) -> None:
+        """See `Store.drop_day`."""
+        start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
+        self._strike_out(("prints", "minutes", "removals"), start, end, asset, symbol)
+        self.claim(pl.DataFrame({"asset": [asset], "symbol": [symbol], "day": [day], "source": [""]}))
+
+    def clear_minutes(self, start: int, end: int) -> None:
+        """See `Store.clear_minutes`."""
+        self._strike_out(("minutes", "removals"), start, end)
+
+    def _strike_out(
+        self, kinds: tuple[str, ...], start: int, end: int, asset: str = "", symbol: str = ""
+    ) -> None:
+        rows = pl.DataFrame({"kind": kinds}).with_columns(
+            pl.lit(asset).alias("asset"), pl.lit(symbol).alias("symbol"),
+            pl.lit(start, pl.Int64).alias("start"), pl.lit(end, pl.Int64).alias("end"),
+        )  # fmt: skip
+        self._write_rows("voids", rows)
+
+    def append_prints(self, rows: pl.DataFrame) -> None:
+        """See `Store.append_prints`."""
+        series, _ = self.catalog.fresh()
+        if series.height:
+            self._write_rows("series", by_name(self.catalog, series, ()))
+            self._grew = self._stamp
+        self._write_rows("prints", by_name(self.catalog, rows, PRINT_ROW))
+
+    def replace_prints(self, rows: pl.DataFrame) -> None:
+        """See `Store.replace_prints`."""
+        self._write_rows("prints", by_name(self.catalog, rows, PRINT_ROW))
+
+    def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
+        """See `Store.prints`."""
+        where = f"{span_of(start, end)} AND size >= {min_size} AND {chosen(self.catalog, series)}"
+        return self._with_removals(where, start, end, series, own=False)
+
+    def _with_removals(self, where: str, start: int, end: int, series: pl.Series, own: bool) -> pl.DataFrame:
+        rows = self._rows(where, own)
+        rows = rows.filter(pl.col("series").is_in(series.implode()))
+        removed = self._removed(f"{span_of(start, end)} AND {chosen(self.catalog, series)}", own)
+        return rows.join(removed, on=ROW_IDENTITY, how="left", maintain_order="left")
+
+    def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
+        """See `Store.underlying`."""
+        rows = self._rows(
+            f"{span_of(start, end)} AND underlying IS NOT NULL AND {chosen(self.catalog, series)}", own=False
+        ).filter(pl.col("series").is_in(series.implode()))
+        return (
+            rows.select(pl.col("ts").to_physical() // NS_PER_MINUTE, "underlying", at="ts", seq="seq")
+            .sort("at", "seq", "underlying")
+            .group_by(pl.col("ts").alias("minute"), maintain_order=True)
+            .agg(pl.col("underlying").last().alias("price"))
+            .sort("minute")
+        )
+
+    def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
+        """See `Store.prints_of`; sees the open transaction."""
+        series = keys["series"].unique().cast(pl.Int32)
+        where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
+        rest = [name for name in keys.columns if name not in ("series", "minute")]
+        for name in rest:
+            values = keys[name].unique()
+            if len(values) <= _RESTATED:
+                where += f" AND {name} IN ({in_list(values)})"
+        if "minute" in keys.columns and (minutes := keys["minute"].unique()).len() <= _RESTATED:
+            where += f" AND intDiv(toUnixTimestamp64Nano(ts), {NS_PER_MINUTE}) IN ({in_list(minutes)})"
+        found = self._with_removals(where, start, end, series, own=True)
+        minute = pl.col("ts").to_physical() // NS_PER_MINUTE
+        wanted = keys.cast(pl.Int64)
+        on = [minute if name == "minute" else pl.col(name).cast(pl.Int64) for name in keys.columns]
+        return found.join(wanted, left_on=on, right_on=list(keys.columns), how="semi")
+
+    def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
+        """See `Store.removed_since`."""
+        which = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
+        removed = self._removed(which, own=False).filter(pl.col("removed_at").to_physical() >= at)
+        if removed.is_empty():
+            return pl.DataFrame(schema=ROWS)
+        low, high = removed.select(
+            pl.col("ts").to_physical().min(), high=pl.col("ts").to_physical().max()
+        ).row(0)
+        rows = self._rows(
+            f"{span_of(low, high + 1)} AND {chosen(self.catalog, removed['series'])}", own=False
+        )
+        rows = rows.filter(pl.col("series").is_in(series.implode()))
+        return rows.join(removed, on=ROW_IDENTITY, how="semi")
+
+    def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
+        """See `Store.cancelled_groups`."""
+        rows = self._rows(
+            f"{span_of(start, end)} AND condition IN ({', '.join(map(str, _CANCELS))})", own=True
+        )
+        return rows.group_by(GROUP).agg(pl.col("ts").to_physical().max().alias("last"))
+
+    def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
+        """See `Store.set_removed`."""
+        made = removed.select(*ROW_IDENTITY, "size", "price", "removed_at")
+        if groups.height:
+            kept = self.prints_of(groups, start, end).filter(pl.col("removed_at").is_not_null())
+            gone = kept.join(made, on=ROW_IDENTITY, how="anti").select(*ROW_IDENTITY, "size", "price")
+            made = pl.concat([made, gone.with_columns(pl.lit(None, pl.Datetime("ns")).alias("removed_at"))])
+        self._write_rows("removals", by_name(self.catalog, made, (*IDENTITY, "size", "price", "removed_at")))
+
+    # minutes
+    def append_bars(self, bars: pl.DataFrame) -> None:
+        """See `Store.append_bars`."""
+        self._write_bars(bars, restated=0)
+
+    def _write_bars(self, bars: pl.DataFrame, restated: int) -> None:
+        if bars.height:
+            rows = by_name(self.catalog, bars, BAR_ROW).with_columns(
+                pl.lit(restated, pl.UInt8).alias("restated")
+            )
+            self._write_rows("minutes", rows)
+
+    def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
+        """See `Store.replace_bars`."""
+        kinds = [pl.col(name).cast(bars.schema[name]) for name in BAR_KEY]
+        none = keys.select(kinds).join(bars, on=BAR_KEY, how="anti")
+        empty = none.with_columns(pl.lit(0, pl.Int64).alias(name) for name in FIELDS).select(bars.columns)
+        merged = merge(bars, BAR_KEY)
+        self._write_bars(pl.concat([merged, empty.cast(merged.schema)]), restated=1)
+
+    def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+        """See `Store.bars`."""
+        which = "1" if series is None else chosen(self.catalog, series)
+        found = self._bars(which, start, end, own=False)
+        if series is None:
+            return found
+        return merge(found.filter(pl.col("series").is_in(series.implode())), BAR_KEY)
+
+    def _bars(self, which: str, start: int, end: int, own: bool, counts: str = "") -> pl.DataFrame:
+        """Bars that count, as they are kept: of a key that was restated, what came since."""
+        if own:
+            self._flush("minutes")
+        counts = counts or self._counts(own)
+        where = (
+            f"({counts}) AND minute >= toDateTime({start * 60}, 'UTC')"
+            f" AND minute < toDateTime({min(end * 60, 2**32 - 1)}, 'UTC') AND {which}"
+            f"{self._not_void('minutes', counts, own)}"
+        )
+        rows = self._link.ask(
+            f"SELECT {', '.join(BAR_ROW)}, restated, v FROM {self._at('minutes')} WHERE {where}"
+        )
+        return _standing(by_number(self.catalog, rows, {**_BAR_TYPES, "restated": pl.UInt8, "v": pl.UInt64}))
+
+    def extent(self, series: pl.Series, end: int) -> tuple[int | None, int | None]:
+        """See `Store.extent`."""
+        bars = self.bars(series, 0, end)
+        low, high = bars.select(pl.col("first_ts").min(), high=pl.col("last_ts").max()).row(0)
+        return low, high
+
+    def compact(self, start: int, end: int) -> None:
+        """See `Store.compact`; of this writer's own symbols, by bars in the place of those that were added."""
+        bars = self._bars(f"writer = {self._writer}", start, end, own=True)
+        repeated = bars.select(BAR_KEY).is_duplicated()
+        if repeated.any():
+            keys = bars.filter(repeated).select(BAR_KEY).unique()
+            whole = self._bars(chosen(self.catalog, keys["series"]), start, end, own=True)
+            self._write_bars(merge(whole.join(keys, on=BAR_KEY, how="semi"), BAR_KEY), restated=1)
+
+    def changes(self, before: Point, oldest: int) -> Changes:
+        """See `Store.changes`."""
+        now = self.point()
+        none = pl.DataFrame(schema=_BAR_TYPES)
+        # What a writer lost when another took over may have been shown.
+        if any(now.reached.get(writer, 0) < stamp for writer, stamp in before.reached.items()):
+            return Changes(now, none, whole=True)
+        others = Point({w: v for w, v in now.reached.items() if w not in self._writers})
+        fresh = _since(others, before)
+        if fresh == "0":
+            return Changes(now, none)
+        if self._link.ask(f"SELECT count() AS n FROM {self._at('voids')} WHERE {fresh}").item():
+            return Changes(now, none, whole=True)
+        rows = self._link.ask(
+            f"SELECT {', '.join(BAR_ROW)}, restated FROM {self._at('minutes')}"
+            f" WHERE ({fresh}) AND minute >= toDateTime({oldest * 60}, 'UTC')"
+        )
+        found = by_number(self.catalog, rows, {**_BAR_TYPES, "restated": pl.UInt8})
+        keys = found.filter(pl.col("restated") == 1).select(BAR_KEY).unique()
+        added = found.drop("restated")
+        if keys.is_empty():
+            return Changes(now, added)
+        low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
+        which = chosen(self.catalog, keys["series"])
+        kept = self._bars(which, low, high + 1, own=False, counts=_seen(now))
+        restated = merge(kept.join(keys, on=BAR_KEY, how="semi"), BAR_KEY)
+        return Changes(now, added.join(keys, on=BAR_KEY, how="anti"), keys, restated)
+
+    # cursors
+    def cursor(self, source: str) -> str | None:
+        """See `Store.cursor`."""
+        found = self._ask("cursors", "position", f"source = {quoted(source)}", False, "source")
+        return None if found.is_empty() else str(found["position"][0])
+
+    def set_cursor(self, source: str, position: str) -> None:
+        """See `Store.set_cursor`."""
+        self._write_rows("cursors", pl.DataFrame({"source": [source], "position": [position]}))
+
+    def standing(self, source: str) -> pl.DataFrame:
+        """See `Store.standing`."""
+        found = self._ask(
+            "standing", ", ".join(STANDING), f"source = {quoted(source)}", False, "source, instrument"
+        )
+        return (
+            found.select(pl.col(name).cast(kind) for name, kind in STANDING.items())
+            if found.width
+            else (pl.DataFrame(schema=STANDING))
+        )
+
+    def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
+        """See `Store.set_standing`."""
+        rows = quotes.select(pl.lit(source).alias("source"), *STANDING)
+        self._write_rows("standing", rows.cast({"instrument": pl.String}))
+
+    def span(self) -> tuple[int, int] | None:
+        """See `Store.span`."""
+        many, low, high = self._ask("prints", _EXTENT, "1", own=False, voided="prints").row(0)
+        return (low, high) if many else None
+
+
+def _seen(point: Point) -> str:
+    """SQL that the rows of a state meet."""
+    if not point.reached:
+        return "0"
+    writers = ", ".join(f"toUInt64({writer})" for writer in point.reached)
+    stamps = ", ".join(f"toUInt64({stamp})" for stamp in point.reached.values())
+    return f"v <= transform(writer, [{writers}], [{stamps}], toUInt64(0))"
+
+
+def _since(point: Point, before: Point) -> str:
+    """SQL that the rows of a state meet that were not in one before."""
+    parts = (
+        f"(writer = {writer} AND v > {before.reached.get(writer, 0)} AND v <= {stamp})"
+        for writer, stamp in point.reached.items()
+        if stamp > before.reached.get(writer, 0)
+    )
+    return " OR ".join(parts) or "0"
+
+
+_BAR_TYPES = {
+    "series": pl.Int32, "family": pl.UInt8, "minute": pl.Int32, **dict.fromkeys(FIELDS, pl.Int64),
+}  # fmt: skip
+
+
+def _standing(bars: pl.DataFrame) -> pl.DataFrame:
+    """Bars that nothing has taken the place of: of a key that was restated, the newest restatement and what came
+    after it."""
+    again = bars.filter(pl.col("restated") == 1)
+    if again.height:
+        floors = again.group_by(BAR_KEY).agg(pl.col("v").max().alias("floor"))
+        bars = bars.join(floors, on=BAR_KEY, how="left", maintain_order="left")
+        bars = bars.filter(pl.col("floor").is_null() | (pl.col("v") >= pl.col("floor")))
+    return bars.filter(pl.col("trades") > 0).select(*_BAR_TYPES)

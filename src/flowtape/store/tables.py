@@ -1,0 +1,146 @@
+"""The tables of a ClickHouse store: one text for the engine in process, for one node and for a cluster.
+
+Every row carries the `writer` that inserted it and the stamp `v` of the statement that did. A row counts once its
+writer has told in `commits` that it got that far (docs/store.md): a commit is one row of one table, and what a killed
+writer left behind is never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flowtape.minutes import EDGES, VALUES
+
+VERSION = 1
+STAMP = {"writer": "UInt64", "v": "UInt64 CODEC(Delta, ZSTD)"}
+_TEXT = "LowCardinality(String)"
+SERIES_COLUMNS = {
+    "asset": _TEXT, "symbol": _TEXT, "root": _TEXT, "expiry": "Date32", "right": _TEXT,
+}  # fmt: skip
+"""A stock's expiry is 1970-01-01, its root and right may be empty."""
+_INSTANT = "DateTime64(9, 'UTC') CODEC(DoubleDelta, ZSTD)"
+_IDENTITY = {
+    "ts": _INSTANT, **SERIES_COLUMNS, "strike": "Int32", "venue": _TEXT, "seq": "Int64 CODEC(Delta, ZSTD)",
+}  # fmt: skip
+_INDEX = "INDEX stamps v TYPE minmax GRANULARITY 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: columns and types, its order, what parts it by time, the column that puts a row on a shard, and the
+    time that a row is kept by."""
+
+    name: str
+    columns: dict[str, str]
+    order: tuple[str, ...]
+    shard: str
+    parts: str = ""
+    age: str = ""
+    engine: str = "MergeTree"
+    index: str = ""
+
+
+_NULLABLE = "Nullable(Int64) CODEC(Delta, ZSTD)"
+_KEPT = {
+    "price": "Int64 CODEC(Delta, ZSTD)", "size": "Int32", "bid": _NULLABLE, "ask": _NULLABLE,
+    "bid_size": "Nullable(Int32)", "ask_size": "Nullable(Int32)",
+    "quote_ts": "Nullable(DateTime64(9, 'UTC')) CODEC(DoubleDelta, ZSTD)", "condition": "UInt8",
+    "underlying": _NULLABLE,
+}  # fmt: skip
+_BAR = {
+    **dict.fromkeys(VALUES, "Int64 CODEC(ZSTD)"),
+    **dict.fromkeys(EDGES, "Nullable(Int64) CODEC(ZSTD)"),
+}
+TABLES = (
+    Table("prints", {**_IDENTITY, **_KEPT, **STAMP}, ("asset", "symbol", "ts", "seq", "v"), "symbol",
+          "toYYYYMM(ts)", "ts", index=_INDEX),
+    Table("minutes", {**SERIES_COLUMNS, "family": _TEXT, "minute": "DateTime('UTC') CODEC(Delta, ZSTD)", **_BAR,
+                      "restated": "UInt8", **STAMP},
+          ("asset", "symbol", "minute", "expiry", "right", "family", "v"), "symbol", "toYYYYMM(minute)", "minute",
+          index=_INDEX),
+    Table("removals", {**_IDENTITY, "price": "Int64", "size": "Int32",
+                       "removed_at": "Nullable(DateTime64(9, 'UTC'))", **STAMP},
+          ("asset", "symbol", "ts", "seq", "v"), "symbol", "toYYYYMM(ts)", "ts", index=_INDEX),
+    Table("series", {**SERIES_COLUMNS, **STAMP}, ("asset", "symbol", "expiry", "right", "root", "v"), "symbol",
+          index=_INDEX),
+    Table("sources", {"asset": _TEXT, "symbol": _TEXT, "day": "Date32", "source": _TEXT, **STAMP},
+          ("asset", "symbol", "day", "v"), "symbol"),
+    Table("voids", {"kind": _TEXT, "asset": _TEXT, "symbol": _TEXT, "start": "Int64", "end": "Int64", **STAMP},
+          ("start", "v"), "symbol"),
+    Table("cursors", {"source": "String", "position": "String", **STAMP}, ("source", "v"), "source"),
+    Table("standing", {"source": "String", "instrument": "String", "ts": "Int64", "seq": "Int64",
+                       **dict.fromkeys(("bid", "ask", "bid_size", "ask_size"), "Nullable(Int64)"), **STAMP},
+          ("source", "instrument", "v"), "source"),
+    Table("leases", {"source": "String", "writer": "UInt64", "ended": "UInt8"}, ("source", "writer"), "source"),
+    Table("commits", {"writer": "UInt64", "last": "SimpleAggregateFunction(max, UInt64)",
+                      "fence": "SimpleAggregateFunction(min, UInt64)",
+                      "grew": "SimpleAggregateFunction(max, UInt64)",
+                      "claimed": "SimpleAggregateFunction(max, UInt64)"},
+          ("writer",), "writer", engine="AggregatingMergeTree"),
+    Table("meta", {"name": "String", "value": "String", "at": "UInt64"}, ("name",), "name",
+          engine="ReplacingMergeTree(at)"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tables are made and how long rows are kept, in days (None: for good)."""
+
+    database: str
+    cluster: str = ""
+    keep_prints: int | None = None
+    keep_minutes: int | None = None
+
+    def statements(self) -> Iterator[str]:
+        """All that makes a store; each may be run again."""
+        on = self._on()
+        yield f"CREATE DATABASE IF NOT EXISTS {self.database}{on}"
+        for table in TABLES:
+            yield self._create(table)
+            if self.cluster:
+                yield self._spread(table)
+
+    def keeping(self) -> Iterator[str]:
+        """What sets how long rows are kept, on a store that is there."""
+        for table in TABLES:
+            if table.age:
+                days = self._days(table)
+                where = f"{self.database}.{self._own(table)}{self._on()}"
+                # Removing a TTL where there is none is an error; one that never comes is not.
+                days = 36_500 if days is None else days
+                yield f"ALTER TABLE {where} MODIFY TTL toDateTime({table.age}) + INTERVAL {days} DAY"
+
+    def _days(self, table: Table) -> int | None:
+        return self.keep_minutes if table.name == "minutes" else self.keep_prints
+
+    def _on(self) -> str:
+        return f" ON CLUSTER {self.cluster}" if self.cluster else ""
+
+    def _own(self, table: Table) -> str:
+        return f"{table.name}_here" if self.cluster else table.name
+
+    def _create(self, table: Table) -> str:
+        columns = ", ".join(f"`{name}` {kind}" for name, kind in table.columns.items())
+        if table.index:
+            columns += f", {table.index}"
+        engine, given = table.engine.partition("(")[0], table.engine.partition("(")[2].rstrip(")")
+        if self.cluster:
+            path = f"'/clickhouse/tables/{{shard}}/{self.database}/{table.name}', '{{replica}}'"
+            made = f"Replicated{engine}({path}{', ' + given if given else ''})"
+            window = "replicated_deduplication_window = 10000"
+        else:
+            made, window = table.engine, "non_replicated_deduplication_window = 10000"
+        parts = f" PARTITION BY {table.parts}" if table.parts else ""
+        order = ", ".join(f"`{name}`" for name in table.order)
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.database}.{self._own(table)}{self._on()} ({columns})"
+            f" ENGINE = {made}{parts} ORDER BY ({order}) SETTINGS {window}"
+        )
+
+    def _spread(self, table: Table) -> str:
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.database}.{table.name}{self._on()}"
+            f" AS {self.database}.{self._own(table)} ENGINE = Distributed({self.cluster}, {self.database},"
+            f" {self._own(table)}, sipHash64(`{table.shard}`))"
+        )

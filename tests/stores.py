@@ -1,0 +1,47 @@
+"""The store that tests run over: DuckDB, or what FLOWTAPE_TEST_STORE names (`chdb`, or an address of a server)."""
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from flowtape.store import open_store
+
+ENGINE = os.environ.get("FLOWTAPE_TEST_STORE", "duckdb")
+
+
+@cache
+def chdb_folder():
+    """The folder of this process: the engine holds one at a time."""
+    folder = tempfile.mkdtemp(prefix="flowtape-chdb-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def name_of(path, engine=ENGINE):
+    """A store's name for a test's own path: a file, or a database named after it."""
+    if engine == "duckdb":
+        return str(path)
+    database = "t" + hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:24]
+    if engine == "chdb":
+        return f"chdb://{chdb_folder()}?database={database}"
+    return f"{engine.rstrip('/')}/{database}"
+
+
+def make_store(path, engine=ENGINE, **options):
+    """The store of a path, made where there is none."""
+    return open_store(name_of(path, engine), **options)
+
+
+def examples(many):
+    """How many examples a property is given: a store of the other engine takes a second to make."""
+    return many if ENGINE == "duckdb" else max(2, many // 10)
+
+
+def every_print(store):
+    """All prints of a store with `removed_at`, in order of sequence, prices in 1/10,000 USD."""
+    series = store.catalog.series["series"]
+    return store.catalog.decode(store.prints(series, 0, 2**62)).sort("seq")
