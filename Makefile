@@ -4,10 +4,10 @@ BIN := .venv/bin
 STORE ?= var/simulated.duckdb
 PORT ?= 8787
 
-.PHONY: serve test lint bench lock page clean help
+.PHONY: serve test test-chdb lint bench lock page clean help
 
 help:  ## Say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 serve: .venv/run src/flowtape/web/index.html  ## Serve a simulated market on 127.0.0.1 (PORT, STORE)
 	@mkdir -p $(dir $(STORE))
@@ -15,6 +15,11 @@ serve: .venv/run src/flowtape/web/index.html  ## Serve a simulated market on 127
 
 test: .venv/dev lint src/flowtape/web/index.html  ## Run lint and every test
 	$(BIN)/pytest
+	$(MAKE) test-chdb
+
+test-chdb: .venv/dev  ## Run the tests of engine, feeds and answers over the other engine
+	FLOWTAPE_TEST_STORE=chdb $(BIN)/pytest tests/test_engine.py tests/test_desk.py tests/test_live.py \
+	    tests/test_answers.py tests/test_cboe_day.py tests/test_cboe_readings.py
 
 lint: .venv/dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
