@@ -158,7 +158,7 @@ def store_migrate(store: str | None, only_print: bool) -> None:
 
 
 def _lay_out(name: str | None, only_print: bool, done: str) -> None:
-    from flowtape.store.links import connect, parse
+    from flowtape.store.links import Link, parse
     from flowtape.store.tables import Layout
 
     settings = load()
@@ -168,7 +168,7 @@ def _lay_out(name: str | None, only_print: bool, done: str) -> None:
     if only_print:
         click.echo(";\n\n".join(statements) + ";")
         return
-    link = connect(address)
+    link = Link(address)
     try:
         for statement in statements:
             link.run(statement)

@@ -32,7 +32,7 @@ from flowtape.store.catalog import (
     Schema,
     typed,
 )
-from flowtape.store.links import Address, Link, connect
+from flowtape.store.links import Address, Link
 from flowtape.store.natural import (
     BAR_ROW,
     IDENTITY,
@@ -61,7 +61,7 @@ class ClickStore:
 
     def __init__(self, address: Address, read_only: bool = False, link: Link | None = None) -> None:
         self.address, self.read_only = address, read_only
-        self._link = link or connect(address)
+        self._link = link or Link(address)
         # Not one of a thread's own: who ends a transaction may not be who began it.
         self._write = threading.Lock()
         self._learning = threading.RLock()
@@ -87,25 +87,28 @@ class ClickStore:
             raise
 
     def _prepare(self) -> None:
-        layout = Layout(self.address.database, self.address.cluster)
         there = self._link.ask(
             f"SELECT count() AS n FROM system.tables WHERE database = '{self.address.database}' AND name = 'meta'"
         )
         if not there.item():
             if self.read_only:
                 raise StoreError(f"{self.address}: there is no flowtape store")
-            for statement in layout.statements():
+            for statement in Layout(self.address.database, self.address.cluster).statements():
                 self._link.run(statement)
-            version = pl.DataFrame({"name": ["version"], "value": [str(VERSION)], "at": [1]})
-            self._link.put(f"{self.address.database}.meta", version.cast({"at": pl.UInt64}), "version")
-        found = self._link.ask(
-            f"SELECT argMax(value, at) AS version FROM {self._at('meta')} WHERE name = 'version'"
-        )
-        if found.item() != str(VERSION):
+        found = self._version()
+        if not found and not self.read_only:
+            row = pl.DataFrame({"name": ["version"], "value": [str(VERSION)], "at": [1]})
+            self._insert("meta", row.cast({"at": pl.UInt64}), "version")
+            found = self._version()
+        if found != str(VERSION):
             raise StoreError(
-                f"{self.address}: its version is {found.item() or 'unknown'}, this program writes version {VERSION}"
+                f"{self.address}: its version is {found or 'unknown'}, this program writes version {VERSION}"
             )
         self.point()
+
+    def _version(self) -> str:
+        sql = f"SELECT argMax(value, at) AS version FROM {self._at('meta')} WHERE name = 'version'"
+        return str(self._link.ask(sql).item())
 
     def _at(self, table: str) -> str:
         return f"{self.address.database}.{table}"

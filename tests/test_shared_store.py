@@ -1,0 +1,241 @@
+"""One store, many processes: over HTTP, with writers killed and taken over, and servers that follow."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+
+from flowtape.engine import Engine, wrong_minutes
+from flowtape.errors import StoreError, TakenOver, UsageError
+from flowtape.feeds.simulate import Market, write_tape
+from flowtape.store import open_store
+from flowtape.store.links import parse
+from flowtape.store.tables import Layout
+from flowtape.window import Window
+from stores import every_print
+from tapes import SECOND, T0, frame, row
+from test_engine import LATER, MINUTE, from_store, from_window
+
+ENGINE = Path(__file__).with_name("http_engine.py")
+DAY = date(2026, 5, 12)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server's address."""
+    folder = tmp_path_factory.mktemp("engine")
+    with subprocess.Popen(
+        [sys.executable, ENGINE, folder / "data"], stdout=subprocess.PIPE, text=True
+    ) as made:
+        yield f"clickhouse://127.0.0.1:{int(made.stdout.readline())}"
+        made.kill()
+
+
+@pytest.fixture
+def address(server, request):
+    return f"{server}/{re.sub('[^a-z]', '_', request.node.name)}"
+
+
+@pytest.fixture
+def two(address):
+    """Two processes' ends of one store."""
+    stores = [open_store(address), open_store(address)]
+    yield stores
+    for store in stores:
+        store.close()
+
+
+def flowtape(*arguments, **options):
+    return subprocess.Popen([sys.executable, "-m", "flowtape", *map(str, arguments)], text=True, **options)
+
+
+def until(question, seconds=60):
+    """Ask until the answer is true."""
+    end = time.monotonic() + seconds
+    while not (found := question()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_commit_is_seen_whole_or_not_at_all(two):
+    one, other = two
+    engine = Engine(one)
+    with pytest.raises(StoreError), one.transaction():
+        engine._step(engine._prepare(frame([row()])), "test", False, engine.take(frame([]), "test"))
+        one._flush("prints")
+        one._flush("minutes")
+        assert every_print(other).is_empty()
+        raise StoreError("cut")
+    assert every_print(other).is_empty()
+    assert from_store(other, "SPY") == []
+    engine.take(frame([row()]), "test", cursor="1")
+    assert len(every_print(other)) == 1
+    assert [point["tradeCount"] for point in from_store(other, "SPY")] == [1]
+    assert other.cursor("test") == "1"
+
+
+def test_a_server_s_window_follows_what_others_write(two):
+    one, other = two
+    writer = Engine(one)
+    writer.take(frame([row()]), "test")
+    window = Window(other.catalog, LATER // MINUTE)
+    reader = Engine(other, window)
+    reader.load()
+    tape = [
+        row(seq=1, ts=T0 + SECOND),
+        row(seq=2, ts=T0 + 2 * SECOND, root="NEWW", symbol="NEWW", venue="NEWV"),
+        row(seq=3, ts=T0 + 3 * SECOND, condition="CANC"),
+        row(seq=1, ts=T0 + SECOND, bid=1, ask=2, quote_ts=T0 + SECOND - 1),
+    ]
+    for part in tape:
+        writer.take(frame([part]), "test")
+        reader.follow()
+        for symbol in ("SPY", "NEWW"):
+            assert from_window(window, symbol) == from_store(other, symbol) == from_store(one, symbol)
+    assert from_window(window, "NEWW")
+    writer.rebuild(date(2026, 3, 6))
+    reader.follow()
+    assert from_window(window, "SPY") == from_store(one, "SPY")
+    assert wrong_minutes(other, date(2026, 3, 6))[0] == 0
+    assert not reader.simulated("option", "SPY")
+    writer.take(frame([row(seq=9, root="SIM", symbol="SIM")]), "simulated")
+    reader.follow()
+    assert reader.simulated("option", "SIM")
+
+
+def test_who_was_taken_over_writes_no_more(two):
+    one, other = two
+    first, second = Engine(one), Engine(other)
+    one.take_over("feed")
+    first.take(frame([row()]), "test", cursor="1")
+    other.take_over("feed")
+    with pytest.raises(TakenOver):
+        first.take(frame([row(seq=1)]), "test", cursor="2")
+    with pytest.raises(TakenOver):
+        first.take(frame([row(seq=2)]), "test", cursor="3")
+    assert other.cursor("feed") is None
+    second.take(frame([row(seq=1)]), "test", cursor="4")
+    assert (len(every_print(other)), other.cursor("test")) == (2, "4")
+    assert len(from_store(other, "SPY")) == 1
+
+
+def test_an_insert_sent_twice_counts_once(two):
+    one, _ = two
+    row_of = one._progress(1, 1, 1, 0, 0)
+    for _ in range(3):
+        one._insert(
+            "leases", pl.DataFrame({"source": ["x"], "writer": row_of["writer"], "ended": [0]}), "token"
+        )
+    assert one._link.ask(f"SELECT count() AS n FROM {one._at('leases')}").item() == 1
+
+
+def test_bad_addresses_are_named_without_their_password():
+    for text, what in {
+        "clickhouse:///flow": "host",
+        "clickhouse://a:secret@h/flow-1": "flow-1",
+        "clickhouse://a:secret@h:99999/flow": "port",
+        "clickhouse://a:secret@h/flow?x=1": "'x'",
+        "chdb://flow": "absolute",
+        "redis://h": "redis",
+    }.items():
+        with pytest.raises(UsageError) as caught:
+            parse(text)
+        assert what in str(caught.value)
+        assert "secret" not in str(caught.value)
+    assert "secret" not in repr(parse("clickhouse://a:secret@h/flow"))
+    with pytest.raises(StoreError, match="127.0.0.1:1/"):
+        open_store("clickhouse://127.0.0.1:1/flow")
+
+
+@pytest.mark.parametrize("cluster", ["", "desk"])
+def test_every_statement_of_the_schema_is_the_engine_s_own_grammar(two, cluster):
+    layout = Layout("flow", cluster, keep_prints=30)
+    for statement in (*layout.statements(), *layout.keeping()):
+        assert two[0]._link.ask(f"EXPLAIN AST {statement}").height
+
+
+def test_a_killed_ingest_is_taken_over_and_servers_follow(address, tmp_path):
+    tapes = {}
+    for name, seed in (("a", 1), ("b", 2)):
+        tapes[name] = tmp_path / f"{name}.parquet"
+        write_tape(Market(seed=seed, underlyings=3), DAY, tapes[name], assets="option", rows=4000)
+    whole = pl.concat([pl.read_parquet(path) for path in tapes.values()])
+    symbols = sorted(set(pl.read_parquet(tapes["a"])["symbol"].cast(str)))
+    plain = tmp_path / "plain.duckdb"
+    env = os.environ | {"FLOWTAPE_KEYS": str(tmp_path / "keys")}
+    subprocess.run(
+        [sys.executable, "-m", "flowtape", "ingest", tapes["a"], "--store", plain], check=True, env=env
+    )
+    del whole
+    feed = f"replay:{tapes['a']}?speed=max"
+    store = open_store(address)
+    first = flowtape("ingest", "--feed", feed, "--store", address, env=env, stderr=subprocess.DEVNULL)
+    until(lambda: store.span())
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = flowtape("ingest", "--feed", feed, "--store", address, env=env, stderr=subprocess.DEVNULL)
+    assert second.wait(timeout=120) == 0
+    embedded = open_store(plain, read_only=True)
+    key = ["ts", "seq", "venue", "symbol", "expiry", "right", "strike"]
+    assert every_print(store).drop("series").sort(key).equals(every_print(embedded).drop("series").sort(key))
+    at = embedded.span()[1] + 1
+    for symbol in symbols:
+        assert from_store(store, symbol, at) == from_store(embedded, symbol, at)
+    store.close()
+    embedded.close()
+
+
+def test_three_servers_answer_as_the_embedded_store(address, tmp_path):
+    tape = tmp_path / "day.parquet"
+    write_tape(Market(seed=3, underlyings=3), DAY, tape, assets="both", rows=6000)
+    env = os.environ | {"FLOWTAPE_KEYS": str(tmp_path / "keys")}
+    run = [sys.executable, "-m", "flowtape"]
+    key = subprocess.run(
+        [*run, "keys", "create", "--plan", "alpha"], check=True, env=env, capture_output=True, text=True
+    )
+    names = [address, address, str(tmp_path / "plain.duckdb")]
+    for name in names[1:]:
+        subprocess.run(
+            [*run, "ingest", tape, "--store", name], check=True, env=env, stdout=subprocess.DEVNULL
+        )
+    servers = [
+        flowtape(
+            "serve", "--store", name, "--port", 0, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for name in names
+    ]
+    try:
+        bases = [re.search(r" at (\S+)", made.stdout.readline()).group(1) for made in servers]
+        at = {"at": "2026-05-12T19:00:00Z"}
+        for path, arguments in {
+            "options/SPY/cumulative": {"minutes": 400, **at},
+            "options/SPY/history": {"minutes": 400, "limit": 50, **at},
+            "options/SPY/recent": {"limit": 20, **at},
+            "options/SPY/summary": at,
+            "options/SPY/sessions": at,
+            "stocks/SPY/cumulative": {"minutes": 400, **at},
+        }.items():
+            answers = [
+                httpx.get(
+                    f"{base}/v1/flow/{path}", params=arguments, headers={"X-Api-Key": key.stdout.strip()}
+                )
+                for base in bases
+            ]
+            assert [answer.status_code for answer in answers] == [200] * 3, path
+            assert len({answer.content for answer in answers}) == 1, path
+            assert json.loads(answers[0].content)
+    finally:
+        for made in servers:
+            made.terminate()
+            made.wait()
+            made.stdout.close()
