@@ -14,7 +14,7 @@ import httpx
 import polars as pl
 import pytest
 
-from flowtape.engine import Engine, wrong_minutes
+from flowtape.engine import Engine, Report, wrong_minutes
 from flowtape.errors import StoreError, TakenOver, UsageError
 from flowtape.feeds.simulate import Market, write_tape
 from flowtape.store import open_store
@@ -42,7 +42,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def address(server, request):
-    return f"{server}/{re.sub('[^a-z]', '_', request.node.name)}"
+    return f"{server}/{re.sub('[^a-z]', '_', request.node.name)[-60:]}"
 
 
 @pytest.fixture
@@ -67,15 +67,21 @@ def until(question, seconds=60):
     return found
 
 
+def half_a_commit(engine, other):
+    """Insert all rows of a commit but the one that makes it one."""
+    with engine.store.transaction():
+        engine._step(engine._prepare(frame([row()])), "test", False, Report("test"))
+        for table in list(engine.store._held):
+            engine.store._flush(table)
+        assert every_print(other).is_empty()
+        raise StoreError("cut")
+
+
 def test_a_commit_is_seen_whole_or_not_at_all(two):
     one, other = two
     engine = Engine(one)
-    with pytest.raises(StoreError), one.transaction():
-        engine._step(engine._prepare(frame([row()])), "test", False, engine.take(frame([]), "test"))
-        one._flush("prints")
-        one._flush("minutes")
-        assert every_print(other).is_empty()
-        raise StoreError("cut")
+    with pytest.raises(StoreError, match="cut"):
+        half_a_commit(engine, other)
     assert every_print(other).is_empty()
     assert from_store(other, "SPY") == []
     engine.take(frame([row()]), "test", cursor="1")
@@ -153,7 +159,7 @@ def test_bad_addresses_are_named_without_their_password():
         assert what in str(caught.value)
         assert "secret" not in str(caught.value)
     assert "secret" not in repr(parse("clickhouse://a:secret@h/flow"))
-    with pytest.raises(StoreError, match="127.0.0.1:1/"):
+    with pytest.raises(StoreError, match=r"127[.]0[.]0[.]1:1/"):
         open_store("clickhouse://127.0.0.1:1/flow")
 
 
@@ -169,23 +175,23 @@ def test_a_killed_ingest_is_taken_over_and_servers_follow(address, tmp_path):
     for name, seed in (("a", 1), ("b", 2)):
         tapes[name] = tmp_path / f"{name}.parquet"
         write_tape(Market(seed=seed, underlyings=3), DAY, tapes[name], assets="option", rows=4000)
-    whole = pl.concat([pl.read_parquet(path) for path in tapes.values()])
     symbols = sorted(set(pl.read_parquet(tapes["a"])["symbol"].cast(str)))
     plain = tmp_path / "plain.duckdb"
     env = os.environ | {"FLOWTAPE_KEYS": str(tmp_path / "keys")}
     subprocess.run(
         [sys.executable, "-m", "flowtape", "ingest", tapes["a"], "--store", plain], check=True, env=env
     )
-    del whole
-    feed = f"replay:{tapes['a']}?speed=max"
+    feed = f"replay:{tapes['a']}?speed=6000"
     store = open_store(address)
     first = flowtape("ingest", "--feed", feed, "--store", address, env=env, stderr=subprocess.DEVNULL)
-    until(lambda: store.span())
+    until(store.span)
     first.send_signal(signal.SIGKILL)
     first.wait()
     second = flowtape("ingest", "--feed", feed, "--store", address, env=env, stderr=subprocess.DEVNULL)
-    assert second.wait(timeout=120) == 0
     embedded = open_store(plain, read_only=True)
+    until(lambda: len(every_print(store)) == len(every_print(embedded)))
+    second.terminate()
+    assert second.wait(timeout=60) == 0
     key = ["ts", "seq", "venue", "symbol", "expiry", "right", "strike"]
     assert every_print(store).drop("series").sort(key).equals(every_print(embedded).drop("series").sort(key))
     at = embedded.span()[1] + 1
