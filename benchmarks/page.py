@@ -44,7 +44,7 @@ _UPDATES = """() => {
 
 
 @contextmanager
-def _served() -> Iterator[tuple[str, str]]:
+def served() -> Iterator[tuple[str, str]]:
     """A simulated market with its week: address and key."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "flowtape", "serve", "--simulate", "--port", "0"]
@@ -65,7 +65,7 @@ def run(scale: Scale) -> list[Section]:
     from playwright.sync_api import expect, sync_playwright
 
     path = os.environ.get("FLOWTAPE_TEST_CHROMIUM") or shutil.which("chromium")
-    with _served() as (url, key), sync_playwright() as playwright:
+    with served() as (url, key), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.goto(f"{url}/#key={key}")

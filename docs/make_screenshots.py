@@ -1,4 +1,4 @@
-"""Takes the page's pictures in docs/ from a simulated market: `python docs/make_screenshots.py`.
+"""Takes the page's pictures in docs/ from a simulated market: `python -m docs.make_screenshots`.
 
 Needs the built page (`make page`), Chromium (FLOWTAPE_TEST_CHROMIUM names one that is not on the path) and Playwright.
 """
@@ -8,13 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from benchmarks.page import served
 
 DOCS = Path(__file__).parent
 SHOTS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
@@ -25,23 +22,6 @@ SHOTS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("error", "/?symbol=SPY", {"color_scheme": "dark"}, "refused"),
 )
 """Name of the picture, what it shows, how, and what the page says of its connection."""
-
-
-@contextmanager
-def served() -> Iterator[tuple[str, str]]:
-    """A simulated market with its week taken in: address and key."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "flowtape", "serve", "--simulate", "--port", "0"]
-        store = ["--store", f"{folder}/s.duckdb"]
-        with subprocess.Popen([*command, *store], stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            said = server.stdout.readline() + server.stdout.readline()
-            link = re.search(r"(http\S+)/#key=(\S+)", said)
-            assert link is not None
-            try:
-                yield link[1], link[2]
-            finally:
-                server.terminate()
 
 
 def main() -> None:

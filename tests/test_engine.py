@@ -17,7 +17,7 @@ from flowtape.engine import Engine
 from flowtape.errors import StoreError
 from flowtape.query import Filter, Query
 from flowtape.window import MINUTES, Window
-from stores import ENGINE, examples
+from stores import ENGINE, every_print, examples
 from stores import make_store as open_store
 from tapes import ROW, SECOND, T0, frame, row, rows
 
@@ -234,6 +234,16 @@ def test_the_views_show_what_other_tools_read(store):
     minutes = store._frame("FROM minutes")
     assert minutes["trades"].to_list() == [1]
     assert minutes["right"].to_list() == ["P"]
+
+
+def test_what_a_later_copy_tells_otherwise_is_told_by_it_alone(store):
+    engine = Engine(store)
+    for size, underlying, at in ((10, 6_000_000, 2), (5, None, 1)):
+        engine.take(frame([row(size=size, underlying=underlying, quote_ts=T0 - at)]), "test")
+    series = store.catalog.find("option", "SPY")
+    assert every_print(store)["size"].to_list() == [5]
+    assert store.prints(series, 0, 2**62, 8).is_empty()
+    assert store.underlying(series, 0, 2**62).is_empty()
 
 
 def test_compaction_changes_no_answer(store):

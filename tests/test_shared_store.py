@@ -14,6 +14,7 @@ import httpx
 import polars as pl
 import pytest
 
+from flowtape.api.flow import Flow
 from flowtape.engine import Engine, Report, wrong_minutes
 from flowtape.errors import StoreError, TakenOver, UsageError
 from flowtape.feeds.simulate import Market, write_tape
@@ -21,6 +22,7 @@ from flowtape.store import open_store
 from flowtape.store.links import parse
 from flowtape.store.tables import Layout
 from flowtape.window import Window
+from serving import Clock
 from stores import every_print
 from tapes import SECOND, T0, frame, row
 from test_engine import LATER, MINUTE, from_store, from_window
@@ -133,6 +135,26 @@ def test_who_was_taken_over_writes_no_more(two):
     second.take(frame([row(seq=1)]), "test", cursor="4")
     assert (len(every_print(other)), other.cursor("test")) == (2, "4")
     assert len(from_store(other, "SPY")) == 1
+
+
+def test_files_are_guarded_each_time_anew(two):
+    one, other = two
+    for _ in range(2):
+        one.take_over("files of test")
+        assert len(other._others("files of test")) == 1
+        one.release("files of test")
+        assert other._others("files of test") == []
+
+
+def test_a_server_far_behind_its_store_answers_no_more(two):
+    flow = Flow(
+        Engine(two[0]), Window(two[0].catalog, LATER // MINUTE), Clock(LATER), None, 30.0, lambda: 31.0
+    )
+    try:
+        with pytest.raises(StoreError, match="31 s behind"):
+            flow.check()
+    finally:
+        flow.close()
 
 
 def test_an_insert_sent_twice_counts_once(two):

@@ -41,11 +41,12 @@ class Claims:
         self._read()
 
     def _read(self) -> None:
-        self._version = self._store.claims_version
+        version = self._store.claims_version
         kept = self._store.sources().iter_rows()
         self._holders = {(asset, symbol, day): source for asset, symbol, day, source in kept}
         self._simulated = {key[:2] for key, source in self._holders.items() if source == SIMULATED}
         self._settled.clear()
+        self._version = version
 
     def refresh(self) -> None:
         """See what other processes have claimed since. Raises `StoreError`."""
@@ -66,7 +67,8 @@ class Claims:
         try:
             self._read()
         except FlowtapeError:
-            self._holders = {}
+            # Nobody's claims are known: the next that is made reads them first.
+            self._version = -1
 
     def claim(
         self, series: pl.Series, days: pl.Series, source: str, replace: bool, refusals: set[Refusal]

@@ -86,13 +86,15 @@ def ingest(
     for tape in _open(request):
         # Two processes that take the same rows at the same time would each find them new.
         engine.store.take_over(f"files of {tape.source}")
-        report = engine.ingest(
-            tape,
-            replace=request.replace,
-            progress=lambda report, done, name=tape.name: progress(Step(name, report.rows, done)),  # type: ignore[misc]
-            stop=stop,
-        )
-        engine.store.release(f"files of {tape.source}")
+        try:
+            report = engine.ingest(
+                tape,
+                replace=request.replace,
+                progress=lambda report, done, name=tape.name: progress(Step(name, report.rows, done)),  # type: ignore[misc]
+                stop=stop,
+            )
+        finally:
+            engine.store.release(f"files of {tape.source}")
         outcomes.append(_outcome(tape, report))
     return outcomes
 

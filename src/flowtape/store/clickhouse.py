@@ -40,7 +40,7 @@ from flowtape.store.natural import (
 _CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
 _CLAIMS: Schema = {"asset": pl.String, "symbol": pl.String, "day": pl.Date, "source": pl.String}
 _EXTENT = "count() AS n, min(toUnixTimestamp64Nano(ts)) AS a, max(toUnixTimestamp64Nano(ts)) AS b"
-_RESTATED = 10_000
+_NAMED = 10_000
 """Keys asked for by name; of more, whole symbols are read and the rest is left here."""
 
 
@@ -49,16 +49,24 @@ class ClickStore(Commits):
 
     # reading
     def _ask(
-        self, table: str, columns: str, where: str, own: bool, one_of: str = "", voided: str = ""
+        self,
+        table: str,
+        columns: str,
+        where: str,
+        own: bool,
+        one_of: str = "",
+        voided: str = "",
+        also: str = "",
     ) -> pl.DataFrame:
-        """Rows of a table that count; of each `one_of` the newest."""
+        """Rows of a table that count; of each `one_of` the newest, where that one meets `also`."""
         if own:
             self._flush(table)
         counts = self._counts(own)
         if voided:
             where += self._not_void(voided, counts, own)
         newest = f" ORDER BY v DESC LIMIT 1 BY {one_of}" if one_of else ""
-        return self._link.ask(f"SELECT {columns} FROM {self._at(table)} WHERE ({counts}) AND {where}{newest}")
+        sql = f"SELECT {columns} FROM {self._at(table)} WHERE ({counts}) AND {where}{newest}"
+        return self._link.ask(f"SELECT * FROM ({sql}) WHERE {also}" if also else sql)
 
     def _not_void(self, kind: str, counts: str, own: bool) -> str:
         """What rows meet that no later statement struck out in whole."""
@@ -94,9 +102,10 @@ class ClickStore(Commits):
             pl.col("row").cast(pl.UInt32), *ROW_QUOTE
         )
 
-    def _rows(self, where: str, own: bool) -> pl.DataFrame:
-        """Prints as `catalog.ROWS`, each once."""
-        found = self._ask("prints", ", ".join(PRINT_ROW), where, own, ", ".join(IDENTITY), "prints")
+    def _rows(self, where: str, own: bool, also: str = "") -> pl.DataFrame:
+        """Prints as `catalog.ROWS`, each once. `where` is of what makes a row itself; what a later copy may tell
+        otherwise is asked of the one that stands, by `also`."""
+        found = self._ask("prints", ", ".join(PRINT_ROW), where, own, ", ".join(IDENTITY), "prints", also)
         return by_number(self.catalog, found, ROWS)
 
     def _removed(self, where: str, own: bool) -> pl.DataFrame:
@@ -150,20 +159,20 @@ class ClickStore(Commits):
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """See `Store.prints`."""
-        where = f"{span_of(start, end)} AND size >= {min_size} AND {chosen(self.catalog, series)}"
-        return self._with_removals(where, start, end, series, own=False)
+        where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
+        also = f"size >= {min_size}" if min_size > 1 else ""
+        return self._with_removals(where, series, own=False, also=also)
 
-    def _with_removals(self, where: str, start: int, end: int, series: pl.Series, own: bool) -> pl.DataFrame:
-        rows = self._rows(where, own)
-        rows = rows.filter(pl.col("series").is_in(series.implode()))
-        removed = self._removed(f"{span_of(start, end)} AND {chosen(self.catalog, series)}", own)
+    def _with_removals(self, where: str, series: pl.Series, own: bool, also: str) -> pl.DataFrame:
+        rows = self._rows(where, own, also).filter(pl.col("series").is_in(series.implode()))
+        removed = self._removed(where, own)
         return rows.join(removed, on=ROW_IDENTITY, how="left", maintain_order="left")
 
     def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
         """See `Store.underlying`."""
-        rows = self._rows(
-            f"{span_of(start, end)} AND underlying IS NOT NULL AND {chosen(self.catalog, series)}", own=False
-        ).filter(pl.col("series").is_in(series.implode()))
+        where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
+        rows = self._rows(where, own=False, also="underlying IS NOT NULL")
+        rows = rows.filter(pl.col("series").is_in(series.implode()))
         return (
             rows.select(pl.col("ts").to_physical() // NS_PER_MINUTE, "underlying", at="ts", seq="seq")
             .sort("at", "seq", "underlying")
@@ -176,14 +185,14 @@ class ClickStore(Commits):
         """See `Store.prints_of`; sees the open transaction."""
         series = keys["series"].unique().cast(pl.Int32)
         where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
-        rest = [name for name in keys.columns if name not in ("series", "minute")]
-        for name in rest:
-            values = keys[name].unique()
-            if len(values) <= _RESTATED:
-                where += f" AND {name} IN ({in_list(values)})"
-        if "minute" in keys.columns and (minutes := keys["minute"].unique()).len() <= _RESTATED:
-            where += f" AND intDiv(toUnixTimestamp64Nano(ts), {NS_PER_MINUTE}) IN ({in_list(minutes)})"
-        found = self._with_removals(where, start, end, series, own=True)
+        listed = {name: keys[name].unique() for name in keys.columns if name != "series"}
+        told = {name: f" IN ({in_list(values)})" for name, values in listed.items() if len(values) <= _NAMED}
+        if "minute" in told:
+            where += f" AND intDiv(toUnixTimestamp64Nano(ts), {NS_PER_MINUTE}){told['minute']}"
+        if "strike" in told:
+            where += f" AND strike{told['strike']}"
+        also = " AND ".join(f"{name}{told[name]}" for name in ("size", "price") if name in told)
+        found = self._with_removals(where, series, own=True, also=also)
         minute = pl.col("ts").to_physical() // NS_PER_MINUTE
         wanted = keys.cast(pl.Int64)
         on = [minute if name == "minute" else pl.col(name).cast(pl.Int64) for name in keys.columns]
@@ -206,9 +215,8 @@ class ClickStore(Commits):
 
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
         """See `Store.cancelled_groups`."""
-        rows = self._rows(
-            f"{span_of(start, end)} AND condition IN ({', '.join(map(str, _CANCELS))})", own=True
-        )
+        cancels = f"condition IN ({', '.join(map(str, _CANCELS))})"
+        rows = self._rows(span_of(start, end), own=True, also=cancels)
         return rows.group_by(GROUP).agg(pl.col("ts").to_physical().max().alias("last"))
 
     def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
@@ -321,11 +329,9 @@ class ClickStore(Commits):
         found = self._ask(
             "standing", ", ".join(STANDING), f"source = {quoted(source)}", False, "source, instrument"
         )
-        return (
-            found.select(pl.col(name).cast(kind) for name, kind in STANDING.items())
-            if found.width
-            else (pl.DataFrame(schema=STANDING))
-        )
+        if not found.width:
+            return pl.DataFrame(schema=STANDING)
+        return found.select(pl.col(name).cast(kind) for name, kind in STANDING.items())
 
     def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
         """See `Store.set_standing`."""

@@ -27,9 +27,9 @@ class Commits:
     """What a `ClickStore` has of transactions: begun and ended here, its rows held back until they are to be inserted,
     each under a token of its own."""
 
-    def __init__(self, address: Address, read_only: bool = False, link: Link | None = None) -> None:
+    def __init__(self, address: Address, read_only: bool = False) -> None:
         self.address, self.read_only = address, read_only
-        self._link = link or Link(address)
+        self._link = Link(address)
         # Not one of a thread's own: who ends a transaction may not be who began it.
         self._write = threading.Lock()
         self._learning = threading.RLock()
@@ -216,14 +216,14 @@ class Commits:
             {"source": [source], "writer": [self._writer], "ended": [ended]},
             {"source": pl.String, "writer": pl.UInt64, "ended": pl.UInt8},
         )
-        self._insert("leases", row, f"lease-{self._writer}-{ended}-{source}")
+        self._insert("leases", row, f"{self._writer}-{self._next()}-lease")
 
     def _others(self, source: str) -> list[int]:
         """Other processes' writers that write a source and may."""
         rows = self._link.ask(
             f"SELECT writer FROM {self._at('leases')} WHERE source = {quoted(source)} AND writer NOT IN"
             f" (SELECT writer FROM {self._at('commits')} GROUP BY writer HAVING min(fence) < {FOREVER})"
-            " GROUP BY writer HAVING max(ended) = 0"
+            " GROUP BY writer HAVING countIf(ended = 0) > countIf(ended = 1)"
         )
         return [writer for (writer,) in rows.iter_rows() if writer not in self._writers]
 
