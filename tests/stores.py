@@ -4,7 +4,10 @@ import atexit
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -46,3 +49,12 @@ def every_print(store):
     store.point()  # its series are in the catalog then
     series = store.catalog.series["series"]
     return store.catalog.decode(store.prints(series, 0, 2**62)).sort("seq")
+
+
+@contextmanager
+def over_http(folder):
+    """chDB in a folder behind ClickHouse's HTTP interface, in a process of its own: its address."""
+    command = [sys.executable, Path(__file__).with_name("http_engine.py"), folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as made:
+        yield f"clickhouse://127.0.0.1:{int(made.stdout.readline())}"
+        made.kill()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from datetime import date
-from pathlib import Path
 
 import httpx
 import polars as pl
@@ -23,23 +22,18 @@ from flowtape.store.links import parse
 from flowtape.store.tables import Layout
 from flowtape.window import Window
 from serving import Clock
-from stores import every_print
+from stores import every_print, over_http
 from tapes import SECOND, T0, frame, row
 from test_engine import LATER, MINUTE, from_store, from_window
 
-ENGINE = Path(__file__).with_name("http_engine.py")
 DAY = date(2026, 5, 12)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server's address."""
-    folder = tmp_path_factory.mktemp("engine")
-    with subprocess.Popen(
-        [sys.executable, ENGINE, folder / "data"], stdout=subprocess.PIPE, text=True
-    ) as made:
-        yield f"clickhouse://127.0.0.1:{int(made.stdout.readline())}"
-        made.kill()
+    with over_http(tmp_path_factory.mktemp("engine") / "data") as address:
+        yield address
 
 
 @pytest.fixture

@@ -59,6 +59,8 @@ class StoreBusy(StoreError):
 class TakenOver(StoreError):
     """Another process has taken over what this one wrote; trying again cannot help."""
 
+    exit_code = 7
+
 
 class FeedError(FlowtapeError):
     """A live source failed."""

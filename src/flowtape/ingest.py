@@ -95,7 +95,7 @@ def ingest(
             )
         finally:
             engine.store.release(f"files of {tape.source}")
-        outcomes.append(_outcome(tape, report))
+        outcomes.append(outcome_of(tape, report))
     return outcomes
 
 
@@ -105,7 +105,8 @@ def _open(request: Request) -> list[Tape]:
     return open_tapes(request.files, request.format, options)
 
 
-def _outcome(tape: Tape, report: Report) -> Outcome:
+def outcome_of(tape: Tape, report: Report) -> Outcome:
+    """What became of a tape, of its reader's counts and the engine's."""
     refusals = sorted(report.refusals, key=lambda refusal: (refusal.day, refusal.asset, refusal.symbol))
     return Outcome(
         name=tape.name,

@@ -7,6 +7,7 @@ import sys
 import click
 
 from flowtape import __version__
+from flowtape.cli.backfill import backfill
 from flowtape.cli.cumulative import cumulative
 from flowtape.cli.keys import keys
 from flowtape.cli.report import report
@@ -24,6 +25,7 @@ Exit codes:
   4  rows were refused: another source holds their trading day
   5  the store cannot be opened, read or written
   6  a live source failed
+  7  another process has taken over what this one wrote
   130  interrupted; what was committed is kept, and repeating is safe
 """
 
@@ -40,7 +42,7 @@ def commands() -> None:
     """
 
 
-for command in (ingest, serve, cumulative, report, keys, simulate, rebuild, store):
+for command in (ingest, backfill, serve, cumulative, report, keys, simulate, rebuild, store):
     commands.add_command(command)
 
 

@@ -125,6 +125,9 @@ class Store(Protocol):
     def cursor(self, source: str) -> str | None:
         """Where a source was left, as its feed wrote it."""
 
+    def cursors(self, beginning: str) -> dict[str, str]:
+        """The cursors of all sources whose names begin so."""
+
     def set_cursor(self, source: str, position: str) -> None:
         """Remember where a source was left."""
 

@@ -320,6 +320,12 @@ class ClickStore(Commits):
         found = self._ask("cursors", "position", f"source = {quoted(source)}", False, "source")
         return None if found.is_empty() else str(found["position"][0])
 
+    def cursors(self, beginning: str) -> dict[str, str]:
+        """See `Store.cursors`."""
+        where = f"startsWith(source, {quoted(beginning)})"
+        found = self._ask("cursors", "source, position", where, False, "source")
+        return dict(found.iter_rows())
+
     def set_cursor(self, source: str, position: str) -> None:
         """See `Store.set_cursor`."""
         self._write_rows("cursors", pl.DataFrame({"source": [source], "position": [position]}))

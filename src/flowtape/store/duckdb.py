@@ -393,6 +393,11 @@ class DuckStore:
         found = self._frame("SELECT source, position FROM cursors").filter(pl.col("source") == source)
         return None if found.is_empty() else str(found["position"][0])
 
+    def cursors(self, beginning: str) -> dict[str, str]:
+        """See `Store.cursors`."""
+        found = self._frame("SELECT source, position FROM cursors")
+        return dict(found.filter(pl.col("source").str.starts_with(beginning)).iter_rows())
+
     def set_cursor(self, source: str, position: str) -> None:
         """See `Store.set_cursor`."""
         self._run("INSERT OR REPLACE INTO cursors VALUES (?, ?)", [source, position])

@@ -1,0 +1,139 @@
+"""`flowtape backfill`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flowtape.cli.options import reading_options, store_option
+from flowtape.cli.show import tell_outcome
+from flowtape.errors import SourceConflict, StoreError, TapeError, UsageError
+from flowtape.settings import load
+from flowtape.store import shared
+
+if TYPE_CHECKING:
+    from flowtape.backfill import Step, Summary
+    from flowtape.backfill.pools import Pool
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.option(
+    "--on", metavar="dask://HOST:PORT", help="A Dask scheduler whose workers do it (tcp:// and tls:// too)."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Processes on this machine.  [default: the number of cores; 1 for a store that one process holds]",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 100),
+    default=3,
+    show_default=True,
+    help="Times that a task is tried again.",
+)
+@reading_options
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="Print what became of each file as JSON.")
+def backfill(
+    sources: tuple[str, ...],
+    on: str | None,
+    workers: int | None,
+    retries: int,
+    format: str | None,
+    mapping: Path | None,
+    source: str | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Take many files into a store, by many workers.
+
+    SRC is a file, a glob in quotes, or one of an object store: s3://, gs://, az://. Files that belong together (trades
+    and their quotes) are found among them. Which files are done is kept in the store: the same command again takes
+    what is missing or has changed, and nothing counts twice. What is kept is the same whatever the number of workers.
+
+    \b
+    Examples:
+      flowtape backfill "tape/2026-*.parquet" --store clickhouse://flow@host/flow
+      flowtape backfill "s3://desk/opra/2026/*.dbn.zst" --on dask://scheduler:8786 --store clickhouse://flow@host/flow
+      flowtape backfill "tape/*.csv.gz" --store flow.duckdb
+    """
+    from flowtape.backfill import backfill as run
+    from flowtape.backfill.files import Reading
+    from flowtape.backfill.tasks import Place
+
+    settings = load()
+    name = store or settings.store
+    reading = Reading(format, source, None if mapping is None else mapping.read_text())
+    place = Place(name if shared(name) else str(Path(name).absolute()), settings.max_quote_age)
+    with _pool(name, on, workers, retries) as pool, _bar() as progress:
+        summary = run(place, sources, reading, pool, progress)
+    _tell(summary, as_json)
+
+
+@contextmanager
+def _pool(name: str, on: str | None, workers: int | None, retries: int) -> Iterator[Pool]:
+    from flowtape.backfill.pools import Dask, Here, Processes
+
+    alone = not shared(name) or name.startswith("chdb:")
+    if alone and (on or (workers or 1) > 1):
+        raise UsageError(f"{'--on' if on else '--workers'}: one process at a time holds the store {name}")
+    if on and workers:
+        raise UsageError("--workers: the cluster of --on has its own")
+    if on:
+        with closing(Dask(on.replace("dask://", "tcp://", 1), retries)) as cluster:
+            yield cluster
+        return
+    many = workers or (1 if alone else len(os.sched_getaffinity(0)))
+    with nullcontext(Here(retries) if alone else Processes(many, retries)) as pool:
+        yield pool
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Step], None]]:
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files, {task.fields[rows]:,} rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, rows=0)
+        yield lambda step: bar.update(
+            task, description=step.doing, completed=step.done, total=step.all, rows=step.rows
+        )
+
+
+def _tell(summary: Summary, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(summary).decode())
+    else:
+        for one in summary.done:
+            for outcome in one.outcomes:
+                tell_outcome(outcome)
+            if one.error:
+                click.echo(f"{', '.join(one.files)}: {one.error}", err=True)
+        taken = len(summary.done) - len(summary.failed)
+        click.echo(f"{taken:,} taken, {len(summary.failed):,} failed, {summary.before:,} done before")
+    refused = sum(outcome.refused for one in summary.done for outcome in one.outcomes if outcome.refusals)
+    failed = [one for one in summary.failed if not one.again]
+    if failed:
+        raise TapeError(f"{len(failed):,} cannot be read; the first: {', '.join(failed[0].files)}")
+    if summary.failed:
+        raise StoreError(f"{len(summary.failed):,} were not taken; the same command again takes them")
+    if refused:
+        raise SourceConflict(f"{refused:,} rows were refused: their trading days come from another source")
