@@ -46,6 +46,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " (`flowtape.keys` where the store is no file)."
         ),
     ] = ""
+    quotas: Annotated[
+        str,
+        Meta(
+            description="Where requests are counted, so that several servers keep one limit: `redis://host:6379/0`"
+            " (`rediss://` with TLS), Redis or Valkey; empty: in the file of keys."
+        ),
+    ] = ""
     host: Annotated[str, Meta(min_length=1, description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")] = (
         8787

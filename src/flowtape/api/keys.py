@@ -20,9 +20,10 @@ from pathlib import Path
 
 import msgspec
 
+from flowtape.api.counts import SharedCounts
 from flowtape.api.logs import event
 from flowtape.errors import StoreError, UsageError
-from flowtape.settings import PLANS, Plan
+from flowtape.settings import PLANS, Plan, Settings
 
 DAY = 86_400 * 10**9
 """Nanoseconds in a day; a day's number is the count of whole days since 1970, UTC."""
@@ -71,14 +72,23 @@ def plan_named(name: str) -> Plan:
     raise UsageError(f"there is no plan {name!r}; plans are {', '.join(PLANS)}")
 
 
+def keys_of(settings: Settings) -> Keys:
+    """The keys that the settings name, counted where they say. Raises `StoreError`, `UsageError`."""
+    shared = SharedCounts(settings.quotas) if settings.quotas else None
+    return Keys(settings.keys_path, shared=shared)
+
+
 class Keys:
-    """The keys of one file, and the requests each has made on each UTC day.
+    """The keys of one file, and the requests each has made on each UTC day: counted in that file, or in `shared`.
 
     `clock` gives ns since 1970, UTC. Raises `StoreError` where the file cannot be opened, read or written.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], int] = time.time_ns, shared: SharedCounts | None = None
+    ) -> None:
         self.path = path
+        self.shared = shared
         self._clock = clock
         self._ephemeral: dict[bytes, Key] = {}
         self._by_digest: dict[bytes, Key] = {}
@@ -165,10 +175,22 @@ class Keys:
     def used(self, key: Key, day: int) -> int:
         """Requests of a key on a day, as far as this process knows."""
         if day != self._used_day:
-            with self._errors():
-                rows = self._db.execute("SELECT key, used FROM usage WHERE day = ?", (day,)).fetchall()
-            self._used, self._used_day = dict(rows), day
+            self._used, self._used_day = {} if self.shared else self._counted(day), day
         return self._used.get(key.id, 0)
+
+    def _counted(self, day: int) -> dict[str, int]:
+        with self._errors():
+            return dict(self._db.execute("SELECT key, used FROM usage WHERE day = ?", (day,)).fetchall())
+
+    def used_by_all(self, key: Key, day: int) -> int:
+        """Requests of a key on a day, counted by all servers; by this one alone while shared counts are away."""
+        known = self.used(key, day)
+        if self.shared and key.stored:
+            told = self.shared.get(key.id, day)
+            if told is not None:
+                # What is not written yet is this process's own.
+                self._used[key.id] = known = told + self._pending.get((key.id, day), 0)
+        return known
 
     def count(self, key: Key, day: int) -> None:
         """Count a request of a key without a limit; written within about a second."""
@@ -187,11 +209,23 @@ class Keys:
         if not key.stored:
             self._used[key.id] = min(known + 1, limit)
             return known < limit
+        if self.shared:
+            return self._spend_shared(self.shared, key, day, limit)
         with self._errors():
             rows = self._db.execute(_SPEND, (key.id, day, limit)).fetchall()
         self._used[key.id] = rows[0][0] if rows else limit
         self._unfolded = True
         return bool(rows)
+
+    def _spend_shared(self, shared: SharedCounts, key: Key, day: int, limit: int) -> bool:
+        alone = shared.away
+        told = shared.add(key.id, day)
+        many = self.used(key, day) + 1 if told is None else told
+        self._used[key.id] = min(many, limit)
+        if alone and many <= limit:
+            entry = key.id, day
+            self._pending[entry] = self._pending.get(entry, 0) + 1
+        return many <= limit
 
     def flush(self) -> None:
         """Write what `count` has gathered. Not for use beside a running `watch`."""
@@ -202,14 +236,27 @@ class Keys:
         return batch
 
     def _write(self, batch: dict[tuple[str, int], int]) -> None:
-        """Add a batch of counts to the file, and fold SQLite's log into it. Runs in any thread."""
+        """Move a batch of counts to where they are kept, and fold SQLite's log into the file. Runs in any thread."""
+        if self.shared:
+            self._share(self.shared, batch)
+            return
         self._unfolded = False
         with self._errors(), closing(self._connect()) as db:
             if batch:
                 db.execute("BEGIN IMMEDIATE")
                 db.executemany(_ADD, [(name, day, number) for (name, day), number in batch.items()])
                 db.execute("COMMIT")
+                batch.clear()
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _share(self, shared: SharedCounts, batch: dict[tuple[str, int], int]) -> None:
+        """Move a batch to the shared counts; what they do not take stays in it."""
+        shared.probe()
+        for (name, day), number in list(batch.items()):
+            if shared.away:
+                break
+            shared.add(name, day, number)
+            del batch[name, day]
 
     async def watch(self) -> None:
         """Follow changes made by other processes, and write counts, until cancelled."""
@@ -219,7 +266,8 @@ class Keys:
             await asyncio.sleep(CHECK_EVERY)
             try:
                 self._follow()
-                if loop.time() - written >= WRITE_EVERY and (self._pending or self._unfolded):
+                away = self.shared is not None and self.shared.away
+                if loop.time() - written >= WRITE_EVERY and (self._pending or self._unfolded or away):
                     written = loop.time()
                     await self._write_aside()
             except StoreError as error:
@@ -236,15 +284,16 @@ class Keys:
         batch = self._take()
         try:
             await asyncio.to_thread(self._write, batch)
-        except StoreError:
+        finally:
             for entry, number in batch.items():
                 self._pending[entry] = self._pending.get(entry, 0) + number
-            raise
 
     def close(self) -> None:
         """Write what is left and close the file. May be called again."""
         if self._pending:
             self.flush()
+        if self.shared:
+            self.shared.close()
         self._db.close()
 
     def _connect(self) -> sqlite3.Connection:

@@ -79,6 +79,11 @@ class Metrics:
         """Tell of live feeds too."""
         self._registry.register(_LiveCollector(live))
 
+    def watch_counts(self, away: Callable[[], bool]) -> None:
+        """Tell whether shared counts of requests are away."""
+        gauge = Gauge("flowtape_counts_away", "Whether shared counts are away.", registry=self._registry)
+        gauge.set_function(away)
+
     def count_streams(self, clients: Callable[[], int]) -> None:
         """Tell how many streams are open."""
         gauge = Gauge("flowtape_stream_clients", "Streams that are open.", registry=self._registry)

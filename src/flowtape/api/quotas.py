@@ -51,7 +51,7 @@ class Quotas:
 
     def today(self, key: Key, now: int) -> tuple[int, int]:
         """Requests of a key today, and when the count starts again in Unix seconds."""
-        return self._keys.used(key, now // DAY), _reset(now // DAY)
+        return self._keys.used_by_all(key, now // DAY), _reset(now // DAY)
 
     def _exceeded(self, key: Key, limit: int, now: int) -> Exception:
         reset = _reset(now // DAY)

@@ -17,7 +17,7 @@ from flowtape.api.app import Application
 from flowtape.api.control import Control
 from flowtape.api.flow import Flow
 from flowtape.api.follower import Follower
-from flowtape.api.keys import Keys
+from flowtape.api.keys import Keys, keys_of
 from flowtape.api.logs import event
 from flowtape.api.metrics import Metrics
 from flowtape.api.server import free_address, run
@@ -93,7 +93,9 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     metrics.watch(live)
     behind = follower.behind if follower else lambda: 0.0
     flow = Flow(engine, window, clock, live, settings.silence_limit, behind)
-    keys = Keys(settings.keys_path)
+    keys = keys_of(settings)
+    if keys.shared:
+        metrics.watch_counts(lambda: bool(keys.shared and keys.shared.away))
     key = keys.add_ephemeral("Alpha") if any(isinstance(feed, SHOWN_OPEN) for feed in feeds) else None
     control = None if shared(settings.store) else Control(Path(settings.store), engine, flow)
     if control:

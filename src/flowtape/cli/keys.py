@@ -26,9 +26,9 @@ def _settings(store: str | None) -> Settings:
 @store_option
 def create(plan: str, label: str, store: str | None) -> None:
     """Make a key and print it, alone, on standard output. It is shown this once; only its hash is kept."""
-    from flowtape.api.keys import Keys
+    from flowtape.api.keys import keys_of
 
-    kept = Keys(_settings(store).keys_path)
+    kept = keys_of(_settings(store))
     try:
         click.echo(kept.create(plan, label))
     finally:
@@ -39,15 +39,15 @@ def create(plan: str, label: str, store: str | None) -> None:
 @store_option
 def list_keys(store: str | None) -> None:
     """List the keys that may be used: id, plan, when made, requests today, label."""
-    from flowtape.api.keys import DAY, Keys
+    from flowtape.api.keys import DAY, keys_of
 
-    kept = Keys(_settings(store).keys_path)
+    kept = keys_of(_settings(store))
     try:
         today = int(datetime.now(UTC).timestamp()) * 10**9 // DAY
         for key in kept.list():
             made = datetime.fromtimestamp(key.created // 10**9, UTC)
             click.echo(
-                f"{key.id}  {key.plan:<10}  {made:%Y-%m-%dT%H:%M:%SZ}  {kept.used(key, today):>8}  {key.label}"
+                f"{key.id}  {key.plan:<10}  {made:%Y-%m-%dT%H:%M:%SZ}  {kept.used_by_all(key, today):>8}  {key.label}"
             )
     finally:
         kept.close()
@@ -58,9 +58,9 @@ def list_keys(store: str | None) -> None:
 @store_option
 def revoke(key: str, store: str | None) -> None:
     """Revoke a key by its id or label."""
-    from flowtape.api.keys import Keys
+    from flowtape.api.keys import keys_of
 
-    kept = Keys(_settings(store).keys_path)
+    kept = keys_of(_settings(store))
     try:
         gone = kept.revoke(key)
     finally:
