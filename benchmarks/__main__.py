@@ -22,6 +22,7 @@ NAMES = {
     "live": "live",
     "nulls": "nulls",
     "page": "page",
+    "shared": "shared",
 }
 
 

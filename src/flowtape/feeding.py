@@ -6,12 +6,13 @@ import logging
 import signal
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 from flowtape.engine import Engine
 from flowtape.errors import TakenOver
 from flowtape.feeds.live import Feed
 from flowtape.feeds.replay import ReplayFeed
-from flowtape.live import Clock, Live
+from flowtape.live import Clock, Listener, Live
 from flowtape.settings import Settings
 from flowtape.store import Store
 
@@ -26,7 +27,16 @@ def go_on(feeds: Sequence[Feed], store: Store) -> None:
             feed.go_on(store.cursor(feed.name))
 
 
-def feed_into(store: Store, feeds: Sequence[Feed], settings: Settings, clock: Clock) -> None:
+class Watcher(Listener, Protocol):
+    """Who is told of live feeds, and looks at them."""
+
+    def watch(self, live: Live) -> None:
+        """Look at these feeds when asked."""
+
+
+def feed_into(
+    store: Store, feeds: Sequence[Feed], settings: Settings, clock: Clock, watcher: Watcher
+) -> None:
     """Take live feeds into a store until told to stop by SIGTERM or SIGINT, or until all of them have ended.
 
     Raises `TakenOver` when another process takes over a feed, `FeedError` where a feed was given up for good.
@@ -35,7 +45,8 @@ def feed_into(store: Store, feeds: Sequence[Feed], settings: Settings, clock: Cl
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     go_on(feeds, store)
-    live = Live(Engine(store, max_quote_age=settings.quote_age), feeds, clock)
+    live = Live(Engine(store, max_quote_age=settings.quote_age), feeds, clock, watcher)
+    watcher.watch(live)
     live.start()
     _log.info("taking feeds", extra={"fields": {"feeds": ", ".join(feed.name for feed in feeds)}})
     while not told.wait(LOOK_EVERY):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from flowtape.errors import UsageError
 from flowtape.live import FeedReport
 
 MEDIA = CONTENT_TYPE_LATEST.encode()
@@ -88,6 +89,23 @@ class Metrics:
         """Tell how many streams are open."""
         gauge = Gauge("flowtape_stream_clients", "Streams that are open.", registry=self._registry)
         gauge.set_function(clients)
+
+    def serve(self, host: str, port: int) -> Callable[[], None]:
+        """Serve the page at an address of its own, for a process without the API; gives what ends that. Raises
+        `UsageError` where the address cannot be had."""
+        try:
+            server, thread = start_http_server(port, host, self._registry)
+        except OSError as error:
+            raise UsageError(
+                f"--metrics-port {port}: {host} cannot be listened on: {error.strerror}"
+            ) from None
+
+        def end() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return end
 
     def page(self) -> bytes:
         """All of it, in Prometheus's text format."""

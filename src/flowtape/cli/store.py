@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from flowtape.store import open_store
 @store_option
 @click.option("--strict", is_flag=True, help="Stop at the first bad row and keep nothing of that file.")
 @click.option("--replace", is_flag=True, help="Put this tape in the place of another source's trading days.")
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65_535), help="With --feed: serve /metrics for Prometheus here."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what became of each tape as JSON.")
 def ingest(
     files: tuple[Path, ...],
@@ -42,6 +46,7 @@ def ingest(
     store: str | None,
     strict: bool,
     replace: bool,
+    metrics_port: int | None,
     as_json: bool,
 ) -> None:
     """Take tapes, or live feeds, into a store.
@@ -62,8 +67,10 @@ def ingest(
     if bool(files) == bool(feed):
         raise UsageError("ingest: give FILES, or --feed, and not both")
     if feed:
-        _take_feeds(name, feed, settings)
+        _take_feeds(name, feed, settings, metrics_port)
         return
+    if metrics_port:
+        raise UsageError("--metrics-port goes with --feed")
     request = Request(
         files=[str(file.absolute()) for file in files],
         format=format,
@@ -85,8 +92,9 @@ def ingest(
     _tell(outcomes, as_json)
 
 
-def _take_feeds(name: str, texts: tuple[str, ...], settings: Settings) -> None:
+def _take_feeds(name: str, texts: tuple[str, ...], settings: Settings, metrics_port: int | None) -> None:
     from flowtape.api.logs import configure
+    from flowtape.api.metrics import Metrics
     from flowtape.api.service import SystemClock
     from flowtape.feeding import feed_into
     from flowtape.feeds.registry import open_feeds
@@ -94,11 +102,14 @@ def _take_feeds(name: str, texts: tuple[str, ...], settings: Settings) -> None:
     configure(settings)
     clock = SystemClock()
     feeds = open_feeds(texts, clock)
-    kept = open_store(name)
-    try:
-        feed_into(kept, feeds, settings, next((f.clock for f in feeds if isinstance(f, ReplayFeed)), clock))
-    finally:
-        kept.close()
+    metrics = Metrics()
+    with ExitStack() as stack:
+        if metrics_port:
+            stack.callback(metrics.serve(settings.host, metrics_port))
+        kept = open_store(name)
+        stack.callback(kept.close)
+        replayed = next((feed.clock for feed in feeds if isinstance(feed, ReplayFeed)), clock)
+        feed_into(kept, feeds, settings, replayed, metrics)
 
 
 def _tell(outcomes: list[Outcome], as_json: bool) -> None:
