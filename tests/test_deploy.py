@@ -29,7 +29,9 @@ def tool(name):
 
 
 def run(*command, **options):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False, **options
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -76,16 +78,22 @@ def test_what_a_service_waits_for_and_mounts_is_there():
         assert set(service.get("depends_on", {})) <= set(COMPOSE["services"]), name
         for mount in service.get("volumes", []):
             source = mount.split(":")[0]
-            assert (DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], mount
+            assert (DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], (
+                mount
+            )
 
 
 def test_the_cluster_s_hosts_are_the_compose_file_s():
-    hosts = {node.text for path in (DEPLOY / "clickhouse").glob("*.xml") for node in ET.parse(path).iter("host")}
+    hosts = {
+        node.text for path in (DEPLOY / "clickhouse").glob("*.xml") for node in ET.parse(path).iter("host")
+    }
     assert len(hosts) == 5
     assert hosts <= set(COMPOSE["services"])
     (macros,) = ET.parse(DEPLOY / "clickhouse" / "cluster.xml").iter("macros")
     for node in macros:
-        assert all(node.attrib["from_env"] in COMPOSE["services"][name]["environment"] for name in hosts - {"keeper"})
+        assert all(
+            node.attrib["from_env"] in COMPOSE["services"][name]["environment"] for name in hosts - {"keeper"}
+        )
 
 
 def test_alerts_and_dashboard_ask_for_metrics_there_are():
@@ -121,7 +129,9 @@ def test_systemd_takes_its_units(tmp_path):
     for kind in ("serve", "ingest"):
         text = (DEPLOY / "systemd" / f"flowtape-{kind}@.service").read_text()
         (start,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
-        words = shlex.split(start.replace("%i", "8787").replace("${FEED}", "simulate:").replace("${METRICS_PORT}", "9101"))
+        for name, value in (("%i", "8787"), ("${FEED}", "simulate:"), ("${METRICS_PORT}", "9101")):
+            start = start.replace(name, value)
+        words = shlex.split(start)
         parsed(words[1:])
         (tmp_path / f"flowtape-{kind}@.service").write_text(text.replace(words[0], sys.executable))
         run(verify, "verify", tmp_path / f"flowtape-{kind}@8787.service")

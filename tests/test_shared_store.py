@@ -151,6 +151,17 @@ def test_a_server_far_behind_its_store_answers_no_more(two):
         flow.close()
 
 
+def test_a_store_of_many_writers_can_be_asked(two):
+    one, other = two
+    writers = [2**62 + number for number in range(20_000)]
+    for name, of in (("many", 1), ("them", 5)):
+        rows = pl.concat([one._progress(writer, of, 2**64 - 1, 0, 0) for writer in writers])
+        one._insert("commits", rows, name)
+    Engine(one).take(frame([row()]), "test")
+    assert len(every_print(other)) == 1
+    assert len(other.point().reached) == len(writers) + 1
+
+
 def test_an_insert_sent_twice_counts_once(two):
     one, _ = two
     row_of = one._progress(1, 1, 1, 0, 0)

@@ -279,9 +279,12 @@ def seen(point: Point) -> str:
     """SQL that the rows of a state meet."""
     if not point.reached:
         return "0"
-    writers = ", ".join(f"toUInt64({writer})" for writer in point.reached)
-    stamps = ", ".join(f"toUInt64({stamp})" for stamp in point.reached.values())
-    return f"v <= transform(writer, [{writers}], [{stamps}], toUInt64(0))"
+    # One literal each: the engine bounds how many elements a statement has.
+    writers, stamps = (
+        f"CAST('[{','.join(map(str, values))}]', 'Array(UInt64)')"
+        for values in (point.reached.keys(), point.reached.values())
+    )
+    return f"v <= transform(writer, {writers}, {stamps}, toUInt64(0))"
 
 
 def since(point: Point, before: Point) -> str:

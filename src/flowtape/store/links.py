@@ -160,7 +160,11 @@ def _arguments(address: Address) -> dict[str, Any]:
     }
 
 
-_OUTPUT = {"output_format_arrow_string_as_string": 1, "output_format_arrow_low_cardinality_as_dictionary": 0}
+_OUTPUT = {
+    "max_query_size": 2**24,
+    "output_format_arrow_string_as_string": 1,
+    "output_format_arrow_low_cardinality_as_dictionary": 0,
+}
 _INPUT = {"insert_deduplicate": 1, "max_partitions_per_insert_block": 1000}
 
 
