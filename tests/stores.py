@@ -1,4 +1,5 @@
-"""The store that tests run over: DuckDB, or what FLOWTAPE_TEST_STORE names (`chdb`, or an address of a server)."""
+"""The store that tests run over: DuckDB; chDB where FLOWTAPE_TEST_STORE is `chdb`; the ClickHouse server whose address
+FLOWTAPE_TEST_CLICKHOUSE is."""
 
 import atexit
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from flowtape.store import open_store
 
-ENGINE = os.environ.get("FLOWTAPE_TEST_STORE", "duckdb")
+ENGINE = os.environ.get("FLOWTAPE_TEST_CLICKHOUSE") or os.environ.get("FLOWTAPE_TEST_STORE", "duckdb")
 
 
 @cache

@@ -228,26 +228,61 @@ def test_a_killed_ingest_is_taken_over_and_servers_follow(address, tmp_path):
     embedded.close()
 
 
-def test_three_servers_answer_as_the_embedded_store(address, tmp_path):
+def fed(tape, address, plain, env):
+    """A tape into a store by two processes at a time, each with its symbols, until the store has what another has."""
+    prints = pl.read_parquet(tape)
+    symbols = prints["symbol"].unique().sort()
+    feeds = []
+    for number in range(2):
+        part = tape.with_name(f"part{number}.parquet")
+        prints.filter(pl.col("symbol").is_in(symbols.gather_every(2, number).implode())).write_parquet(part)
+        feed = f"replay:{part}?speed=6000"
+        feeds.append(
+            flowtape("ingest", "--feed", feed, "--store", address, env=env, stderr=subprocess.DEVNULL)
+        )
+    embedded, store = open_store(plain, read_only=True), open_store(address)
+    try:
+        until(lambda: len(every_print(store)) == len(every_print(embedded)))
+        assert wrong_minutes(store, DAY) == (0, wrong_minutes(embedded, DAY)[1])
+    finally:
+        embedded.close()
+        store.close()
+        for one in feeds:
+            one.terminate()
+    assert [one.wait() for one in feeds] == [0, 0]
+
+
+def test_two_feeds_into_three_servers_answer_as_the_embedded_store(address, tmp_path):
     tape = tmp_path / "day.parquet"
-    write_tape(Market(seed=3, underlyings=3), DAY, tape, assets="both", rows=6000)
+    write_tape(Market(seed=3, underlyings=4), DAY, tape, assets="both", rows=6000)
     env = os.environ | {"FLOWTAPE_KEYS": str(tmp_path / "keys")}
     run = [sys.executable, "-m", "flowtape"]
     key = subprocess.run(
         [*run, "keys", "create", "--plan", "alpha"], check=True, env=env, capture_output=True, text=True
     )
-    names = [address, address, str(tmp_path / "plain.duckdb")]
-    for name in names[1:]:
-        subprocess.run(
-            [*run, "ingest", tape, "--store", name], check=True, env=env, stdout=subprocess.DEVNULL
-        )
+    plain = str(tmp_path / "plain.duckdb")
+    subprocess.run([*run, "ingest", tape, "--store", plain], check=True, env=env, stdout=subprocess.DEVNULL)
+    open_store(address).close()
     servers = [
         flowtape(
             "serve", "--store", name, "--port", 0, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        for name in names
+        for name in (address, address, address)
     ]
     try:
+        fed(tape, address, plain, env)
+        servers.append(
+            flowtape(
+                "serve",
+                "--store",
+                plain,
+                "--port",
+                0,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        )
         bases = [re.search(r" at (\S+)", made.stdout.readline()).group(1) for made in servers]
         at = {"at": "2026-05-12T19:00:00Z"}
         for path, arguments in {
@@ -264,7 +299,7 @@ def test_three_servers_answer_as_the_embedded_store(address, tmp_path):
                 )
                 for base in bases
             ]
-            assert [answer.status_code for answer in answers] == [200] * 3, path
+            assert [answer.status_code for answer in answers] == [200] * 4, path
             assert len({answer.content for answer in answers}) == 1, path
             assert json.loads(answers[0].content)
     finally:
