@@ -30,7 +30,7 @@ from test_engine import from_store
 
 FIRST = date(2026, 4, 13)
 DAYS = [FIRST + timedelta(days=7 * week + day) for week in range(4) for day in range(5)]
-ROWS = 1500
+ROWS = 700
 KEY = ["ts", "seq", "venue", "symbol", "expiry", "right", "strike"]
 
 
