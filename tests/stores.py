@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -59,3 +60,12 @@ def over_http(folder):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as made:
         yield f"clickhouse://127.0.0.1:{int(made.stdout.readline())}"
         made.kill()
+
+
+def until(question, seconds=90):
+    """Ask until the answer is true."""
+    end = time.monotonic() + seconds
+    while not (found := question()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+    return found

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from flowtape.errors import StoreError, TapeError, UsageError
 from flowtape.feeds.simulate import Market, write_tape
 from flowtape.readers import open_tapes
 from flowtape.store import open_store
-from stores import every_print, over_http
+from stores import every_print, over_http, until
 from test_engine import from_store
 
 FIRST = date(2026, 4, 13)
@@ -217,14 +216,6 @@ def test_a_pool_goes_on_without_the_worker_that_was_killed(tmp_path):
     assert sorted(Processes(2).run(kill_once, [(str(tmp_path), 1), (str(tmp_path), 2), (str(tmp_path), 3)])) == [
         (0, 1), (1, 2), (2, 3),
     ]  # fmt: skip
-
-
-def until(question, seconds=90):
-    end = time.monotonic() + seconds
-    while not (found := question()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-    return found
 
 
 def test_processes_of_which_one_is_killed_make_what_one_process_makes(month, address, tmp_path):

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import date
@@ -21,20 +20,12 @@ from flowtape.api.counts import SharedCounts
 from flowtape.api.keys import Keys
 from flowtape.errors import UsageError
 from flowtape.feeds.simulate import Market, write_tape
-from stores import over_http
+from stores import over_http, until
 
 REDIS, NGINX = shutil.which("redis-server"), shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 needs_redis = pytest.mark.skipif(not REDIS, reason="no redis-server here")
 LIMIT = 60
 PATH = "/v1/flow/options/SPY/cumulative?minutes=400&at=2026-05-12T19:00:00Z"
-
-
-def until(question, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := question()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-    return found
 
 
 def free_port():

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from datetime import date
 
 import httpx
@@ -22,7 +21,7 @@ from flowtape.store.links import parse
 from flowtape.store.tables import Layout
 from flowtape.window import Window
 from serving import Clock
-from stores import every_print, over_http
+from stores import every_print, over_http, until
 from tapes import SECOND, T0, frame, row
 from test_engine import LATER, MINUTE, from_store, from_window
 
@@ -52,15 +51,6 @@ def two(address):
 
 def flowtape(*arguments, **options):
     return subprocess.Popen([sys.executable, "-m", "flowtape", *map(str, arguments)], text=True, **options)
-
-
-def until(question, seconds=60):
-    """Ask until the answer is true."""
-    end = time.monotonic() + seconds
-    while not (found := question()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-    return found
 
 
 def half_a_commit(engine, other):

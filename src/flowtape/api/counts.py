@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from flowtape.api.logs import event
 from flowtape.errors import UsageError
 
-PATIENCE = 0.05
+PATIENCE = 0.5
 """Seconds."""
 KEPT = 2 * 86_400
 """Seconds that a day's count is kept after it was last added to."""
