@@ -514,7 +514,7 @@ def test_no_server_is_a_feed_error():
         feed.run(Outlet(), None)
 
 
-@pytest.mark.parametrize("cursor", [None, str(NS)])
+@pytest.mark.parametrize("cursor", [None, str(NS)], ids=["anew", "from a cursor"])
 @pytest.mark.parametrize("symbols", [SPY, "SPY"])
 def test_a_wrong_key_is_no_use_trying_and_is_in_no_text(
     server, start, monkeypatch, caplog, capfd, symbols, cursor
