@@ -558,7 +558,7 @@ def test_a_key_that_can_be_none_is_told_without_it(server, monkeypatch, key, tmp
     assert told.value.__context__ is None or "secret" not in repr(told.value)
 
 
-@pytest.mark.parametrize("cursor", [None, str(NS)])
+@pytest.mark.parametrize("cursor", [None, str(NS)], ids=["anew", "from a cursor"])
 @pytest.mark.parametrize("symbols", [SPY, "SPY"])
 def test_a_wrong_key_is_no_use_trying_and_is_in_no_text(
     server, start, monkeypatch, caplog, capfd, symbols, cursor
