@@ -142,8 +142,10 @@ def _engine(folder: Path) -> Iterator[str]:
     command = [sys.executable, ROOT / "tests" / "http_engine.py", folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield f"clickhouse://127.0.0.1:{int(process.stdout.readline())}/flow"
-        process.kill()
+        try:
+            yield f"clickhouse://127.0.0.1:{int(process.stdout.readline())}/flow"
+        finally:
+            process.kill()
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,16 +1,33 @@
 """chDB behind as much of ClickHouse's HTTP interface as its official client uses, in a process of its own.
 
-python tests/http_engine.py FOLDER        prints its port, serves until it is ended
+python tests/http_engine.py FOLDER [SHARDS]      prints its port, serves until it is ended
+
+Where a file FOLDER.busy is, the next insert is refused as a cluster does while another waits for its quorum.
+
+With SHARDS the engine has a cluster `desk` of so many shards, each of which is the engine itself. It has no Keeper, so
+that what a statement says of replicas is taken out; tables are Distributed ones over local ones, as on any cluster.
 """
 
+import re
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import chdb
 
 LOCK = threading.Lock()
+SHARD = """<shard><internal_replication>true</internal_replication>
+<replica><host>127.0.0.1</host><port>9000</port></replica></shard>"""
+CONFIG = """<clickhouse><tcp_port>9000</tcp_port>
+<remote_servers><desk>{}</desk></remote_servers></clickhouse>"""
+REPLICAS = {
+    r" ON CLUSTER desk": "",
+    r"Replicated(\w*MergeTree)\('[^']*', '{replica}'(?:, )?": r"\1(",
+    r" replicated_deduplication": " non_replicated_deduplication",
+}
+BETWEEN_REPLICAS = {"prefer_localhost_replica", "insert_quorum", "insert_quorum_parallel"}
 # What rides in the address beside settings of the query.
 OURS = {"query", "database", "default_format", "session_id", "query_id", "user", "password", "role",
         "client_protocol_version", "compress", "decompress", "enable_http_compression", "wait_end_of_query",
@@ -22,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request: a statement in the body or in `query`, data after it in the body."""
 
     protocol_version = "HTTP/1.1"
-    connection = None
+    connection = busy = None
 
     def log_message(self, *_):
         pass
@@ -54,11 +71,20 @@ class Handler(BaseHTTPRequestHandler):
             head, _, rest = body.partition(b"\n")
             inserts = head.lstrip().upper().startswith(b"INSERT") and b" FORMAT " in head.upper()
             statement, data = (head.decode(), rest) if inserts else (body.decode(), b"")
+        for pattern, plain in REPLICAS.items():
+            statement = re.sub(pattern, plain, statement)
         settings = {
-            name: value for name, value in asked.items() if name not in OURS and not name.startswith("param_")
+            name: value
+            for name, value in asked.items()
+            if name not in OURS | BETWEEN_REPLICAS and not name.startswith("param_")
         }
         told = ", ".join(f"{name} = '{value}'" for name, value in settings.items())
         with LOCK:
+            if data and Handler.busy.exists():
+                Handler.busy.unlink()
+                raise RuntimeError(
+                    "Code: 286. DB::Exception: Another quorum insert has been already started."
+                )
             if data:
                 into, _, form = statement.rpartition(" FORMAT ")
                 with Handler.connection.send_insert(
@@ -85,8 +111,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Handler.connection = chdb.connect(sys.argv[1])
-    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0), Handler)
+    folder, shards = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    Handler.busy = Path(f"{folder}.busy")
+    if shards:
+        config = Path(f"{folder}.xml")
+        config.write_text(CONFIG.format(SHARD * shards))
+        folder += f"?config-file={config}"
+    Handler.connection = chdb.connect(folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     print(server.server_address[1], flush=True)
     server.serve_forever()

@@ -47,19 +47,25 @@ def examples(many):
 
 
 def every_print(store):
-    """All prints of a store with `removed_at`, in order of sequence, prices in 1/10,000 USD."""
+    """All prints of a store with `removed_at`, in order of sequence and then of what else makes a print itself, prices in
+    1/10,000 USD."""
     store.point()  # its series are in the catalog then
     series = store.catalog.series["series"]
-    return store.catalog.decode(store.prints(series, 0, 2**62)).sort("seq")
+    return store.catalog.decode(store.prints(series, 0, 2**62)).sort(
+        "seq", "ts", "venue", "symbol", "expiry", "right", "strike"
+    )
 
 
 @contextmanager
-def over_http(folder):
-    """chDB in a folder behind ClickHouse's HTTP interface, in a process of its own: its address."""
-    command = [sys.executable, Path(__file__).with_name("http_engine.py"), folder]
+def over_http(folder, shards=0):
+    """chDB in a folder behind ClickHouse's HTTP interface, in a process of its own: its address. With `shards` it has
+    a cluster `desk` of so many."""
+    command = [sys.executable, Path(__file__).with_name("http_engine.py"), folder, str(shards)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as made:
-        yield f"clickhouse://127.0.0.1:{int(made.stdout.readline())}"
-        made.kill()
+        try:
+            yield f"clickhouse://127.0.0.1:{int(made.stdout.readline())}"
+        finally:
+            made.kill()
 
 
 def until(question, seconds=90):

@@ -220,8 +220,9 @@ class Commits:
 
     def _others(self, source: str) -> list[int]:
         """Other processes' writers that write a source and may."""
+        # GLOBAL: on a cluster a query of all shards may not hold another that each of them would send to all again.
         rows = self._link.ask(
-            f"SELECT writer FROM {self._at('leases')} WHERE source = {quoted(source)} AND writer NOT IN"
+            f"SELECT writer FROM {self._at('leases')} WHERE source = {quoted(source)} AND writer GLOBAL NOT IN"
             f" (SELECT writer FROM {self._at('commits')} GROUP BY writer HAVING min(fence) < {FOREVER})"
             " GROUP BY writer HAVING countIf(ended = 0) > countIf(ended = 1)"
         )

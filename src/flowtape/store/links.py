@@ -6,8 +6,12 @@ Both take the same SQL text and carry frames as Arrow streams, so that what is a
 from __future__ import annotations
 
 import io
+import random
+import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import polars as pl
@@ -18,6 +22,12 @@ SCHEMES = ("clickhouse", "clickhouses", "chdb")
 _PORTS = {"clickhouse": 8123, "clickhouses": 8443}
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _LONGEST_NAME = 64
+_PASSING = re.compile(r"\bCode: (286|289)\b")
+"""What a cluster answers while another insert waits for its quorum, or a replica for what others have: nothing was
+done, and the same call soon goes through."""
+PATIENCE = 30.0
+"""Seconds that such a call is tried again for."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +111,29 @@ class Link:
 
     def ask(self, sql: str) -> pl.DataFrame:
         """Rows of a query."""
-        try:
-            stream = self._client.raw_query(sql, fmt="ArrowStream", settings=_OUTPUT)
-        except Exception as error:
-            raise self._told(error) from error
+        stream = self._patiently(lambda: self._client.raw_query(sql, fmt="ArrowStream", settings=_OUTPUT))
         return pl.read_ipc_stream(stream) if stream else pl.DataFrame()
 
     def run(self, sql: str) -> None:
         """Carry out a statement without rows."""
-        try:
-            self._client.command(sql)
-        except Exception as error:
-            raise self._told(error) from error
+        self._patiently(lambda: self._client.command(sql))
 
     def put(self, table: str, rows: pl.DataFrame, token: str) -> None:
         """Insert rows by the names of their columns; those of a token that came before are left out."""
         settings = {**_INPUT, "insert_deduplication_token": token}
-        try:
-            self._client.raw_insert(table, rows.columns, _stream(rows), settings, "ArrowStream")
-        except Exception as error:
-            raise self._told(error) from error
+        data = _stream(rows)
+        self._patiently(lambda: self._client.raw_insert(table, rows.columns, data, settings, "ArrowStream"))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                if not _PASSING.search(str(error)) or time.monotonic() > end:
+                    raise self._told(error) from error
+            # At random, so that those that wait for each other do not meet again.
+            time.sleep(random.uniform(0.02, 0.2))
 
     def close(self) -> None:
         """Let go."""
