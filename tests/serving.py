@@ -16,6 +16,7 @@ from flowtape.ingest import Request, ingest
 from flowtape.settings import PLANS, Settings
 from flowtape.window import Window
 from oracle import MINUTE
+from stores import ENGINE
 from stores import make_store as open_store
 from tapes import frame
 
@@ -43,9 +44,9 @@ class Feed:
 class Kept:
     """A store, its window and the application over them. `keys` has one key a plan, by its name in lower case."""
 
-    def __init__(self, folder, now, settings=None):
+    def __init__(self, folder, now, settings=None, engine=ENGINE):
         self.clock, self.feed = Clock(now), Feed()
-        self.store = open_store(folder / "x.duckdb")
+        self.store = open_store(folder / "x.duckdb", engine)
         self.window = Window(self.store.catalog, now // MINUTE)
         self.engine = Engine(self.store, self.window)
         self.flow = Flow(self.engine, self.window, self.clock, self.feed)
@@ -79,8 +80,8 @@ class Kept:
 
 
 @contextlib.contextmanager
-def kept(folder, now, settings=None):
-    made = Kept(folder, now, settings)
+def kept(folder, now, settings=None, engine=ENGINE):
+    made = Kept(folder, now, settings, engine)
     try:
         yield made
     finally:

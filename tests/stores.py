@@ -47,8 +47,7 @@ def examples(many):
 
 
 def every_print(store):
-    """All prints of a store with `removed_at`, in order of sequence and then of what else makes a print itself, prices in
-    1/10,000 USD."""
+    """All prints of a store with `removed_at`, in order of what makes each itself, prices in 1/10,000 USD."""
     store.point()  # its series are in the catalog then
     series = store.catalog.series["series"]
     return store.catalog.decode(store.prints(series, 0, 2**62)).sort(

@@ -20,6 +20,7 @@ from flowtape.readers import open_tapes
 from flowtape.store import open_store
 from flowtape.store.links import parse
 from flowtape.store.tables import Layout
+from flowtape.store.tidy import APART, Tidy
 from flowtape.window import Window
 from serving import Clock
 from stores import every_print, over_http, until
@@ -193,6 +194,49 @@ def test_a_write_waits_for_another_s_quorum(tmp_path):
         store.close()
 
 
+def rows_in(store, table):
+    return store._link.ask(f"SELECT count() AS n FROM {store._at(table)}").item()
+
+
+def state_of(store):
+    """What a store says: prints, minutes by its own word and by what prints make, cursors."""
+    every = every_print(store).drop("series")
+    return every, from_store(store, "SPY"), wrong_minutes(store, date(2026, 3, 6)), store.cursor("test")
+
+
+def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
+    one, other = two
+    writer = Engine(one)
+    window = Window(other.catalog, LATER // MINUTE)
+    reader = Engine(other, window)
+    reader.load()
+    for seq in range(6):
+        writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursor=str(seq))
+    reader.follow()
+    writer.take(frame([row(seq=2, ts=T0 + 2 * SECOND, bid=1, ask=2, quote_ts=T0)]), "test")
+    writer.take(frame([row(seq=9, ts=T0 + 9 * SECOND, condition="CANC")]), "test")
+    keeper = Tidy(one.address)
+    assert keeper.run(1000) is None
+    assert keeper.run(1000 + APART - 1) is None
+    before, many = state_of(other), rows_in(one, "minutes")
+    assert keeper.run(1000 + APART) == {"prints": 1, "minutes": 7, "cursors": 5}
+    assert rows_in(one, "minutes") == many - 7
+    reader.follow()
+    assert from_window(window, "SPY") == from_store(other, "SPY")
+    writer.rebuild(date(2026, 3, 6))
+    writer.take(frame([row(seq=7, ts=T0 + 7 * SECOND)]), "test")
+    assert keeper.run(2000 + APART) == {}
+    after = state_of(other)
+    # All but the newest of the minute's bars, which the rebuild struck out.
+    assert keeper.run(3000 + APART)["minutes"] >= 1
+    keeper.close()
+    assert after[0].equals(state_of(other)[0])
+    assert after[1:] == state_of(other)[1:]
+    assert before[0].height == after[0].height - 1
+    reader.follow()
+    assert from_window(window, "SPY") == from_store(other, "SPY") == from_store(one, "SPY")
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
     """Of two shards that are one engine each finds every row: the statements are carried out, their sums are not
@@ -215,6 +259,10 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
         reader.load()
         Engine(one).take(frame([row(seq=7)]), "test")
         reader.follow()
+        keeper = Tidy(one.address)
+        assert keeper.run(0) is None
+        assert keeper.run(APART)["minutes"] > 0
+        keeper.close()
         other.take_over("files")
         with pytest.raises(TakenOver):
             Engine(one).take(frame([row(seq=8)]), "test")

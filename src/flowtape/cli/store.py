@@ -19,6 +19,7 @@ from flowtape.ingest import Outcome, Request
 from flowtape.ingest import ingest as run_ingest
 from flowtape.settings import Settings, load
 from flowtape.store import open_store
+from flowtape.store.links import parse
 
 
 @click.command()
@@ -148,7 +149,7 @@ def rebuild(day: date, store: str | None) -> None:
 
 @click.group()
 def store() -> None:
-    """Make, migrate and check a store on ClickHouse (docs/clickhouse.md)."""
+    """Make, migrate, tidy and check a store on ClickHouse (docs/clickhouse.md)."""
 
 
 @store.command("init")
@@ -169,7 +170,7 @@ def store_migrate(store: str | None, only_print: bool) -> None:
 
 
 def _lay_out(name: str | None, only_print: bool, done: str) -> None:
-    from flowtape.store.links import Link, parse
+    from flowtape.store.links import Link
     from flowtape.store.tables import Layout
 
     settings = load()
@@ -187,6 +188,28 @@ def _lay_out(name: str | None, only_print: bool, done: str) -> None:
         link.close()
     open_store(str(name or settings.store)).close()
     click.echo(f"{address}: {done}, {len(statements)} statements")
+
+
+@store.command("tidy")
+@store_option
+def store_tidy(store: str | None) -> None:
+    """Delete rows that others took the place of, as of the run before this one; to be run once a day.
+
+    No answer changes. The first run, and one within ten minutes of another, only notes what there is to see.
+    """
+    from flowtape.store.tidy import Tidy
+
+    keeper = Tidy(parse(store or load().store))
+    try:
+        deleted = keeper.run(int(datetime.now(UTC).timestamp()))
+    finally:
+        keeper.close()
+    if deleted is None:
+        click.echo("noted; what counts no more is deleted by a run ten minutes from now or later")
+    else:
+        click.echo(
+            ", ".join(f"{many:,} rows of {table}" for table, many in deleted.items()) or "nothing to delete"
+        )
 
 
 @store.command("check")

@@ -35,6 +35,7 @@ from flowtape.store.natural import (
     in_list,
     quoted,
     span_of,
+    struck,
 )
 
 _CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
@@ -76,16 +77,7 @@ class ClickStore(Commits):
             f"SELECT asset, symbol, start, end, max(v) AS latest FROM {self._at('voids')}"
             f" WHERE ({counts}) AND kind = '{kind}' GROUP BY ALL ORDER BY ALL"
         )
-        time = (
-            "toInt64(toUnixTimestamp(minute)) * 1000000000"
-            if kind == "minutes"
-            else "toUnixTimestamp64Nano(ts)"
-        )
-        told = ""
-        for asset, symbol, start, end, stamp in rows.iter_rows():
-            whose = f"asset = '{asset}' AND symbol = {quoted(symbol)} AND " if symbol else ""
-            told += f" AND NOT ({whose}{time} >= {start} AND {time} < {end} AND v < {stamp})"
-        return told
+        return "".join(f" AND NOT {struck(kind, *void)}" for void in rows.iter_rows())
 
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:
         """See `Store.known`."""

@@ -133,7 +133,7 @@ class Link:
                 if not _PASSING.search(str(error)) or time.monotonic() > end:
                     raise self._told(error) from error
             # At random, so that those that wait for each other do not meet again.
-            time.sleep(random.uniform(0.02, 0.2))
+            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311
 
     def close(self) -> None:
         """Let go."""

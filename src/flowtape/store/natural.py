@@ -85,6 +85,14 @@ def span_of(start: int, end: int) -> str:
     return f"ts >= {_instant(start)} AND ts < {_instant(end)}"
 
 
+def struck(kind: str, asset: str, symbol: str, start: int, end: int, stamp: int) -> str:
+    """SQL that the rows meet which a row of `voids` struck out."""
+    minutes = "toInt64(toUnixTimestamp(minute)) * 1000000000"
+    time = minutes if kind == "minutes" else "toUnixTimestamp64Nano(ts)"
+    whose = f"asset = '{asset}' AND symbol = {quoted(symbol)} AND " if symbol else ""
+    return f"({whose}{time} >= {start} AND {time} < {end} AND v < {stamp})"
+
+
 def _instant(ns: int) -> str:
     return f"fromUnixTimestamp64Nano({ns}, 'UTC')"
 

@@ -94,8 +94,7 @@ class Layout:
 
     def statements(self) -> Iterator[str]:
         """All that makes a store; each may be run again."""
-        on = self._on()
-        yield f"CREATE DATABASE IF NOT EXISTS {self.database}{on}"
+        yield f"CREATE DATABASE IF NOT EXISTS {self.database}{self.on}"
         for table in TABLES:
             yield self._create(table)
             if self.cluster:
@@ -106,7 +105,7 @@ class Layout:
         for table in TABLES:
             if table.age:
                 days = self._days(table)
-                where = f"{self.database}.{self._own(table)}{self._on()}"
+                where = f"{self.local(table.name)}{self.on}"
                 # Removing a TTL where there is none is an error; one that never comes is not.
                 days = 36_500 if days is None else days
                 yield f"ALTER TABLE {where} MODIFY TTL toDateTime({table.age}) + INTERVAL {days} DAY"
@@ -114,11 +113,14 @@ class Layout:
     def _days(self, table: Table) -> int | None:
         return self.keep_minutes if table.name == "minutes" else self.keep_prints
 
-    def _on(self) -> str:
+    @property
+    def on(self) -> str:
+        """What a statement for all nodes has after the table's name."""
         return f" ON CLUSTER {self.cluster}" if self.cluster else ""
 
-    def _own(self, table: Table) -> str:
-        return f"{table.name}_here" if self.cluster else table.name
+    def local(self, table: str) -> str:
+        """The table that holds a node's own rows."""
+        return f"{self.database}.{table}_here" if self.cluster else f"{self.database}.{table}"
 
     def _create(self, table: Table) -> str:
         columns = ", ".join(f"`{name}` {kind}" for name, kind in table.columns.items())
@@ -134,13 +136,13 @@ class Layout:
         parts = f" PARTITION BY {table.parts}" if table.parts else ""
         order = ", ".join(f"`{name}`" for name in table.order)
         return (
-            f"CREATE TABLE IF NOT EXISTS {self.database}.{self._own(table)}{self._on()} ({columns})"
+            f"CREATE TABLE IF NOT EXISTS {self.local(table.name)}{self.on} ({columns})"
             f" ENGINE = {made}{parts} ORDER BY ({order}) SETTINGS {window}"
         )
 
     def _spread(self, table: Table) -> str:
         return (
-            f"CREATE TABLE IF NOT EXISTS {self.database}.{table.name}{self._on()}"
-            f" AS {self.database}.{self._own(table)} ENGINE = Distributed({self.cluster}, {self.database},"
-            f" {self._own(table)}, sipHash64(`{table.shard}`))"
+            f"CREATE TABLE IF NOT EXISTS {self.database}.{table.name}{self.on}"
+            f" AS {self.local(table.name)} ENGINE = Distributed({self.cluster}, {self.database},"
+            f" {table.name}_here, sipHash64(`{table.shard}`))"
         )

@@ -1,0 +1,132 @@
+"""Every route, by every parameter, answers with the same bytes and headers from either engine, the embedded store and
+ClickHouse: on a simulated week and on the Cboe day."""
+
+from datetime import UTC, date, datetime
+
+import pytest
+
+from flowtape.api.routes import ROUTES
+from flowtape.feeds.simulate import Market, write_tape
+from serving import Kept
+
+WEEK = [date(2026, 5, day) for day in (6, 7, 8, 11, 12)]
+TOLD = ("etag", "x-data-as-of", "x-data-source", "content-type")
+LONG = {"minutes": "10080", "windowMinutes": "10080"}
+VALUES = {
+    "limit": ("3",),
+    "minSize": ("2",),
+    "n": ("50",),
+    "minTrades": ("0",),
+    "minutes": ("1", "10080"),
+    "windowMinutes": ("1", "10080"),
+    "lookback": ("10",),
+    "days": ("2", "60"),
+    "resolution": ("1s", "5m", "4h"),
+    "right": ("C", "P"),
+    "dte": ("0..7",),
+    "exclude": ("multileg", "regular,late"),
+    "side": ("buy",),
+    "measure": ("premium",),
+    "anchor": ("session",),
+    "include": ("quality",),
+    "format": ("csv", "arrow", "parquet"),
+}
+"""Of each parameter, what is asked; those of one tape (`at`, `from`, `expiry`, `strike`) are named with it."""
+
+
+class Both:
+    """The same tape in both engines, each with a server of its own whose clock shows `now`."""
+
+    def __init__(self, folder, now, files, format, symbol, values):
+        self.symbol, self.values = symbol, {**VALUES, **values}
+        self.kept = []
+        for engine in ("duckdb", "chdb"):
+            (folder / engine).mkdir()
+            made = Kept(folder / engine, ns(now), engine=engine)
+            for file in files:
+                outcome = made.take_file(file, format)
+                assert (outcome.rejected, outcome.refused) == (0, 0)
+            self.kept.append(made)
+
+    def requests(self, route):
+        """Paths and arguments of a route: as it is, by each value of each parameter, and by several together."""
+        path = route.path.replace("{symbol}", self.symbol)
+        names = [param.name for param in route.params if param.where == "query"]
+        always = {"resolution": "1m"} if "resolution" in names else {}
+        long = {name: most for name, most in LONG.items() if name in names}
+        yield path, always
+        for name in names:
+            for value in self.values.get(name, ()):
+                yield path, {**always, **(long if name != "from" else {}), name: value}
+        if "from" in names:
+            yield path, {**always, "from": self.values["at"][0], "to": self.values["at"][-1]}
+        chosen = {name: self.values[name][0] for name in ("right", "exclude", "at") if name in names}
+        yield path, {**always, **long, **chosen}
+
+    def check(self, route):
+        asked = list(self.requests(route))
+        answers = [made.ask(*asked) for made in self.kept]
+        for request, ours, theirs in zip(asked, *answers, strict=True):
+            assert ours.status_code == 200, (request, ours.text)
+            assert ours.content == theirs.content, request
+            assert {name: ours.headers.get(name) for name in TOLD} == {
+                name: theirs.headers.get(name) for name in TOLD
+            }, request
+        return answers[0]
+
+    def close(self):
+        for made in self.kept:
+            made.close()
+
+
+def ns(instant):
+    return int(datetime.fromisoformat(instant).replace(tzinfo=UTC).timestamp()) * 10**9
+
+
+@pytest.fixture(scope="module")
+def week(tmp_path_factory):
+    """A simulated week of both assets, a file a day, the clock in its last minute; the day before it once more, as a
+    tape that comes again."""
+    folder = tmp_path_factory.mktemp("week")
+    market = Market(seed=11, underlyings=6)
+    files = []
+    for day in WEEK:
+        files.append(folder / f"{day}.parquet")
+        write_tape(market, [day], files[-1], assets="both", rows=1500)
+    values = {
+        "at": ("2026-05-08T17:00:30Z", "2026-05-12T19:00:00Z"),
+        "expiry": ("2026-05-15", "2026-05-08..2026-06-30"),
+        "strike": ("300..700",),
+    }
+    made = Both(folder, "2026-05-12T19:59:30", [*files, files[-2]], "table", "SPY", values)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def cboe(shared, tmp_path_factory):
+    """The Cboe sample, the clock in the last minute of its day."""
+    file = shared / "data" / "cboe" / "UnderlyingOptionsTrades_2016-06-01.csv"
+    values = {
+        "at": ("2016-06-01T15:07:31.25Z", "2016-06-01T20:15:00Z"),
+        "expiry": ("2016-06-15", "2016-06-08..2016-07-30"),
+        "strike": ("10..20",),
+    }
+    made = Both(tmp_path_factory.mktemp("cboe"), "2016-06-01T20:14:59", [file], "cboe", "VIX", values)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path[9:])
+def test_a_simulated_week(week, route):
+    first = week.check(route)[1].json()
+    assert all(
+        value not in ([], 0) for name, value in first.items() if name in ("count", "points", "trades", "bars")
+    )
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.asset == "option"], ids=lambda route: route.path[9:]
+)
+def test_the_cboe_day(cboe, route):
+    cboe.check(route)
