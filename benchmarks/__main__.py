@@ -23,6 +23,7 @@ NAMES = {
     "nulls": "nulls",
     "page": "page",
     "shared": "shared",
+    "backfill": "backfill",
 }
 
 
