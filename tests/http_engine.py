@@ -1,6 +1,6 @@
 """chDB behind as much of ClickHouse's HTTP interface as its official client uses, in a process of its own.
 
-python tests/http_engine.py FOLDER [SHARDS]      prints its port, serves until it is ended
+python tests/http_engine.py FOLDER [PORT [SHARDS]]      prints its port, serves until it is ended
 
 Where a file FOLDER.busy is, the next insert is refused as a cluster does while another waits for its quorum.
 
@@ -39,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request: a statement in the body or in `query`, data after it in the body."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     connection = busy = None
 
     def log_message(self, *_):
@@ -111,14 +112,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    folder, shards = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    folder, port, shards = sys.argv[1], *(int(number) for number in [*sys.argv[2:], 0, 0][:2])
     Handler.busy = Path(f"{folder}.busy")
     if shards:
         config = Path(f"{folder}.xml")
         config.write_text(CONFIG.format(SHARD * shards))
         folder += f"?config-file={config}"
     Handler.connection = chdb.connect(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     print(server.server_address[1], flush=True)
     server.serve_forever()

@@ -56,15 +56,22 @@ def every_print(store):
 
 
 @contextmanager
-def over_http(folder, shards=0):
-    """chDB in a folder behind ClickHouse's HTTP interface, in a process of its own: its address. With `shards` it has
-    a cluster `desk` of so many."""
-    command = [sys.executable, Path(__file__).with_name("http_engine.py"), folder, str(shards)]
+def http_engine(folder, port=0, shards=0):
+    """chDB in a folder behind ClickHouse's HTTP interface: a process of its own, killed at the end, and its port. With
+    `shards` it has a cluster `desk` of so many."""
+    command = [sys.executable, Path(__file__).with_name("http_engine.py"), folder, str(port), str(shards)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as made:
         try:
-            yield f"clickhouse://127.0.0.1:{int(made.stdout.readline())}"
+            yield made, int(made.stdout.readline())
         finally:
             made.kill()
+
+
+@contextmanager
+def over_http(folder, shards=0):
+    """The address of such an engine."""
+    with http_engine(folder, shards=shards) as (_, port):
+        yield f"clickhouse://127.0.0.1:{port}"
 
 
 def until(question, seconds=90):
