@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from urllib.parse import urlsplit
 
-from flowtape.api.logs import event
+from flowtape.api.logs import Outage
 from flowtape.errors import UsageError
 
 PATIENCE = 0.5
@@ -54,8 +54,17 @@ class SharedCounts:
             )
         except ValueError:
             raise UsageError(f"quotas: {shown!r} cannot be understood") from None
-        self._shown = shown
-        self.away = False
+        self._outage = Outage(
+            _log,
+            "shared counts are away, each server counts alone",
+            "shared counts are back",
+            address=shown,
+        )
+
+    @property
+    def away(self) -> bool:
+        """Whether they did not answer when last asked."""
+        return self._outage.away
 
     def add(self, key: str, day: int, many: int = 1) -> int | None:
         """Count requests of a key; gives how many there are on that day with them. None while away: whether they were
@@ -81,19 +90,14 @@ class SharedCounts:
     def probe(self) -> None:
         """Look whether what was away is back."""
         if self.away and self._storage.check():
-            self.away = False
-            event(_log, logging.INFO, "shared counts are back", address=self._shown)
+            self._outage.over()
 
     def close(self) -> None:
         """Let go."""
         self._storage.storage.connection_pool.disconnect()
 
     def _gone(self, error: Exception) -> None:
-        if not self.away:
-            self.away = True
-            reason = str(error.__cause__ or error)
-            event(_log, logging.WARNING, "shared counts are away, each server counts alone",
-                  address=self._shown, reason=reason)  # fmt: skip
+        self._outage.note(str(error.__cause__ or error))
 
 
 def _name(key: str, day: int) -> str:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from flowtape.api.logs import event
+from flowtape.api.logs import Outage
 from flowtape.engine import Engine
 from flowtape.errors import StoreError
 
@@ -22,7 +22,9 @@ class Follower:
         self._engine = engine
         self._stop = threading.Event()
         self._seen = time.monotonic()
-        self._failing = False
+        self._outage = Outage(
+            _log, "the store cannot be followed, trying again", "the store is followed again"
+        )
         self._thread = threading.Thread(target=self._run, name="follower")
 
     def start(self) -> None:
@@ -44,16 +46,10 @@ class Follower:
             try:
                 self._engine.follow()
             except StoreError as error:
-                self._note(str(error))
+                self._outage.note(str(error))
             except Exception as error:
                 _log.exception("the store cannot be followed")
-                self._note(repr(error))
+                self._outage.note(repr(error))
             else:
-                if self._failing:
-                    event(_log, logging.INFO, "the store is followed again")
-                self._failing, self._seen = False, began
-
-    def _note(self, reason: str) -> None:
-        if not self._failing:
-            event(_log, logging.WARNING, "the store cannot be followed, trying again", reason=reason)
-        self._failing = True
+                self._outage.over()
+                self._seen = began

@@ -27,6 +27,26 @@ def event(log: logging.Logger, level: int, name: str, /, **fields: Any) -> None:
     log.log(level, name, extra={"fields": fields}, exc_info=level >= logging.ERROR)
 
 
+class Outage:
+    """Tells of something that goes away and comes back: a line each, however often it is tried meanwhile."""
+
+    def __init__(self, log: logging.Logger, gone: str, back: str, **fields: Any) -> None:
+        self._log, self._gone, self._back, self._fields = log, gone, back, fields
+        self.away = False
+
+    def note(self, reason: str) -> None:
+        """It is away."""
+        if not self.away:
+            self.away = True
+            event(self._log, logging.WARNING, self._gone, **self._fields, reason=reason)
+
+    def over(self) -> None:
+        """It is there."""
+        if self.away:
+            self.away = False
+            event(self._log, logging.INFO, self._back, **self._fields)
+
+
 class Formatter(logging.Formatter):
     """Time, level, event, fields; `trace` holds a traceback with its line ends escaped."""
 
