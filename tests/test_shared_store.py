@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 
 import httpx
@@ -17,7 +18,7 @@ from flowtape.engine import Engine, Report, wrong_minutes
 from flowtape.errors import StoreError, TakenOver, UsageError
 from flowtape.feeds.simulate import Market, write_tape
 from flowtape.readers import open_tapes
-from flowtape.store import open_store
+from flowtape.store import open_store, shown
 from flowtape.store.links import parse
 from flowtape.store.tables import Layout
 from flowtape.store.tidy import APART, Tidy
@@ -178,8 +179,21 @@ def test_bad_addresses_are_named_without_their_password():
         assert what in str(caught.value)
         assert "secret" not in str(caught.value)
     assert "secret" not in repr(parse("clickhouse://a:secret@h/flow"))
-    with pytest.raises(StoreError, match=r"127[.]0[.]0[.]1:1/"):
+    with pytest.raises(StoreError, match=r"127[.]0[.]0[.]1:1/") as away:
         open_store("clickhouse://127.0.0.1:1/flow")
+    assert "query_id" not in str(away.value)
+
+
+def test_an_address_is_shown_without_its_password_and_leads_to_the_same_store():
+    for text in (
+        "clickhouse://a:secret@h/flow?cluster=desk",
+        "clickhouses://a:secret@h:1/x",
+        "chdb:///srv/flow",
+    ):
+        told = shown(text)
+        assert "secret" not in told
+        assert replace(parse(text), password="") == parse(told)
+    assert shown("x.duckdb") == "x.duckdb"
 
 
 def test_a_write_waits_for_another_s_quorum(tmp_path):

@@ -75,8 +75,14 @@ def _plain(value: Any, *, spaces: bool = False) -> str:
     return text if bare else msgspec.json.encode(text).decode()
 
 
+_TALKATIVE = ("clickhouse_connect", "urllib3.connectionpool")
+"""They warn of every try that fails; who tries says so once."""
+
+
 def configure(settings: Settings, stream: TextIO | None = None) -> None:
     """Send every log of this process to `stream` (standard error by default), as the settings say."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Formatter(as_json=settings.log_format == "json"))
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)

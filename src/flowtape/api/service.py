@@ -32,7 +32,7 @@ from flowtape.ingest import Request, ingest
 from flowtape.live import Live
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.settings import Settings
-from flowtape.store import Store, open_store, shared
+from flowtape.store import Store, open_store, shared, shown
 from flowtape.window import Window
 
 SHOWN_OPEN = (SimulatedFeed, ReplayFeed)
@@ -111,7 +111,7 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     span = store.span()
 
     def tell(host: str, port: int) -> None:
-        ready(Ready(host, port, key, settings.store, None if span is None else span[1]))
+        ready(Ready(host, port, key, shown(settings.store), None if span is None else span[1]))
 
     try:
         await run(

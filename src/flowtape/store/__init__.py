@@ -153,6 +153,15 @@ def shared(name: str | Path) -> bool:
     return "://" in str(name)
 
 
+def shown(name: str) -> str:
+    """A store's name as it may be told, without a password. Raises `UsageError` where it cannot be understood."""
+    if shared(name):
+        from flowtape.store.links import parse
+
+        return str(parse(name))
+    return name
+
+
 def open_store(name: str | Path, read_only: bool = False) -> Store:
     """Open a store by its path or its address (`clickhouse://`, `clickhouses://`, `chdb://`), made where there is none.
 

@@ -28,6 +28,7 @@ done, and the same call soon goes through."""
 PATIENCE = 30.0
 """Seconds that such a call is tried again for."""
 T = TypeVar("T")
+_URL = re.compile(r" with url: \S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,9 @@ class Address:
 
     def __str__(self) -> str:
         if self.scheme == "chdb":
-            return f"chdb://{self.path}"
-        return f"{self.scheme}://{self.user}@{self.host}:{self.port}/{self.database}"
+            return f"chdb://{self.path}?database={self.database}"
+        cluster = f"?cluster={self.cluster}" if self.cluster else ""
+        return f"{self.scheme}://{self.user}@{self.host}:{self.port}/{self.database}{cluster}"
 
 
 def parse(name: str) -> Address:
@@ -142,7 +144,9 @@ class Link:
     def _told(self, error: Exception) -> StoreError:
         if not isinstance(error, self._error | OSError):
             raise error
-        return StoreError(f"{self._address}: {(str(error).strip() or repr(error)).splitlines()[0][:500]}")
+        text = (str(error).strip() or repr(error)).splitlines()[0]
+        # A number of the query's own is in its address: the same failure would be told anew at every try.
+        return StoreError(f"{self._address}: {_URL.sub('', text)[:500]}")
 
 
 def _arguments(address: Address) -> dict[str, Any]:
