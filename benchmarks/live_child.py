@@ -17,9 +17,11 @@ import polars as pl
 from benchmarks.child import peak_resident
 from flowtape.api.app import Application
 from flowtape.api.flow import Flow
+from flowtape.api.keyfile import FileCounts, FileLedger
 from flowtape.api.keys import Keys
 from flowtape.api.server import run
 from flowtape.api.service import SystemClock
+from flowtape.api.usage import Usage
 from flowtape.engine import Engine
 from flowtape.feeds.live import Delivery, Outlet
 from flowtape.live import Live
@@ -145,11 +147,12 @@ async def main() -> None:
     feed, waits = Firehose(int(rate), float(seconds), int(burst)), Waits()
     live = Live(engine, [feed], clock, waits)
     flow = Flow(engine, window, clock, live)
-    keys = Keys(Path(folder) / "live.keys")
+    kept = Path(folder) / "live.keys"
+    keys, usage = Keys(FileLedger(kept)), Usage(FileCounts(kept))
     stop = asyncio.Event()
     print(json.dumps({"key": keys.add_ephemeral("Alpha")}), flush=True)
     serving = asyncio.create_task(
-        run(Application(flow, keys, Settings()), "127.0.0.1", int(port), None, stop)
+        run(Application(flow, keys, usage, Settings()), "127.0.0.1", int(port), None, stop)
     )
     live.start()
     await asyncio.to_thread(feed.done.wait)
@@ -167,6 +170,7 @@ async def main() -> None:
     await serving
     await asyncio.to_thread(live.stop)
     flow.close()
+    usage.close()
     keys.close()
     store.close()
 

@@ -9,8 +9,10 @@ import httpx
 
 from flowtape.api.app import create_app
 from flowtape.api.flow import Flow
+from flowtape.api.keyfile import FileCounts, FileLedger
 from flowtape.api.keys import Keys
 from flowtape.api.server import run
+from flowtape.api.usage import Usage
 from flowtape.engine import Engine
 from flowtape.ingest import Request, ingest
 from flowtape.settings import PLANS, Settings
@@ -50,9 +52,10 @@ class Kept:
         self.window = Window(self.store.catalog, now // MINUTE)
         self.engine = Engine(self.store, self.window)
         self.flow = Flow(self.engine, self.window, self.clock, self.feed)
-        self.book = Keys(folder / "x.duckdb.keys", self.clock.now_ns)
+        self.book = Keys(FileLedger(folder / "x.duckdb.keys"), self.clock.now_ns)
+        self.usage = Usage(FileCounts(folder / "x.duckdb.keys"))
         self.keys = {plan.lower(): self.book.create(plan.lower()) for plan in PLANS}
-        self.app = create_app(self.flow, self.book, settings or Settings(), self.clock.now_ns)
+        self.app = create_app(self.flow, self.book, self.usage, settings or Settings(), self.clock.now_ns)
 
     def take(self, rows, source="test"):
         if rows:
@@ -75,6 +78,7 @@ class Kept:
 
     def close(self):
         self.flow.close()
+        self.usage.close()
         self.book.close()
         self.store.close()
 

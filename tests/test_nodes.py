@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from flowtape.api.counts import SharedCounts
+from flowtape.api.keyfile import FileLedger
 from flowtape.api.keys import Keys
 from flowtape.errors import UsageError
 from flowtape.feeds.simulate import Market, write_tape
@@ -111,7 +112,7 @@ def store(tmp_path_factory):
 @contextmanager
 def nodes(store, folder, variables):
     """Three servers, each with its own copy of the keys; and two keys."""
-    book = Keys(folder / "keys")
+    book = Keys(FileLedger(folder / "keys"))
     made = [book.create("alpha", label) for label in ("one", "two")]
     book.close()
     with ExitStack() as stack:

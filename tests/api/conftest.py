@@ -16,9 +16,11 @@ from flowtape.answers import Answer, Made, instant
 from flowtape.api.account import SymbolsBody
 from flowtape.api.app import Application, create_app
 from flowtape.api.formats import MEDIA, Format
+from flowtape.api.keyfile import FileCounts, FileLedger
 from flowtape.api.keys import Keys
 from flowtape.api.routes import Route
 from flowtape.api.server import run
+from flowtape.api.usage import Usage
 from flowtape.api.wire import Wire, wire_of
 from flowtape.query import Query
 from flowtape.settings import Settings
@@ -140,12 +142,13 @@ class World:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.flow, self.clock = MemoryFlow(), Clock()
-        self.keys = Keys(folder / "flow.duckdb.keys", self.clock)
+        self.keys = Keys(FileLedger(folder / "flow.duckdb.keys"), self.clock)
+        self.usage = Usage(FileCounts(folder / "flow.duckdb.keys"))
         self.settings = settings
         self.raw = {
             plan: self.keys.create(plan) for plan in ("free", "basic", "growth", "alpha", "enterprise")
         }
-        self.server = Server(create_app(self.flow, self.keys, settings, self.clock))
+        self.server = Server(create_app(self.flow, self.keys, self.usage, settings, self.clock))
         self.url = self.server.url
         self.http = httpx.Client(base_url=self.url, headers={"X-Api-Key": self.raw["alpha"]})
 
@@ -156,6 +159,7 @@ class World:
     def close(self) -> None:
         self.http.close()
         self.server.close()
+        self.usage.close()
         self.keys.close()
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from flowtape.api.app import Application
 from flowtape.api.flow import Flow
+from flowtape.api.keyfile import FileLedger
 from flowtape.api.keys import Keys
 from flowtape.api.metrics import Metrics
+from flowtape.api.usage import Usage
 from flowtape.engine import Engine
 from flowtape.feeds.joining import ABSURD
 from flowtape.feeds.massive_rows import NOT_UNDERSTOOD
@@ -41,9 +43,9 @@ class Site:
         self.live = Live(self.engine, open_feeds([spec], self.clock), self.clock, metrics)
         metrics.watch(self.live)
         self.flow = Flow(self.engine, self.window, self.clock, self.live, SILENCE)
-        self.keys = Keys(folder / "x.duckdb.keys")
+        self.keys = Keys(FileLedger(folder / "x.duckdb.keys"))
         self.key = self.keys.add_ephemeral("Alpha")
-        self.app = Application(self.flow, self.keys, Settings(), time.time_ns, metrics=metrics)
+        self.app = Application(self.flow, self.keys, Usage(), Settings(), time.time_ns, metrics=metrics)
         self.live.start()
 
     def ask(self, path="/v1/flow/options/SPY/cumulative", **arguments):

@@ -39,7 +39,9 @@ class Feed:
 def world(tmp_path):
     with kept(tmp_path, T0 + MINUTE) as made:
         made.metrics = Metrics()
-        made.app = Application(made.flow, made.book, Settings(), made.clock.now_ns, metrics=made.metrics)
+        made.app = Application(
+            made.flow, made.book, made.usage, Settings(), made.clock.now_ns, metrics=made.metrics
+        )
         with serving(made.app) as url:
             made.url = url
             yield made

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flowtape.api.keyfile import FileLedger
 from flowtape.api.keys import Keys
 
 from .conftest import PATH
@@ -22,15 +23,17 @@ import uvloop
 sys.path.insert(0, sys.argv[1])
 from api.conftest import MemoryFlow
 from flowtape.api.app import create_app
+from flowtape.api.keyfile import FileLedger
 from flowtape.api.keys import Keys
 from flowtape.api.logs import configure
 from flowtape.api.server import run
+from flowtape.api.usage import Usage
 from flowtape.settings import Settings
 
 settings = Settings()
 configure(settings)
-keys = Keys(Path(sys.argv[2]))
-app = create_app(MemoryFlow(), keys, settings)
+keys = Keys(FileLedger(Path(sys.argv[2])))
+app = create_app(MemoryFlow(), keys, Usage(), settings)
 uvloop.run(run(app, "127.0.0.1", 0, lambda _, port: print(port, flush=True)))
 keys.close()
 print("closed", flush=True)
@@ -64,7 +67,7 @@ def test_a_key_made_by_another_process_counts_within_a_second(
 ) -> None:
     assert process.stdout
     url = f"http://127.0.0.1:{int(process.stdout.readline())}"
-    keys = Keys(tmp_path / "keys")
+    keys = Keys(FileLedger(tmp_path / "keys"))
 
     def within_a_second(status: int, raw: str) -> bool:
         end = time.monotonic() + 1

@@ -29,6 +29,7 @@ from flowtape.api.queries import read_request
 from flowtape.api.quotas import Quotas
 from flowtape.api.routes import ROUTES, FlowAnswers, Route, Router
 from flowtape.api.streams import ANSWERS, LAST_EVENT_ID, STREAM_HEADERS, STREAMS, Hub, Streaming, Streams
+from flowtape.api.usage import Usage
 from flowtape.api.wire import COMMON, EXPOSE, JSON, Reply, Wire, reply, wire_of
 from flowtape.errors import FeedError, StoreError
 from flowtape.query import Query
@@ -73,6 +74,7 @@ class Application:
         self,
         flow: FlowAnswers,
         keys: Keys,
+        usage: Usage,
         settings: Settings,
         clock: Callable[[], int] = time.time_ns,
         routes: Iterable[Route] = ROUTES,
@@ -80,9 +82,10 @@ class Application:
     ) -> None:
         self.flow = flow
         self.keys = keys
+        self.usage = usage
         self.settings = settings
         self._clock = clock
-        self._quotas = Quotas(keys, settings)
+        self._quotas = Quotas(usage, settings)
         self._required: Plan = settings.flow_plan
         self._permitted = frozenset(PLANS[PLANS.index(settings.flow_plan) :])
         self.streams = Streams(flow)
@@ -277,10 +280,10 @@ class Application:
 
 
 def create_app(
-    flow: FlowAnswers, keys: Keys, settings: Settings, clock: Callable[[], int] = time.time_ns
+    flow: FlowAnswers, keys: Keys, usage: Usage, settings: Settings, clock: Callable[[], int] = time.time_ns
 ) -> Application:
-    """The application over a flow and a file of keys, to be given to `flowtape.api.server.run`."""
-    return Application(flow, keys, settings, clock)
+    """The application over a flow, keys and their counts, to be given to `flowtape.api.server.run`."""
+    return Application(flow, keys, usage, settings, clock)
 
 
 def _key_in(pairs: list[tuple[str, str]]) -> bytes:

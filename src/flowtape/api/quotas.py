@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from flowtape.api.errors import Headers, quota_exceeded
-from flowtape.api.keys import DAY, Key, Keys
+from flowtape.api.keys import Key
+from flowtape.api.usage import DAY, Usage
 from flowtape.settings import PLANS, Settings
 
 _SECONDS = 86_400
@@ -13,25 +14,25 @@ _UNLIMITED = [(b"x-ratelimit-limit", b"unlimited"), (b"x-ratelimit-remaining", b
 
 
 class Quotas:
-    """The limits of the settings, over the counts of `keys`. `now` is ns since 1970, UTC, throughout."""
+    """The limits of the settings, over the counts of `usage`. `now` is ns since 1970, UTC, throughout."""
 
-    def __init__(self, keys: Keys, settings: Settings) -> None:
-        self._keys = keys
+    def __init__(self, usage: Usage, settings: Settings) -> None:
+        self._usage = usage
         self._limits = {plan: settings.limit(plan) for plan in PLANS}
         self._unlimited: tuple[int, Headers] = (-1, [])
 
     def check(self, key: Key, now: int) -> None:
         """Raise a 429 if nothing is left today; costs nothing."""
         limit = self._limits[key.plan]
-        if limit is not None and self._keys.used(key, now // DAY) >= limit:
+        if limit is not None and self._usage.used(key, now // DAY) >= limit:
             raise self._exceeded(key, limit, now)
 
     def spend(self, key: Key, now: int) -> None:
         """Count one request; raise a 429 if another request took the last one meanwhile."""
         limit = self._limits[key.plan]
         if limit is None:
-            self._keys.count(key, now // DAY)
-        elif not self._keys.spend(key, now // DAY, limit):
+            self._usage.count(key, now // DAY)
+        elif not self._usage.spend(key, now // DAY, limit):
             raise self._exceeded(key, limit, now)
 
     def headers(self, key: Key, now: int) -> Headers:
@@ -39,7 +40,7 @@ class Quotas:
         day = now // DAY
         limit = self._limits[key.plan]
         if limit is not None:
-            left = max(limit - self._keys.used(key, day), 0)
+            left = max(limit - self._usage.used(key, day), 0)
             return [
                 (b"x-ratelimit-limit", b"%d" % limit),
                 (b"x-ratelimit-remaining", b"%d" % left),
@@ -51,7 +52,7 @@ class Quotas:
 
     def today(self, key: Key, now: int) -> tuple[int, int]:
         """Requests of a key today, and when the count starts again in Unix seconds."""
-        return self._keys.used_by_all(key, now // DAY), _reset(now // DAY)
+        return self._usage.used_by_all(key, now // DAY), _reset(now // DAY)
 
     def _exceeded(self, key: Key, limit: int, now: int) -> Exception:
         reset = _reset(now // DAY)

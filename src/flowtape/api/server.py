@@ -44,7 +44,7 @@ async def run(
     server = _server(app, address, port)
     stopping = stop or _stop_on_signals()
     serving = asyncio.create_task(server.serve())
-    watching = asyncio.create_task(app.keys.watch())
+    watching = [asyncio.create_task(watch()) for watch in (app.keys.watch, app.usage.watch)]
     told = asyncio.create_task(stopping.wait())
     try:
         if await _accepting(address, port, serving):
@@ -55,11 +55,11 @@ async def run(
         app.streams.close()
         await _finish(server, serving)
     finally:
-        for task in (told, watching):
+        for task in (told, *watching):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        app.keys.flush()
+        app.usage.flush()
     if not stopping.is_set():
         raise FlowtapeError("the HTTP server ended by itself; the log may say why")
     event(_log, logging.INFO, "stopped")

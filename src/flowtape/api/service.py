@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from flowtape.api.keys import Keys, keys_of
 from flowtape.api.logs import event
 from flowtape.api.metrics import Metrics
 from flowtape.api.server import free_address, run
+from flowtape.api.usage import Usage, usage_of
 from flowtape.engine import Engine
 from flowtape.errors import FlowtapeError
 from flowtape.feeding import go_on
@@ -72,15 +74,25 @@ class Sources:
 def serve(settings: Settings, sources: Sources, ready: Callable[[Ready], None]) -> None:
     """Serve until told to stop by SIGTERM or SIGINT. Raises `StoreError`, `StoreBusy`, `UsageError`."""
     free_address(settings.host, settings.port)
-    store = open_store(settings.store)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, sources, ready, store))
-    finally:
-        store.close()
+    with ExitStack() as stack:
+        store = open_store(settings.store)
+        stack.callback(store.close)
+        keys = keys_of(settings)
+        stack.callback(keys.close)
+        usage = usage_of(settings)
+        stack.callback(usage.close)
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        runner.run(_serve(settings, sources, ready, store, keys, usage))
 
 
-async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], None], store: Store) -> None:
+async def _serve(
+    settings: Settings,
+    sources: Sources,
+    ready: Callable[[Ready], None],
+    store: Store,
+    keys: Keys,
+    usage: Usage,
+) -> None:
     feeds = open_feeds(sources.feeds, SystemClock())
     clock: Clock = next((feed.clock for feed in feeds if isinstance(feed, ReplayFeed)), SystemClock())
     go_on(feeds, store)
@@ -93,9 +105,8 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     metrics.watch(live)
     behind = follower.behind if follower else lambda: 0.0
     flow = Flow(engine, window, clock, live, settings.silence_limit, behind)
-    keys = keys_of(settings)
-    if keys.shared:
-        metrics.watch_counts(lambda: bool(keys.shared and keys.shared.away))
+    if usage.shared:
+        metrics.watch_counts(lambda: bool(usage.shared and usage.shared.away))
     key = keys.add_ephemeral("Alpha") if any(isinstance(feed, SHOWN_OPEN) for feed in feeds) else None
     control = None if shared(settings.store) else Control(Path(settings.store), engine, flow)
     if control:
@@ -106,8 +117,7 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
     tape = asyncio.create_task(asyncio.to_thread(_take_tape, engine, sources.tape, stop_tape))
     watching = asyncio.create_task(flow.watch())
     live.start()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, keys)
-
+    _reload_on_hangup(keys)
     span = store.span()
 
     def tell(host: str, port: int) -> None:
@@ -115,7 +125,7 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
 
     try:
         await run(
-            Application(flow, keys, settings, time.time_ns, metrics=metrics),
+            Application(flow, keys, usage, settings, time.time_ns, metrics=metrics),
             settings.host,
             settings.port,
             tell,
@@ -130,12 +140,22 @@ async def _serve(settings: Settings, sources: Sources, ready: Callable[[Ready], 
         if follower:
             await asyncio.to_thread(follower.stop)
         flow.close()
-        keys.close()
 
 
-def _reload(keys: Keys) -> None:
+def _reload_on_hangup(keys: Keys) -> None:
+    reloading: set[asyncio.Task[None]] = set()
+
+    def begin() -> None:
+        task = asyncio.create_task(_reload(keys))
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
+
+
+async def _reload(keys: Keys) -> None:
     try:
-        keys.reload()
+        await asyncio.to_thread(keys.reload)
     except FlowtapeError as error:
         event(_log, logging.ERROR, "keys not read again, those known stay", reason=str(error))
     else:

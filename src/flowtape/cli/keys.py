@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from flowtape.cli.options import store_option
 from flowtape.settings import PLANS, Settings, load
+
+if TYPE_CHECKING:
+    from flowtape.api.usage import Usage
 
 
 @click.group()
@@ -39,18 +43,28 @@ def create(plan: str, label: str, store: str | None) -> None:
 @store_option
 def list_keys(store: str | None) -> None:
     """List the keys that may be used: id, plan, when made, requests today, label."""
-    from flowtape.api.keys import DAY, keys_of
+    from flowtape.api.keys import keys_of
+    from flowtape.api.usage import DAY
 
-    kept = keys_of(_settings(store))
+    settings = _settings(store)
+    kept = keys_of(settings)
     try:
+        usage = _usage(settings)
         today = int(datetime.now(UTC).timestamp()) * 10**9 // DAY
         for key in kept.list():
             made = datetime.fromtimestamp(key.created // 10**9, UTC)
-            click.echo(
-                f"{key.id}  {key.plan:<10}  {made:%Y-%m-%dT%H:%M:%SZ}  {kept.used_by_all(key, today):>8}  {key.label}"
-            )
+            used = usage.used_by_all(key, today)
+            click.echo(f"{key.id}  {key.plan:<10}  {made:%Y-%m-%dT%H:%M:%SZ}  {used:>8}  {key.label}")
+        usage.close()
     finally:
         kept.close()
+
+
+def _usage(settings: Settings) -> Usage:
+    """What is counted here: no file is made to be read."""
+    from flowtape.api.usage import Usage, usage_of
+
+    return usage_of(settings) if settings.quotas or settings.keys_path.exists() else Usage()
 
 
 @keys.command()
