@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import date
@@ -18,10 +19,12 @@ import pytest
 
 from flowtape.api.counts import SharedCounts
 from flowtape.api.keyfile import FileLedger
-from flowtape.api.keys import Keys
-from flowtape.errors import UsageError
+from flowtape.api.keys import CHECK_EVERY, Keys
+from flowtape.api.keystore import StoreLedger
+from flowtape.errors import StoreError, UsageError
 from flowtape.feeds.simulate import Market, write_tape
-from stores import over_http, until
+from flowtape.store.links import parse
+from stores import http_engine, over_http, until
 
 REDIS, NGINX = shutil.which("redis-server"), shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 needs_redis = pytest.mark.skipif(not REDIS, reason="no redis-server here")
@@ -80,9 +83,10 @@ class Node:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flowtape", "serve", "--store", address, "--port", "0"],
-                env=env, text=True, stdout=subprocess.PIPE, stderr=log,
+                cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
-        self.base = re.search(r" at (\S+)", self.process.stdout.readline()).group(1)
+        self.said = self.process.stdout.readline()
+        self.base = re.search(r" at (\S+)", self.said).group(1)
 
     def end(self):
         self.process.terminate()
@@ -169,6 +173,71 @@ def test_three_nodes_keep_one_limit_and_answer_without_redis(store, tmp_path):
             assert spend(found, two, 3) == [200] * 3
             assert [used(node, two) for node in found] == [9] * 3
         assert not any("hush" in node.log.read_text() or two in node.log.read_text() for node in found)
+
+
+def keys_command(address, folder, *words):
+    """What `flowtape keys` prints, with the keys in the store."""
+    return subprocess.run(
+        [sys.executable, "-m", "flowtape", "keys", *words, "--store", address], cwd=folder,
+        env=os.environ | {"FLOWTAPE_KEYS": "store:"}, stdout=subprocess.PIPE, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+
+
+def test_keys_in_the_store_hold_on_every_server_and_while_it_is_away(tmp_path):
+    with ExitStack() as stack:
+        engine, port = stack.enter_context(http_engine(tmp_path / "engine"))
+        address = f"clickhouse://flow:hush@127.0.0.1:{port}/flow"
+        found = []
+        for number in range(2):
+            found.append(Node(address, tmp_path / f"node{number}", {"FLOWTAPE_KEYS": "store:"}))
+            stack.callback(found[-1].end)
+        # Before the servers, which would wait for one that is stopped.
+        stack.callback(engine.kill)
+        book = Keys(StoreLedger(parse(address)))
+        stack.callback(book.close)
+
+        def answers(key, path=PATH):
+            headers = {"X-Api-Key": key}
+            return [httpx.get(node.base + path, headers=headers, timeout=5).status_code for node in found]
+
+        one, two = (
+            keys_command(address, tmp_path, "create", "--plan", "alpha", "--label", "one"),
+            book.create("alpha", "two"),
+        )
+        until(lambda: answers(one) == answers(two) == [200, 200], seconds=1)
+        assert answers("ft_" + "x" * 32) == answers(one[:-1]) == [401, 401]
+        keys_command(address, tmp_path, "revoke", "one")
+        until(lambda: answers(one) == [401, 401], seconds=1)
+
+        engine.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        # The store keeps those who ask it waiting: at each of several looks for keys, none of a key's holders waits.
+        while time.monotonic() < stopped + 4 * CHECK_EVERY:
+            asked = time.monotonic()
+            assert answers(two, "/v1/account") == [200, 200]
+            assert time.monotonic() - asked < 1
+        engine.kill()
+        until(lambda: told(found, "keys cannot be read, those known stay") == [1, 1])
+        assert answers(two, "/v1/account") == [200, 200]
+        assert set(answers(two)) <= {200, 502}
+        assert answers(one) == [401, 401]
+        with pytest.raises(StoreError) as caught:
+            book.create("alpha")
+
+        stack.enter_context(http_engine(tmp_path / "engine", port))
+        until(lambda: told(found, "keys are read again") == [1, 1])
+        book.revoke("two")
+        until(lambda: answers(two) == [401, 401], seconds=1)
+        for name, many in {
+            "keys cannot be read": 1,
+            "keys are read again": 1,
+            "Retrying": 0,
+            "Driver": 0,
+        }.items():
+            assert told(found, name) == [many, many], name
+        said = str(caught.value) + "".join(node.said + node.log.read_text() for node in found)
+        assert not any(secret in said for secret in ("hush", "query_id", one, two))
+    assert {file.parent.name for file in tmp_path.glob("**/flowtape.counts")} == {"node0", "node1"}
 
 
 def test_an_address_of_counts_is_named_without_its_password():

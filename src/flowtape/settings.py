@@ -29,6 +29,8 @@ PLANS: tuple[Plan, ...] = get_args(Plan)
 
 _Requests = Annotated[int, Meta(ge=1, le=2**53)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+KEYS_IN_STORE = "store:"
+"""What the setting `keys` is where keys are kept in the store."""
 _WORDS_FOR_NONE = ("none", "unlimited")
 
 
@@ -43,14 +45,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="The file of API keys and of their daily use; empty: the store's, with `.keys`"
-            " (`flowtape.keys` where the store is no file)."
+            " (`flowtape.keys` where the store is no file); `store:`: in the store, where many processes share it."
         ),
     ] = ""
     quotas: Annotated[
         str,
         Meta(
             description="Where requests are counted, so that several servers keep one limit: `redis://host:6379/0`"
-            " (`rediss://` with TLS), Redis or Valkey; empty: in the file of keys."
+            " (`rediss://` with TLS), Redis or Valkey; empty: in the file of keys"
+            " (`flowtape.counts` where keys are in the store)."
         ),
     ] = ""
     host: Annotated[str, Meta(min_length=1, description="The address to listen on.")] = "127.0.0.1"
@@ -87,9 +90,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_log: Annotated[bool, Meta(description="Log a line for every request, its key redacted.")] = False
 
     @property
-    def keys_path(self) -> Path:
-        """The file of keys."""
+    def keys_path(self) -> Path | None:
+        """The file of keys; None where they are kept in the store."""
+        if self.keys == KEYS_IN_STORE:
+            return None
         return Path(self.keys or ("flowtape.keys" if "://" in self.store else f"{self.store}.keys"))
+
+    @property
+    def counts_path(self) -> Path:
+        """The file of requests, where they are counted in one."""
+        return self.keys_path or Path("flowtape.counts")
 
     @property
     def quote_age(self) -> timedelta | None:

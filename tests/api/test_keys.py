@@ -1,19 +1,30 @@
 import asyncio
+import hashlib
+import os
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from flowtape.api.keyfile import FileCounts, FileLedger
-from flowtape.api.keys import Keys, Ledger, plan_named
-from flowtape.api.usage import DAY, Usage
+from flowtape.api.keys import Keys, Ledger, check_place, keys_of, plan_named
+from flowtape.api.keystore import StoreLedger
+from flowtape.api.usage import DAY, Usage, usage_of
+from flowtape.cli import commands
 from flowtape.errors import StoreError, UsageError
+from flowtape.settings import Settings
+from flowtape.store import open_store
+from flowtape.store.links import Link, parse
+from stores import http_engine, name_of, over_http
 
 TODAY = 20_000
 NOW = TODAY * DAY + 5
@@ -24,10 +35,31 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "flow.duckdb.keys"
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with over_http(tmp_path_factory.mktemp("engine")) as address:
+        yield address
+
+
+def made(engine: str, path: Path) -> str:
+    """The address of a shared store of a test's own."""
+    address = name_of(path, engine)
+    open_store(address).close()
+    return address
+
+
 @pytest.fixture
-def ledger(path: Path) -> Callable[[], Ledger]:
+def store(engine: str, tmp_path: Path) -> str:
+    return made(engine, tmp_path)
+
+
+@pytest.fixture(params=["file", "chdb", "http"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, path: Path) -> Callable[[], Ledger]:
     """Opens one and the same place of keys, as one process after another would."""
-    return lambda: FileLedger(path)
+    if request.param == "file":
+        return lambda: FileLedger(path)
+    address = made("chdb" if request.param == "chdb" else request.getfixturevalue("engine"), tmp_path)
+    return lambda: StoreLedger(parse(address))
 
 
 Open = Callable[[], Keys]
@@ -70,6 +102,22 @@ def test_the_file_holds_no_key_and_is_open_to_its_owner_alone(path: Path) -> Non
     path.chmod(0o644)
     FileLedger(path).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_store_holds_the_digest_of_a_key_and_no_more(store: str) -> None:
+    keys = keys_of(Settings(store=store, keys="store:"))
+    raw = keys.create("alpha", "desk")
+    (key,) = keys.list()
+    keys.revoke("desk")
+    keys.close()
+    link = Link(parse(store))
+    rows = link.ask(f"SELECT * FROM {parse(store).database}.keys ORDER BY revoked").rows(named=True)
+    link.close()
+    digest = hashlib.sha256(raw.encode()).hexdigest()
+    assert [row["digest"] for row in rows] == [digest, ""]
+    assert [row["revoked"] > 0 for row in rows] == [False, True]
+    kept = {name: value for name, value in rows[0].items() if name not in ("digest", "revoked")}
+    assert kept == {"id": key.id, "plan": "Alpha", "label": "desk", "created": key.created}
 
 
 def test_keys_outlive_the_process_but_for_the_ephemeral(open_keys: Open) -> None:
@@ -148,6 +196,55 @@ def test_a_file_that_is_none_of_ours(tmp_path: Path, content: bytes | None) -> N
             opened(path)
 
 
+def test_a_store_that_was_made_before_it_kept_keys(store: str) -> None:
+    link = Link(parse(store))
+    link.run(f"DROP TABLE {parse(store).database}.keys")
+    link.close()
+    with pytest.raises(StoreError, match="no table of keys; `flowtape store migrate` makes it"):
+        keys_of(Settings(store=store, keys="store:"))
+
+
+def test_a_store_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowtape.api.keystore.PATIENCE", 1)
+    with http_engine(tmp_path) as (process, port):
+        address = f"clickhouse://127.0.0.1:{port}/flow"
+        open_store(address).close()
+        keys = keys_of(Settings(store=address, keys="store:"))
+        raw = keys.create("alpha").encode()
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(StoreError, match="timed out"):
+            keys.reload()
+        assert keys.find(raw)
+        keys.close()
+
+
+def test_a_place_that_is_none_is_named(tmp_path: Path) -> None:
+    for settings, what in (
+        (
+            Settings(store="x.duckdb", keys="store:"),
+            "setting keys cannot be 'store:' with the store 'x.duckdb'",
+        ),
+        (Settings(store="clickhouse://h/flow", keys="store:keys"), "setting keys takes"),
+        (Settings(keys="clickhouse://flow:hush@h/flow"), "setting keys takes"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            check_place(settings)
+        assert what in str(caught.value)
+        assert "hush" not in str(caught.value)
+    command = [sys.executable, "-m", "flowtape", "serve", "--store", "x.duckdb", "--port", "0"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"FLOWTAPE_KEYS": "store:"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "setting keys cannot be 'store:'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def open_file(path: Path) -> Iterator[Callable[[], tuple[Keys, Usage]]]:
     opened: list[tuple[Keys, Usage]] = []
@@ -212,6 +309,33 @@ def test_unlimited_and_ephemeral_counts(open_file: Files) -> None:
     assert again.used(key, TODAY) == 4
     assert again.used(gone, TODAY) == 0
     assert [again.spend(gone, TODAY, 2) for _ in range(3)] == [True, True, False]
+
+
+def test_keys_in_the_store_are_counted_in_a_file_of_the_node(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(store=store, keys="store:")
+    keys = keys_of(settings)
+    key = keys.find(keys.create("free", "desk").encode())
+    keys.close()
+    assert key
+    assert listed(settings) == [key.id, "0", "desk"]
+    assert list(tmp_path.iterdir()) == []
+    usage = usage_of(settings)
+    today = time.time_ns() // DAY
+    assert [usage.spend(key, today, 2) for _ in range(3)] == [True, True, False]
+    assert listed(settings) == [key.id, "2", "desk"]
+    usage.close()
+    assert {file.name for file in tmp_path.iterdir()} == {"flowtape.counts"}
+
+
+def listed(settings: Settings) -> list[str]:
+    """What `flowtape keys list` says of the one key there is: its id, its requests today, its label."""
+    words = ["keys", "list", "--store", settings.store]
+    done = CliRunner(env={"FLOWTAPE_KEYS": settings.keys}).invoke(commands, words, catch_exceptions=False)
+    name, _, _, used, label = done.stdout.split()
+    return [name, used, label]
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -35,7 +35,11 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         5, 250, 2500, None, None,
     ]  # fmt: skip
     assert found.keys_path == Path("var/flow.duckdb.keys")
-    assert Settings(keys="k").keys_path == Path("k")
+    assert Settings(keys="k").keys_path == Settings(keys="k").counts_path == Path("k")
+    shared = Settings(store="clickhouse://h/flow")
+    assert shared.keys_path == shared.counts_path == Path("flowtape.keys")
+    in_store = Settings(store="clickhouse://h/flow", keys="store:")
+    assert (in_store.keys_path, in_store.counts_path) == (None, Path("flowtape.counts"))
     (tmp_path / "flowtape.toml").write_text("port = 5")
     assert load(environ={}).port == 5
     (tmp_path / "other.toml").write_text("port = 6")

@@ -1,4 +1,4 @@
-"""API keys: who may ask. Where they are kept is a `Ledger`: a file (`keyfile`).
+"""API keys: who may ask. Where they are kept is a `Ledger`: a file (`keyfile`) or the store (`keystore`).
 
 Only the SHA-256 of a key is kept, so a key can be shown once, when it is made. Any number of processes may use a
 ledger: `flowtape keys` changes it while a server runs, and the server reads it again when it has changed.
@@ -19,7 +19,8 @@ import msgspec
 
 from flowtape.api.logs import Outage, event
 from flowtape.errors import FlowtapeError, UsageError
-from flowtape.settings import PLANS, Plan, Settings
+from flowtape.settings import KEYS_IN_STORE, PLANS, Plan, Settings
+from flowtape.store import shared
 
 CHECK_EVERY = 0.25
 """Seconds between looks for keys made or revoked by another process."""
@@ -71,8 +72,28 @@ def label_taken(label: str) -> UsageError:
     return UsageError(f"there is already a key with the label {label!r}")
 
 
+def check_place(settings: Settings) -> None:
+    """Raise `UsageError` where the setting `keys` names no place for keys."""
+    if settings.keys_path is None and not shared(settings.store):
+        raise UsageError(
+            f"setting keys cannot be {settings.keys!r} with the store {settings.store!r}: keys are kept in a store that"
+            " many processes share (clickhouse://…); a DuckDB file is held by one"
+        )
+    if settings.keys_path is not None and (shared(settings.keys) or settings.keys.startswith(KEYS_IN_STORE)):
+        # Not shown: who takes it for the store's address may have put a password into it.
+        raise UsageError(
+            f"setting keys takes a file's path, or {KEYS_IN_STORE!r} alone for keys in the store; this is neither"
+        )
+
+
 def keys_of(settings: Settings) -> Keys:
     """The keys that the settings name. Raises `StoreError`, `UsageError`."""
+    check_place(settings)
+    if settings.keys_path is None:
+        from flowtape.api.keystore import StoreLedger
+        from flowtape.store.links import parse
+
+        return Keys(StoreLedger(parse(settings.store)))
     from flowtape.api.keyfile import FileLedger
 
     return Keys(FileLedger(settings.keys_path))

@@ -18,7 +18,7 @@ from flowtape.api.app import Application
 from flowtape.api.control import Control
 from flowtape.api.flow import Flow
 from flowtape.api.follower import Follower
-from flowtape.api.keys import Keys, keys_of
+from flowtape.api.keys import Keys, check_place, keys_of
 from flowtape.api.logs import event
 from flowtape.api.metrics import Metrics
 from flowtape.api.server import free_address, run
@@ -74,6 +74,7 @@ class Sources:
 def serve(settings: Settings, sources: Sources, ready: Callable[[Ready], None]) -> None:
     """Serve until told to stop by SIGTERM or SIGINT. Raises `StoreError`, `StoreBusy`, `UsageError`."""
     free_address(settings.host, settings.port)
+    check_place(settings)
     with ExitStack() as stack:
         store = open_store(settings.store)
         stack.callback(store.close)

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 def usage_of(settings: Settings) -> Usage:
     """The counts that the settings name. Raises `StoreError`, `UsageError`."""
-    return Usage(SharedCounts(settings.quotas) if settings.quotas else FileCounts(settings.keys_path))
+    return Usage(SharedCounts(settings.quotas) if settings.quotas else FileCounts(settings.counts_path))
 
 
 class Usage:

@@ -64,7 +64,7 @@ def _usage(settings: Settings) -> Usage:
     """What is counted here: no file is made to be read."""
     from flowtape.api.usage import Usage, usage_of
 
-    return usage_of(settings) if settings.quotas or settings.keys_path.exists() else Usage()
+    return usage_of(settings) if settings.quotas or settings.counts_path.exists() else Usage()
 
 
 @keys.command()

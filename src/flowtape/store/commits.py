@@ -55,10 +55,7 @@ class Commits:
             raise
 
     def _prepare(self) -> None:
-        there = self._link.ask(
-            f"SELECT count() AS n FROM system.tables WHERE database = '{self.address.database}' AND name = 'meta'"
-        )
-        if not there.item():
+        if not self._link.has("meta"):
             if self.read_only:
                 raise StoreError(f"{self.address}: there is no flowtape store")
             for statement in Layout(self.address.database, self.address.cluster).statements():

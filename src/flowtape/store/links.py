@@ -91,9 +91,12 @@ def _name(what: str, text: str) -> str:
 
 
 class Link:
-    """A line to the engine, through the official client. Every method raises `StoreError`; any thread may call."""
+    """A line to the engine, through the official client. Every method raises `StoreError`; any thread may call.
 
-    def __init__(self, address: Address) -> None:
+    A server that says nothing for `patience` seconds is given up; the engine in process is waited for.
+    """
+
+    def __init__(self, address: Address, patience: int = 300) -> None:
         try:
             import clickhouse_connect
             from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -105,7 +108,7 @@ class Link:
         self._error = ClickHouseError
         self._address = address
         try:
-            self._client = clickhouse_connect.get_client(**_arguments(address))
+            self._client = clickhouse_connect.get_client(**_arguments(address, patience))
         except ImportError:
             raise UsageError("store: chdb:// needs the extra: pip install 'flowtape[chdb]'") from None
         except Exception as error:
@@ -115,6 +118,14 @@ class Link:
         """Rows of a query."""
         stream = self._patiently(lambda: self._client.raw_query(sql, fmt="ArrowStream", settings=_OUTPUT))
         return pl.read_ipc_stream(stream) if stream else pl.DataFrame()
+
+    def has(self, table: str) -> bool:
+        """Whether the address's database has a table."""
+        there = self.ask(
+            "SELECT count() AS n FROM system.tables"
+            f" WHERE database = '{self._address.database}' AND name = '{table}'"
+        )
+        return bool(there.item())
 
     def run(self, sql: str) -> None:
         """Carry out a statement without rows."""
@@ -149,7 +160,7 @@ class Link:
         return StoreError(f"{self._address}: {_URL.sub('', text)[:500]}")
 
 
-def _arguments(address: Address) -> dict[str, Any]:
+def _arguments(address: Address, patience: int) -> dict[str, Any]:
     if address.scheme == "chdb":
         return {"interface": "chdb", "path": address.path}
     settings: dict[str, Any] = {}
@@ -173,6 +184,7 @@ def _arguments(address: Address) -> dict[str, Any]:
         # One session would let one query at a time through.
         "autogenerate_session_id": False,
         "connect_timeout": 5,
+        "send_receive_timeout": patience,
         "client_name": "flowtape",
     }
 

@@ -1,8 +1,8 @@
 """The tables of a ClickHouse store: one text for the engine in process, for one node and for a cluster.
 
-Every row carries the `writer` that inserted it and the stamp `v` of the statement that did. A row counts once its
-writer has told in `commits` that it got that far (docs/store.md): a commit is one row of one table, and what a killed
-writer left behind is never seen.
+Every row of what is committed carries the `writer` that inserted it and the stamp `v` of the statement that did, and
+counts once its writer has told in `commits` that it got that far (docs/clickhouse.md): a commit is one row of one
+table, and what a killed writer left behind is never seen.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ TABLES = (
                       "grew": "SimpleAggregateFunction(max, UInt64)",
                       "claimed": "SimpleAggregateFunction(max, UInt64)"},
           ("writer",), "writer", engine="AggregatingMergeTree"),
+    Table("keys", {"id": "String", "digest": "String", "plan": _TEXT, "label": "String", "created": "Int64",
+                   "revoked": "Int64"}, ("id",), "label"),
     Table("meta", {"name": "String", "value": "String", "at": "UInt64"}, ("name",), "name",
           engine="ReplacingMergeTree(at)"),
 )  # fmt: skip
