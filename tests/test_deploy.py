@@ -13,9 +13,11 @@ import click
 import pytest
 import yaml
 
+from flowtape.api.keys import check_place
 from flowtape.api.metrics import Metrics
 from flowtape.cli import commands
-from flowtape.settings import table
+from flowtape.settings import load, table
+from flowtape.store.links import parse
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -71,6 +73,14 @@ def test_every_setting_and_command_of_the_compose_file_is_the_program_s():
         assert told <= known, name
         if service["image"].startswith("flowtape"):
             parsed([re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in service["command"]])
+
+
+def test_the_compose_file_s_settings_go_together():
+    told = COMPOSE["services"]["api-1"]["environment"]
+    environ = {name: re.sub(r"\$\{\w+:\?[^}]*\}", "word", value) for name, value in told.items()}
+    settings = load(environ=environ)
+    parse(settings.store)
+    check_place(settings)
 
 
 def test_what_a_service_waits_for_and_mounts_is_there():
