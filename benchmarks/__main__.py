@@ -29,7 +29,8 @@ NAMES = {
 
 def main() -> None:
     scale, only = _arguments()
-    kept = scale.folder / "results.json"
+    # Of a full run beside the page, so that a fresh clone can measure one thing anew and keep the rest.
+    kept = (ROOT / "benchmarks" if scale.full else scale.folder) / "results.json"
     results = msgspec.json.decode(kept.read_bytes(), type=dict[str, list[Section]]) if kept.exists() else {}
     for name in only or NAMES:
         say(name)
@@ -38,7 +39,7 @@ def main() -> None:
             stamped(one, load) for one in importlib.import_module(f"benchmarks.{NAMES[name]}").run(scale)
         ]
         # After each, so that an interrupted run keeps what it has.
-        kept.write_bytes(msgspec.json.encode(results))
+        kept.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     sections = [section for name in NAMES for section in results.get(name, [])]
     # Only a run at full size may stand in the repository.
     out = ROOT / "benchmarks" / "RESULTS.md" if scale.full else scale.folder / "RESULTS.md"
