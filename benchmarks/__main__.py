@@ -24,6 +24,9 @@ NAMES = {
     "page": "page",
     "shared": "shared",
     "backfill": "backfill",
+    "stages": "stages",
+    "quotes": "quotes",
+    "tail": "tail",
 }
 
 

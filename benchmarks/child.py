@@ -1,9 +1,13 @@
-"""`python -m benchmarks.child module:function ARGUMENT…`: one measured run; its result is a line of JSON."""
+"""`python -m benchmarks.child [--core] module:function ARGUMENT…`: one measured run; its result is a line of JSON.
+
+With `--core` it has one core to itself, and libraries start as many threads as that.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,10 +21,15 @@ def peak_resident() -> int:
 
 
 def main() -> None:
-    module, _, name = sys.argv[1].partition(":")
+    arguments = sys.argv[1:]
+    if arguments[0] == "--core":
+        # Before anything is imported that counts the cores.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        arguments = arguments[1:]
+    module, _, name = arguments[0].partition(":")
     function = getattr(importlib.import_module(f"benchmarks.{module}"), name)
     started = time.perf_counter()
-    told = function(*sys.argv[2:])
+    told = function(*arguments[1:])
     seconds = time.perf_counter() - started
     told = told if isinstance(told, dict) else {}
     print(json.dumps({"seconds": seconds, "peak": peak_resident(), "told": told}))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
@@ -25,9 +27,10 @@ class Run:
     told: dict[str, float]
 
 
-def child(function: str, *arguments: object) -> Run:
-    """Run `module:function` of this package with text arguments in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.child", function, *map(str, arguments)]
+def child(function: str, *arguments: object, core: bool = False) -> Run:
+    """Run `module:function` of this package with text arguments in a fresh process, on one `core` if so asked."""
+    one = ["--core"] if core else []
+    command = [sys.executable, "-m", "benchmarks.child", *one, function, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return Run(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -40,6 +43,14 @@ def in_turn(rounds: int, contestants: Mapping[str, Callable[[], T]]) -> dict[str
             say(f"  round {number} of {rounds}: {name}")
             results[name].append(run())
     return results
+
+
+@contextmanager
+def processor(told: dict[str, float], name: str = "cpu") -> Iterator[None]:
+    """Tell the seconds of processor that a block takes: what else runs on the machine is not in them."""
+    began = time.process_time()
+    yield
+    told[name] = told.get(name, 0.0) + time.process_time() - began
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:

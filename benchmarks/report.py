@@ -52,7 +52,7 @@ def page(sections: list[Section], command: str, full: bool) -> str:
     lines += [f"- machine: {machine()}", f"- software: {software()}", f"- command: `{command}`", ""]
     lines += _aims([aim for section in sections for aim in section.aims])
     for section in sections:
-        lines += _section(section)
+        lines += told(section)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -63,10 +63,11 @@ def _aims(aims: list[Aim]) -> list[str]:
     return ["## Aims", "", verdict, "", *_table(["figure", "aim", "measured", ""], rows), ""]
 
 
-def _section(section: Section) -> list[str]:
+def told(section: Section) -> list[str]:
+    """A section's lines."""
     notes = [f"- {note}" for note in section.notes]
-    told = f"Measured {section.date}; load of the machine at the start {section.load:.1f}."
-    return [f"## {section.title}", "", *_table(section.columns, section.rows), "", *notes, "", told, ""]
+    when = f"Measured {section.date}; load of the machine at the start {section.load:.1f}."
+    return [f"## {section.title}", "", *_table(section.columns, section.rows), "", *notes, "", when, ""]
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
