@@ -12,7 +12,7 @@ from statistics import median
 from benchmarks.measure import Run, child, in_turn, ratio
 from benchmarks.report import Section
 from benchmarks.scale import Scale
-from benchmarks.shared import engine
+from benchmarks.shared import stand_in
 
 FIRST = date(2026, 4, 13)
 DAYS = [FIRST + timedelta(days=7 * week + day) for week in range(4) for day in range(5)]
@@ -77,7 +77,7 @@ def _embedded(folder: Path) -> Run:
 
 
 def _shared(folder: Path, kind: str, workers: int) -> Run:
-    with engine(folder / "engine") as address:
+    with stand_in(folder / "engine") as address:
         return child("backfill:take", folder, address, kind, workers)
 
 

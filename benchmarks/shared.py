@@ -137,7 +137,7 @@ def _stores(scale: Scale, taken: dict[str, list[Run]], asked: dict[str, list[Run
 
 # freshness
 @contextmanager
-def engine(folder: Path) -> Iterator[str]:
+def stand_in(folder: Path) -> Iterator[str]:
     """chDB behind the tests' stand-in for ClickHouse's interface: a store's address."""
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, ROOT / "tests" / "http_engine.py", folder]
@@ -179,7 +179,7 @@ def _freshness(scale: Scale) -> Section:
     from flowtape.store import open_store
 
     seen: list[int] = []
-    with engine(scale.folder / "fresh") as address:
+    with stand_in(scale.folder / "fresh") as address:
         store = open_store(address)
         window = Window(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60)
         follower = Follower(Engine(store, window))

@@ -15,7 +15,7 @@ from benchmarks.live import STREAM_RATE, STREAMS, Child, _Reader
 from benchmarks.measure import say
 from benchmarks.report import Section
 from benchmarks.scale import DAY, ROOT, Scale
-from benchmarks.shared import PARTS, _engine, _tape
+from benchmarks.shared import PARTS, _tape, stand_in
 
 COMMITS = ((250, 20), (5_000, 20))
 """Prints of a commit, and how many commits; two a second."""
@@ -52,7 +52,7 @@ def _looks(scale: Scale, folder: Path, many: int, commits: int) -> tuple[list[fl
     from flowtape.window import Window
 
     idle, busy = [], []
-    with _engine(folder) as address:
+    with stand_in(folder) as address:
         store = open_store(address)
         engine = Engine(store, Window(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60))
         command = [

@@ -25,7 +25,7 @@ _LONGEST_NAME = 64
 _PASSING = re.compile(r"\bCode: (286|289)\b")
 """What a cluster answers while another insert waits for its quorum, or a replica for what others have: nothing was
 done, and the same call soon goes through."""
-PATIENCE = 30.0
+AGAIN_FOR = 30.0
 """Seconds that such a call is tried again for."""
 T = TypeVar("T")
 _URL = re.compile(r" with url: \S+")
@@ -138,7 +138,7 @@ class Link:
         self._patiently(lambda: self._client.raw_insert(table, rows.columns, data, settings, "ArrowStream"))
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + AGAIN_FOR
         while True:
             try:
                 return call()
