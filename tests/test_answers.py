@@ -134,7 +134,7 @@ def flow(places, **changes):
     ]
 
 
-@settings(max_examples=examples(12), deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(
     st.sets(st.integers(0, 200), max_size=20),
     st.integers(5, 12),
@@ -304,7 +304,7 @@ def test_an_unknown_quote_is_written_as_zeros(kept):
     assert [(trade["bid"], trade["ask"]) for trade in found] == [(1.1, 1.3), (0.0, 0.0), (0.0, 0.0)]
 
 
-@settings(max_examples=examples(10), deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30 * 60), st.integers(-30, 30), st.integers(1, 9)), max_size=40),
     st.data(),

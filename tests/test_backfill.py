@@ -29,7 +29,7 @@ from test_engine import from_store
 
 FIRST = date(2026, 4, 13)
 DAYS = [FIRST + timedelta(days=7 * week + day) for week in range(4) for day in range(5)]
-ROWS = 700
+ROWS = 250
 
 
 @pytest.fixture(scope="module")

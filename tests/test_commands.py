@@ -269,7 +269,7 @@ def test_a_corrupt_store_is_a_clear_error(tmp_path):
 
 def test_the_simulated_market_goes_on_after_a_kill(tmp_path):
     """Prints keep coming, a kill -9 and a restart lose and repeat none, and the week is there."""
-    words = ("--simulate", "--prints-per-day", "20000", "--store", "sim.duckdb")
+    words = ("--simulate", "--prints-per-day", "8000", "--store", "sim.duckdb")
 
     def line(address, said):
         key = re.search(r"ft_[\w-]+", said[-1]).group()
@@ -278,7 +278,7 @@ def test_the_simulated_market_goes_on_after_a_kill(tmp_path):
         ).json()
 
     with served(*words, cwd=tmp_path) as (server, address, said):
-        first = until(lambda: (body := line(address, said))["count"] > 3000 and body)
+        first = until(lambda: (body := line(address, said))["count"] > 1500 and body)
         server.send_signal(signal.SIGKILL)
         server.wait()
     with served(*words, cwd=tmp_path) as (server, address, said):
@@ -313,20 +313,11 @@ def test_a_store_taken_away_is_502_and_back_again_200(tape, tmp_path):
         until(lambda: status()[:2] == (200, 200), seconds=10)
 
 
-def test_help_teaches_every_command(tmp_path):
-    for words in (
-        (),
-        ("ingest",),
-        ("serve",),
-        ("cumulative",),
-        ("keys",),
-        ("keys", "create"),
-        ("simulate",),
-        ("rebuild",),
-    ):
-        told = flowtape(*words, "--help", cwd=tmp_path)
-        assert told.returncode == 0
-        assert "Usage" in told.stdout
+def test_help_is_told_and_nonsense_refused(tmp_path):
+    # What each command's help says is held by its page (test_docs.py).
+    told = flowtape("keys", "create", "--help", cwd=tmp_path)
+    assert told.returncode == 0
+    assert "Usage" in told.stdout
     assert flowtape("nonsense", cwd=tmp_path).returncode == 2
 
 

@@ -77,7 +77,7 @@ FILTERS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=examples(18), deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(rows(), st.lists(st.integers(0, 60), max_size=3), FILTERS, st.booleans())
 def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, which, stocks):
     tape = distinct(as_stocks(tape)) if stocks else tape
@@ -147,7 +147,7 @@ def test_the_families_are_those_of_the_program():
     assert set(FAMILY.values()) <= set(FAMILIES)
 
 
-@settings(max_examples=examples(18), deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     rows(), st.lists(st.integers(0, 60), max_size=4), st.booleans(), st.integers(-3, 8), st.integers(1, 600)
 )

@@ -78,7 +78,7 @@ def taken(path, batches, source="test"):
     return store, window
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(rows(), st.lists(st.integers(0, 100), max_size=4), st.randoms(use_true_random=False))
 def test_any_order_batches_and_repeats_give_the_contract_s_answer(tmp_path_factory, tape, cuts, chance):
     shuffled = tape + chance.sample(tape, len(tape) // 2)
@@ -104,7 +104,7 @@ def test_any_order_batches_and_repeats_give_the_contract_s_answer(tmp_path_facto
         store.close()
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(rows(), st.integers(0, 10 * 3600))
 def test_at_sees_what_the_tape_cut_there_would_show(tmp_path_factory, tape, second):
     at = T0 + second * SECOND
@@ -117,7 +117,7 @@ def test_at_sees_what_the_tape_cut_there_would_show(tmp_path_factory, tape, seco
         store.close()
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(rows())
 def test_the_library_gives_the_same_numbers(tape):
     if not tape:

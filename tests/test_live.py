@@ -126,7 +126,7 @@ def test_what_store_and_window_both_tell_is_asked_again_after_the_commit(kept):
     assert kept.window.version("option", "SPY") != before
 
 
-@settings(max_examples=examples(8), deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(rows(), st.randoms(use_true_random=False), st.lists(st.booleans(), min_size=40, max_size=40))
 def test_shown_and_committed_in_any_way_is_what_one_take_gives(tmp_path_factory, tape, chance, ends):
     folder = tmp_path_factory.mktemp("live")
@@ -166,7 +166,7 @@ def shared(tmp_path_factory):
 SYMBOLS = (f"Q{number}" for number in itertools.count())
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     st.lists(st.sampled_from([None, 1, 2, 3, 4]), min_size=1, max_size=6), st.randoms(use_true_random=False)
 )

@@ -29,7 +29,7 @@ CHECKS = [
     response_schema_conformance,
 ]
 """Not whether what keeps to the document is taken: that `from` and `minutes` exclude each other it cannot say."""
-EXAMPLES = 15
+EXAMPLES = 8
 """Requests an operation and kind."""
 
 

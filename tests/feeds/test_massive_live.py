@@ -534,6 +534,8 @@ def test_quotes_alone_settle_too(server, start):
 
 def test_the_key_in_the_address_of_a_page_is_in_no_log(server, start, caplog):
     caplog.set_level(logging.DEBUG)
+    # The program's own logging, which another test may have set up, lets it tell of failures only.
+    caplog.set_level(logging.DEBUG, "urllib3.connectionpool")
     server.key_in_pages = True
     for n in range(150):
         server.trade(SPY, NS + n * MS, 1.05, live=False)
