@@ -30,8 +30,8 @@ VALUES = {
     "anchor": ("session",),
     "include": ("quality",),
 }
-"""Of each parameter, what is asked; those of one tape (`at`, `from`, `expiry`, `strike`) are named with it. How an answer
-is written (`format`) no store knows of."""
+"""Of each parameter, what is asked; those of one tape (`at`, `from`, `expiry`, `strike`) are named with it. How an
+answer is written (`format`) no store knows of."""
 
 
 class Both:
