@@ -19,7 +19,7 @@ test: .venv/dev lint src/flowtape/web/index.html  ## Run lint and every test
 
 test-chdb: .venv/dev  ## Run the tests of engine, feeds and answers over the other engine
 	FLOWTAPE_TEST_STORE=chdb $(BIN)/pytest tests/test_engine.py tests/test_desk.py tests/test_live.py \
-	    tests/test_answers.py tests/test_cboe_day.py tests/test_cboe_readings.py
+	    tests/test_cboe_day.py
 
 lint: .venv/dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

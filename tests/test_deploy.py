@@ -51,11 +51,13 @@ def known_metrics():
 
 def parsed(words):
     """A command as the command line takes it, not run."""
+    # Below the program's own context: a command keeps the help option that it first had.
+    parent = click.Context(commands, info_name="flowtape", **commands.context_settings)
     command = commands.commands[words[0]]
     if isinstance(command, click.Group):
         words = words[1:]
         command = command.commands[words[0]]
-    command.make_context(words[0], list(words[1:]))
+    command.make_context(words[0], list(words[1:]), parent)
 
 
 def test_every_image_has_a_version_and_every_port_stays_here():

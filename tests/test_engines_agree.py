@@ -83,28 +83,27 @@ def ns(instant):
     return int(datetime.fromisoformat(instant).replace(tzinfo=UTC).timestamp()) * 10**9
 
 
-@pytest.fixture(scope="module")
-def week(tmp_path_factory):
+@pytest.fixture
+def week(tmp_path):
     """A simulated week of both assets, a file a day, the clock in its last minute; the day before it once more, as a
     tape that comes again."""
-    folder = tmp_path_factory.mktemp("week")
     market = Market(seed=11, underlyings=6)
     files = []
     for day in WEEK:
-        files.append(folder / f"{day}.parquet")
+        files.append(tmp_path / f"{day}.parquet")
         write_tape(market, [day], files[-1], assets="both", rows=800)
     values = {
         "at": ("2026-05-08T17:00:30Z", "2026-05-12T19:00:00Z"),
         "expiry": ("2026-05-15", "2026-05-08..2026-06-30"),
         "strike": ("300..700",),
     }
-    made = Both(folder, "2026-05-12T19:59:30", [*files, files[-2]], "table", "SPY", values)
+    made = Both(tmp_path, "2026-05-12T19:59:30", [*files, files[-2]], "table", "SPY", values)
     yield made
     made.close()
 
 
-@pytest.fixture(scope="module")
-def cboe(shared, tmp_path_factory):
+@pytest.fixture
+def cboe(shared, tmp_path):
     """The Cboe sample, the clock in the last minute of its day."""
     file = shared / "data" / "cboe" / "UnderlyingOptionsTrades_2016-06-01.csv"
     values = {
@@ -112,18 +111,17 @@ def cboe(shared, tmp_path_factory):
         "expiry": ("2016-06-15", "2016-06-08..2016-07-30"),
         "strike": ("10..20",),
     }
-    made = Both(tmp_path_factory.mktemp("cboe"), "2016-06-01T20:14:59", [file], "cboe", "VIX", values)
+    made = Both(tmp_path, "2016-06-01T20:14:59", [file], "cboe", "VIX", values)
     yield made
     made.close()
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path[9:])
-def test_a_simulated_week(week, route):
-    assert any(answer.json().get("count", 1) for answer in week.check(route))
+def test_a_simulated_week(week):
+    for route in ROUTES:
+        assert any(answer.json().get("count", 1) for answer in week.check(route)), route.path
 
 
-@pytest.mark.parametrize(
-    "route", [route for route in ROUTES if route.asset == "option"], ids=lambda route: route.path[9:]
-)
-def test_the_cboe_day(cboe, route):
-    cboe.check(route)
+def test_the_cboe_day(cboe):
+    for route in ROUTES:
+        if route.asset == "option":
+            cboe.check(route)

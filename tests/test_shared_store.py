@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
+from pathlib import Path
 
 import httpx
 import polars as pl
@@ -29,6 +30,7 @@ from tapes import SECOND, T0, frame, row
 from test_engine import LATER, MINUTE, from_store, from_window
 
 DAY = date(2026, 5, 12)
+PAGE = Path(__file__).parents[1] / "docs" / "clickhouse.md"
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +225,13 @@ def state_of(store):
     return every, from_store(store, "SPY"), wrong_minutes(store, date(2026, 3, 6)), store.cursor("test")
 
 
+def by_sql(store):
+    """Minutes and net volume of SPY, by the statement of docs/clickhouse.md."""
+    sql = re.search(r"```text\n(SELECT.*?)```", PAGE.read_text(), re.DOTALL).group(1)
+    rows = store._link.ask(sql.replace("flow.", f"{store.address.database}."))
+    return [(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}", net) for at, net in rows.iter_rows()]
+
+
 def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     one, other = two
     writer = Engine(one)
@@ -234,12 +243,15 @@ def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     reader.follow()
     writer.take(frame([row(seq=2, ts=T0 + 2 * SECOND, bid=1, ask=2, quote_ts=T0)]), "test")
     writer.take(frame([row(seq=9, ts=T0 + 9 * SECOND, condition="CANC")]), "test")
+    net = [(point["ts"], point["netVolume"]) for point in from_store(one, "SPY")]
+    assert by_sql(one) == net
     keeper = Tidy(one.address)
     assert keeper.run(1000) is None
     assert keeper.run(1000 + APART - 1) is None
     before, many = state_of(other), rows_in(one, "minutes")
     assert keeper.run(1000 + APART) == {"prints": 1, "minutes": 7, "cursors": 5}
     assert rows_in(one, "minutes") == many - 7
+    assert by_sql(one) == net
     reader.follow()
     assert from_window(window, "SPY") == from_store(other, "SPY")
     writer.rebuild(date(2026, 3, 6))
