@@ -1,11 +1,11 @@
-"""Every route, by every parameter, answers with the same bytes and headers from either engine, the embedded store and
+"""Every route answers, by every parameter, with the same bytes and headers from either engine, the embedded store and
 ClickHouse: on a simulated week and on the Cboe day."""
 
 from datetime import UTC, date, datetime
 
 import pytest
 
-from flowtape.api.routes import ROUTES
+from flowtape.api.routes import CUMULATIVE, ROUTES
 from flowtape.feeds.simulate import Market, write_tape
 from serving import Kept
 from stores import ENGINE
@@ -35,10 +35,11 @@ answer is written (`format`) no store knows of."""
 
 
 class Both:
-    """The same tape in both engines, each with a server of its own whose clock shows `now`."""
+    """The same tape in both engines, each with a server of its own whose clock shows `now`. `each` names the routes
+    that are asked by each parameter alone, too; the others share those parameters' code."""
 
-    def __init__(self, folder, now, files, format, symbol, values):
-        self.symbol, self.values = symbol, {**VALUES, **values}
+    def __init__(self, folder, now, files, format, symbol, values, each):
+        self.symbol, self.values, self.each = symbol, {**VALUES, **values}, each
         self.kept = []
         for name, engine in (("one", "duckdb"), ("other", OTHER)):
             (folder / name).mkdir()
@@ -49,13 +50,14 @@ class Both:
             self.kept.append(made)
 
     def requests(self, route):
-        """Paths and arguments of a route: as it is, by each value of each parameter, and by several together."""
+        """Paths and arguments of a route: as it is, as of then, by each parameter, and by several together."""
         path = route.path.replace("{symbol}", self.symbol)
         names = [param.name for param in route.params if param.where == "query"]
         always = {"resolution": "1m"} if "resolution" in names else {}
         long = {name: most for name, most in LONG.items() if name in names}
         yield path, always
-        for name in names:
+        alone = names if route.path in self.each else [name for name in names if name == "at"]
+        for name in alone:
             for value in self.values.get(name, ()):
                 yield path, {**always, **(long if name != "from" else {}), name: value}
         if "from" in names:
@@ -97,7 +99,8 @@ def week(tmp_path):
         "expiry": ("2026-05-15", "2026-05-08..2026-06-30"),
         "strike": ("300..700",),
     }
-    made = Both(tmp_path, "2026-05-12T19:59:30", [*files, files[-2]], "table", "SPY", values)
+    every = [route.path for route in ROUTES if route.asset == "option" or route.path.endswith("/bars")]
+    made = Both(tmp_path, "2026-05-12T19:59:30", [*files, files[-2]], "table", "SPY", values, every)
     yield made
     made.close()
 
@@ -111,7 +114,7 @@ def cboe(shared, tmp_path):
         "expiry": ("2016-06-15", "2016-06-08..2016-07-30"),
         "strike": ("10..20",),
     }
-    made = Both(tmp_path, "2016-06-01T20:14:59", [file], "cboe", "VIX", values)
+    made = Both(tmp_path, "2016-06-01T20:14:59", [file], "cboe", "VIX", values, [CUMULATIVE["option"].path])
     yield made
     made.close()
 

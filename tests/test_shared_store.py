@@ -418,7 +418,10 @@ def test_two_feeds_into_three_servers_answer_as_the_embedded_store(address, tmp_
         }.items():
             answers = [
                 httpx.get(
-                    f"{base}/v1/flow/{path}", params=arguments, headers={"X-Api-Key": key.stdout.strip()}
+                    f"{base}/v1/flow/{path}",
+                    params=arguments,
+                    headers={"X-Api-Key": key.stdout.strip()},
+                    timeout=60,
                 )
                 for base in bases
             ]

@@ -29,7 +29,7 @@ CHECKS = [
     response_schema_conformance,
 ]
 """Not whether what keeps to the document is taken: that `from` and `minutes` exclude each other it cannot say."""
-EXAMPLES = 8
+EXAMPLES = 5
 """Requests an operation and kind."""
 
 
