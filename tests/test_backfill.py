@@ -252,7 +252,7 @@ def test_a_dask_cluster_of_which_a_worker_is_killed_makes_what_one_process_makes
     store = open_store(address)
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
-    ) as cluster, Client(cluster) as client:  # fmt: skip
+    ) as cluster, Client(cluster, set_as_default=False) as client:  # fmt: skip
         victim = min(client.run(os.getpid).values())
         killed = []
 

@@ -164,7 +164,7 @@ class Dask:
             self._client.submit(function, *call, pure=False, retries=self._retries): place
             for place, call in enumerate(calls)
         }
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=self._client.loop):
             error = future.exception()
             yield futures[future], future.result() if error is None else _failed(error)
             future.release()
