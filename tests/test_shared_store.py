@@ -13,8 +13,10 @@ from pathlib import Path
 import httpx
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from flowtape.api.flow import Flow
+from flowtape.cli import commands
 from flowtape.engine import Engine, Report, wrong_minutes
 from flowtape.errors import StoreError, TakenOver, UsageError
 from flowtape.feeds.simulate import Market, write_tape
@@ -314,10 +316,39 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
     embedded.close()
 
 
+@pytest.mark.parametrize(
+    "ages",
+    [{}, {"FLOWTAPE_KEEP_PRINTS_DAYS": "36500", "FLOWTAPE_KEEP_MINUTES_DAYS": "36500"}],
+    ids=["for good", "for a century"],
+)
+def test_a_store_that_was_initialised_keeps_what_it_is_given(address, monkeypatch, ages):
+    for name, days in ages.items():
+        monkeypatch.setenv(name, days)
+    done = CliRunner().invoke(commands, ["store", "init", "--store", address])
+    assert done.exit_code == 0, done.output
+    store = open_store(address)
+    assert store._link.expires("prints") is bool(ages)
+    Engine(store).take(frame([row(), row(seq=1, condition="CANC"), row(seq=2)]), "test")
+    assert len(every_print(store)) == 3
+    assert len(from_store(store, "SPY")) == 1
+    monkeypatch.setenv("FLOWTAPE_KEEP_PRINTS_DAYS", "1")
+    monkeypatch.delenv("FLOWTAPE_KEEP_MINUTES_DAYS", raising=False)
+    assert CliRunner().invoke(commands, ["store", "migrate", "--store", address]).exit_code == 0
+    store._link.run(f"OPTIMIZE TABLE {store._at('prints')} FINAL")
+    until(lambda: every_print(store).is_empty())
+    assert len(from_store(store, "SPY")) == 1
+    monkeypatch.delenv("FLOWTAPE_KEEP_PRINTS_DAYS")
+    assert CliRunner().invoke(commands, ["store", "migrate", "--store", address]).exit_code == 0
+    assert not store._link.expires("prints")
+    Engine(store).take(frame([row(seq=3)]), "test")
+    assert len(every_print(store)) == 1
+    store.close()
+
+
 @pytest.mark.parametrize("cluster", ["", "desk"])
 def test_every_statement_of_the_schema_is_the_engine_s_own_grammar(two, cluster):
     layout = Layout("flow", cluster, keep_prints=30)
-    for statement in (*layout.statements(), *layout.keeping()):
+    for statement in (*layout.statements(), *layout.keeping(), *(sql for _, sql in layout.for_good())):
         assert two[0]._link.ask(f"EXPLAIN AST {statement}").height
 
 

@@ -29,6 +29,7 @@ PLANS: tuple[Plan, ...] = get_args(Plan)
 
 _Requests = Annotated[int, Meta(ge=1, le=2**53)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+_Days = Annotated[int, Meta(ge=1, le=36_500)]
 KEYS_IN_STORE = "store:"
 """What the setting `keys` is where keys are kept in the store."""
 _WORDS_FOR_NONE = ("none", "unlimited")
@@ -76,10 +77,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _Seconds | None, Meta(description="Seconds after which a standing quote no longer tells a side.")
     ] = None
     keep_prints_days: Annotated[
-        int | None, Meta(description="Days that a ClickHouse store keeps prints (`flowtape store migrate`).")
+        _Days | None,
+        Meta(description="Days that a ClickHouse store keeps prints (`flowtape store migrate`)."),
     ] = None
     keep_minutes_days: Annotated[
-        int | None, Meta(description="Days that a ClickHouse store keeps minutes (`flowtape store migrate`).")
+        _Days | None,
+        Meta(description="Days that a ClickHouse store keeps minutes (`flowtape store migrate`)."),
     ] = None
     log_format: Annotated[
         Literal["text", "json"], Meta(description="How an event is logged, one a line.")

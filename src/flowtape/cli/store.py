@@ -184,6 +184,11 @@ def _lay_out(name: str | None, only_print: bool, done: str) -> None:
     try:
         for statement in statements:
             link.run(statement)
+        for table, statement in layout.for_good():
+            # Taking an age away where there is none is an error.
+            if link.expires(table):
+                link.run(statement)
+                statements.append(statement)
     finally:
         link.close()
     open_store(str(name or settings.store)).close()

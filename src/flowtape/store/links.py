@@ -127,6 +127,14 @@ class Link:
         )
         return bool(there.item())
 
+    def expires(self, table: str) -> bool:
+        """Whether rows of a table of the address's database are kept for a time only."""
+        found = self.ask(
+            "SELECT engine_full LIKE '% TTL %' AS ages FROM system.tables"
+            f" WHERE database = '{self._address.database}' AND name = '{table}'"
+        )
+        return bool(found.item())
+
     def run(self, sql: str) -> None:
         """Carry out a statement without rows."""
         self._patiently(lambda: self._client.command(sql))

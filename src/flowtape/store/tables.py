@@ -103,14 +103,20 @@ class Layout:
                 yield self._spread(table)
 
     def keeping(self) -> Iterator[str]:
-        """What sets how long rows are kept, on a store that is there."""
+        """What sets how long rows are kept, on a store that is there, for tables that are not kept for good."""
         for table in TABLES:
-            if table.age:
-                days = self._days(table)
-                where = f"{self.local(table.name)}{self.on}"
-                # Removing a TTL where there is none is an error; one that never comes is not.
-                days = 36_500 if days is None else days
-                yield f"ALTER TABLE {where} MODIFY TTL toDateTime({table.age}) + INTERVAL {days} DAY"
+            days = self._days(table)
+            if table.age and days is not None:
+                # By day: a DateTime ends in 2106, and what goes beyond it has long expired.
+                age = f"toDate({table.age}) + INTERVAL {days} DAY"
+                yield f"ALTER TABLE {self.local(table.name)}{self.on} MODIFY TTL {age}"
+
+    def for_good(self) -> Iterator[tuple[str, str]]:
+        """A node's own tables that are kept for good, and for each what takes an age away that it may have had."""
+        for table in TABLES:
+            if table.age and self._days(table) is None:
+                name = self.local(table.name).partition(".")[2]
+                yield name, f"ALTER TABLE {self.local(table.name)}{self.on} REMOVE TTL"
 
     def _days(self, table: Table) -> int | None:
         return self.keep_minutes if table.name == "minutes" else self.keep_prints
