@@ -386,7 +386,7 @@ def questions(draw, asset):
 
 
 # What is drawn is small as it is; making it smaller still would take minutes.
-@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.data(), st.sampled_from(["option", "stock"]))
 def test_any_tape_and_any_question(tmp_path_factory, data, asset):
     now = T0 + data.draw(st.sampled_from([8 * 60, 9 * 3600])) * SECOND

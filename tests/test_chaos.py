@@ -30,7 +30,7 @@ from flowtape.store import open_store
 from flowtape.window import Window
 from test_kill import state
 
-RUNS = int(os.environ.get("FLOWTAPE_TEST_CHAOS", "2"))
+RUNS = int(os.environ.get("FLOWTAPE_TEST_CHAOS", "1"))
 SEED = int(os.environ.get("FLOWTAPE_TEST_SEED", "20260512"))
 WAIT = 20.0
 MINUTE = 60 * SECOND

@@ -16,7 +16,7 @@ from flowtape.feeds.simulate import Market, write_tape
 from flowtape.readers import Options, open_tapes
 from flowtape.store import open_store
 
-KILLS = int(os.environ.get("FLOWTAPE_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("FLOWTAPE_TEST_KILLS", "3"))
 SEED = int(os.environ.get("FLOWTAPE_TEST_SEED", "20260512"))
 CHILD = Path(__file__).with_name("ingest_child.py")
 

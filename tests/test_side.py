@@ -127,7 +127,7 @@ some_rows = st.lists(a_row, min_size=1, max_size=12)
 prints_apart = st.lists(
     a_row, min_size=1, max_size=12, unique_by=lambda row: (row["ts"], row["seq"], row["venue"], row["strike"])
 )
-fewer = settings(max_examples=40, deadline=None)
+fewer = settings(max_examples=20, deadline=None)
 
 
 @fewer

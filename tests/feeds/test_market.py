@@ -311,7 +311,7 @@ def test_another_day_is_another_tape(small: pl.DataFrame) -> None:
     assert not other["price"].equals(small["price"])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     cuts=st.lists(st.integers(0, 23_400 * 10**6), max_size=6), rows=st.sampled_from([1_000, 7_777, 250_000])
 )

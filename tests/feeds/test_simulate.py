@@ -170,7 +170,7 @@ def joined(deliveries: list[Delivery]) -> pl.DataFrame:
     return pl.concat(delivery.prints for delivery in deliveries)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     times=st.lists(st.integers(0, SPAN), max_size=8),
     killed=st.integers(0, 40),

@@ -260,7 +260,7 @@ def test_thin_names_trade_too() -> None:
 # --- a pure function of seed and time
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(cuts=st.lists(st.integers(0, 23_400 * 10**6), max_size=6), rows=st.sampled_from([700, 7_777, 250_000]))
 def test_pieces_of_a_day_are_the_day(small: pl.DataFrame, cuts: list[int], rows: int) -> None:
     opens = datetime(2026, 6, 3, 9, 30, tzinfo=NEW_YORK)
