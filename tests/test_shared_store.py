@@ -270,6 +270,24 @@ def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     assert from_window(window, "SPY") == from_store(other, "SPY") == from_store(one, "SPY")
 
 
+def test_what_a_fenced_writer_had_replaced_is_not_deleted(two):
+    one, other = two
+    writer = Engine(one)
+    for seq in range(3):
+        writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursor=str(seq))
+    before, reached = state_of(other), other._look()[0].reached[one._writer]
+    writer.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test", cursor="3")
+    keeper = Tidy(one.address)
+    assert keeper.run(0) is None
+    # As one that took over and had looked before that commit.
+    other._fence(one._writer, reached)
+    assert state_of(other)[1:] == before[1:]
+    keeper.run(APART)
+    keeper.close()
+    assert state_of(other)[0].equals(before[0])
+    assert state_of(other)[1:] == before[1:]
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
     """Of two shards that are one engine each finds every row: the statements are carried out, their sums are not

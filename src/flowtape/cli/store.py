@@ -200,7 +200,7 @@ def _lay_out(name: str | None, only_print: bool, done: str) -> None:
 def store_tidy(store: str | None) -> None:
     """Delete rows that others took the place of, as of the run before this one; to be run once a day.
 
-    No answer changes. The first run, and one within ten minutes of another, only notes what there is to see.
+    No answer changes. The first run only notes what there is to see; one within ten minutes of another does nothing.
     """
     from flowtape.store.tidy import Tidy
 
@@ -210,7 +210,9 @@ def store_tidy(store: str | None) -> None:
     finally:
         keeper.close()
     if deleted is None:
-        click.echo("noted; what counts no more is deleted by a run ten minutes from now or later")
+        click.echo(
+            "nothing deleted: a run ten minutes or more after the one before it deletes what that one saw"
+        )
     else:
         click.echo(
             ", ".join(f"{many:,} rows of {table}" for table, many in deleted.items()) or "nothing to delete"

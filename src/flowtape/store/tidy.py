@@ -64,7 +64,9 @@ class Tidy(Commits):
             return None
         reached, deleted = dict(self.point().reached), Counter[str]()
         if last is not None:
-            for table, where in self._gone(Point(last.seen), Point(last.done)):
+            # What a writer lost meanwhile, as another took over, was seen then and replaced nothing.
+            then = {writer: min(stamp, reached.get(writer, 0)) for writer, stamp in last.seen.items()}
+            for table, where in self._gone(Point(then), Point(last.done)):
                 deleted[table] += self._delete(table, where)
         text = msgspec.json.encode(_Mark(now, reached, last.seen if last else {})).decode()
         row = pl.DataFrame(
@@ -72,6 +74,10 @@ class Tidy(Commits):
         )
         self._insert("meta", row, f"{_NAME}-{now}")
         return None if last is None else {table: many for table, many in deleted.items() if many}
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self.address.database, self.address.cluster)
 
     def _last(self) -> _Mark | None:
         text = self._link.ask(
@@ -84,7 +90,6 @@ class Tidy(Commits):
         fresh = since(point, done)
         if fresh == "0":
             return
-        layout = Layout(self.address.database, self.address.cluster)
         for kind in _KINDS:
             names = ", ".join(f"`{name}`" for name in (*kind.names, "writer", "v"))
             for span in self._spans(kind, fresh):
@@ -93,7 +98,7 @@ class Tidy(Commits):
                     kind.table,
                     (
                         f"{within} AND ({names}) IN (SELECT {names} FROM (SELECT {names}, max({kind.floor}) OVER"
-                        f" (PARTITION BY {', '.join(kind.names)}) AS floor FROM {layout.local(kind.table)}"
+                        f" (PARTITION BY {', '.join(kind.names)}) AS floor FROM {self._layout.local(kind.table)}"
                         f" WHERE {within}) WHERE v < floor)"
                     ),
                 )
@@ -117,6 +122,6 @@ class Tidy(Commits):
     def _delete(self, table: str, where: str) -> int:
         many = int(self._link.ask(f"SELECT count() AS n FROM {self._at(table)} WHERE {where}").item())
         if many:
-            layout = Layout(self.address.database, self.address.cluster)
-            self._link.run(f"DELETE FROM {layout.local(table)}{layout.on} WHERE {where} SETTINGS {_SETTINGS}")
+            local = f"{self._layout.local(table)}{self._layout.on}"
+            self._link.run(f"DELETE FROM {local} WHERE {where} SETTINGS {_SETTINGS}")
         return many
