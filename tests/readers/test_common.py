@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtape.errors import TapeError
-from flowtape.readers import Rejects, common, guess
+from flowtape.readers import Rejects, common, delimited, guess
 from flowtape.readers import stream as stream_module
 
 ROWS = 60_000
@@ -105,7 +105,7 @@ def test_guess_of_a_file_that_is_no_tape(write):
 def test_csv_in_chunks_is_the_same(write, monkeypatch):
     path = write("x.csv.gz", b"a,b\n" + TEXT)
     whole, _, _ = rows_of(path)
-    monkeypatch.setattr(common, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(delimited, "CHUNK_BYTES", 10_000)
     monkeypatch.setattr(stream_module, "_PIECE", 777)
     pieces, _, _ = rows_of(path, max_rows=50)
     assert whole.equals(pieces)
@@ -189,8 +189,8 @@ def test_what_is_no_such_csv(write, content, message):
 
 
 def test_a_line_without_end_is_not_held(write, monkeypatch):
-    monkeypatch.setattr(common, "MAX_LINE", 1000)
-    monkeypatch.setattr(common, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(delimited, "MAX_LINE", 1000)
+    monkeypatch.setattr(delimited, "CHUNK_BYTES", 100)
     monkeypatch.setattr(stream_module, "_PIECE", 100)
     with pytest.raises(TapeError, match="a line of more than 1,000 bytes"):
         rows_of(write("x.csv.gz", b"a,b\n" + b"x" * 5000))

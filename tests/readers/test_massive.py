@@ -8,7 +8,7 @@ from reading import faults, read_all
 from flowtape import quotes as quotes_module
 from flowtape.errors import RowError, TapeError
 from flowtape.prints import SCHEMA
-from flowtape.readers import Options, common, guess, massive, open_tapes, stream
+from flowtape.readers import Options, delimited, guess, massive, open_tapes, stream
 
 TRADES = "ticker,conditions,correction,exchange,price,sip_timestamp,size"
 QUOTES = (
@@ -239,7 +239,7 @@ def test_bad_quotes_are_reported_under_their_file(write):
 
 
 def test_truncated_quotes_are_found_though_no_trade_needs_them(write, monkeypatch):
-    monkeypatch.setattr(common, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(delimited, "CHUNK_BYTES", 1000)
     monkeypatch.setattr(stream, "_PIECE", 1000)
     trades = write("t.csv", [TRADES, trade(ts=1)])
     quotes = write("q.csv.gz", [QUOTES, *[quote(ts=ts) for ts in range(2000)]])
