@@ -41,6 +41,13 @@ CONDITION_NAMES = (
 names are only ever added at the end."""
 Condition = pl.Enum(CONDITION_NAMES)
 
+QUOTE_CLASSES = ("none", "sampled", "joined", "own")
+"""How a print got its quote, weakest first: it has none; joined from samples of the quotes (`cbbo-1s`); joined from
+every quote; in the print's own row. The place of a name is its number in a store."""
+QuoteClass = pl.Enum(QUOTE_CLASSES)
+SETS_RANGE, SETS_ENDS = 1, 2
+"""Bits of `price_flags`: the print may set the high and low of its minute; it may set open and close."""
+
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "ts": Timestamp,
     "asset": Asset,
@@ -56,11 +63,18 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "bid_size": pl.Int64,
     "ask_size": pl.Int64,
     "quote_ts": Timestamp,
+    "quote_seq": pl.Int64,
+    "quote_class": QuoteClass,
     "condition": Condition,
     "venue": pl.Categorical,
     "seq": pl.Int64,
+    "copy": pl.Int64,
     "underlying": pl.Int64,
+    "price_flags": pl.UInt8,
 }
+"""`copy` numbers equal rows without a sequence (`seq` 0) from 1; `quote_seq` is the quote's own sequence number, null
+when unknown; `price_flags` (`SETS_RANGE`, `SETS_ENDS`) counts for stocks only."""
+_FILLED = {"copy": 1, "price_flags": SETS_RANGE | SETS_ENDS, "quote_class": None}
 REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue", "seq")
 CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
 IDENTITY = ("venue", *CONTRACT, "ts", "seq")
@@ -88,21 +102,35 @@ def underlyings(roots: pl.Series) -> pl.Series:
 
 
 def conform(frame: pl.DataFrame) -> pl.DataFrame:
-    """Give a frame the columns, order and types of `SCHEMA`; absent optional columns become null.
+    """Give a frame the columns, order and types of `SCHEMA`.
+
+    Absent optional columns become null, except these, whose nulls are filled too: `copy` becomes 1, `price_flags`
+    both bits, `quote_class` "own" where the row has a quote and "none" where it has none.
 
     Raises `UsageError` where a required column is missing or a type cannot be cast.
     """
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise UsageError(f"prints lack the column {', '.join(missing)}")
-    columns = [
-        (pl.col(name) if name in frame.columns else pl.lit(None).alias(name)).cast(dtype)
-        for name, dtype in SCHEMA.items()
-    ]
+    columns = [_conformed(frame, name).cast(dtype) for name, dtype in SCHEMA.items()]
     try:
         return frame.select(columns)
     except pl.exceptions.PolarsError as error:
         raise UsageError(f"prints have a column of the wrong type: {str(error).splitlines()[0]}") from None
+
+
+def _conformed(frame: pl.DataFrame, name: str) -> pl.Expr:
+    if name in frame.columns and (name not in _FILLED or not frame[name].null_count()):
+        return pl.col(name)
+    default = _own_class(frame) if name == "quote_class" else pl.lit(_FILLED.get(name))
+    return (pl.coalesce(name, default) if name in frame.columns else default).alias(name)
+
+
+def _own_class(frame: pl.DataFrame) -> pl.Expr:
+    """The class of quotes that stand in the rows themselves."""
+    quoted = [pl.col(name).is_not_null() for name in ("bid", "ask") if name in frame.columns]
+    own = pl.when(pl.any_horizontal(quoted)).then(pl.lit("own")) if quoted else pl.lit(None, pl.String)
+    return own.fill_null("none").cast(QuoteClass)
 
 
 def day_bounds(day: date) -> tuple[datetime, datetime]:

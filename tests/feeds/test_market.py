@@ -63,7 +63,7 @@ def test_a_tape_has_the_columns_of_prints_and_the_rows_asked_for(any_tape: pl.Da
     assert dict(any_tape.schema) == TAPE_SCHEMA
     assert any_tape.height in (400_000, 1_000_000)
     assert any_tape["seq"].equals(pl.int_range(1, any_tape.height + 1, eager=True).alias("seq"))
-    known = any_tape.drop("bid", "ask", "bid_size", "ask_size", "quote_ts")
+    known = any_tape.drop("bid", "ask", "bid_size", "ask_size", "quote_ts", "quote_seq")
     assert known.null_count().sum_horizontal().item() == 0
     assert any_tape["source"].unique().to_list() == ["simulated"]
     assert any_tape["asset"].unique().to_list() == ["option"]

@@ -13,6 +13,7 @@ from flowtape.feeds.rows import SLICE_NS, TAPE_SCHEMA
 from flowtape.feeds.simulate import SUFFIXES, Assets, Delivery, LiveFeed, Market, live, write_tape
 from flowtape.prints import SCHEMA
 from flowtape.readers import open_tapes
+from flowtape.readers.frames import READ
 
 DAY = date(2026, 6, 3)
 SMALL = Market(seed=3, prints_per_day=20_000, stock_prints_per_day=15_000)
@@ -52,7 +53,7 @@ def test_a_parquet_tape_has_prices_in_usd_and_the_true_side(tmp_path: Path, smal
     write_tape(SMALL, DAY, tmp_path / "tape.parquet")
     read = pl.read_parquet(tmp_path / "tape.parquet")
     small = of(small, "option")
-    assert read.columns == list(TAPE_SCHEMA)
+    assert read.columns == [*READ, "true_side", "source"]
     assert read["price"].dtype == pl.Float64
     assert read["price"].to_list() == [round(price / 10_000, 4) for price in small["price"].to_list()]
     assert read["true_side"].equals(small["true_side"])
@@ -110,7 +111,7 @@ def test_rows_are_exact_over_several_days_and_progress_tells_of_them(tmp_path: P
 def test_a_format_can_be_named_and_a_tape_be_empty(tmp_path: Path, form: str) -> None:
     assert write_tape(SMALL, DAY, tmp_path / "tape", format=form, rows=0) == 0
     read = {"parquet": pl.read_parquet, "csv": pl.read_csv, "arrow": pl.read_ipc}[form](tmp_path / "tape")
-    assert read.shape == (0, len(TAPE_SCHEMA))
+    assert read.shape == (0, len(READ) + 2)
 
 
 def test_a_tape_that_fails_leaves_no_file(tmp_path: Path) -> None:

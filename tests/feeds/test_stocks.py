@@ -79,7 +79,7 @@ def test_identities_are_unique_and_prints_conform(both: pl.DataFrame) -> None:
 
 def test_a_stock_has_no_contract_and_its_symbol_is_no_index(stocks: pl.DataFrame) -> None:
     assert stocks.select(pl.col(CONTRACT).is_null().all()).row(0) == (True,) * 4
-    assert stocks.drop(*CONTRACT, *QUOTE).null_count().sum_horizontal().item() == 0
+    assert stocks.drop(*CONTRACT, *QUOTE, "quote_seq").null_count().sum_horizontal().item() == 0
     names = stocks.select(pl.col("symbol", "root").cast(pl.String))
     assert names["symbol"].equals(names["root"].alias("symbol"))
     assert names["symbol"].n_unique() == 37

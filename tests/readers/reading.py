@@ -6,6 +6,9 @@ import polars as pl
 
 from flowtape.readers import Options, Tape, open_tapes
 
+LATER = ("quote_seq", "quote_class", "copy", "price_flags")
+"""Columns that follow from a print's others."""
+
 
 def read_all(*paths: Path, kind: str | None = None, **options: object) -> tuple[Tape, pl.DataFrame]:
     """The only tape of some files, and all its prints."""

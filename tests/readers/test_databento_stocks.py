@@ -31,6 +31,7 @@ from dbn_files import (
 from dbn_files import write as write_any
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import LATER
 
 from flowtape.engine import Engine
 from flowtape.errors import TapeError
@@ -75,7 +76,7 @@ def test_trades_with_their_quote_in_one_record(tmp_path: Path) -> None:
     assert guess(path) == "databento"
     tape, prints = read(path)
     assert (tape.source, tape.format) == ("databento:XNAS.ITCH", "databento")
-    rows = prints.drop("seq", "ts", "quote_ts", "underlying").rows()
+    rows = prints.drop("seq", "ts", "quote_ts", "underlying", *LATER).rows()
     assert rows == [
         ("stock", "AAPL", "AAPL", None, None, None, 1_005_000, 300, 1_000_000, 1_010_000, 5, 6, "unknown", "XNAS"),
         ("stock", "BRK.B", "BRK.B", None, None, None, 40_000, 1, None, None, 5, 6, "unknown", "XNAS"),

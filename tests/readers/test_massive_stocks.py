@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reading import faults, read_all
+from reading import LATER, faults, read_all
 
 from flowtape import quotes as quotes_module
 from flowtape.errors import TapeError
@@ -48,7 +48,7 @@ def test_trades_alone(write):
     assert prints["ts"].dt.truncate("1us").to_list() == times
     assert (prints["ts"].cast(pl.Int64) - NS).to_list() == [0, 5]
     nothing = (None,) * 5
-    assert prints.drop("ts", "underlying").rows() == [
+    assert prints.drop("ts", "underlying", *LATER).rows() == [
         ("stock", "AAPL", "AAPL", None, None, None, 2_141_500, 100, *nothing, "unknown", "4", 7),
         ("stock", "BRK.A", "BRK.A", None, None, None, 6_120_005_000, 1, *nothing, "unknown", "4", 8),
     ]

@@ -4,7 +4,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 import polars as pl
 import pytest
-from reading import faults, read_all
+from reading import LATER, faults, read_all
 
 from flowtape.conditions import BY_NANEX
 from flowtape.errors import RowError, TapeError
@@ -196,7 +196,7 @@ def test_stocks(write):
     assert dict(prints.schema) == SCHEMA
     assert (tape.source, tape.rejects.count, dict(tape.notes)) == ("thetadata", 0, {})
     # A stock's ticker is no OPRA root: nothing is mapped.
-    assert prints.drop("ts", "quote_ts", "underlying").rows() == [
+    assert prints.drop("ts", "quote_ts", "underlying", *LATER).rows() == [
         ("stock", "BRK.B", "BRK.B", None, None, None, 10_500, 2, 10_000, 11_000, 10, 20, "REGULAR", "6", 5),
         ("stock", "SPXW", "SPXW", None, None, None, 1_302_501, 300, 10_000, 11_000, 10, 20, "REGULAR", "6", 5),
     ]  # fmt: skip

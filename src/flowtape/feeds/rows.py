@@ -12,7 +12,7 @@ import polars as pl
 
 from flowtape.conditions import CANCEL, CONDITIONS
 from flowtape.feeds.chains import Ints, Underlyings
-from flowtape.prints import CONDITION_NAMES, SCHEMA, Asset, Condition, Right, Side
+from flowtape.prints import CONDITION_NAMES, SCHEMA, Asset, Condition, Right, Side, conform
 
 if TYPE_CHECKING:
     from flowtape.feeds.planted import Plant
@@ -193,5 +193,6 @@ def frame(listed: Underlyings, pieces: Sequence[Rows]) -> pl.DataFrame:
     contract = pl.when(pl.col("asset") == OPTION).then(pl.col(_CONTRACT))
     quoted = pl.when(~pl.col("unquoted")).then(pl.col(_QUOTE))
     tape = pl.DataFrame(rows).lazy().with_columns(contract, quoted)
-    tape = tape.with_columns(*named, source=pl.lit(SOURCE, pl.Categorical))
-    return tape.select(pl.col(name).cast(dtype) for name, dtype in TAPE_SCHEMA.items()).collect()
+    made = tape.with_columns(*named).collect()
+    extra = made.select("true_side", source=pl.lit(SOURCE, pl.Categorical))
+    return conform(made).hstack(extra)

@@ -19,6 +19,7 @@ from flowtape.errors import UsageError
 from flowtape.feeds.market import BATCH_ROWS, Market, batches, date_of, to_ns
 from flowtape.feeds.rows import SLICE_NS, SOURCE, TAPE_SCHEMA, Rows, between
 from flowtape.prints import PRICE_SCALE
+from flowtape.readers.frames import READ
 
 __all__ = ["SOURCE", "SUFFIXES", "Assets", "Delivery", "LiveFeed", "Market", "live", "write_tape"]
 
@@ -35,7 +36,9 @@ SUFFIXES = {
 Compression = Literal["uncompressed", "gzip", "zstd"]
 _COMPRESSION: dict[str, Compression] = {".csv.gz": "gzip", ".csv.zst": "zstd"}
 _PRICES = ("strike", "price", "bid", "ask", "underlying")
-_FILE_SCHEMA = {name: pl.Float64() if name in _PRICES else dtype for name, dtype in TAPE_SCHEMA.items()}
+_FILE_SCHEMA = {
+    name: pl.Float64() if name in _PRICES else TAPE_SCHEMA[name] for name in (*READ, "true_side", "source")
+}
 _WORKERS = max(2, min(4, os.cpu_count() or 2))
 
 Assets = Literal["option", "stock", "both"]
@@ -56,7 +59,8 @@ def write_tape(
 ) -> int:
     """Write the sessions of one or more New York dates as a tape of the format `table`; return its rows.
 
-    The file has the columns of `prints.SCHEMA` (prices in USD, in order of report), `true_side` and `source`.
+    The file has the columns that the format `table` reads (prices in USD, in order of report), `true_side` and
+    `source`.
     `assets` says whose prints: the options', the stocks', or both in one order of report. `format` is
     `parquet`, `csv` or `arrow`, by default as the name ends (`SUFFIXES`). `rows`, cancels included, are spread
     evenly over the days and overrule the market's prints a day; of both assets each has its share of these.
@@ -124,9 +128,13 @@ def _sessions(market: Market, assets: Assets, days: Sequence[date], rows: int) -
 def _file_frames(sessions: Sequence[tuple[Market, date]]) -> Iterator[pl.DataFrame]:
     for market, day in sessions:
         for pieces in batches(_made_ahead(market, day), BATCH_ROWS):
-            yield market.frame(pieces).with_columns(
-                # Polars divides by multiplying: without rounding a price of 1.92 reads 1.9200000000000002.
-                (pl.col(_PRICES) / PRICE_SCALE).round(4)
+            yield (
+                market.frame(pieces)
+                .select(list(_FILE_SCHEMA))
+                .with_columns(
+                    # Polars divides by multiplying: without rounding a price of 1.92 reads 1.9200000000000002.
+                    (pl.col(_PRICES) / PRICE_SCALE).round(4)
+                )
             )
 
 

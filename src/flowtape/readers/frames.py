@@ -20,6 +20,8 @@ from flowtape.prints import SCHEMA
 from flowtape.readers import Rejects
 from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, open_stream
 
+READ = tuple(name for name in SCHEMA if name not in ("quote_seq", "quote_class", "copy", "price_flags"))
+"""The columns of a print that a table may have; the others follow from these."""
 _PARQUET = b"PAR1"
 _ARROW_FILE = b"ARROW1"
 _ARROW_STREAM = b"\xff\xff\xff\xff"
@@ -57,8 +59,8 @@ def load_mapping(path: Path | None) -> Mapping:
     columns = given.get("columns", {})
     check("columns", columns, isinstance(columns, dict), "a table is wanted")
     for name, column in columns.items():
-        known = name in SCHEMA or name == "source"
-        check(f"columns.{name}", column, known, f"unknown column; there are {', '.join(SCHEMA)}, source")
+        known = name in READ or name == "source"
+        check(f"columns.{name}", column, known, f"unknown column; there are {', '.join(READ)}, source")
         check(f"columns.{name}", column, isinstance(column, str), "a column's name is wanted")
     unit = given.get("price_unit", 1)
     check("price_unit", unit, type(unit) in (int, float) and 0 < unit <= 1e6, "USD a unit are wanted")

@@ -35,7 +35,7 @@ from flowtape.prints import (
 )
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
 from flowtape.readers.common import Field, Places
-from flowtape.readers.frames import Mapping
+from flowtape.readers.frames import READ, Mapping
 
 SOURCE = "table"
 NEEDED = ("ts", "price", "size")
@@ -97,7 +97,7 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 
 def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> dict[str, str]:
     """Each column of a print that the file has → the file's name for it."""
-    found = {name: mapping.columns.get(name, name) for name in (*SCHEMA, "source")}
+    found = {name: mapping.columns.get(name, name) for name in (*READ, "source")}
     lost = [found[name] for name in mapping.columns if found[name] not in schema]
     if lost:
         raise TapeError(f"{path.name}: no column {', '.join(lost)}, which the mapping names")

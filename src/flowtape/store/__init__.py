@@ -148,6 +148,23 @@ class Store(Protocol):
         """The oldest and newest print's time in ns, None for an empty store."""
 
 
+def other_format(found: str, known: str) -> str:
+    """Why a store is not opened whose format is of another version, and what to do.
+
+    Both are version numbers as text: the one the store has (empty where it has none) and the one this program writes.
+    """
+    if found.isdecimal() and int(found) > int(known):
+        return (
+            f"its format is version {found}, newer than version {known}, which this program reads and writes."
+            " Nothing in it is changed. Use a newer flowtape"
+        )
+    return (
+        f"its format is version {found or 'unknown'}, older than version {known}, which this program reads and writes."
+        " Nothing in it is changed. Ingest your files again into a new store:"
+        " flowtape ingest FILES --store NEW_STORE, then use NEW_STORE in place of this one"
+    )
+
+
 def shared(name: str | Path) -> bool:
     """Whether a store's name is that of one many processes may use at a time."""
     return "://" in str(name)

@@ -14,7 +14,7 @@ import polars as pl
 
 from flowtape.errors import StoreError
 from flowtape.prints import SCHEMA as PRINT_SCHEMA
-from flowtape.prints import Asset, Condition, Right
+from flowtape.prints import Asset, Condition, QuoteClass, Right
 
 SERIES_KEY = ("asset", "symbol", "root", "expiry", "right")
 Schema = dict[str, pl.DataType | type[pl.DataType]]
@@ -26,16 +26,20 @@ ROWS: Schema = {
     "series": pl.Int32,
     "strike": pl.Int32,
     "price": pl.Int64,
-    "size": pl.Int32,
+    "size": pl.Int64,
     "bid": pl.Int64,
     "ask": pl.Int64,
-    "bid_size": pl.Int32,
-    "ask_size": pl.Int32,
+    "bid_size": pl.Int64,
+    "ask_size": pl.Int64,
     "quote_ts": pl.Datetime("ns"),
+    "quote_seq": pl.Int64,
+    "quote_class": pl.UInt8,
     "condition": pl.UInt8,
     "venue": pl.UInt16,
     "seq": pl.Int64,
+    "copy": pl.Int64,
     "underlying": pl.Int64,
+    "price_flags": pl.UInt8,
 }
 """A print as kept: prices in 1/10,000 USD, times naive UTC, a stock's strike 0."""
 ROW_IDENTITY = ("ts", "seq", "series", "strike", "venue")
@@ -79,13 +83,12 @@ class Catalog:
             "quote_ts": pl.col("quote_ts").dt.replace_time_zone(None),
             "strike": pl.col("strike").fill_null(0),
             "condition": pl.col("condition").to_physical(),
+            "quote_class": pl.col("quote_class").to_physical(),
             "series": pl.lit(series),
             "venue": pl.lit(venue),
         }
-        # A quoted size beyond 32 bits is no size; it says nothing of the aggressor either way.
         return epoch, prints.select(
-            kept.get(name, pl.col(name)).cast(dtype, strict="_size" not in name).alias(name)
-            for name, dtype in ROWS.items()
+            kept.get(name, pl.col(name)).cast(dtype).alias(name) for name, dtype in ROWS.items()
         )
 
     def decode(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -98,6 +101,7 @@ class Catalog:
             venue,
             pl.col(pl.Datetime("ns")).dt.replace_time_zone("UTC"),
             pl.col("condition").cast(pl.UInt8).cat.to(Condition),
+            pl.col("quote_class").cast(pl.UInt8).cat.to(QuoteClass),
             pl.when(told["asset"] == "option").then(pl.col("strike")).alias("strike"),
         )
         return prints.select(*(pl.col(name).cast(dtype) for name, dtype in PRINT_SCHEMA.items()), *extra)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import polars as pl
 
 from flowtape.errors import StoreError, TakenOver
-from flowtape.store import Point
+from flowtape.store import Point, other_format
 from flowtape.store.catalog import Catalog
 from flowtape.store.links import Address, Link
 from flowtape.store.natural import quoted, typed_series
@@ -66,9 +66,7 @@ class Commits:
             self._insert("meta", row.cast({"at": pl.UInt64}), "version")
             found = self._version()
         if found != str(VERSION):
-            raise StoreError(
-                f"{self.address}: its version is {found or 'unknown'}, this program writes version {VERSION}"
-            )
+            raise StoreError(f"{self.address}: {other_format(found, str(VERSION))}")
         self.point()
 
     def _version(self) -> str:

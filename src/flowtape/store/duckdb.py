@@ -16,8 +16,8 @@ from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.feeds.live import STANDING
 from flowtape.minutes import FIELDS, SUMS, merge
-from flowtape.prints import CONDITION_NAMES, day_bounds
-from flowtape.store import Changes, Point
+from flowtape.prints import CONDITION_NAMES, QUOTE_CLASSES, day_bounds
+from flowtape.store import Changes, Point, other_format
 from flowtape.store.catalog import (
     BAR_KEY,
     GROUP,
@@ -30,15 +30,17 @@ from flowtape.store.catalog import (
     typed,
 )
 
-VERSION = "2"
+VERSION = "3"
 CLOSE_WAIT = 5.0
 """Seconds that closing waits for a transaction to end."""
 _CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
 _TYPES = {
     "ts": "TIMESTAMP_NS NOT NULL", "series": "INTEGER NOT NULL", "strike": "INTEGER NOT NULL",
-    "price": "BIGINT NOT NULL", "size": "INTEGER NOT NULL", "bid": "BIGINT", "ask": "BIGINT",
-    "bid_size": "INTEGER", "ask_size": "INTEGER", "quote_ts": "TIMESTAMP_NS", "condition": "UTINYINT NOT NULL",
-    "venue": "USMALLINT NOT NULL", "seq": "BIGINT NOT NULL", "underlying": "BIGINT",
+    "price": "BIGINT NOT NULL", "size": "BIGINT NOT NULL", "bid": "BIGINT", "ask": "BIGINT",
+    "bid_size": "BIGINT", "ask_size": "BIGINT", "quote_ts": "TIMESTAMP_NS", "quote_seq": "BIGINT",
+    "quote_class": "UTINYINT NOT NULL", "condition": "UTINYINT NOT NULL", "venue": "USMALLINT NOT NULL",
+    "seq": "BIGINT NOT NULL", "copy": "BIGINT NOT NULL", "underlying": "BIGINT",
+    "price_flags": "UTINYINT NOT NULL",
 }  # fmt: skip
 _BAR_TYPES = {
     "series": "INTEGER",
@@ -68,8 +70,9 @@ CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in (*ROW_IDENT
 CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
 CREATE TABLE cursors (source VARCHAR PRIMARY KEY, position VARCHAR);
 CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, price / 1e4 AS price,
-    size, bid / 1e4 AS bid, ask / 1e4 AS ask, bid_size, ask_size, quote_ts,
-    {_named(CONDITION_NAMES)}[condition + 1] AS condition, name AS venue, seq, underlying / 1e4 AS underlying
+    size, bid / 1e4 AS bid, ask / 1e4 AS ask, bid_size, ask_size, quote_ts, quote_seq,
+    {_named(QUOTE_CLASSES)}[quote_class + 1] AS quote_class, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
+    name AS venue, seq, copy, underlying / 1e4 AS underlying, price_flags
     FROM print_rows JOIN series USING (series) JOIN venues USING (venue);
 CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}[family + 1] AS family,
     make_timestamp(minute::BIGINT * 60000000) AS minute,
@@ -85,7 +88,7 @@ CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", strike 
     FROM removed_rows JOIN series USING (series) JOIN venues USING (venue);
 """
 
-# Made where it is missing: a store of this version may be older than the table.
+# Made where it is missing: a store of this version may have been made before the table was added.
 _STANDING = """CREATE TABLE IF NOT EXISTS standing_quotes (source VARCHAR, instrument VARCHAR, ts BIGINT, seq BIGINT,
     bid BIGINT, ask BIGINT, bid_size BIGINT, ask_size BIGINT)"""
 
@@ -133,11 +136,11 @@ class DuckStore:
             self._db.execute(f"BEGIN; {_DDL} COMMIT")
         elif "meta" not in tables:
             raise StoreError("it is a DuckDB file, but not a flowtape store")
-        if not read_only:
-            self._db.execute(_STANDING)
         (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchall()[0]
         if version != VERSION:
-            raise StoreError(f"its version is {version}, this program writes version {VERSION}")
+            raise StoreError(other_format(version, VERSION))
+        if not read_only:
+            self._db.execute(_STANDING)
         series = self._frame('SELECT series, asset, symbol, root, expiry, "right" FROM series')
         venues = self._frame("SELECT venue, name FROM venues")
         self.catalog = Catalog.of(typed(series, SERIES), typed(venues, VENUES))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from flowtape.minutes import EDGES, VALUES
 
-VERSION = 1
+VERSION = 3
 STAMP = {"writer": "UInt64", "v": "UInt64 CODEC(Delta, ZSTD)"}
 _TEXT = "LowCardinality(String)"
 SERIES_COLUMNS = {
@@ -43,10 +43,11 @@ class Table:
 
 _NULLABLE = "Nullable(Int64) CODEC(Delta, ZSTD)"
 _KEPT = {
-    "price": "Int64 CODEC(Delta, ZSTD)", "size": "Int32", "bid": _NULLABLE, "ask": _NULLABLE,
-    "bid_size": "Nullable(Int32)", "ask_size": "Nullable(Int32)",
-    "quote_ts": "Nullable(DateTime64(9, 'UTC')) CODEC(DoubleDelta, ZSTD)", "condition": "UInt8",
-    "underlying": _NULLABLE,
+    "price": "Int64 CODEC(Delta, ZSTD)", "size": "Int64 CODEC(ZSTD)", "bid": _NULLABLE, "ask": _NULLABLE,
+    "bid_size": _NULLABLE, "ask_size": _NULLABLE,
+    "quote_ts": "Nullable(DateTime64(9, 'UTC')) CODEC(DoubleDelta, ZSTD)", "quote_seq": _NULLABLE,
+    "quote_class": "UInt8", "condition": "UInt8", "copy": "Int64 CODEC(ZSTD)", "underlying": _NULLABLE,
+    "price_flags": "UInt8",
 }  # fmt: skip
 _BAR = {
     **dict.fromkeys(VALUES, "Int64 CODEC(ZSTD)"),
@@ -59,7 +60,7 @@ TABLES = (
                       "restated": "UInt8", **STAMP},
           ("asset", "symbol", "minute", "expiry", "right", "family", "v"), "symbol", "toYYYYMM(minute)", "minute",
           index=_INDEX),
-    Table("removals", {**_IDENTITY, "price": "Int64", "size": "Int32",
+    Table("removals", {**_IDENTITY, "price": "Int64", "size": "Int64",
                        "removed_at": "Nullable(DateTime64(9, 'UTC'))", **STAMP},
           ("asset", "symbol", "ts", "seq", "v"), "symbol", "toYYYYMM(ts)", "ts", index=_INDEX),
     Table("series", {**SERIES_COLUMNS, **STAMP}, ("asset", "symbol", "expiry", "right", "root", "v"), "symbol",
