@@ -311,7 +311,7 @@ def dealer_premium(tape, symbol, *, now=None, at=None, windowMinutes=240, **aske
     buy, write = notional(rows, -1), notional(rows, 1)
     return {
         "symbol": symbol,
-        "as_of": instant_ms(now if at is None else at),
+        "as_of": instant(now if at is None else at),
         "window_minutes": windowMinutes,
         "expiry": asked.get("expiry"),
         "dealer_buy_premium": usd(buy, 100),
@@ -361,11 +361,11 @@ def leaderboard(tape, asset, *, now, n=10, windowMinutes=240):  # noqa: N803
         row |= {"netNotional": usd(net(notional, prints), MULTIPLIER[asset])}
         row |= {"buyVolume": volume(prints, 1), "sellVolume": volume(prints, -1)}
         row |= {"avgPremium" if asset == "option" else "vwap": vwap(prints), "tradeCount": len(prints)}
-        rows.append((net(notional, prints), row | {"lastTradeUtc": instant_ms(newest(prints))}))
+        rows.append((net(notional, prints), row | {"lastTradeUtc": instant(newest(prints))}))
     buyers = sorted((one for one in rows if one[0] > 0), key=lambda one: (-one[0], one[1]["symbol"]))
     sellers = sorted((one for one in rows if one[0] < 0), key=lambda one: (one[0], one[1]["symbol"]))
     return {
-        "generatedUtc": instant_ms(now), "n": n, "windowMinutes": windowMinutes,
+        "generatedUtc": instant(now), "n": n, "windowMinutes": windowMinutes,
         "buyers": [row for _, row in buyers[:n]], "sellers": [row for _, row in sellers[:n]],
     }  # fmt: skip
 
@@ -393,10 +393,10 @@ def _outlier(asset, symbol, prints, now):
             "notional": usd(notional(prints), MULTIPLIER[asset]),
             "netNotional": usd(net(notional, prints), MULTIPLIER[asset]),
             "biggestTrade": _biggest(prints),
-            "biggestTradeUtc": instant_ms(biggest),
+            "biggestTradeUtc": instant(biggest),
             "biggestAgeSec": (now - biggest) // 10**9,
             "lastVwap": vwap([row for row in prints if row["ts"] // MINUTE == last_minute]),
-            "lastTradeUtc": instant_ms(newest(prints)),
+            "lastTradeUtc": instant(newest(prints)),
             "lastTradeAgeSec": (now - newest(prints)) // 10**9,
         }
     )
@@ -407,7 +407,7 @@ def outliers(tape, asset, *, now, limit=20, minTrades=20, windowMinutes=240):  #
     kept = [(abs(net(notional, rows)), s, rows) for s, rows in found.items() if len(rows) >= minTrades]
     kept.sort(key=lambda one: (-one[0], one[1]))
     return {
-        "generatedUtc": instant_ms(now), "windowMinutes": windowMinutes, "tracked": len(found),
+        "generatedUtc": instant(now), "windowMinutes": windowMinutes, "tracked": len(found),
         "qualified": len(kept), "limit": limit,
         "outliers": [_outlier(asset, symbol, rows, now) for _, symbol, rows in kept[:limit]],
     }  # fmt: skip

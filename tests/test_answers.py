@@ -372,7 +372,7 @@ def test_dealers_take_the_other_side(kept):
     ]
     found = kept(rows).ask(answers.dealer_premium, minutes=240)
     assert found == {
-        "symbol": "SPY", "as_of": "2026-03-06T21:28:01.234Z", "window_minutes": 240, "expiry": None,
+        "symbol": "SPY", "as_of": "2026-03-06T21:28:01Z", "window_minutes": 240, "expiry": None,
         "dealer_buy_premium": 777.77, "dealer_write_premium": 370.35, "net_dealer_premium": 407.42,
         "total_premium": 1148.12, "trade_count": 4, "bucket_count": 2,
     }  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flowtape.answers import Answer, Made, instant
+from flowtape.answers import Answer, Made, stamp
 from flowtape.api.account import SymbolsBody
 from flowtape.api.app import Application, create_app
 from flowtape.api.formats import MEDIA, Format
@@ -79,7 +79,7 @@ class MemoryFlow:
         return Wire(answer(query, wanted))
 
     async def symbols(self) -> Wire:
-        body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=instant(AS_OF))
+        body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=stamp(AS_OF, "s"))
         return wire_of(Made(body, AS_OF), simulated=False)
 
     def check(self, asset: str | None = None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flowtape.api.account import NOTE
 from flowtape.errors import StoreError
 from flowtape.settings import Settings
 from oracle import MINUTE
@@ -37,11 +38,13 @@ def test_account_of_every_plan(worlds: Callable[[Settings], World], plan: str, l
             "email": None,
             "plan": plan,
             "daily_limit": limit,
+            "usage_today": 0 if limit == "unlimited" else used,
             "remaining": limit if limit == "unlimited" else str(int(limit) - used),
-            "usage_today": used,
             "resets_at": "2026-05-13T00:00:00Z",
         }
-        assert list(found.json())[:4] == ["user_id", "email", "plan", "daily_limit"]
+        assert list(found.json()) == [
+            "user_id", "email", "plan", "daily_limit", "usage_today", "remaining", "resets_at",
+        ]  # fmt: skip
         assert found.headers["X-RateLimit-Limit"] == limit
         assert world.raw[plan] not in found.text
     world.clock.now = NOON + 86_400 * 10**9
@@ -75,7 +78,7 @@ def test_both_need_a_key_and_take_it_from_the_query_too(worlds: Callable[[Settin
 def test_symbols_are_those_with_prints(tmp_path: Path) -> None:
     with kept(tmp_path, T0 + MINUTE) as server:
         (found,) = server.ask(("/v1/symbols", {}))
-        assert found.json() == {"symbols": [], "count": 0, "last_updated": None}
+        assert found.json() == {"symbols": [], "count": 0, "note": NOTE, "last_updated": None}
         assert "X-Data-As-Of" not in found.headers
         server.take([ROW, ROW | {"symbol": "VIX", "root": "VIXW", "ts": T0 + 125_000_000}], "a")
         server.take([STOCK | {"ts": T0 - 1}, STOCK | {"symbol": "AAPL", "root": "AAPL"}], "b")
@@ -83,6 +86,7 @@ def test_symbols_are_those_with_prints(tmp_path: Path) -> None:
         assert found.json() == {
             "symbols": ["AAPL", "SPY", "VIX"],
             "count": 3,
-            "last_updated": "2026-03-06T20:58:00.125Z",
+            "note": NOTE,
+            "last_updated": "2026-03-06T20:58:00Z",
         }
         assert found.headers["X-Data-As-Of"] == "2026-03-06T20:58:00.125Z"

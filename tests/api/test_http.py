@@ -164,7 +164,7 @@ def test_403_comes_before_the_parameters_and_costs_nothing(world: World, plan: s
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/v1/flow/options/VIX", PATH + "/", "/V1/flow/options/VIX/cumulative", "//", "/%00"]
+    "path", ["/nothing", "/v1/flow/options/VIX", PATH + "//", "/V1/flow/options/VIX/cumulative", "//", "/%00"]
 )
 def test_404(world: World, path: str) -> None:
     found = httpx.get(world.url + path)
@@ -188,22 +188,78 @@ def test_405(world: World, method: str, path: str) -> None:
     assert found.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_a_preflight_needs_no_key(world: World) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        PATH,
+        PATH + "/",
+        PATH + "?minutes=abc",
+        PATH + "/stream",
+        "/v1/account",
+        "/v1/nothing",
+        "/v1/",
+        "/v1/flow//x",
+    ],
+)
+def test_every_path_of_the_api_answers_a_preflight(world: World, path: str) -> None:
     asked = {"Origin": "https://a.example", "Access-Control-Request-Headers": "x-api-key"}
-    found = httpx.options(world.url + PATH, headers=asked)
+    found = httpx.options(world.url + path, headers=asked)
     assert (found.status_code, found.content) == (204, b"")
     assert found.headers["Access-Control-Allow-Origin"] == "*"
-    assert found.headers["Access-Control-Allow-Methods"] == "GET"
-    assert "X-Api-Key" in found.headers["Access-Control-Allow-Headers"]
+    assert found.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
+    assert found.headers["Access-Control-Allow-Headers"].split(", ") == [
+        "X-Api-Key", "X-Source", "Content-Type", "Authorization", "Accept", "Cache-Control", "If-None-Match",
+        "Last-Event-ID",
+    ]  # fmt: skip
     assert int(found.headers["Access-Control-Max-Age"]) > 0
+
+
+def test_a_preflight_outside_the_api_finds_nothing(world: World) -> None:
     assert httpx.options(world.url + "/nothing").status_code == 404
 
 
-def test_a_browser_may_read_the_headers(world: World) -> None:
-    for target in (PATH, PATH + "?minutes=abc"):
-        exposed = world.get(target).headers["Access-Control-Expose-Headers"]
-        for name in ("ETag", "X-Data-As-Of", "X-RateLimit-Remaining", "Retry-After"):
-            assert name in exposed.split(", ")
+@pytest.mark.parametrize(
+    "target", [PATH, PATH + "?minutes=abc", PATH + "?apiKey=x", "/v1/nothing", "/v1/account"]
+)
+def test_a_browser_may_read_the_headers(world: World, target: str) -> None:
+    headers = {} if "apiKey" in target else {"X-Api-Key": world.raw["alpha"]}
+    found = httpx.get(world.url + target, headers=headers).headers
+    assert found["Access-Control-Allow-Origin"] == "*"
+    exposed = found["Access-Control-Expose-Headers"].split(", ")
+    for name in ("ETag", "X-Data-As-Of", "X-Next-Cursor", "X-RateLimit-Remaining", "Retry-After"):
+        assert name in exposed
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (PATH, 200),
+        ("/v1/account", 200),
+        ("/v1/symbols", 200),
+        ("/health", 200),
+        ("/docs", 200),
+        (PATH + "/stream", 200),
+    ],
+)
+def test_a_slash_may_follow_a_path(world: World, path: str, status: int) -> None:
+    headers = {"X-Api-Key": world.raw["alpha"]}
+    for target in (path + "/", path + "/?minutes=3"):
+        with httpx.stream("GET", world.url + target, headers=headers) as found:
+            assert found.status_code == status
+
+
+@pytest.mark.parametrize("name", ["minutes", "Minutes", "MINUTES", "mInUtEs", "%4Dinutes"])
+def test_the_names_of_a_query_are_taken_in_any_case(world: World, name: str) -> None:
+    assert world.get(f"{PATH}?{name}=7").json()["minutes"] == 7
+    assert world.get(f"{PATH}?{name}=7&minutes=8").json()["error"] == "invalid_minutes"
+
+
+@pytest.mark.parametrize("name", ["apiKey", "apikey", "APIKEY", "ApiKey"])
+def test_the_name_of_the_key_is_taken_in_any_case(world: World, name: str) -> None:
+    key = world.raw["alpha"]
+    for path in (PATH, "/v1/account"):
+        assert httpx.get(world.url + path, params={name: key}).status_code == 200
+        assert httpx.get(world.url + path, params={name: "x"}).status_code == 401
 
 
 def test_head_is_get_without_the_body(world: World) -> None:

@@ -21,17 +21,22 @@ class Client:
     """Follows a stream and keeps the body that its events make."""
 
     def __init__(self, url, path, key, **headers):
-        self.body, self.id, self.kinds = None, None, []
+        self.body, self.id, self.kinds, self.block = None, None, [], []
         self._stream = httpx.stream("GET", url + path, headers={"X-Api-Key": key, **headers}, timeout=LIMIT)
         self.response = self._stream.__enter__()
         self._lines = self.response.iter_lines()
 
     def next(self):
         """The next event: its kind, once it is taken in."""
-        event = {}
+        event, self.block = {}, []
         for line in self._lines:
             if line == "" and "data" in event:
                 return self._take(event)
+            if line == "":
+                assert all(told.startswith(":") for told in self.block), "a block without data"
+                self.block = []
+                continue
+            self.block.append(line)
             name, _, value = line.partition(": ")
             if name in ("event", "id", "data"):
                 event[name] = value
@@ -143,6 +148,24 @@ def test_who_comes_back_misses_nothing_and_gets_nothing_twice(world):
         assert anew.body == ask(world, PATH)
         anew.close()
     other.close()
+    again.close()
+
+
+def test_the_time_to_wait_stands_within_the_first_event(world):
+    world.take([step(1)])
+    client = follow(world, PATH + "/stream")
+    assert client.next() == "window"
+    assert client.block == ["retry: 1000", "event: window", f"id: {client.id}", client.block[3]]
+    world.take([step(2, 9)])
+    assert client.next() == "change"
+    assert client.block[0] == "event: change"
+    # A client that missed nothing gets it with the next event.
+    again = follow(world, PATH + "/stream", **{"Last-Event-ID": client.id})
+    again.body = client.body
+    world.take([step(3, 9)])
+    assert again.next() == "change"
+    assert again.block[:2] == ["retry: 1000", "event: change"]
+    client.close()
     again.close()
 
 

@@ -1,8 +1,6 @@
 """The page as a browser has it: a real server, a line that can be cut, and Chromium."""
 
 import asyncio
-import os
-import shutil
 import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from browsing import CHROMIUM, chromium
 from flowtape.api.pages import WEB
 from flowtape.feeds.simulate import Market, write_tape
 from serving import kept, serving
@@ -17,9 +16,7 @@ from serving import kept, serving
 DAY = date(2026, 5, 12)
 NOW = int(datetime(2026, 5, 12, 17, 59, 30, tzinfo=UTC).timestamp()) * 10**9
 LIMIT = 20_000
-CHROMIUM = (
-    os.environ.get("FLOWTAPE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-)
+__all__ = ["chromium"]
 
 
 def pytest_collection_modifyitems(items):
@@ -28,17 +25,6 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if Path(item.fspath).parent == Path(__file__).parent:
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-# Not longer than the tests here: while it runs, no other event loop can in this thread.
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

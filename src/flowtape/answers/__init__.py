@@ -7,7 +7,7 @@ from flowtape.answers.boards import Leaderboard, Outliers, leaderboard, outliers
 from flowtape.answers.bodies import JSON, Answer, Made, encode
 from flowtape.answers.buckets import History, history
 from flowtape.answers.drift import Drifts, drift_answer
-from flowtape.answers.numbers import instant, instants, past_minutes, vwap, window_minutes
+from flowtape.answers.numbers import instant, instants, past_minutes, stamp, vwap, window_minutes
 from flowtape.answers.premium import DealerPremium, dealer_premium
 from flowtape.answers.readings import (
     Divergence,
@@ -59,6 +59,7 @@ __all__ = [
     "past_minutes",
     "recent",
     "sessions_answer",
+    "stamp",
     "summary",
     "table",
     "turning_points_answer",

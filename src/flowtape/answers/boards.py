@@ -91,7 +91,7 @@ def leaderboard(desk: Desk, query: Query) -> Made:
     board = desk.board(query, *window_minutes(desk.now, query.minutes))
     signed = net(board.sums, "notional")
     body = Leaderboard(
-        generated_utc=stamp(desk.now),
+        generated_utc=stamp(desk.now, "s"),
         n=query.limit,
         window_minutes=query.minutes,
         buyers=_leaders(query, board, _largest(signed, signed > 0, query.limit)),
@@ -106,7 +106,7 @@ def outliers(desk: Desk, query: Query) -> Made:
     qualified = (board.sums["trades"] >= query.min_trades) & (gross(board.sums, "volume") > 0)
     chosen = _largest(np.abs(net(board.sums, "notional")), qualified, query.limit)
     body = Outliers(
-        generated_utc=stamp(desk.now),
+        generated_utc=stamp(desk.now, "s"),
         window_minutes=query.minutes,
         tracked=len(board.symbols),
         qualified=int(qualified.sum()),
@@ -132,7 +132,7 @@ def _leaders(query: Query, board: BoardTotals, places: Ints) -> Rows[Leader]:
         "net_notional": decimals(net(sums, "notional"), NOTIONAL_SCALE[query.asset]),
         "avg_premium" if query.asset == "option" else "vwap": average,
         "trade_count": sums["trades"].tolist(),
-        "last_trade_utc": stamps(board.details(places).last_ts),
+        "last_trade_utc": stamps(board.details(places).last_ts, "s"),
     }
     return Rows(Leader, columns)
 
@@ -150,10 +150,10 @@ def _outliers(desk: Desk, query: Query, board: BoardTotals, places: Ints) -> Row
         "notional": decimals(gross(sums, "notional"), scale),
         "net_notional": decimals(net(sums, "notional"), scale),
         "biggest_trade": details.biggest.tolist(),
-        "biggest_trade_utc": stamps(details.biggest_ts),
+        "biggest_trade_utc": stamps(details.biggest_ts, "s"),
         "biggest_age_sec": _ages(desk.now, details.biggest_ts),
         "last_vwap": decimals(vwap(details.last_notional, details.last_volume), PRICE_SCALE),
-        "last_trade_utc": stamps(details.last_ts),
+        "last_trade_utc": stamps(details.last_ts, "s"),
         "last_trade_age_sec": _ages(desk.now, details.last_ts),
     }
     return Rows(Outlier, columns)

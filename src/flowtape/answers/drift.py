@@ -81,10 +81,10 @@ def drift_answer(desk: Desk, query: Query) -> Made:
         "volume_z": decimals(measured.volume_z[places], 100),
         "basis": ["history" if known else "volume" for known in own],
         "stretched": measured.stretched[places].tolist(),
-        "last_trade_utc": stamps(flows.newest(places)),
+        "last_trade_utc": stamps(flows.newest(places), "s"),
     }
     body = Drifts(
-        generated_utc=stamp(desk.now if query.at is None else query.at),
+        generated_utc=stamp(desk.now if query.at is None else query.at, "s"),
         window_minutes=query.minutes,
         tracked=len(flows.symbols),
         qualified=int(qualified.sum()),

@@ -36,7 +36,7 @@ def dealer_premium(desk: Desk, query: Query) -> Made:
     scale = NOTIONAL_SCALE["option"]
     body = DealerPremium(
         symbol=query.symbol,
-        as_of=stamp(desk.now if query.at is None else query.at),
+        as_of=stamp(desk.now if query.at is None else query.at, "s"),
         window_minutes=query.minutes,
         expiry=dict(query.echo).get("expiry"),
         dealer_buy_premium=buy / scale,

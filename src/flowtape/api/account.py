@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import msgspec
 
-from flowtape.answers import Made, instant
+from flowtape.answers import Made, instant, stamp
 from flowtape.api.keys import Key
 from flowtape.store import Store
 
 ACCOUNT = "/v1/account"
 SYMBOLS = "/v1/symbols"
+NOTE = "The symbols of which this store keeps prints, options and stocks together."
 
 
 class AccountBody(msgspec.Struct, kw_only=True):
-    """A key's plan and its use today. `user_id` is the key's public id; limits are numbers in text, or
-    `unlimited`; `resets_at` is the next midnight UTC."""
+    """A key's plan and its use today. `user_id` is the key's public id. `daily_limit` and `remaining` are numbers in
+    text, or `unlimited`. `usage_today` counts requests, and is 0 where there is no limit. `resets_at` is the next
+    midnight UTC."""
 
     user_id: str
-    email: None = None
+    email: str | None = None
     plan: str
     daily_limit: str
-    remaining: str
     usage_today: int
+    remaining: str
     resets_at: str
 
 
 class SymbolsBody(msgspec.Struct, kw_only=True):
-    """The symbols, options' and stocks' together, of which prints are kept, in order. `last_updated` is the time of
-    the newest print."""
+    """The symbols, options' and stocks' together, of which prints are kept, in order. `note` says so in a sentence.
+    `last_updated` is the time of the newest print, in whole seconds."""
 
     symbols: list[str]
     count: int
+    note: str = NOTE
     last_updated: str | None
 
 
@@ -40,8 +43,8 @@ def account(key: Key, limit: int | None, used: int, resets: int) -> AccountBody:
         user_id=key.id,
         plan=key.plan.lower(),
         daily_limit="unlimited" if limit is None else str(limit),
+        usage_today=0 if limit is None else used,
         remaining="unlimited" if limit is None else str(max(limit - used, 0)),
-        usage_today=used,
         resets_at=instant(resets * 10**9),
     )
 
@@ -54,7 +57,7 @@ def symbols(store: Store) -> Made:
     newest = None if span is None else span[1]
     return Made(
         SymbolsBody(
-            symbols=names, count=len(names), last_updated=None if newest is None else instant(newest)
+            symbols=names, count=len(names), last_updated=None if newest is None else stamp(newest, "s")
         ),
         newest,
     )

@@ -24,10 +24,10 @@ from flowtape.api.keys import Key, Keys
 from flowtape.api.logs import event, redact
 from flowtape.api.metrics import Metrics
 from flowtape.api.pages import Pages
-from flowtape.api.params import KEY_PARAMETER, query_pairs
+from flowtape.api.params import KEY_PARAMETER, is_named, query_pairs
 from flowtape.api.queries import read_request
 from flowtape.api.quotas import Quotas
-from flowtape.api.routes import ROUTES, FlowAnswers, Route, Router
+from flowtape.api.routes import ROUTES, FlowAnswers, Route, Router, bare
 from flowtape.api.streams import ANSWERS, LAST_EVENT_ID, STREAM_HEADERS, STREAMS, Hub, Streaming, Streams
 from flowtape.api.usage import Usage
 from flowtape.api.wire import COMMON, EXPOSE, JSON, Reply, Wire, reply, wire_of
@@ -43,10 +43,14 @@ _ALLOW = b"GET, HEAD, OPTIONS"
 _PREFLIGHT: Headers = [
     *COMMON,
     (b"allow", _ALLOW),
-    (b"access-control-allow-methods", b"GET"),
-    (b"access-control-allow-headers", b"X-Api-Key, If-None-Match"),
+    (b"access-control-allow-methods", b"GET, HEAD"),
+    (
+        b"access-control-allow-headers",
+        b"X-Api-Key, X-Source, Content-Type, Authorization, Accept, Cache-Control, If-None-Match, Last-Event-ID",
+    ),
     (b"access-control-max-age", b"86400"),
 ]
+_API = "/v1/"
 T = TypeVar("T")
 Service = Callable[[Key, int], Awaitable[Wire]]
 """Gives what it has for a key at an instant (ns)."""
@@ -124,12 +128,15 @@ class Application:
 
     async def _reply(self, scope: Scope) -> tuple[int, Headers, bytes | Streaming]:
         target = scope["raw_path"], scope["query_string"]
+        path, method = bare(scope["path"]), scope["method"]
+        if method == "OPTIONS" and scope["path"].startswith(_API):
+            # A browser shows the answer to its script only where the preflight succeeds, also when that is a 404.
+            return 204, _PREFLIGHT, b""
         asked = self._asked.get(target)
         page = service = None
         if asked is None:
-            page, service = self._pages.find(scope["path"]), self._services.get(scope["path"])
+            page, service = self._pages.find(path), self._services.get(path)
             asked = None if page or service else self._read(*target)
-        method = scope["method"]
         if method not in ("GET", "HEAD"):
             if method == "OPTIONS":
                 return 204, _PREFLIGHT, b""
@@ -151,8 +158,9 @@ class Application:
         asked = self._asked.get((scope["raw_path"], scope["query_string"]))
         if asked is not None:
             return asked.route.path
-        if scope["path"] in self._services or self._pages.find(scope["path"]):
-            return str(scope["path"])
+        path = bare(scope["path"])
+        if path in self._services or self._pages.find(path):
+            return path
         found = self._router.find(scope["raw_path"])
         return found[0].path if found else "other"
 
@@ -169,7 +177,7 @@ class Application:
             asked = Asked(route, request.query, request.format, key=key)
         except Refusal as refusal:
             return Asked(route, refusal=refusal, key=key)
-        if not any(name == KEY_PARAMETER for name, _ in pairs):
+        if not any(is_named(name, KEY_PARAMETER) for name, _ in pairs):
             # A target with a key in it is not remembered: keys do not stay in memory.
             if len(self._asked) >= _REMEMBERED:
                 self._asked.clear()
@@ -208,7 +216,8 @@ class Application:
     ) -> tuple[int, Headers, Streaming]:
         """The beginning of a stream, and what sends the rest."""
         given = headers.get(b"x-api-key") or asked.key
-        named = dict(query_pairs(scope["query_string"])).get(LAST_EVENT_ID, "")
+        pairs = query_pairs(scope["query_string"])
+        named = next((value for name, value in pairs if is_named(name, LAST_EVENT_ID)), "")
         last_id = headers.get(b"last-event-id", named.encode()).decode("latin-1")
 
         async def begin(key: Key, now: int) -> Hub:
@@ -254,7 +263,7 @@ class Application:
         return wire_of(Made(body, None), simulated=False)
 
     def _with_rate(self, refusal: Refusal, key: Key, now: int) -> Refusal:
-        refusal.headers = [*refusal.headers, EXPOSE, *self._quotas.headers(key, now)]
+        refusal.headers = [*refusal.headers, *self._quotas.headers(key, now)]
         return refusal
 
     def _health(self) -> str:
@@ -288,19 +297,17 @@ def create_app(
 
 def _key_in(pairs: list[tuple[str, str]]) -> bytes:
     """The key of a query, empty when there is none or more than one."""
-    given = [value.encode() for name, value in pairs if name == KEY_PARAMETER]
+    given = [value.encode() for name, value in pairs if is_named(name, KEY_PARAMETER)]
     return given[0] if len(given) == 1 else b""
 
 
 def _refused(refusal: Refusal) -> Reply:
     body = msgspec.json.encode(refusal.body)
-    fixed = [JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store"), *COMMON]
+    fixed = [JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store"), *COMMON, EXPOSE]
     return refusal.status, [*fixed, *refusal.headers], body
 
 
 def _target(path: str, query: bytes) -> str:
-    pairs = [
-        (name, "" if name.lower() == KEY_PARAMETER.lower() else value) for name, value in query_pairs(query)
-    ]
+    pairs = [(name, "" if is_named(name, KEY_PARAMETER) else value) for name, value in query_pairs(query)]
     shown = "&".join(f"{name}={redact(value) if value else '(redacted)'}" for name, value in pairs)
     return f"{path}?{shown}" if shown else path

@@ -169,6 +169,11 @@ def parse_symbol(text: str) -> str:
     return underlying_of(found[1])
 
 
+def is_named(name: str, parameter: str) -> bool:
+    """Whether a name of a query is that of a parameter; names are taken in any case."""
+    return name.lower() == parameter.lower()
+
+
 def query_pairs(query: bytes) -> list[tuple[str, str]]:
     """The arguments of a query string, percent-decoded.
 
@@ -195,7 +200,7 @@ def read_all(
         texts = (
             [path[param.name]]
             if param.where == "path"
-            else [value for name, value in pairs if name == param.name]
+            else [value for name, value in pairs if is_named(name, param.name)]
         )
         if len(texts) > 1:
             both = ", ".join(f"'{shown(value)}'" for value in texts[:2])

@@ -178,8 +178,14 @@ ROUTES = (
 CUMULATIVE = {route.asset: route for route in ROUTES if route.path.endswith("/cumulative")}
 
 
+def bare(path: str) -> str:
+    """A path without the one slash that may follow it."""
+    return path[:-1] if path.endswith("/") and not path.endswith("//") and path != "/" else path
+
+
 class Router:
-    """Finds the route of a path; `{name}` in a route's path stands for one segment, percent-decoded."""
+    """Finds the route of a path. `{name}` in a route's path stands for one segment, percent-decoded. A slash may
+    follow the path."""
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._tree: dict[str | None, Any] = {}
@@ -191,7 +197,7 @@ class Router:
 
     def find(self, raw_path: bytes) -> tuple[Route, dict[str, str]] | None:
         """The route and the values of its named segments; None where there is none."""
-        parts = [unquote(part) for part in raw_path.decode("latin-1").split("/")]
+        parts = [unquote(part) for part in bare(raw_path.decode("latin-1")).split("/")]
         branch = self._tree
         for part in parts:
             branch = branch.get(part) or branch.get("{}") or {}

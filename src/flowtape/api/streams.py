@@ -43,6 +43,10 @@ MOST = 10_000
 SUFFIX = "/stream"
 LAST_EVENT_ID = "lastEventId"
 """For clients that cannot send the header `Last-Event-ID`."""
+RETRY = b"retry: 1000\n"
+"""Milliseconds after which a client that lost its stream comes back. It is a line of a client's first event, since
+clients deliver a block of its own as an event without data."""
+_COMMENT = b": still here\n\n"
 STREAM_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -224,14 +228,15 @@ class Streams:
         valid: Callable[[], bool],
     ) -> None:  # fmt: skip
         events = hub.since(place) if place >= 0 else None
-        body = b"retry: 1000\n\n" + (hub.whole() if events is None else b"".join(events))
+        body, retry = hub.whole() if events is None else b"".join(events) or _COMMENT, RETRY
         place = hub.number
         while True:
-            if body:
-                try:
-                    await asyncio.wait_for(send(_part(body)), SEND_WITHIN)
-                except (TimeoutError, OSError, RuntimeError):
-                    return
+            if retry and body is not _COMMENT:
+                body, retry = retry + body, b""
+            try:
+                await asyncio.wait_for(send(_part(body)), SEND_WITHIN)
+            except (TimeoutError, OSError, RuntimeError):
+                return
             if not hub.number > place:
                 wake.clear()
                 with suppress(TimeoutError):
@@ -241,7 +246,7 @@ class Streams:
             events = hub.since(place)
             if events is None:
                 break
-            body = b"".join(events) or b": still here\n\n"
+            body = b"".join(events) or _COMMENT
             place = hub.number
         with suppress(OSError, RuntimeError):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
