@@ -84,6 +84,21 @@ _INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPX
 _ADJUSTED = re.compile(r"^\d?([A-Z][A-Z./]*?)\d?$")
 
 
+SYMBOL_LENGTH = 32
+_PUNCTUATION = "./=+*#$!@&~_:"
+"""What exchanges and vendors put into a symbol besides letters and digits: classes (`BRK.B`, `BRK/B`), preferred
+shares, units, warrants and rights (`-`, `=`, `+`, `^`), futures (`ES=F`, `/ES`), pairs (`BTC-USD`, `X:BTCUSD`)."""
+SYMBOL_PATTERN = f"^[A-Z0-9{_PUNCTUATION}-][A-Z0-9{_PUNCTUATION}^-]{{0,{SYMBOL_LENGTH - 1}}}$"
+"""What a symbol is, for readers, the API and the OpenAPI document: 1 to 32 characters, no letter in lower case. The
+syntax is common to Python, Polars and ECMAScript."""
+_SYMBOL = re.compile(SYMBOL_PATTERN[1:-1])
+
+
+def is_symbol(text: str) -> bool:
+    """Whether a text is a symbol by `SYMBOL_PATTERN`."""
+    return _SYMBOL.fullmatch(text) is not None
+
+
 def underlying_of(root: str) -> str:
     """Map an OPRA root to its underlying: `SPXW` → `SPX`, `AAPL1` → `AAPL`, `2SPX` → `SPX`, `^VIX` → `VIX`."""
     name = root.strip().upper().lstrip("^")

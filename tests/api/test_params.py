@@ -106,7 +106,8 @@ def test_what_is_no_instant(text: str) -> None:
     ("text", "value"),
     [
         ("vix", "VIX"), ("^VIX", "VIX"), ("^vix", "VIX"), ("SPXW", "SPX"), ("spxw", "SPX"), ("AAPL1", "AAPL"),
-        ("BRK.B", "BRK.B"), ("BRK/B", "BRK/B"), ("A" * 16, "A" * 16),
+        ("BRK.B", "BRK.B"), ("BRK/B", "BRK/B"), ("A" * 32, "A" * 32), ("es=f", "ES=F"), ("/ES", "/ES"),
+        ("BTC-USD", "BTC-USD"), ("X:BTCUSD", "X:BTCUSD"), ("ABC+", "ABC+"), ("abc^", "ABC^"), ("$$", "$$"),
     ],
 )  # fmt: skip
 def test_symbols(text: str, value: str) -> None:
@@ -114,7 +115,25 @@ def test_symbols(text: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "^", "^^VIX", "A" * 17, "A B", "ſpy", "straße", "SPY\n", "é", "%", "{}"]
+    "text",
+    [
+        "",
+        "^",
+        "^^VIX",
+        "A" * 33,
+        "A B",
+        "ſpy",
+        "straße",
+        "SPY\n",
+        "é",
+        "%",
+        "{}",
+        'A"',
+        "A\\",
+        "A,B",
+        "<A>",
+        "A\x00",
+    ],
 )
 def test_what_is_no_symbol(text: str) -> None:
     assert refused(SYMBOL, text)["error"] == "invalid_symbol"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ CLOCK_JUMP_NS = 5 * 10**9
 Key = tuple[str, Query, Format]
 State = tuple[int, int]
 
+_NO_FILE_NAME = re.compile(r"[^A-Z0-9.=+_-]")
 _log = logging.getLogger(__name__)
 
 
@@ -215,6 +217,6 @@ class Flow:
 
 
 def _file_name(route: Route, query: Query) -> str:
-    """What a copy of the answer may be called, without its suffix."""
+    """What a copy of the answer may be called, without its suffix: of characters that every file system takes."""
     name = route.path.rpartition("/")[2]
-    return f"{query.symbol.replace('/', '-') or query.asset + 's'}-{name}"
+    return f"{_NO_FILE_NAME.sub('-', query.symbol) or query.asset + 's'}-{name}"

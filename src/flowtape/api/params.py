@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import msgspec
 
 from flowtape.api.errors import invalid, shown
-from flowtape.prints import underlying_of
+from flowtape.prints import SYMBOL_LENGTH, is_symbol, underlying_of
 
 KEY_PARAMETER = "apiKey"
 MOST = 2**31 - 1
@@ -22,7 +22,6 @@ _INSTANT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt +]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
     r"(?:[Zz]|([+ -])([0-9]{2})(?::?([0-9]{2}))?)?"
 )
-_SYMBOL = re.compile(r"\^?([A-Za-z0-9./-]{1,16})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = datetime(2262, 1, 1, tzinfo=UTC)
 """Nanoseconds in 64 bits end in April 2262."""
@@ -162,11 +161,11 @@ def _below_60(minutes: str | None) -> int:
 
 def parse_symbol(text: str) -> str:
     """An underlying, upper case."""
-    # Matched before it is upper-cased: some letters outside ASCII have ASCII capitals.
-    found = _SYMBOL.fullmatch(text)
-    if not found:
-        raise ValueError("1 to 16 of the characters A-Z, 0-9, '.', '/' and '-'")
-    return underlying_of(found[1])
+    # Some letters outside ASCII have ASCII capitals.
+    name = text.removeprefix("^").upper() if text.isascii() else ""
+    if not is_symbol(name):
+        raise ValueError(f"a symbol such as SPY, BRK.B or ES=F, at most {SYMBOL_LENGTH} characters")
+    return underlying_of(name)
 
 
 def is_named(name: str, parameter: str) -> bool:

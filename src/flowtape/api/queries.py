@@ -10,16 +10,18 @@ from flowtape.api.errors import invalid, shown
 from flowtape.api.formats import FORMATS, Format
 from flowtape.api.params import Given, Param, choice, parse_instant, parse_symbol, read_all, word
 from flowtape.minutes import NS_PER_MINUTE
+from flowtape.prints import SYMBOL_PATTERN
 from flowtape.query import Filter, Query
 
 _QUALITY = "quality"
 
+_ANY_CASE = SYMBOL_PATTERN.replace("^[", r"^\^?[", 1).replace("A-Z", "A-Za-z")
 SYMBOL = Param(
     name="symbol",
     where="path",
     field="symbol",
     parse=parse_symbol,
-    schema={"type": "string", "example": "SPY"},
+    schema={"type": "string", "pattern": _ANY_CASE, "examples": ["SPY"]},
     help=(
         "The underlying, in any case; an index with or without `^`. "
         "An OPRA root such as `SPXW` stands for its underlying."
