@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from flowtape import prices
 from flowtape.errors import UsageError
 
-PRICE_SCALE = 10_000
-"""Integer price units per USD."""
+PRICE_SCALE = prices.PRICE_SCALE
+MAX_PRICE = prices.MAX_PRICE
 MAX_SIZE = 2**31 - 1
-MAX_PRICE = 10**11
-"""Ten million USD a share, in price units; above it a price is taken for garbage."""
 MAX_STRIKE = 999_999_990
 """The largest strike an OSI symbol can hold: 99,999.999 USD."""
 NEW_YORK = ZoneInfo("America/New_York")

@@ -35,6 +35,7 @@ from reading import LATER
 
 from flowtape.engine import Engine
 from flowtape.errors import TapeError
+from flowtape.prices import ROUNDED, SIDE_LOST
 from flowtape.prints import IDENTITY
 from flowtape.readers import Options, databento, guess, publishers
 from flowtape.store import open_store
@@ -84,7 +85,7 @@ def test_trades_with_their_quote_in_one_record(tmp_path: Path) -> None:
     assert ns(prints["ts"]) == [OPEN, OPEN + 5]
     assert prints["quote_ts"].null_count() == prints["underlying"].null_count() == 2
     assert tape.rejects.count == 0
-    assert tape.notes == {databento.VENUE_QUOTES: 2, databento.ROUNDED: 1}
+    assert tape.notes == {databento.VENUE_QUOTES: 2, ROUNDED: 1, SIDE_LOST: 1}
 
 
 def test_the_trades_of_an_mbp_file_are_those_of_tbbo(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def test_conditions_by_code_or_name_and_numbers_by_vocabulary(write):
         ("root", None, "root is blank: None"),
         ("expiry", None, "an option without expiry, right or strike"),
         ("right", "X", "right is neither call nor put: 'X'"),
-        ("strike", 12.50004, None),
+        ("strike", 12.50004, "strike is not a price in USD within bounds: 12.50004"),
         ("strike", 12.5004, "strike is not a price in USD within bounds: 12.5004"),
         ("strike", 0.0, "strike is not a price in USD within bounds: 0.0"),
         ("price", float("nan"), "price is not a price in USD within bounds: nan"),

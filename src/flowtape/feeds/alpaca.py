@@ -50,6 +50,7 @@ from flowtape.feeds.joining import LiveJoin
 from flowtape.feeds.live import Delivery, Outlet
 from flowtape.feeds.massive_rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import Spec
+from flowtape.prices import rounded
 from flowtape.prints import SCHEMA, conform, underlying_of, underlyings
 from flowtape.readers.tickers import symbol_of
 
@@ -232,16 +233,17 @@ class AlpacaFeed:
         self._told = told
         if due.height or cancels.height or standing is not None:
             # Before the first trade the join does not know its columns.
-            found = [self._prints(rows) for rows in (due, cancels) if rows.height]
+            found = [self._prints(rows, outlet) for rows in (due, cancels) if rows.height]
             prints = pl.concat(found) if found else pl.DataFrame(schema=SCHEMA)
             # A cancel may be the first thing said, before the join has a place.
             place = cancels["ts"].to_physical().min() if self._join.floor is None else self._join.floor
             outlet.put(Delivery(prints, str(place), standing))
 
-    def _prints(self, rows: pl.DataFrame) -> pl.DataFrame:
+    def _prints(self, rows: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
         stocks = self.market == "stocks"
         symbol = rows["root"].alias("symbol") if stocks else underlyings(rows["root"])
-        return conform(rows.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
+        prints = rounded(rows, outlet.count)
+        return conform(prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
 
 
 def _place(cursor: str | None) -> int | None:

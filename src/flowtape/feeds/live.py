@@ -17,7 +17,7 @@ STANDING = {
     "bid_size": pl.Int64,
     "ask_size": pl.Int64,
 }
-"""The last quote of an instrument at the place a feed goes on from: `ts` in ns UTC, prices in 1/10,000 USD.
+"""The last quote of an instrument at the place a feed goes on from: `ts` in ns UTC, prices in 1e-9 USD.
 `instrument` is the source's own name of it, the same from day to day and in every session."""
 
 

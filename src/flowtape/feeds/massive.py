@@ -40,6 +40,7 @@ from flowtape.feeds.massive_rows import (
 )
 from flowtape.feeds.massive_session import OPEN_LIMIT, Rest, Server, Socket, Stopped
 from flowtape.feeds.specs import Spec
+from flowtape.prices import rounded
 from flowtape.prints import SCHEMA, conform, underlying_of, underlyings
 from flowtape.readers import massive as files
 from flowtape.readers.tickers import symbol_of
@@ -238,15 +239,16 @@ class MassiveFeed:
                 outlet.count(what, now - before)
         self._told = told
         if due.height or standing is not None:
-            outlet.put(Delivery(self._prints(due), str(self._join.floor), standing))
+            outlet.put(Delivery(self._prints(due, outlet), str(self._join.floor), standing))
 
-    def _prints(self, due: pl.DataFrame) -> pl.DataFrame:
+    def _prints(self, due: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
         if due.is_empty():
             # Before the first trade its columns are not known to the join either.
             return pl.DataFrame(schema=SCHEMA)
         stocks = self.market == "stocks"
         symbol = due["root"].alias("symbol") if stocks else underlyings(due["root"])
-        return conform(due.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
+        prints = rounded(due, outlet.count)
+        return conform(prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
 
 
 def _place(cursor: str | None) -> int | None:

@@ -12,6 +12,7 @@ import polars as pl
 
 from flowtape.feeds.joining import timely
 from flowtape.feeds.live import Outlet
+from flowtape.prices import units
 from flowtape.prints import Condition
 from flowtape.readers import Rejects, common
 from flowtape.readers import massive as files
@@ -252,7 +253,7 @@ class Alike:
 
     def number(self, trades: pl.DataFrame) -> pl.DataFrame:
         """Trades with `seq`, without those whose `q` has been seen (a null `q` is none)."""
-        content = pl.col("price") * 1_000_003 + pl.col("size") * 61 + pl.col("condition").to_physical()
+        content = units(pl.col("price")) * 1_000_003 + pl.col("size") * 61 + pl.col("condition").to_physical()
         trades = trades.with_columns((content % 2**43).alias("#content"))
         row = [*self._KEY, "q"]
         trades = trades.filter(pl.struct(row).is_first_distinct() | pl.col("q").is_null())

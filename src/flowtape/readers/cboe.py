@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from flowtape.prices import NANOS, nanos, rounded, units
 from flowtape.prints import conform
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import FIELDS, Csv, Field
@@ -56,6 +57,7 @@ def _batches(table: Csv, options: Options, rejects: Rejects, notes: Counter[str]
         )
         prints = common.parse(raw, fields, rejects, table.path.name)
         common.note_unknown(prints["condition"], prints["#condition_id"], notes)
+        prints = rounded(prints, common.noting(notes))
         prints = prints.with_columns(pl.lit("option").alias("asset"), _mid().alias("underlying"))
         yield Batch(conform(prints), chunk.rows, chunk.done)
 
@@ -102,7 +104,7 @@ def _best_sizes(extra: Sequence[str], fixed: int) -> list[pl.Expr]:
     sizes = []
     for best, size_at, price_at in (("bid", 1, 2), ("ask", 3, 4)):
         at_best = [
-            pl.when(common.units(str(place + price_at)) == common.units(f"best_{best}")).then(
+            pl.when(nanos(pl.col(str(place + price_at))) == nanos(pl.col(f"best_{best}"))).then(
                 common.whole(str(place + size_at))
             )
             for place in groups
@@ -114,8 +116,6 @@ def _best_sizes(extra: Sequence[str], fixed: int) -> list[pl.Expr]:
 
 
 def _mid() -> pl.Expr:
-    """The underlying's mid, a half unit to the even one; null unless both sides are quoted."""
+    """The middle of the underlying's quote in price units, half to even; null unless both sides are quoted."""
     bid, ask = pl.col("#underlying_bid"), pl.col("#underlying_ask")
-    floor = (bid + ask) // 2
-    to_even = ((bid + ask) % 2) * (floor % 2)
-    return pl.when((bid > 0) & (ask > 0)).then(floor + to_even)
+    return pl.when((bid > 0) & (ask > 0)).then(units(bid + ask, 2 * NANOS))

@@ -13,7 +13,8 @@ from typing import cast
 import polars as pl
 
 from flowtape.conditions import from_numbers
-from flowtape.prints import MAX_PRICE, MAX_SIZE, MAX_STRIKE, PRICE_SCALE
+from flowtape.prices import MAX_NANOS, NANOS, Note, nanos
+from flowtape.prints import MAX_SIZE, MAX_STRIKE
 from flowtape.readers import Rejects
 from flowtape.readers.delimited import FIELDS, ROW, Chunk, Csv, header_of
 from flowtape.readers.stream import Stream, head, open_stream
@@ -21,8 +22,8 @@ from flowtape.readers.times import from_wall, instants, nanoseconds
 
 __all__ = [
     "FIELDS", "ROW", "Chunk", "Csv", "Field", "Places", "Stream", "condition", "expiry", "from_wall", "head",
-    "header_of", "instants", "nanoseconds", "note_unknown", "number", "open_stream", "parse", "price",
-    "quote", "quote_size", "right", "size", "strike", "text", "units", "whole",
+    "header_of", "instants", "nanoseconds", "note_unknown", "noting", "number", "open_stream", "parse", "price",
+    "quote", "quote_size", "right", "size", "strike", "strike_units", "text", "whole",
 ]  # fmt: skip
 
 
@@ -82,12 +83,6 @@ def _bad(values: pl.Series, source: pl.Series, field: Field) -> pl.Series | None
     return bad
 
 
-def units(column: str) -> pl.Expr:
-    """USD (text or number) → integer price units of 1e-4 USD, to the nearest: 40.480000000000004 → 404800.
-    Null where it is no finite number. Exact below 10^11 units, far under the 2^53 of a float."""
-    return (pl.col(column).cast(pl.Float64, strict=False) * PRICE_SCALE).round().cast(pl.Int64, strict=False)
-
-
 def whole(column: str) -> pl.Expr:
     """A whole number, as text (`10`, `10.0`) or number; null where it is none."""
     number = pl.col(column).cast(pl.Float64, strict=False)
@@ -95,14 +90,16 @@ def whole(column: str) -> pl.Expr:
 
 
 def price(column: str = "price") -> Field:
-    """The price of a print, in USD."""
-    return Field("price", column, units(column), f"{column} is not a price in USD from 0 up", 0, MAX_PRICE)
+    """The price of a print: USD in the file, nanos (see `prices`) in the frame."""
+    return Field(
+        "price", column, nanos(pl.col(column)), f"{column} is not a price in USD from 0 up", 0, MAX_NANOS
+    )
 
 
 def quote(name: str, column: str) -> Field:
-    """A price that may be blank, and that the side rule judges when it is negative: bid, ask."""
+    """A bid or an ask, in nanos. It may be blank; the side rule judges it when it is negative."""
     what = f"{column} is not a price in USD"
-    return Field(name, column, units(column), what, -MAX_PRICE, MAX_PRICE, required=False)
+    return Field(name, column, nanos(pl.col(column)), what, -MAX_NANOS, MAX_NANOS, required=False)
 
 
 def size(column: str = "size") -> Field:
@@ -118,9 +115,13 @@ def quote_size(name: str, column: str) -> Field:
 
 def strike(column: str = "strike") -> Field:
     """A strike in USD, a whole multiple of 0.001 as in an OSI symbol."""
-    value = units(column)
-    value = pl.when(value % 10 == 0).then(value)
+    value = strike_units(nanos(pl.col(column)))
     return Field("strike", column, value, f"{column} is not a strike in USD", 10, MAX_STRIKE)
+
+
+def strike_units(amount: pl.Expr) -> pl.Expr:
+    """Nanos of a strike in price units; null unless it is a multiple of 0.001 USD."""
+    return pl.when(amount % (10 * NANOS) == 0).then(amount // NANOS)
 
 
 def right(column: str = "right") -> Field:
@@ -152,6 +153,15 @@ def condition(column: str, vendor: str) -> pl.Expr:
     """A vendor's condition numbers, as text, in the one vocabulary; null only where the text is no number."""
     known = pl.col(column).is_null() | pl.col(column).cast(pl.Int64, strict=False).is_not_null()
     return pl.when(known).then(from_numbers(pl.col(column), vendor))
+
+
+def noting(notes: Counter[str]) -> Note:
+    """Return a function that adds to a tape's notes."""
+
+    def note(what: str, many: int) -> None:
+        notes[what] += many
+
+    return note
 
 
 def note_unknown(conditions: pl.Series, source: pl.Series, notes: Counter[str]) -> None:

@@ -8,7 +8,7 @@ databento.com/docs/datasets/opra-pillar).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +20,8 @@ import numpy as np
 import polars as pl
 
 from flowtape.errors import TapeError
-from flowtape.prints import MAX_PRICE, MAX_SIZE, Timestamp, conform
+from flowtape.prices import MAX_NANOS, Note, rounded
+from flowtape.prints import MAX_SIZE, Timestamp, conform
 from flowtape.quotes import QUOTE_COLUMNS, QuoteJoin
 from flowtape.readers import Batch, Options, Rejects, Tape
 from flowtape.readers.common import ROW, Field, parse
@@ -51,8 +52,6 @@ OWN_BOOK = ("mbp-1", "bbo-1s")
 """Quotes that are those of the publisher of their record, not the best of all publishers."""
 SAMPLED = ("cbbo-1s", "bbo-1s")
 DEFINITIONS = "definition"
-UNITS = 100_000
-"""DBN's price units (1e-9 USD) in one of ours (1e-4 USD)."""
 PLACES = 1024
 """Prints of one contract and venue that may share both times before their `seq` cannot tell them apart."""
 SLACK = 5 * 10**9
@@ -68,12 +67,7 @@ QUOTES_UNUSED = (
     "files of a venue's quotes not read: the prints carry them, or the best of all venues is given"
 )
 QUOTES_LIMITED = "quotes files whose request had a limit: after it no quote is new"
-ROUNDED = "prices rounded to 1/10,000 USD"
 VENUE_QUOTES = "prints whose quote is their own venue's, not the NBBO"
-
-
-Note = Callable[[str, int], None]
-"""Told what was noticed, and how often; it may be 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +220,7 @@ class _Reader:
             if self._venue_quotes:
                 self._note(VENUE_QUOTES, int((~prints["venue"].is_in(AGGREGATED)).sum()))
             prints = prints.hstack(self._contracts.frame[prints["contract"]])
-            parts.append(conform(prints.with_columns(**constant)))
+            parts.append(conform(rounded(prints, self._note).with_columns(**constant)))
             rows += len(numbers)
             if rows >= self._batch_rows:
                 yield Batch(pl.concat(parts), rows, done)
@@ -319,7 +313,8 @@ def prints_of(
     quoted: bool,
     again: int = 0,
 ) -> pl.DataFrame:
-    """The good trade records as prints whose `contract` is still its number; the others are reported, under `name`.
+    """The good trade records as prints whose `contract` is still its number and whose prices are nanos; the others are
+    reported, under `name`.
 
     Records of the same `ts_recv` are to come together: the first `again` were taken before and are here only so that
     those after them are numbered on.
@@ -328,7 +323,6 @@ def prints_of(
     records = records[again:]
     found = contracts.numbers(records["instrument_id"], records["ts_event"].astype(np.int64))
     raw = raw.with_columns(pl.Series("contract", found, dtype=pl.Int64))
-    note(ROUNDED, int((raw["price"] % UNITS != 0).sum()))
     return parse(raw, _fields(dataset, quoted=quoted), rejects, name).drop(ROW)
 
 
@@ -336,8 +330,8 @@ def quotes_of(
     schema: str, dataset: str, records: Records, contracts: Contracts, by: Sequence[str], note: Note,
     seq: pl.Series | None = None,
 ) -> pl.DataFrame:  # fmt: skip
-    """The quotes among records: contract, bid, ask, their sizes, and `ts`, when it was known; publisher if prints are
-    to be of the same (`by`), and `seq` if it is given, one for each record."""
+    """The quotes among records: contract, bid and ask in nanos, their sizes, and `ts`, when it was known; publisher if
+    prints are to be of the same (`by`), and `seq` if it is given, one for each record."""
     if schema not in SAMPLED:
         trade = records["action"] == b"T"
         note(QUOTES_TRADES, int(trade.sum()))
@@ -355,7 +349,7 @@ def quotes_of(
     keys: dict[str, Any] = {"contract": numbers, "publisher": records["publisher_id"]}
     columns = {"ts": ts, **{name: keys[name] for name in by}, **_quote(records)}
     frame = pl.DataFrame(columns if seq is None else columns | {"seq": seq})
-    frame = frame.with_columns(pl.col("ts").cast(Timestamp), _units("bid"), _units("ask"))
+    frame = frame.with_columns(pl.col("ts").cast(Timestamp))
     return frame if placed.all() else frame.filter(placed)
 
 
@@ -432,13 +426,6 @@ def sequence(records: Records) -> pl.Series:
     return pl.Series(delays * PLACES + places).set(pl.Series(~fits), None)
 
 
-def _units(column: str) -> pl.Expr:
-    """1e-9 USD → 1e-4 USD, half to even."""
-    whole, rest = pl.col(column) // UNITS, pl.col(column) % UNITS
-    up = (rest > UNITS // 2) | ((rest == UNITS // 2) & (whole % 2 == 1))
-    return (whole + up.cast(pl.Int64)).alias(column)
-
-
 @cache
 def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
     """How a print is made of the columns of `_raw`."""
@@ -451,7 +438,7 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
         Field("ts", "ts_event", ts, "ts_event is undefined"),
         Field("action", "action", pl.col("action"), "action is not T (84): no trade", ord("T"), ord("T")),
         Field("contract", "instrument_id", contract, "instrument_id has no known contract on its date"),
-        Field("price", "price", _units("price"), "price is undefined or absurd (1e-9 USD)", 0, MAX_PRICE),
+        Field("price", "price", pl.col("price"), "price is undefined or absurd (1e-9 USD)", 0, MAX_NANOS),
         Field("size", "size", pl.col("size").cast(pl.Int64), "size is not from 1 up", 1, MAX_SIZE),
         Field("venue", "publisher_id", venue, "publisher_id is undefined"),
         Field("publisher", "publisher_id", number, "publisher_id is undefined"),
@@ -460,7 +447,7 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
     if quoted:
         for name in ("bid", "ask"):
             what = f"{name} is absurd (1e-9 USD)"
-            fields.append(Field(name, name, _units(name), what, -MAX_PRICE, MAX_PRICE, required=False))
+            fields.append(Field(name, name, pl.col(name), what, -MAX_NANOS, MAX_NANOS, required=False))
             size = f"{name}_size"
             fields.append(Field(size, size, pl.col(size), f"{size} is undefined"))
     return tuple(fields)

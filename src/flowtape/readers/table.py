@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import polars as pl
 
 from flowtape.conditions import from_numbers, from_text
 from flowtape.errors import TapeError
+from flowtape.prices import MAX_NANOS, NANOS, nanos, rounded
 from flowtape.prints import (
     CONTRACT,
-    MAX_PRICE,
     MAX_SIZE,
     MAX_STRIKE,
     PRICE_SCALE,
@@ -46,10 +47,10 @@ _COUNTS = ("size", "bid_size", "ask_size")
 _REQUIRED = ("ts", "symbol", "root", "asset", "price", "size", "condition", "seq")
 _LIMITS = {
     "strike": (10, MAX_STRIKE),
-    "price": (0, MAX_PRICE),
-    "bid": (-MAX_PRICE, MAX_PRICE),
-    "ask": (-MAX_PRICE, MAX_PRICE),
-    "underlying": (-MAX_PRICE, MAX_PRICE),
+    "price": (0, MAX_NANOS),
+    "bid": (-MAX_NANOS, MAX_NANOS),
+    "ask": (-MAX_NANOS, MAX_NANOS),
+    "underlying": (-MAX_NANOS, MAX_NANOS),
     "size": (1, MAX_SIZE),
     "bid_size": (0, 2**53),
     "ask_size": (0, 2**53),
@@ -134,7 +135,8 @@ class _Reading:
             self._check_source(chunk.frame)
             raw = self._prepared(chunk.frame)
             prints = common.parse(raw, self._fields, self.rejects, self._table.path.name)
-            prints = conform(self._completed(prints))
+            prints = rounded(self._completed(prints), common.noting(self.notes))
+            prints = conform(prints)
             if self._places is not None:
                 prints = prints.with_columns(self._places.of(prints))
             yield Batch(prints, chunk.rows, chunk.done)
@@ -226,7 +228,7 @@ class _Meaning:
     def __init__(self, table: frames.Table, columns: dict[str, str], mapping: Mapping) -> None:
         self._columns, self._schema, self._file = columns, table.schema, table.path.name
         unit = table.price_unit if mapping.price_unit is None else mapping.price_unit
-        self._factor = unit * PRICE_SCALE
+        self._unit = unit
         self._vocabulary = mapping.condition_vocabulary
 
     def field(self, name: str) -> Field:
@@ -242,7 +244,8 @@ class _Meaning:
         here, text = pl.col(column), isinstance(dtype, _TEXT)
         value, what = pl.col(f"#{name}"), _FAULTS.get(name, "is no time")
         if name in _MONEY:
-            value, what = self._money(name, column, dtype), "is not a price in USD within bounds"
+            value, what = self._money(column, dtype), "is not a price in USD within bounds"
+            value = common.strike_units(value) if name == "strike" else value
         elif name in _COUNTS or name == "seq":
             exact = dtype.is_integer() or name == "seq"
             value = here.cast(pl.Int64, strict=False) if exact else common.whole(column)
@@ -261,13 +264,13 @@ class _Meaning:
             )
         return self._vocabulary
 
-    def _money(self, name: str, column: str, dtype: pl.DataType) -> pl.Expr:
-        if dtype.is_integer() and self._factor == 1:
-            value = pl.col(column).cast(pl.Int64, strict=False)
-        else:
-            number = pl.col(column).cast(pl.Float64, strict=False)
-            value = (number * self._factor).round().cast(pl.Int64, strict=False)
-        return pl.when(value % 10 == 0).then(value) if name == "strike" else value
+    def _money(self, column: str, dtype: pl.DataType) -> pl.Expr:
+        """An amount in nanos; an integer of a unit that is a whole number of nanos stays exact."""
+        factor = Fraction(str(self._unit)) * PRICE_SCALE * NANOS
+        if not dtype.is_integer() or factor.denominator != 1:
+            return nanos(pl.col(column), self._unit)
+        value = pl.col(column).cast(pl.Int64, strict=False)
+        return pl.when(value.abs() <= MAX_NANOS // int(factor)).then(value * int(factor))
 
 
 def _chosen(values: pl.Series, name: str) -> pl.Series:

@@ -1,0 +1,105 @@
+"""Prices as integers: the one rounding rule of all readers, feeds and frames.
+
+A source's price is read as a whole number of 1e-9 USD ("nanos"), the finest unit of any source; the binary noise of a
+float (`40.480000000000004`) is smaller and vanishes there. A print holds whole units of 1/10,000 USD. Nanos become
+units by rounding half to even, so that a text `1.25005`, a float 1.25005 and the integer 1250050000 give one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import polars as pl
+
+PRICE_SCALE = 10_000
+"""Integer price units per USD."""
+NANOS = 100_000
+"""Nanos (1e-9 USD) per price unit."""
+MAX_PRICE = 10**11
+"""Ten million USD a share, in price units; above it a price is taken for garbage."""
+MAX_NANOS = MAX_PRICE * NANOS
+
+ROUNDED = "prices rounded to 1/10,000 USD"
+QUOTES_ROUNDED = "quotes rounded to 1/10,000 USD"
+UNDERLYING_ROUNDED = "underlying prices rounded to 1/10,000 USD"
+SIDE_WRONG = "quotes left out: rounded to 1/10,000 USD, they would give a wrong side"
+SIDE_LOST = "prints at the middle of the quote once rounded to 1/10,000 USD: side unknown"
+
+_NOISE = 5e-6
+"""Half a nano, in price units."""
+_FLOAT_ERROR = 2.0**-50
+"""Relative error of a float after a multiplication, with a margin: it exceeds half a nano above 560,000 USD."""
+_QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts", "quote_seq")
+_COUNTED = {ROUNDED: ("price",), QUOTES_ROUNDED: ("bid", "ask"), UNDERLYING_ROUNDED: ("underlying",)}
+
+Note = Callable[[str, int], None]
+"""Receives the name of what was found, and how often."""
+
+
+def nanos(usd: pl.Expr, unit: float = 1.0) -> pl.Expr:
+    """Convert amounts to whole nanos (1e-9 USD).
+
+    Args:
+        usd: floats, in `unit`.
+        unit: USD per unit of the source.
+
+    Returns:
+        Int64, to the nearest; null where the amount is not a finite number of 64 bits. Exact for every decimal of at
+        most nine places up to 560,000 USD; above it a decimal of four places stays exact.
+    """
+    amount = usd.cast(pl.Float64, strict=False)
+    in_units = amount * (unit * PRICE_SCALE)
+    whole = in_units.round()
+    noise = (in_units - whole).abs() <= _NOISE + whole.abs() * _FLOAT_ERROR
+    exact = pl.when(noise).then(whole * NANOS).otherwise((amount * (unit * PRICE_SCALE * NANOS)).round())
+    return exact.cast(pl.Int64, strict=False)
+
+
+def units(amount: pl.Expr, unit: int = NANOS) -> pl.Expr:
+    """Round nanos (1e-9 USD, Int64) half to even to price units; `unit` is what makes one, an even number."""
+    whole, rest = amount // unit, amount % unit
+    up = (rest > unit // 2) | ((rest == unit // 2) & (whole % 2 == 1))
+    return whole + up.cast(pl.Int64)
+
+
+def rounded(prints: pl.DataFrame, note: Note) -> pl.DataFrame:
+    """Round the prices of prints and of their quotes from nanos to price units.
+
+    Prices that are finer than a unit are counted. Rounding never gives a print a side that its exact price does not
+    have: where it would, the quote is left out, and the print is `mid`. Where rounding moves a print to the middle of
+    its quote, which makes it `mid`, that is counted.
+
+    Args:
+        prints: those of the columns `price`, `bid`, `ask` and `underlying` that are there are Int64 nanos.
+        note: called for each kind of finer price that is found.
+
+    Returns:
+        The same rows and columns, prices in units of 1/10,000 USD.
+    """
+    names = [name for name in ("price", "bid", "ask", "underlying") if name in prints.columns]
+    finer = prints.select((pl.col(name) % NANOS != 0).fill_null(value=False) for name in names)
+    if not any(finer.select(pl.all().any()).row(0)):
+        return prints.with_columns(pl.col(name) // NANOS for name in names)
+    for what, columns in _COUNTED.items():
+        counted = [name for name in columns if name in names]
+        if counted and (many := finer.select(pl.any_horizontal(counted).sum()).item()):
+            note(what, many)
+    whole = prints.with_columns(units(pl.col(name)) for name in names)
+    if not {"price", "bid", "ask"} <= set(names):
+        return whole
+    exact, now = (frame.select(_side()).to_series() for frame in (prints, whole))
+    if lost := int(((exact != 0) & (now == 0)).sum()):
+        note(SIDE_LOST, lost)
+    wrong = (exact != now) & (now != 0)
+    if not wrong.any():
+        return whole
+    note(SIDE_WRONG, int(wrong.sum()))
+    quote = [pl.when(~wrong).then(pl.col(name)).alias(name) for name in _QUOTE if name in prints.columns]
+    return whole.with_columns(quote)
+
+
+def _side() -> pl.Expr:
+    """The quote rule: +1 above the middle, −1 below it, 0 at the middle or without a valid quote."""
+    price, bid, ask = pl.col("price"), pl.col("bid"), pl.col("ask")
+    valid = ((bid >= 0) & (ask > 0) & (ask >= bid)).fill_null(value=False)
+    return pl.when(valid).then(((price - bid) - (ask - price)).sign()).otherwise(0)
