@@ -30,7 +30,7 @@ GROUP = ["root", "expiry", "right", "strike", "size", "price"]
 COLUMNS = ["ts", "asset", "symbol", *GROUP, "bid", "ask", "quote_ts", "condition", "venue", "seq"]
 """The columns of the file that the rules need."""
 CANCELS = [name for name, family in FAMILY_OF.items() if family == CANCEL]
-SILENT = [name for name, family in FAMILY_OF.items() if family in UNSIDED]
+SILENT = [name for name in UNSIDED if FAMILY_OF[name] != CANCEL]
 MIDNIGHT = day_bounds(DAY)[0]
 
 

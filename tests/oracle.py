@@ -9,12 +9,12 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 FAMILIES = {
-    "regular": "REGULAR AUTO REOP AJST STPD SPIM ISOI BNMT XMPT",
+    "regular": "REGULAR AUTO REOP AJST STPD SPIM ISOI BNMT XMPT STK_REGULAR",
     "auction": "SLAN SLAI",
     "multileg": "MLET MLAT MESL TLAT MASL TLET TESL TASL SPRD STDL BWRT CMBO",
     "cross": "SLCN SLCI MLCT TLCT",
     "floor": "SLFT MLFT MFSL TLFT TFSL CBMO",
-    "late": "OSEQ LATE OPEN OPNL",
+    "late": "OSEQ LATE OPEN OPNL STK_SOLD",
     "compression": "MCTP",
     "extended": "EXHT",
     "cancel": "CANC CNCL CNCO CNOL CSTP",

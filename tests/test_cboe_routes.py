@@ -267,7 +267,7 @@ def test_every_stock_route(stocks, route):
             if route in WINDOWED:
                 for minutes in (1, 700, 10_080):
                     stocks.check(symbol, route, at, minutes=minutes)
-                stocks.check(symbol, route, at, minutes=5000, side="sell", exclude="cross,late")
+                stocks.check(symbol, route, at, minutes=5000, side="sell", exclude="elsewhere,late")
                 stocks.check(symbol, route, at, minutes=5000, include="quality")
 
 
@@ -354,16 +354,17 @@ OPTION_FILTERS = {
     "dte": st.sampled_from(["0", "0..13", "13", "14", "1..20"]),
     "strike": st.sampled_from(["600", "590..600", "600.5", "600.1..700"]),
 }  # fmt: skip
-ANY_FILTERS = {
-    "exclude": st.sampled_from(["multileg", "auction,cross", "late", "regular,unknown", "extended,floor"]),
-    "side": st.sampled_from(["buy", "sell"]),
+EXCLUDES = {
+    "option": ["multileg", "auction,cross", "late", "regular,unknown", "extended,floor"],
+    "stock": ["auction", "elsewhere,late", "late", "regular,unknown"],
 }
 
 
 @st.composite
 def questions(draw, asset):
     """Requests of one symbol: (route, symbol, at, arguments)."""
-    filters = ANY_FILTERS | (OPTION_FILTERS if asset == "option" else {})
+    filters = {"exclude": st.sampled_from(EXCLUDES[asset]), "side": st.sampled_from(["buy", "sell"])}
+    filters |= OPTION_FILTERS if asset == "option" else {}
     made = []
     for route in ("recent", "summary", "blocks", "history", "cumulative"):
         symbol = draw(st.sampled_from(["SPY", "SPX"]))

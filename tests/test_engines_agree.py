@@ -53,16 +53,17 @@ class Both:
         """Paths and arguments of a route: as it is, as of then, by each parameter, and by several together."""
         path = route.path.replace("{symbol}", self.symbol)
         names = [param.name for param in route.params if param.where == "query"]
+        values = self.values | ({"exclude": ("auction", "regular,late")} if route.asset == "stock" else {})
         always = {"resolution": "1m"} if "resolution" in names else {}
         long = {name: most for name, most in LONG.items() if name in names}
         yield path, always
         alone = names if route.path in self.each else [name for name in names if name == "at"]
         for name in alone:
-            for value in self.values.get(name, ()):
+            for value in values.get(name, ()):
                 yield path, {**always, **(long if name != "from" else {}), name: value}
         if "from" in names:
             yield path, {**always, "from": self.values["at"][0], "to": self.values["at"][-1]}
-        chosen = {name: self.values[name][0] for name in ("right", "exclude", "at") if name in names}
+        chosen = {name: values[name][0] for name in ("right", "exclude", "at") if name in names}
         yield path, {**always, **long, **chosen}
 
     def check(self, route):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from flowtape.conditions import is_cancel
+from flowtape.conditions import is_cancel, is_official
 from flowtape.prints import CONTRACT, IDENTITY, Asset, Timestamp, trading_days
 
 ORDER = ("ts", "seq", "venue")
@@ -96,10 +96,10 @@ def _match(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
 
 
 def standing(prints: pl.DataFrame, columns: Sequence[str | pl.Expr] = (pl.all(),)) -> pl.DataFrame:
-    """The prints of a frame that count, with the given columns: each row once, without cancels and what they
-    removed."""
+    """The prints of a frame that count, with the given columns: each row once, without cancels, what they removed,
+    and rows that only repeat a print."""
     rows = unique(prints)
-    counted = rows.select(~is_cancel()).to_series()
+    counted = rows.select(~(is_cancel() | is_official())).to_series()
     if counted.all():
         return rows.select(columns)
     return rows.select(columns).filter(counted.scatter(removals(rows)["row"], values=False))

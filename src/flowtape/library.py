@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from flowtape import answers
+from flowtape.conditions import price_flags
 from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.minutes import minutes as _minutes
@@ -137,6 +138,8 @@ def _prints(frame: Frame) -> pl.DataFrame:
     """Prints in their schema, with any further columns at the end."""
     given = _polars(frame)
     told = conform(given)
+    if "price_flags" not in given.columns:
+        told = told.with_columns(price_flags())
     return told.hstack([column for column in given if column.name not in told.columns])
 
 

@@ -35,9 +35,15 @@ CONDITION_NAMES = (
     "AJST", "SPRD", "STDL", "STPD", "CSTP", "BWRT", "CMBO", "SPIM", "ISOI", "BNMT", "XMPT", "SLAN", "SLAI",
     "SLCN", "SLCI", "SLFT", "MLET", "MLAT", "MLCT", "MLFT", "MESL", "TLAT", "MASL", "MFSL", "TLET", "TLCT",
     "TLFT", "TESL", "TASL", "TFSL", "CBMO", "MCTP", "EXHT",
+    "STK_SWEEP", "STK_EXTENDED", "STK_ODD_LOT", "STK_BLOCK", "STK_YELLOW", "STK_SPLIT", "STK_AUTO",
+    "STK_EXEMPT", "STK_REGULAR", "STK_OPENING", "STK_REOPENING", "STK_CLOSING", "STK_AVERAGE",
+    "STK_BUNCHED", "STK_ACQUISITION", "STK_DISTRIBUTION", "STK_VARIATION", "STK_PRIOR", "STK_DERIVED",
+    "STK_QCT", "STK_CONTINGENT", "STK_CASH", "STK_NEXT_DAY", "STK_SELLER", "STK_STOPPED", "STK_CROSS",
+    "STK_SOLD_LAST", "STK_SOLD", "STK_BUNCHED_SOLD", "STK_EXTENDED_SOLD", "STK_STOPPED_LAST",
+    "STK_STOPPED_SOLD", "STK_OFFICIAL_CLOSE", "STK_OFFICIAL_OPEN", "STK_CORRECTED_CLOSE", "STK_DETAIL",
 )  # fmt: skip
-"""OPRA's mnemonics, the one vocabulary for sale conditions. The place of a name is its number in a store:
-names are only ever added at the end."""
+"""The one vocabulary for sale conditions: OPRA's mnemonics, and names for those of stocks (`STK_…`), see `conditions`.
+The place of a name is its number in a store: names are only ever added at the end."""
 Condition = pl.Enum(CONDITION_NAMES)
 
 QUOTE_CLASSES = ("none", "sampled", "joined", "own")

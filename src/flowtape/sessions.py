@@ -128,6 +128,17 @@ def is_open(asset: Literal["option", "stock"], symbol: str, ns: int) -> bool:
     return bool(ns < book.span_closes[place])
 
 
+def in_regular_session(instants: Ints) -> npt.NDArray[np.bool_]:
+    """Which instants lie in a session of the stocks' exchange, from its open to its close (early on half-days).
+
+    Shape as given. An instant outside the calendar lies in none.
+    """
+    _, opens, closes = _stock_sessions()
+    place = np.searchsorted(opens, instants, "right") - 1
+    inside: npt.NDArray[np.bool_] = (place >= 0) & (instants < closes[place])
+    return inside
+
+
 class _Book(NamedTuple):
     """Every session of one kind of hours, and every span of trading without a pause, both ascending."""
 

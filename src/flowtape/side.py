@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from flowtape.conditions import CANCEL, FAMILY_OF, UNSIDED, is_cancel
+from flowtape.conditions import UNSIDED, is_cancel
 from flowtape.errors import UsageError
-from flowtape.prints import CONDITION_NAMES, CONTRACT, SCHEMA, Side, Timestamp, day_bounds, trading_days
+from flowtape.prints import CONTRACT, SCHEMA, Side, Timestamp, day_bounds, trading_days
 
 DecidedBy = pl.Enum(["quote", "tick", "rtick", "depth", "tsize"])
 """What can decide a side."""
@@ -76,9 +76,7 @@ _LAYERS = {
     "tick": _Layer("tick", False, pl.col("tick") > 0, pl.col("tick") < 0),
     "rtick": _Layer("rtick", False, pl.col("rtick") > 0, pl.col("rtick") < 0),
 }
-_SIDED = ~pl.col("condition").is_in(
-    [name for name in CONDITION_NAMES if FAMILY_OF[name] in {*UNSIDED, CANCEL}]
-)
+_SIDED = ~pl.col("condition").is_in(UNSIDED)
 _BUY, _SELL, _MID = (pl.lit(number, pl.UInt8) for number in range(len(Side.categories)))
 _NUMBERS = {name: pl.lit(number, pl.UInt8) for number, name in enumerate(DecidedBy.categories)}
 _EVENT = ("ts", "seq", "venue", "price")
@@ -94,8 +92,8 @@ def sign(
     `rule` is a name in `RULES` or a sequence of them, stacked: the first that decides wins. Layers that rest
     on the NBBO decide nothing where it is missing, crossed, has `ask` ≤ 0 or `bid` < 0, was set after the
     print, on an earlier trading day, or longer than `max_quote_age` before it (a quote of unknown time passes
-    these three). `tick` and `rtick`, and the rules that hold them, see the prints of this frame only. Cancels
-    and the families of `conditions.UNSIDED` are `mid` under every rule.
+    these three). `tick` and `rtick`, and the rules that hold them, see the prints of this frame only. Prints
+    of a condition in `conditions.UNSIDED` are `mid` under every rule.
 
     Raises `UsageError` for an unknown rule, a negative age, or a frame that is not one of prints.
     """

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowtape.api.errors import Refusal
-from flowtape.api.filters import EXCLUDABLE
 from flowtape.api.queries import Request, read_request
 from flowtape.api.routes import ROUTES
+from flowtape.conditions import FAMILIES_OF
 from flowtape.query import Filter, Query
 
 BY_PATH = {route.path: route for route in ROUTES}
+OPTION_FAMILIES = FAMILIES_OF["option"]
 OPTION = "/v1/flow/options/{symbol}/"
 STOCK = "/v1/flow/stocks/{symbol}/"
 MAY, JUNE = date(2026, 5, 15), date(2026, 6, 19)
@@ -172,7 +173,7 @@ def test_ranges_of_dates_stand_in_order_and_apart(asked: list[list[date]], day: 
         ("exclude", "multileg", ("multileg",), "multileg"),
         ("exclude", "Multi-Leg, auction", ("auction", "multileg"), "multileg,auction"),
         ("exclude", "extended hours", ("extended",), "extended"),
-        ("exclude", ",".join(EXCLUDABLE), tuple(sorted(EXCLUDABLE)), ",".join(EXCLUDABLE)),
+        ("exclude", ",".join(OPTION_FAMILIES), tuple(sorted(OPTION_FAMILIES)), ",".join(OPTION_FAMILIES)),
         ("side", "buy", "buy", "buy"), ("side", "SELL", "sell", "sell"),
     ],
 )  # fmt: skip
@@ -181,7 +182,7 @@ def test_filters(route: str, name: str, text: str, value: object, echo: str) -> 
     query = read(OPTION + route, **{name: text}).query
     assert query.filter == Filter(**{name: value})
     assert query.echo == ((name, echo),)
-    if name in ("exclude", "side"):
+    if name == "side" or (name == "exclude" and set(value) <= set(FAMILIES_OF["stock"])):
         assert read(STOCK + route, **{name: text}).query.filter == query.filter
 
 
@@ -201,7 +202,19 @@ def test_what_is_no_filter(name: str, text: str, part: str | None) -> None:
     assert message.startswith(f"{name} must be ")
     assert message.endswith(f", not '{text if part is None else part}'.")
     if name == "exclude":
-        assert all(family in message for family in EXCLUDABLE)
+        assert all(family in message for family in OPTION_FAMILIES)
+
+
+def test_stock_routes_exclude_the_families_of_stocks() -> None:
+    every = ",".join(FAMILIES_OF["stock"])
+    assert read(STOCK + "summary", exclude=every).query.filter.exclude == tuple(sorted(FAMILIES_OF["stock"]))
+    assert read(STOCK + "summary", exclude="priced elsewhere").query.filter.exclude == ("elsewhere",)
+    error, message = refused(STOCK + "summary", exclude="late,multileg")
+    assert (error, message) == (
+        "invalid_exclude",
+        f"exclude must be a list of {every.replace(',', ', ')}, not 'multileg'.",
+    )
+    assert refused(OPTION + "summary", exclude="elsewhere")[0] == "invalid_exclude"
 
 
 def test_filters_stand_in_one_order_however_they_are_asked() -> None:

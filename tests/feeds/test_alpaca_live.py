@@ -28,7 +28,6 @@ from flowtape.feeds.specs import parse_spec
 from flowtape.live import Live
 from flowtape.prints import IDENTITY, SCHEMA
 from flowtape.query import Query
-from flowtape.readers.massive import OTHER_CONDITIONS
 from flowtape.store import open_store
 from flowtape.window import Window
 from serving import Clock
@@ -183,10 +182,10 @@ def test_stock_prints(server, start):
     prints = one.stop().prints()
     columns = ("asset", "symbol", "price", "size", "bid", "condition", "venue", "seq")
     assert prints.select(columns).rows() == [
-        ("stock", "SPY", 5_000_100, 100, 5_000_000, "unknown", "V", 77),
-        ("stock", "BRK.B", 4_805_000, 7, None, "unknown", "N", 9),
+        ("stock", "SPY", 5_000_100, 100, 5_000_000, "STK_EXTENDED", "V", 77),
+        ("stock", "BRK.B", 4_805_000, 7, None, "STK_REGULAR", "N", 9),
     ]
-    assert one.outlet.counts == {OTHER_CONDITIONS: 1}
+    assert one.outlet.counts == {}
 
 
 @pytest.mark.parametrize(

@@ -167,10 +167,10 @@ def test_a_day_is_busy_at_its_open_and_close(stocks: pl.DataFrame) -> None:
     assert halves[-1] > 1.7 * min(halves)
 
 
-def test_conditions_are_unknown_but_for_late_prints_and_cancels(stocks: pl.DataFrame) -> None:
+def test_conditions_are_regular_but_for_late_prints_and_cancels(stocks: pl.DataFrame) -> None:
     shares = dict(stocks["condition"].cast(pl.String).value_counts(normalize=True).iter_rows())
-    assert set(shares) == {"unknown", "LATE", "CANC"}
-    assert shares["LATE"] == pytest.approx(0.0014, abs=0.0006)
+    assert set(shares) == {"STK_REGULAR", "STK_SOLD", "CANC"}
+    assert shares["STK_SOLD"] == pytest.approx(0.0014, abs=0.0006)
     assert shares["CANC"] == pytest.approx(0.0007, abs=0.0003)
 
 

@@ -13,7 +13,7 @@ from reading import LATER, faults, read_all
 from flowtape import quotes as quotes_module
 from flowtape.errors import TapeError
 from flowtape.prints import SCHEMA
-from flowtape.readers import guess, massive, open_tapes
+from flowtape.readers import guess, open_tapes
 
 TRADES = (
     "ticker,conditions,correction,exchange,id,participant_timestamp,price,sequence_number,sip_timestamp,size,tape,"
@@ -49,8 +49,8 @@ def test_trades_alone(write):
     assert (prints["ts"].cast(pl.Int64) - NS).to_list() == [0, 5]
     nothing = (None,) * 5
     assert prints.drop("ts", "underlying", *LATER).rows() == [
-        ("stock", "AAPL", "AAPL", None, None, None, 2_141_500, 100, *nothing, "unknown", "4", 7),
-        ("stock", "BRK.A", "BRK.A", None, None, None, 6_120_005_000, 1, *nothing, "unknown", "4", 8),
+        ("stock", "AAPL", "AAPL", None, None, None, 2_141_500, 100, *nothing, "STK_REGULAR", "4", 7),
+        ("stock", "BRK.A", "BRK.A", None, None, None, 6_120_005_000, 1, *nothing, "STK_REGULAR", "4", 8),
     ]
     assert (tape.rejects.count, tape.notes) == (0, {})
 
@@ -69,10 +69,18 @@ def test_trap_case_is_part_of_a_ticker(write):
 
 def test_conditions_are_of_another_vocabulary(write):
     """201 to 248 are OPRA's numbers at Massive; a stock's mean something else whatever they are."""
-    lines = [trade(conditions=text, seq=n) for n, text in enumerate(["", '"12,37"', "201", "41"])]
-    tape, prints = read_all(write("x.csv", [TRADES, *lines]))
-    assert prints["condition"].to_list() == ["unknown"] * 4
-    assert tape.notes == {massive.OTHER_CONDITIONS: 3}
+    texts = ["", '"12,37"', "201", "41", "14", "16", '"15,8"']
+    tape, prints = read_all(
+        write("x.csv", [TRADES, *(trade(conditions=text, seq=n) for n, text in enumerate(texts))])
+    )
+    assert prints.select("seq", "condition").rows() == [
+        (0, "STK_REGULAR"), (1, "STK_EXTENDED"), (2, "unknown"), (3, "STK_EXEMPT"), (4, "STK_SWEEP"),
+    ]  # fmt: skip
+    assert tape.notes == {
+        "Massive condition '201' of stocks is not known: counted, side by rule": 1,
+        "rows of condition STK_OFFICIAL_OPEN (Q), left out: each repeats a print": 1,
+        "rows of condition STK_OFFICIAL_CLOSE (M), left out: each repeats a print": 1,
+    }
 
 
 def test_restated_rows_are_left_out_and_counted(write):

@@ -179,8 +179,8 @@ def test_mapping(write):
     assert tape.source == "mine"
     assert prints["ts"].cast(pl.Int64).to_list() == [NS, NS + 10**9]
     assert prints.select("symbol", "root", "condition").rows() == [
-        ("XYZ", "XYZ", "AUTO"),
-        ("XYZ", "XYZ", "unknown"),
+        ("XYZ", "XYZ", "STK_AUTO"),
+        ("XYZ", "XYZ", "STK_REGULAR"),
     ]
 
 
@@ -298,8 +298,11 @@ def test_sequence_is_the_place_among_equal_rows(write):
 
 def test_conditions_by_code_or_name_and_numbers_by_vocabulary(write):
     frame = pl.DataFrame(
-        {"ts": [NS] * 4, "symbol": "A", "price": 1.0, "size": 1, "condition": ["a", "A", "MLET", None]}
-    )
+        {
+            "ts": [NS] * 4, "symbol": "A", "expiry": date(2024, 6, 21), "right": "C", "strike": 5.0, "price": 1.0,
+            "size": 1, "condition": ["a", "A", "MLET", None],
+        }
+    )  # fmt: skip
     _, prints = read_all(write("x.parquet", columnar(frame, "parquet")))
     assert prints["condition"].to_list() == ["SLAN", "CANC", "MLET", "unknown"]
     numbers = write("n.parquet", columnar(frame.with_columns(condition=pl.lit(227)), "parquet"))

@@ -198,8 +198,8 @@ def test_stocks(write):
     assert (tape.source, tape.rejects.count, dict(tape.notes)) == ("thetadata", 0, {})
     # A stock's ticker is no OPRA root: nothing is mapped.
     assert prints.drop("ts", "quote_ts", "underlying", *LATER).rows() == [
-        ("stock", "BRK.B", "BRK.B", None, None, None, 10_500, 2, 10_000, 11_000, 10, 20, "REGULAR", "6", 5),
-        ("stock", "SPXW", "SPXW", None, None, None, 1_302_501, 300, 10_000, 11_000, 10, 20, "REGULAR", "6", 5),
+        ("stock", "BRK.B", "BRK.B", None, None, None, 10_500, 2, 10_000, 11_000, 10, 20, "STK_REGULAR", "6", 5),
+        ("stock", "SPXW", "SPXW", None, None, None, 1_302_501, 300, 10_000, 11_000, 10, 20, "STK_REGULAR", "6", 5),
     ]  # fmt: skip
     assert prints["ts"].to_list() == [datetime(2024, 6, 14, 14, 0, 0, 500_000, UTC)] * 2
     assert prints["quote_ts"].to_list() == [datetime(2024, 6, 14, 14, 0, 0, 400_000, UTC)] * 2
@@ -208,20 +208,20 @@ def test_stocks(write):
 @pytest.mark.parametrize(
     ("numbers", "name"),
     [
-        ((115, 32, 255, 255, 115), "unknown"),
-        ((1, 32, 95, 1, 115), "ISOI"),
-        ((0, 255, 255, 255, 255), "REGULAR"),
+        ((115, 32, 255, 255, 115), "STK_ODD_LOT"),
+        ((1, 32, 95, 1, 115), "STK_SWEEP"),
+        ((0, 255, 255, 255, 255), "STK_REGULAR"),
         ((115, 40, 255, 255, 255), "CANC"),
         ((43, 255, 255, 255, 255), "CNOL"),
-        ((95, 255, 13, 255, 115), "LATE"),
-        ((148, 255, "", "x", ""), "EXHT"),
+        ((95, 255, 13, 255, 115), "STK_SOLD_LAST"),
+        ((148, 255, "", "", ""), "unknown"),
     ],
 )
 def test_a_stock_s_extended_conditions_count(write, numbers, name):
     changed = dict(zip(("condition", "e1", "e2", "e3", "e4"), numbers, strict=True))
     tape, prints = read_all(write("x.csv", [STOCK_HEADER, stock(**changed), stock(**changed)]))
     assert prints["condition"].to_list() == [name] * 2
-    unknown = {"condition 115 has no name here: kept as unknown": 2}
+    unknown = {"Nanex condition '148' of stocks is not known: counted, side by rule": 2}
     assert tape.notes == (unknown if name == "unknown" else {})
 
 

@@ -8,13 +8,12 @@ from datetime import date
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from flowtape.api.params import MOST, Chosen, Param, choice, parse_date
-from flowtape.conditions import CANCEL, FAMILIES
+from flowtape.conditions import FAMILIES_OF
 from flowtape.prints import PRICE_SCALE
 from flowtape.query import DateRange
 
 MOST_PARTS = 100
 """Parts of a list: more are refused."""
-EXCLUDABLE = tuple(name for name in FAMILIES if name != CANCEL)
 
 _DIGITS = re.compile(r"[0-9]{1,5}", re.ASCII)
 _PRICE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,4}))?", re.ASCII)
@@ -92,14 +91,19 @@ def _shown_price(price: int) -> str:
     return f"{dollars}.{rest:04d}".rstrip("0") if rest else str(dollars)
 
 
-def _families(text: str) -> Chosen:
-    names = []
-    for part in _parts(text):
-        name = re.sub(r"[ _-]|hours$", "", part.lower())
-        if name not in EXCLUDABLE:
-            raise ValueError(f"a list of {', '.join(EXCLUDABLE)}", part)
-        names.append(name)
-    return Chosen(tuple(sorted(set(names))), ",".join(names))
+def _families(known: tuple[str, ...]) -> Callable[[str], Chosen]:
+    """A parser of a list of families of sale conditions."""
+
+    def parsed(text: str) -> Chosen:
+        names = []
+        for part in _parts(text):
+            name = re.sub(r"[ _-]|hours$|^priced", "", part.lower())
+            if name not in known:
+                raise ValueError(f"a list of {', '.join(known)}", part)
+            names.append(name)
+        return Chosen(tuple(sorted(set(names))), ",".join(names))
+
+    return parsed
 
 
 def _same(parse: Callable[[str], str]) -> Callable[[str], Chosen]:
@@ -160,13 +164,18 @@ STRIKE = _filter(
     },
     "Strikes in USD: a price to 4 decimals, or a range `first..last`.",
 )
-EXCLUDE = _filter(
-    "exclude",
-    _families,
-    {
-        "pattern": rf"^(?:{'|'.join(EXCLUDABLE)})(?:,(?:{'|'.join(EXCLUDABLE)})){{0,{MOST_PARTS - 1}}}$",
-        "examples": ["multileg", "multileg,auction"],
-    },
-    f"Families of sale conditions to leave out, with commas: {', '.join(EXCLUDABLE)}.",
-)
+
+
+def _exclude(known: tuple[str, ...], *examples: str) -> Param:
+    names = "|".join(known)
+    return _filter(
+        "exclude",
+        _families(known),
+        {"pattern": rf"^(?:{names})(?:,(?:{names})){{0,{MOST_PARTS - 1}}}$", "examples": list(examples)},
+        f"Families of sale conditions to leave out, with commas: {', '.join(known)}.",
+    )
+
+
+EXCLUDE = _exclude(FAMILIES_OF["option"], "multileg", "multileg,auction")
+EXCLUDE_STOCKS = _exclude(FAMILIES_OF["stock"], "auction", "auction,elsewhere")
 SIDE = _filter("side", _same(choice(("buy", "sell"))), {"enum": ["buy", "sell"]}, "Prints of one side only.")

@@ -10,7 +10,7 @@ import msgspec
 
 from flowtape import answers
 from flowtape.answers import Made
-from flowtape.api.filters import DTE, EXCLUDE, EXPIRY, RIGHT, SIDE, STRIKE
+from flowtape.api.filters import DTE, EXCLUDE, EXCLUDE_STOCKS, EXPIRY, RIGHT, SIDE, STRIKE
 from flowtape.api.formats import Format
 from flowtape.api.params import MOST, Param, whole
 from flowtape.api.queries import ANCHOR, AT, CURSOR, FORMAT, FROM, INCLUDE, MEASURE, RESOLUTION, SYMBOL, TO
@@ -57,7 +57,7 @@ def _lasting(name: str, default: int, high: int = 10_080) -> Param:
 _SPAN = (AT, FROM, TO, CURSOR)
 _FILTERS: dict[Asset, tuple[Param, ...]] = {
     "option": (EXPIRY, RIGHT, DTE, STRIKE, EXCLUDE, SIDE),
-    "stock": (EXCLUDE, SIDE),
+    "stock": (EXCLUDE_STOCKS, SIDE),
 }
 _LIMIT = whole("limit", "limit", 50, 1, 500, "The most trades to show, newest first.")
 _MIN_SIZE = {

@@ -11,10 +11,11 @@ from typing import Annotated, Any, TypeVar, cast
 import msgspec
 import polars as pl
 
-from flowtape.conditions import from_text
+from flowtape.conditions import from_text, is_official, stock_conditions, without_official
 from flowtape.feeds.joining import timely
 from flowtape.feeds.live import Outlet
 from flowtape.feeds.massive_rows import NOT_UNDERSTOOD, Alike
+from flowtape.prints import Condition
 from flowtape.readers import Rejects, common
 from flowtape.readers import massive as files
 from flowtape.readers.common import ROW, Field
@@ -30,8 +31,7 @@ STRUCK, CORRECTED = ("canceled", "incorrect"), "corrected"
 UNPLACED = "cancels of trades not remembered, placed at their own time"
 _NAMED = ["instrument", "venue", "id", "price", "size"]
 """What a cancel says of its trade; price and size part a trade from a correction that kept its id."""
-_REGULAR = " @"
-"""The letters of a regular sale, CTA's and UTP's."""
+CANCELS_OF_REPEATS = "cancels of rows that repeat a print, left out"
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
@@ -47,6 +47,7 @@ class Event(msgspec.Struct):
     p: float | None = None
     s: float | None = None
     c: list[str] | str | None = None
+    z: str | None = None
     bp: float | None = None
     bs: float | None = None
     ap: float | None = None
@@ -54,9 +55,11 @@ class Event(msgspec.Struct):
     oi: _Id | None = None
     op: float | None = None
     os: float | None = None
+    oc: list[str] | str | None = None
     ci: _Id | None = None
     cp: float | None = None
     cs: float | None = None
+    cc: list[str] | str | None = None
     code: int = 0
     msg: str = ""
     trades: list[str] = msgspec.field(default_factory=list)
@@ -72,6 +75,7 @@ class Trade(msgspec.Struct):
     s: float | None = None
     i: _Id | None = None
     c: list[str] | str | None = None
+    z: str | None = None
     u: str | None = None
 
 
@@ -88,7 +92,7 @@ class Quote(msgspec.Struct):
 Row = TypeVar("Row", Trade, Quote)
 _TRADES = {
     "ticker": pl.String, "ts": pl.Int64, "id": pl.Int64, "exchange": pl.String, "price": pl.Float64,
-    "size": pl.Float64, "conditions": pl.String, "update": pl.String,
+    "size": pl.Float64, "conditions": pl.String, "tape": pl.String, "update": pl.String,
 }  # fmt: skip
 _QUOTES = {
     "ticker": pl.String, "ts": pl.Int64, "bid_price": pl.Float64, "ask_price": pl.Float64,
@@ -138,9 +142,9 @@ def _letters(conditions: list[str] | str | None) -> str | None:
 def live_trades(events: Sequence[Event]) -> pl.DataFrame:
     """The trades among messages, corrected ones too, as source rows."""
     rows = [
-        (e.symbol, _nanoseconds(e.t), e.i, e.x, e.p, e.s, _letters(e.c), None)
+        (e.symbol, _nanoseconds(e.t), e.i, e.x, e.p, e.s, _letters(e.c), e.z, None)
         if e.kind == "t"
-        else (e.symbol, _nanoseconds(e.t), e.ci, e.x, e.cp, e.cs, None, CORRECTED)
+        else (e.symbol, _nanoseconds(e.t), e.ci, e.x, e.cp, e.cs, _letters(e.cc), e.z, CORRECTED)
         for e in events
         if e.kind in ("t", "c")
     ]
@@ -150,9 +154,9 @@ def live_trades(events: Sequence[Event]) -> pl.DataFrame:
 def live_struck(events: Sequence[Event]) -> pl.DataFrame:
     """The trades that cancels and corrections take back, as source rows with the time of that message."""
     rows = [
-        (e.symbol, _nanoseconds(e.t), e.i, e.x, e.p, e.s, None, STRUCK[0])
+        (e.symbol, _nanoseconds(e.t), e.i, e.x, e.p, e.s, None, e.z, STRUCK[0])
         if e.kind == "x"
-        else (e.symbol, _nanoseconds(e.t), e.oi, e.x, e.op, e.os, None, STRUCK[1])
+        else (e.symbol, _nanoseconds(e.t), e.oi, e.x, e.op, e.os, _letters(e.oc), e.z, STRUCK[1])
         for e in events
         if e.kind in ("x", "c")
     ]
@@ -168,7 +172,7 @@ def live_quotes(events: Sequence[Event]) -> pl.DataFrame:
 def fetched_trades(pages: dict[str, list[Any]], outlet: Outlet) -> pl.DataFrame:
     """The trades of REST by symbol, as source rows; what is none is counted."""
     rows = [
-        (symbol, t.t, t.i, t.x, t.p, t.s, _letters(t.c), t.u)
+        (symbol, t.t, t.i, t.x, t.p, t.s, _letters(t.c), t.z, t.u)
         for symbol, page in pages.items()
         for t in _converted(Trade, page, outlet)
     ]
@@ -212,6 +216,7 @@ _TRADED = [
     common.text("venue", "exchange"),
     _TICKER,
     Field("conditions", "conditions", pl.col("conditions"), "", required=False),
+    Field("tape", "tape", pl.col("tape"), "", required=False),
     Field("update", "update", pl.col("update"), "", required=False),
 ]
 _STOCK_FIELDS = [*files.STOCK_FIELDS, *_TRADED, common.number("id", "id")]
@@ -260,21 +265,27 @@ class Trades:
         counted."""
         if not self._stocks:
             return self._options(raw)
-        trades = self._stock_rows(raw)
-        if other := int(trades["conditions"].str.contains(f"[^{_REGULAR},]").sum()):
-            self._outlet.count(files.OTHER_CONDITIONS, other)
+        notes = Counter[str]()
+        trades = self._stock_rows(raw, notes)
         self._remember(trades)
         dead = [trades.filter(pl.col("update").is_in(STRUCK))]
         if struck is not None and struck.height:
-            dead.append(self._placed(self._stock_rows(struck)))
-        cancels = pl.concat(dead).with_columns(
-            pl.col("ts").dt.offset_by("1ns"), seq=-1 - pl.col("id"), condition=pl.lit("CANC")
+            dead.append(self._placed(self._stock_rows(struck, Counter())))
+        cancels = pl.concat(dead, how="diagonal")
+        repeats = cancels["repeats"].fill_null(False)
+        notes[CANCELS_OF_REPEATS] += int(repeats.sum())
+        cancels = cancels.filter(~repeats).with_columns(
+            pl.col("ts").dt.offset_by("1ns"), seq=-1 - pl.col("id"), condition=pl.lit("CANC", Condition)
         )
-        # The quote at the time of a correction says nothing of the trade, hence LATE, which has no side.
+        trades = without_official(trades, notes)
+        for what, many in notes.items():
+            if many:
+                self._outlet.count(what, many)
+        # The quote at the time of a correction says nothing of the trade, hence a condition without a side.
         corrected = pl.col("update").eq_missing(CORRECTED)
         trades = trades.with_columns(
             seq=pl.when(corrected).then(-1 - pl.col("id")).otherwise(pl.col("id")),
-            condition=pl.when(corrected).then(pl.lit("LATE")).otherwise(pl.lit("unknown")),
+            condition=pl.when(corrected).then(pl.lit("STK_SOLD", Condition)).otherwise("condition"),
         )
         return trades, cancels
 
@@ -291,24 +302,32 @@ class Trades:
         trades = self._alike.number(trades)
         return trades, trades.clear()
 
-    def _stock_rows(self, raw: pl.DataFrame) -> pl.DataFrame:
+    def _stock_rows(self, raw: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
+        """The good rows, with their conditions; `repeats` tells those that only repeat a print."""
         raw = raw.with_columns(symbols_of(raw["ticker"]).alias("#symbol"))
-        return _parsed(raw, _STOCK_FIELDS, self._outlet)
+        rows = _parsed(raw, _STOCK_FIELDS, self._outlet)
+        told = stock_conditions(rows["conditions"], rows["ts"], notes, tape=rows["tape"])
+        return rows.with_columns(told.get_columns()).with_columns(is_official().alias("repeats"))
 
     def _remember(self, trades: pl.DataFrame) -> None:
         if trades.is_empty():
             return
         latest = cast(int, trades["ts"].to_physical().max())
         self._newest = max(self._newest, latest)
-        self._remembered.append((latest, trades.select(*_NAMED, was=pl.col("ts"))))
+        self._remembered.append(
+            (latest, trades.select(*_NAMED, was=pl.col("ts"), repeated=pl.col("repeats")))
+        )
         while self._remembered[0][0] <= self._newest - REMEMBERED:
             self._remembered.popleft()
 
     def _placed(self, struck: pl.DataFrame) -> pl.DataFrame:
         """Give each the time of the trade it takes back, where that is remembered."""
-        nothing = struck.clear().select(*_NAMED, was=pl.col("ts"))
+        nothing = struck.clear().select(*_NAMED, was=pl.col("ts"), repeated=pl.col("repeats"))
         known = pl.concat([nothing, *(frame for _, frame in self._remembered)]).unique(_NAMED, keep="last")
         struck = struck.join(known, on=_NAMED, how="left", maintain_order="left")
         if missing := struck["was"].null_count():
             self._outlet.count(UNPLACED, missing)
-        return struck.with_columns(pl.coalesce("was", "ts").alias("ts")).drop("was")
+        repeats = pl.col("repeats") | pl.col("repeated").fill_null(False)
+        return struck.with_columns(pl.coalesce("was", "ts").alias("ts"), repeats=repeats).drop(
+            "was", "repeated"
+        )

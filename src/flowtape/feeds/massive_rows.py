@@ -10,10 +10,10 @@ from typing import Annotated, TypeVar
 import msgspec
 import polars as pl
 
+from flowtape.conditions import without_official
 from flowtape.feeds.joining import timely
 from flowtape.feeds.live import Outlet
 from flowtape.prices import units
-from flowtape.prints import Condition
 from flowtape.readers import Rejects, common
 from flowtape.readers import massive as files
 from flowtape.readers.common import ROW, Field
@@ -223,24 +223,17 @@ class Trades:
             if value in files.RESTATED:
                 self._outlet.count(f"correction {value} ({files.RESTATED[value]}), left out", many)
         trades = trades.filter(~pl.col("correction").is_in(list(files.RESTATED)))
-        trades = trades.with_columns(self._conditions(trades["conditions"]))
+        notes = Counter[str]()
+        trades = trades.with_columns(files.conditions_of(trades, notes, stocks=self._stocks))
+        trades = without_official(trades, notes)
+        for what, many in notes.items():
+            self._outlet.count(what, many)
         if not self._stocks:
             return self._alike.number(trades)
         key = pl.struct("instrument", "venue", "ts", "seq")
         if same := trades.select(pl.struct(key, "id").n_unique() - key.n_unique()).item():
             self._outlet.count("trades of one sequence number, counted once", same)
         return trades
-
-    def _conditions(self, texts: pl.Series) -> pl.Series:
-        if self._stocks:
-            if known := texts.len() - texts.null_count():
-                self._outlet.count(files.OTHER_CONDITIONS, known)
-            return pl.Series("condition", ["unknown"] * len(texts), Condition)
-        condition, notes = files.option_conditions(texts), Counter[str]()
-        common.note_unknown(condition, texts, notes)
-        for what, many in notes.items():
-            self._outlet.count(what, many)
-        return condition
 
 
 class Alike:

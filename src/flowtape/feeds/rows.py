@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flowtape.conditions import CANCEL, CONDITIONS
+from flowtape.conditions import CANCEL, CONDITIONS, price_flags
 from flowtape.feeds.chains import Ints, Underlyings
 from flowtape.prints import CONDITION_NAMES, SCHEMA, Asset, Condition, Right, Side, conform
 
@@ -193,6 +193,6 @@ def frame(listed: Underlyings, pieces: Sequence[Rows]) -> pl.DataFrame:
     contract = pl.when(pl.col("asset") == OPTION).then(pl.col(_CONTRACT))
     quoted = pl.when(~pl.col("unquoted")).then(pl.col(_QUOTE))
     tape = pl.DataFrame(rows).lazy().with_columns(contract, quoted)
-    made = tape.with_columns(*named).collect()
+    made = tape.with_columns(*named).with_columns(price_flags()).collect()
     extra = made.select("true_side", source=pl.lit(SOURCE, pl.Categorical))
     return conform(made).hstack(extra)

@@ -34,8 +34,8 @@ _BLOCK = 10_000
 """Shares from which a print is negotiated off the exchanges."""
 _LEAN = round(0.027 * DRAWS)
 """Stocks are bought as often as sold, options are not: added to the odds of the options' flow."""
-_MIX = {"unknown": 99.78, "LATE": 0.14, "CANC": 0.08}
-"""Weight of each sale condition among prints; stock prints have no vocabulary of their own."""
+_MIX = {"STK_REGULAR": 99.78, "STK_SOLD": 0.14, "CANC": 0.08}
+"""Weight of each sale condition among prints."""
 
 
 def _sizes() -> npt.NDArray[np.int32]:
@@ -49,7 +49,7 @@ def _sizes() -> npt.NDArray[np.int32]:
 
 
 _CONDITION = np.array([CODES[name] for name in _MIX], dtype=np.uint8)[draws(_MIX.values())]
-_NORMAL = CODES["unknown"]
+_NORMAL = CODES["STK_REGULAR"]
 _SIZE = _sizes()
 _VENUE = (draws(STOCK_VENUES.values()) + len(OPTION_VENUES)).astype(np.uint8)
 _TRF = VENUES.index("FINN")
@@ -70,7 +70,7 @@ class StockSlice(Part):
         self.time(rng, columns)
         self._quote(rng, columns)
         self._trade(rng, columns)
-        self.cancel(rng, columns, otherwise="unknown")
+        self.cancel(rng, columns, otherwise="STK_REGULAR")
         return self.reported(columns, STOCK)
 
     def _quote(self, rng: np.random.Generator, columns: Rows) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
+from flowtape.conditions import without_official
 from flowtape.errors import RowError, TapeError, UsageError
 
 FORMATS = {
@@ -124,7 +125,15 @@ def open_tapes(
     tapes: list[Tape] = []
     for name, files in groups.items():
         tapes += importlib.import_module(FORMATS[name]).read(files, options or Options())
+    for tape in tapes:
+        tape.batches = _counted(tape.batches, tape.notes)
     return tapes
+
+
+def _counted(batches: Iterator[Batch], notes: Counter[str]) -> Iterator[Batch]:
+    """Batches without the rows that repeat a print; what is left out is noted."""
+    for batch in batches:
+        yield replace(batch, prints=without_official(batch.prints, notes))
 
 
 def guess(path: Path) -> str:

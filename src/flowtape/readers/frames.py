@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
@@ -37,7 +37,7 @@ class Mapping:
     time_zone: str = "UTC"
     price_unit: float | None = None
     source: str | None = None
-    condition_vocabulary: str | None = None
+    condition_vocabulary: Literal["massive", "nanex"] | None = None
 
 
 def load_mapping(path: Path | None) -> Mapping:

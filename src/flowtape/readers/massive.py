@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flowtape.conditions import BY_MASSIVE, CONSEQUENCE, FAMILY_OF
+from flowtape.conditions import BY_MASSIVE, stock_conditions, weightiest
 from flowtape.errors import TapeError
 from flowtape.prices import rounded
 from flowtape.prints import MAX_STRIKE, NEW_YORK, Condition, conform, underlyings
@@ -40,7 +40,6 @@ RESTATED = {
 _KEPT = (0, 1, 2)
 TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
 _OPTION_ROW = re.compile(rb'^(?:.*,)?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
-OTHER_CONDITIONS = "trades with stock sale conditions, which have no name here: kept as unknown"
 
 
 def matches(path: Path, start: bytes) -> bool:
@@ -176,18 +175,8 @@ class _Reading:
             if value in RESTATED:
                 self._notes[f"correction {value} ({RESTATED[value]}), left out"] += count
         trades = trades.filter(~pl.col("correction").is_in(list(RESTATED)))
-        trades = trades.with_columns(self._conditions(trades["conditions"]))
+        trades = trades.with_columns(conditions_of(trades, self._notes, stocks=self._stocks))
         return trades if self._places is None else trades.with_columns(self._places.of(trades))
-
-    def _conditions(self, texts: pl.Series) -> pl.Series:
-        """The condition of each trade; a stock's numbers are another vocabulary's."""
-        if self._stocks:
-            if known := texts.len() - texts.null_count():
-                self._notes[OTHER_CONDITIONS] += known
-            return pl.Series("condition", ["unknown"], Condition).new_from_index(0, len(texts))
-        condition = option_conditions(texts)
-        common.note_unknown(condition, texts, self._notes)
-        return condition
 
     def _batch(self, chunk: Chunk, trades: pl.DataFrame, done: float) -> Batch:
         symbol = trades["root"].alias("symbol") if self._stocks else underlyings(trades["root"])
@@ -229,13 +218,19 @@ def _clock(column: str) -> Field:
     return Field("ts", column, common.nanoseconds(pl.col(column)), f"{column} is no time in nanoseconds")
 
 
-def option_conditions(texts: pl.Series) -> pl.Series:
-    """The condition that stands for each trade; worked out once for each distinct text."""
+def conditions_of(trades: pl.DataFrame, notes: Counter[str], *, stocks: bool) -> list[pl.Series]:
+    """The column `condition` of trades, and for stocks `price_flags`, from their texts of numbers in `conditions`;
+    each distinct text is worked out once. Numbers without a name are noted."""
+    texts = trades["conditions"]
+    if stocks:
+        return stock_conditions(texts, trades["ts"], notes, "massive").get_columns()
     table = {text: _weightiest(text) for text in texts.unique().drop_nulls()}
-    names = texts.replace_strict(table, default="unknown", return_dtype=Condition)
-    return names.alias("condition")
+    condition = texts.replace_strict(table, default="unknown", return_dtype=Condition).alias("condition")
+    common.note_unknown(condition, texts, notes)
+    return [condition]
 
 
 def _weightiest(text: str) -> str:
-    names = [BY_MASSIVE.get(int(number), "unknown") for number in re.findall(r"\d+", text)]
-    return min(names, key=lambda name: CONSEQUENCE.index(FAMILY_OF[name]), default="unknown")
+    return weightiest(
+        (BY_MASSIVE.get(int(number), "unknown") for number in re.findall(r"\d+", text)), "option"
+    )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flowtape.conditions import from_numbers, from_text
+from flowtape.conditions import OPTION_NAMES, from_numbers, from_text, stock_conditions
 from flowtape.errors import TapeError
 from flowtape.prices import MAX_NANOS, NANOS, nanos, rounded
 from flowtape.prints import (
@@ -44,7 +44,7 @@ _TEXT = (pl.String, pl.Categorical, pl.Enum)
 _PARTS = ("expiry", "right", "strike")
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _COUNTS = ("size", "bid_size", "ask_size")
-_REQUIRED = ("ts", "symbol", "root", "asset", "price", "size", "condition", "seq")
+_REQUIRED = ("ts", "symbol", "root", "asset", "price", "size", "seq")
 _LIMITS = {
     "strike": (10, MAX_STRIKE),
     "price": (0, MAX_NANOS),
@@ -164,8 +164,6 @@ class _Reading:
                 made.append(_upper(raw[column], strip="^" if name == "symbol" else "").alias(f"#{name}"))
             elif name in _CHOICES:
                 made.append(_chosen(raw[column], name).alias(f"#{name}"))
-            elif name == "condition" and self._mapping.condition_vocabulary is None:
-                made.append(_condition(raw[column]).alias("#condition"))
             elif name in ("bid", "ask", "underlying") and raw.schema[column].is_float():
                 made.append(raw[column].fill_nan(None))
         return raw.with_columns(made)
@@ -188,8 +186,8 @@ class _Reading:
             prints = self._contracts(prints)
         else:
             prints = prints.with_columns(asset=pl.lit("option" if "expiry" in has else "stock", Asset))
+        prints = self._with_conditions(prints)
         absent = {
-            "condition": pl.lit("unknown", Condition),
             "seq": pl.lit(0, pl.Int64),
             "venue": pl.lit(""),
         }
@@ -208,6 +206,35 @@ class _Reading:
         self.rejects.add(self._table.path.name, rows, "an option without expiry, right or strike")
         prints = prints.filter(~half)
         return prints.with_columns(pl.when(option).then(pl.col(name)).alias(name) for name in parts)
+
+    def _with_conditions(self, prints: pl.DataFrame) -> pl.DataFrame:
+        """The conditions of options by OPRA's vocabulary, those of stocks by the tapes'; reject options whose
+        condition is none."""
+        if "condition" not in prints.columns or prints["condition"].dtype == pl.Null:
+            return prints.with_columns(condition=pl.lit("unknown", Condition))
+        vocabulary = self._mapping.condition_vocabulary
+        stock = prints["asset"] == "stock"
+        if not stock.any():
+            return self._known(prints, _option_conditions(prints["condition"], vocabulary))
+        stocks = prints.filter(stock)
+        told = stock_conditions(_texts(stocks["condition"]), stocks["ts"], self.notes, vocabulary or "codes")
+        stocks = stocks.with_columns(told.get_columns())
+        if stock.all():
+            return stocks
+        options = prints.filter(~stock)
+        options = self._known(options, _option_conditions(options["condition"], vocabulary))
+        return pl.concat([stocks, options], how="diagonal").sort(common.ROW)
+
+    def _known(self, prints: pl.DataFrame, conditions: pl.Series) -> pl.DataFrame:
+        """Prints with these conditions, without those whose condition is null: they are rejected."""
+        if conditions.null_count():
+            bad = conditions.is_null()
+            values = _texts(prints["condition"]).filter(bad).to_list()
+            what = f"{self._columns['condition']} {_FAULTS['condition']}"
+            rows = prints[common.ROW].filter(bad).to_list()
+            self.rejects.add(self._table.path.name, rows, what, values)
+            prints, conditions = prints.filter(~bad), conditions.drop_nulls()
+        return prints.with_columns(conditions.alias("condition"))
 
     def _with_names(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Complete symbol and root: an option's symbol follows from its root, a stock's are the same."""
@@ -249,20 +276,21 @@ class _Meaning:
         elif name in _COUNTS or name == "seq":
             exact = dtype.is_integer() or name == "seq"
             value = here.cast(pl.Int64, strict=False) if exact else common.whole(column)
-        elif name == "condition" and (vocabulary := self._vocabulary_of(column, dtype)):
-            value = common.condition(column, vocabulary) if text else from_numbers(here, vocabulary)
+        elif name == "condition":
+            self._check_vocabulary(column, dtype)
+            value = here
         elif name == "expiry":
             value = common.expiry(column).value if text else here.cast(pl.Date, strict=False)
         elif name == "venue":
             value = here if text else here.cast(pl.String)
         return value, what
 
-    def _vocabulary_of(self, column: str, dtype: pl.DataType) -> str | None:
-        if self._vocabulary is None and not isinstance(dtype, _TEXT):
+    def _check_vocabulary(self, column: str, dtype: pl.DataType) -> None:
+        held = dtype.inner if isinstance(dtype, pl.List) else dtype
+        if self._vocabulary is None and not isinstance(held, (*_TEXT, pl.Null)):
             raise TapeError(
                 f"{self._file}: {column} holds numbers; a mapping must tell whose, by condition_vocabulary"
             )
-        return self._vocabulary
 
     def _money(self, column: str, dtype: pl.DataType) -> pl.Expr:
         """An amount in nanos; an integer of a unit that is a whole number of nanos stays exact."""
@@ -282,12 +310,27 @@ def _chosen(values: pl.Series, name: str) -> pl.Series:
     return text.replace_strict(_CHOICES[name], default=None, return_dtype=SCHEMA[name])
 
 
-def _condition(values: pl.Series) -> pl.Series:
-    """OPRA's mnemonics or codes in the one vocabulary, a blank as `unknown`; null where it is neither."""
-    exact = values.cast(Condition, strict=False)
-    if exact.null_count() == values.null_count():
+def _option_conditions(values: pl.Series, vocabulary: str | None) -> pl.Series:
+    """Conditions of options in the one vocabulary, a blank as `unknown`; null where a value is none."""
+    if vocabulary is not None:
+        text = isinstance(values.dtype, _TEXT)
+        made = common.condition("#", vocabulary) if text else from_numbers(pl.col("#"), vocabulary)
+        return values.to_frame("#").select(made).to_series()
+    exact = values.cast(Condition, strict=False) if isinstance(values.dtype, _TEXT) else None
+    if exact is not None and exact.null_count() == values.null_count() and _of_options(exact):
         return exact.fill_null("unknown")
-    return values.cast(pl.String).to_frame("#").select(from_text(pl.col("#"))).to_series()
+    return _texts(values).to_frame("#").select(from_text(pl.col("#"))).to_series()
+
+
+def _of_options(conditions: pl.Series) -> bool:
+    return set(conditions.unique().drop_nulls()) <= set(OPTION_NAMES)
+
+
+def _texts(values: pl.Series) -> pl.Series:
+    """Values as text; the items of a list with commas between."""
+    if isinstance(values.dtype, pl.List):
+        return values.list.eval(pl.element().cast(pl.String)).list.join(",")
+    return values.cast(pl.String)
 
 
 def _upper(names: pl.Series, strip: str) -> pl.Series:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flowtape.conditions import of_most_consequence
+from flowtape.conditions import stock_conditions
 from flowtape.errors import TapeError
 from flowtape.prices import rounded
 from flowtape.prints import conform, underlyings
@@ -93,10 +93,10 @@ def _batches(
 ) -> Iterator[Batch]:
     columns = (*STOCK_COLUMNS, *EXTENDED) if stocks else COLUMNS
     fields = [*_NAMED, *([] if stocks else _CONTRACT), *_TRADED]
-    condition = common.condition("condition", "nanex")
     if stocks:
-        several = of_most_consequence(("condition", *EXTENDED), "nanex")
-        condition = pl.when(condition.is_not_null()).then(several)
+        several = pl.concat_str(("condition", *EXTENDED), separator=",", ignore_nulls=True)
+        fields.append(Field("#conditions", "condition", several, "", required=False))
+    condition = common.condition("condition", "nanex")
     for chunk in table.chunks(columns, rejects, notes, options.batch_rows):
         raw = chunk.frame.with_columns(
             common.instants(chunk.frame["trade_timestamp"], notes).alias("#ts"),
@@ -104,7 +104,11 @@ def _batches(
             condition.alias("#condition"),
         )
         prints = common.parse(raw, fields, rejects, table.path.name)
-        common.note_unknown(prints["condition"], prints["#condition_id"], notes)
+        if stocks:
+            told = stock_conditions(prints["#conditions"], prints["ts"], notes, "nanex")
+            prints = prints.with_columns(told.get_columns())
+        else:
+            common.note_unknown(prints["condition"], prints["#condition_id"], notes)
         prints = _without_later_quotes(prints, notes)
         symbol = prints["root"].alias("symbol") if stocks else underlyings(prints["root"])
         prints = prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option"))
