@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowtape import sessions
-from flowtape.errors import UsageError
 from flowtape.prints import underlying_of
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -146,17 +145,16 @@ def test_sessions_do_not_overlap(kind):
     assert all(one.close < two.open and one.day < two.day for one, two in pairwise(every))
 
 
-def test_instants_without_a_calendar_are_refused():
-    for at in ("1985-01-01", "2100-01-02"):
-        for ask in (
-            lambda at: sessions.is_open("option", "SPX", at),
-            lambda at: sessions.sessions("option", "SPX", at, at + 1),
-            lambda at: sessions.anchors("option", "SPX", np.array([0, at]) // MINUTE),
-        ):
-            with pytest.raises(UsageError, match="no trading session is known for"):
-                ask(ns(at))
-    with pytest.raises(UsageError, match="2100-01-02"):
-        sessions.sessions("option", "SPX", ns("2026-01-02"), ns("2100-01-02"))
+@pytest.mark.parametrize("day", ["1677-09-22", "1985-01-01", "1990-01-01", "2100-01-04", "2262-04-10"])
+def test_no_session_is_known_outside_the_calendar(day):
+    at = ns(day) + 15 * 60 * MINUTE
+    assert not sessions.is_open("option", "SPX", at)
+    assert sessions.sessions("option", "SPX", at, at + 1) == []
+    opens, days = sessions.anchors("option", "SPX", np.array([at, ns("2026-05-13")]) // MINUTE)
+    assert days.tolist() == [date.fromisoformat(day), date(2026, 5, 12)]
+    assert 0 < at // MINUTE - opens[0] < 24 * 60
+    assert sessions.sessions("stock", "A", ns("1985-01-01"), ns("1990-01-04"))[0].day == date(1990, 1, 2)
+    assert sessions.sessions("stock", "A", ns("2099-12-30"), ns("2200-01-01"))[-1].day == date(2099, 12, 31)
 
 
 def test_tables_name_underlyings():

@@ -8,6 +8,7 @@ carry the columns of `SCHEMA`, in that order. Prices, quotes, strikes and underl
 from __future__ import annotations
 
 import re
+import time as clock
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -24,6 +25,13 @@ MAX_SIZE = 2**31 - 1
 MAX_STRIKE = 999_999_990
 """The largest strike an OSI symbol can hold: 99,999.999 USD."""
 NEW_YORK = ZoneInfo("America/New_York")
+FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2099, 12, 31)
+"""The dates of the exchanges' calendar. A print or quote of another date is not taken."""
+DAY_NS = 86_400 * 10**9
+EARLIEST = (FIRST_DAY - date(1970, 1, 1)).days * DAY_NS
+LATEST = ((LAST_DAY - date(1970, 1, 1)).days + 1) * DAY_NS - 1
+"""The first and last instant of the calendar, ns since 1970, UTC."""
+OUT_OF_RANGE = f"is before {FIRST_DAY} or more than a day ahead of the clock"
 
 Asset = pl.Enum(["option", "stock"])
 Right = pl.Enum(["C", "P"])
@@ -151,6 +159,25 @@ def _own_class(frame: pl.DataFrame) -> pl.Expr:
     quoted = [pl.col(name).is_not_null() for name in ("bid", "ask") if name in frame.columns]
     own = pl.when(pl.any_horizontal(quoted)).then(pl.lit("own")) if quoted else pl.lit(None, pl.String)
     return own.fill_null("none").cast(QuoteClass)
+
+
+def latest_instant(ahead: int = DAY_NS) -> int:
+    """The last instant (ns since 1970) that a print or quote may carry: `ahead` ns after the clock, in the calendar."""
+    return min(clock.time_ns() + ahead, LATEST)
+
+
+def out_of_range(instants: pl.Series, latest: int | None = None) -> pl.Series | None:
+    """Which instants lie before `EARLIEST` or after `latest` (default: a day ahead of the clock); None where none does.
+
+    `instants` are ns since 1970, as `Timestamp` or Int64. A null is not out of range.
+    """
+    numbers = instants.to_physical()
+    low, high = numbers.min(), numbers.max()
+    if latest is None:
+        latest = latest_instant()
+    if not isinstance(low, int) or not isinstance(high, int) or (low >= EARLIEST and high <= latest):
+        return None
+    return ~numbers.is_between(EARLIEST, latest).fill_null(value=True)
 
 
 def day_bounds(day: date) -> tuple[datetime, datetime]:

@@ -17,10 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flowtape.errors import UsageError
-
-FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2099, 12, 31)
-"""The dates answers are given for; asked of another instant, every function here raises `UsageError`."""
+from flowtape.prints import FIRST_DAY, LAST_DAY, LATEST, minute_days
 
 Ints = npt.NDArray[np.int64]
 Days = npt.NDArray[np.datetime64]
@@ -83,7 +80,6 @@ _HOLIDAY_NIGHT = _Night(date(2022, 2, 15), _EVENING_BEFORE, 11 * 60 + 30, 0)
 _SHUT_AT_NIGHT = {(12, 24), (12, 25), (12, 26), (1, 1), (1, 2)}
 _FULL_DAY_CLOSE = 16 * 60
 _NS_PER_MINUTE = 60_000_000_000
-_END = int(np.datetime64(LAST_DAY, "ns").astype(np.int64)) + 24 * 60 * _NS_PER_MINUTE
 
 
 def hours_of(asset: Literal["option", "stock"], symbol: str) -> Hours:
@@ -96,11 +92,17 @@ def hours_of(asset: Literal["option", "stock"], symbol: str) -> Hours:
 
 
 def sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: int) -> list[Session]:
-    """Sessions with any part in `[start, end)`, and the last one opened at or before `start`, oldest first."""
+    """Sessions with any part in `[start, end)`, and the last one opened at or before `start`, oldest first.
+
+    None is known outside the calendar (`prints.FIRST_DAY` to `prints.LAST_DAY`).
+    """
     book = _book(hours_of(asset, symbol))
-    first = int(_latest(book, np.array([start]))[0])
-    _check(book, np.array([end]))
-    stop = max(first + 1, int(np.searchsorted(book.opens, end)))
+    if start > LATEST:
+        return []
+    first = max(0, int(np.searchsorted(book.opens, start, "right")) - 1)
+    stop = int(np.searchsorted(book.opens, end))
+    if start >= book.opens[0]:
+        stop = max(first + 1, stop)
     return [
         Session(day.item(), int(opened), int(closed))
         for day, opened, closed in zip(
@@ -113,19 +115,25 @@ def anchors(asset: Literal["option", "stock"], symbol: str, minutes: Ints) -> tu
     """The session that each minute belongs to: the last one opened at or before it.
 
     `minutes` are whole minutes since 1970, in any order. Gives, of the same shape, the minute of the session's
-    open and the exchange's date for the session (datetime64[D]).
+    open and the exchange's date for the session (datetime64[D]). Outside the calendar, where no session is known,
+    these are the midnight and the date of New York.
     """
     book = _book(hours_of(asset, symbol))
-    place = _latest(book, minutes * _NS_PER_MINUTE)
-    return book.opens[place] // _NS_PER_MINUTE, book.days[place]
+    instants = minutes * _NS_PER_MINUTE
+    place = np.maximum(np.searchsorted(book.opens, instants, "right") - 1, 0)
+    opens, days = book.opens[place] // _NS_PER_MINUTE, book.days[place]
+    outside = np.flatnonzero((instants < book.opens[0]) | (instants > LATEST))
+    if len(outside):
+        dates = minute_days(minutes[outside]).astype("datetime64[D]")
+        opens[outside], days[outside] = _midnight(dates) // _NS_PER_MINUTE, dates
+    return opens, days
 
 
 def is_open(asset: Literal["option", "stock"], symbol: str, ns: int) -> bool:
-    """Whether the symbol trades at an instant; false in the pauses within a session."""
+    """Whether the symbol trades at an instant; false in the pauses within a session, and outside the calendar."""
     book = _book(hours_of(asset, symbol))
-    _check(book, np.array([ns]))
     place = int(np.searchsorted(book.span_opens, ns, "right")) - 1
-    return bool(ns < book.span_closes[place])
+    return place >= 0 and bool(ns < book.span_closes[place])
 
 
 def in_regular_session(instants: Ints) -> npt.NDArray[np.bool_]:
@@ -147,20 +155,6 @@ class _Book(NamedTuple):
     closes: Ints
     span_opens: Ints
     span_closes: Ints
-
-
-def _latest(book: _Book, instants: Ints) -> Ints:
-    _check(book, instants)
-    return np.searchsorted(book.opens, instants, "right") - 1
-
-
-def _check(book: _Book, instants: Ints) -> None:
-    outside = instants[(instants < book.opens[0]) | (instants > _END)]
-    if len(outside):
-        raise UsageError(
-            f"no trading session is known for {np.datetime64(int(outside[0]), 'ns')}Z: "
-            f"the calendar goes from {book.days[0]} to {LAST_DAY}"
-        )
 
 
 # Filters of warnings are those of the process: two threads that set them undo each other's.

@@ -18,7 +18,7 @@ from flowtape.answers.numbers import NOTIONAL_SCALE, Ints, decimals, half_even, 
 from flowtape.answers.spans import minutes_of
 from flowtape.desk import Desk
 from flowtape.minutes import NS_PER_MINUTE
-from flowtape.prints import PRICE_SCALE, day_bounds, minute_days
+from flowtape.prints import DAY_NS, PRICE_SCALE, day_bounds, minute_days
 from flowtape.query import Query
 from flowtape.readings import STATES, Day, Hours, days, divergence, turning_points
 from flowtape.sessions import anchors, sessions
@@ -207,7 +207,9 @@ def _newest_days(desk: Desk, query: Query) -> tuple[Totals, int]:
     last = newest.end
     back = last
     for _ in range(query.days):
-        back = sessions("stock", query.symbol, back - 1, back)[0].open
+        earlier = sessions("stock", query.symbol, back - 1, back)
+        # Outside the calendar no session is known: there a trading day is as good.
+        back = earlier[0].open if earlier else back - DAY_NS
     opened = date.fromisoformat(str(np.datetime64(back, "ns").astype("datetime64[D]")))
     start = int(day_bounds(opened)[0].timestamp()) // 60
     return desk.totals(query, start, min(last, now) // NS_PER_MINUTE, names), now // NS_PER_MINUTE

@@ -11,7 +11,7 @@ import polars as pl
 
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.live import STANDING, Outlet
-from flowtape.prints import Timestamp
+from flowtape.prints import FIRST_DAY, Timestamp, latest_instant, out_of_range
 from flowtape.quotes import QUOTE_COLUMNS
 
 _QUOTE = ("quote_ts", "quote_seq", *QUOTE_COLUMNS)
@@ -22,18 +22,16 @@ _RENAMED = {"ts": "quote_ts", "seq": "quote_seq"}
 _BLOCK_ROWS = 30_000
 AHEAD = 3600 * 10**9
 """How far (ns) ahead of this machine's clock a source's time may be before it is taken for garbage."""
-ABSURD = "times before 2001 or more than an hour ahead of the clock, left out"
-_FIRST = 10**18
+ABSURD = f"times before {FIRST_DAY} or more than an hour ahead of the clock, left out"
 
 
 def timely(frame: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
     """The rows whose `ts` may be; the others are counted. A garbage time would be a day's newest for good."""
-    latest, ts = time.time_ns() + AHEAD, frame["ts"].to_physical()
-    if frame.is_empty() or (cast(int, ts.min()) >= _FIRST and cast(int, ts.max()) <= latest):
+    outside = out_of_range(frame["ts"], latest_instant(AHEAD))
+    if outside is None:
         return frame
-    kept = frame.filter(ts.is_between(_FIRST, latest))
-    outlet.count(ABSURD, frame.height - kept.height)
-    return kept
+    outlet.count(ABSURD, int(outside.sum()))
+    return frame.filter(~outside)
 
 
 @dataclass(slots=True)

@@ -47,21 +47,36 @@ class Rejects:
     count: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     first: list[Reject] = field(default_factory=list)
+    remarks: dict[str, tuple[int, Reject]] = field(default_factory=dict)
+    """Rows that were kept without a value that cannot be used: how many by reason, and the first of them."""
+    _earliest: Reject | None = None
 
     def add(
         self, file: str, rows: Sequence[int], reason: str, values: Sequence[object] | None = None
     ) -> None:
-        """Count bad rows; `values` names the offending value of each. Raises `RowError` in a strict read."""
+        """Count bad rows, numbers ascending; `values` names the offending value of each."""
         if not rows:
             return
         for place, row in enumerate(rows[: max(1, self.keep - len(self.first))]):
-            text = reason if values is None else f"{reason}: {values[place]!r}"
-            if self.strict:
-                raise RowError(file, row, text)
+            reject = Reject(file, row, reason if values is None else f"{reason}: {values[place]!r}")
             if len(self.first) < self.keep:
-                self.first.append(Reject(file, row, text))
+                self.first.append(reject)
+            found = self._earliest
+            if found is None or (found.file == file and row < found.row):
+                self._earliest = reject
         self.count += len(rows)
         self.reasons[reason] += len(rows)
+
+    def remark(self, file: str, rows: Sequence[int], reason: str, values: Sequence[object]) -> None:
+        """Count rows that are kept without a value that cannot be used."""
+        if rows:
+            count, first = self.remarks.get(reason, (0, Reject(file, rows[0], repr(values[0]))))
+            self.remarks[reason] = count + len(rows), first
+
+    def check(self) -> None:
+        """Raise `RowError` for the bad row that comes first in its file, in a strict read that found one."""
+        if self.strict and self._earliest is not None:
+            raise RowError(self._earliest.file, self._earliest.row, self._earliest.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +113,9 @@ class Tape:
     rejects: Rejects
     notes: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        self.batches = _checked(self, self.batches)
+
     @property
     def name(self) -> str:
         """The file names, for messages."""
@@ -114,17 +132,24 @@ def open_tapes(
     """Open files as tapes, guessing each file's format from its content unless `format` is given.
 
     Files that belong together (trades with their quotes or definitions) become one tape; others one each,
-    in the order given. Raises `UsageError` for an unknown format, `TapeError` for a file that is missing,
-    empty or of no known format.
+    in the order given. A mapping implies the format `table`. Raises `UsageError` for an unknown format or a
+    mapping with another one, `TapeError` for a file that is missing, empty or of no known format.
     """
     if format is not None and format not in FORMATS:
         raise UsageError(f"format: {format!r} is none of {', '.join(FORMATS)}")
+    options = options or Options()
+    if options.mapping is not None:
+        if format not in (None, "table"):
+            raise UsageError(f"mapping: goes with the format table, not with {format}")
+        known: str | None = "table"
+    else:
+        known = format
     groups: dict[str, list[Path]] = {}
     for path in map(Path, paths):
-        groups.setdefault(format or guess(path), []).append(path)
+        groups.setdefault(known or guess(path), []).append(path)
     tapes: list[Tape] = []
     for name, files in groups.items():
-        tapes += importlib.import_module(FORMATS[name]).read(files, options or Options())
+        tapes += importlib.import_module(FORMATS[name]).read(files, options)
     for tape in tapes:
         tape.batches = _counted(tape.batches, tape.notes)
     return tapes
@@ -134,6 +159,22 @@ def _counted(batches: Iterator[Batch], notes: Counter[str]) -> Iterator[Batch]:
     """Batches without the rows that repeat a print; what is left out is noted."""
     for batch in batches:
         yield replace(batch, prints=without_official(batch.prints, notes))
+
+
+def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of a tape up to its first bad row, if it is read strictly; its remarks are added to its notes."""
+    rejects = tape.rejects
+    try:
+        for batch in batches:
+            rejects.check()
+            yield batch
+    except TapeError:
+        # A bad row before the fault comes first.
+        rejects.check()
+        raise
+    rejects.check()
+    for reason, (count, first) in rejects.remarks.items():
+        tape.notes[f"{reason} (the first: {first.file}: row {first.row}: {first.reason})"] += count
 
 
 def guess(path: Path) -> str:

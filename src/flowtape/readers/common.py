@@ -6,25 +6,29 @@ CSV in pieces is in `delimited`, times in `times`, a file's decompressed bytes i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import polars as pl
 
 from flowtape.conditions import from_numbers
 from flowtape.prices import MAX_NANOS, NANOS, Note, nanos
-from flowtape.prints import MAX_SIZE, MAX_STRIKE
+from flowtape.prints import MAX_SIZE, MAX_STRIKE, OUT_OF_RANGE, out_of_range
 from flowtape.readers import Rejects
 from flowtape.readers.delimited import FIELDS, ROW, Chunk, Csv, header_of
 from flowtape.readers.stream import Stream, head, open_stream
-from flowtape.readers.times import from_wall, instants, nanoseconds
+from flowtape.readers.times import from_wall, in_nanoseconds, instants, nanoseconds
 
 __all__ = [
     "FIELDS", "ROW", "Chunk", "Csv", "Field", "Places", "Stream", "condition", "expiry", "from_wall", "head",
-    "header_of", "instants", "nanoseconds", "note_unknown", "noting", "number", "open_stream", "parse", "price",
-    "quote", "quote_size", "right", "size", "strike", "strike_units", "text", "whole",
+    "header_of", "in_nanoseconds", "instants", "nanoseconds", "note_unknown", "noting", "number", "open_stream",
+    "parse", "price", "quote", "quote_size", "right", "size", "strike", "strike_units", "text", "whole",
 ]  # fmt: skip
+
+
+_QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +50,52 @@ class Field:
 
 def parse(raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str) -> pl.DataFrame:
     """The prints' columns of a frame of source rows (with `ROW`), without the bad rows, each of them reported
-    once, by the first of `fields` it fails."""
+    once, by the first of `fields` it fails. A quote whose time is out of range is unknown."""
     parsed = raw.select(pl.col(ROW), *(field.value.alias(field.name) for field in fields))
     good: pl.Series | None = None
     for field in fields:
-        bad = _bad(parsed[field.name], raw[field.column], field)
-        if bad is None:
-            continue
-        bad = bad if good is None else bad & good
-        if bad.any():
-            rejects.add(
-                file, raw[ROW].filter(bad).to_list(), field.what, raw[field.column].filter(bad).to_list()
-            )
-        good = ~bad if good is None else good & ~bad
+        for bad, what in _faults(parsed[field.name], raw[field.column], field):
+            fresh = bad if good is None else bad & good
+            if not fresh.any():
+                continue
+            rows = raw[ROW].filter(fresh).to_list()
+            values = _shown(raw[field.column].filter(fresh).head(max(1, rejects.keep)))
+            if field.name == "quote_ts" and what is OUT_OF_RANGE:
+                rejects.remark(file, rows, f"{field.column} {what}: quote taken as unknown", values)
+                quote = [name for name in _QUOTE if name in parsed.columns]
+                parsed = parsed.with_columns(pl.when(~fresh).then(pl.col(name)).alias(name) for name in quote)
+            else:
+                rejects.add(file, rows, f"{field.column} {what}" if what is OUT_OF_RANGE else what, values)
+                good = ~fresh if good is None else good & ~fresh
     return parsed if good is None else parsed.filter(good)
+
+
+def _shown(values: pl.Series) -> list[object]:
+    """Values for a report. Polars cannot show a time beyond the years of Python's datetime."""
+    dtype = values.dtype
+    if isinstance(dtype, pl.Datetime):
+        zone = f" {dtype.time_zone}" if dtype.time_zone else ""
+        numbers = values.dt.replace_time_zone(None).to_physical().to_list()
+        return [
+            number if number is None else f"{np.datetime64(number, dtype.time_unit)}{zone}"
+            for number in numbers
+        ]
+    if isinstance(dtype, pl.Date):
+        return [
+            number if number is None else f"{np.datetime64(number, 'D')}" for number in values.to_physical()
+        ]
+    return values.to_list()
+
+
+def _faults(values: pl.Series, source: pl.Series, field: Field) -> Iterator[tuple[pl.Series, str]]:
+    """The values that are bad, and what is wrong with them: no such thing, or an instant out of range."""
+    bad = _bad(values, source, field)
+    if bad is not None:
+        yield bad, field.what
+    if isinstance(values.dtype, pl.Datetime):
+        outside = out_of_range(values)
+        if outside is not None:
+            yield outside, OUT_OF_RANGE
 
 
 def _bad(values: pl.Series, source: pl.Series, field: Field) -> pl.Series | None:

@@ -21,7 +21,7 @@ import polars as pl
 
 from flowtape.errors import TapeError
 from flowtape.prices import MAX_NANOS, Note, rounded
-from flowtape.prints import MAX_SIZE, Timestamp, conform
+from flowtape.prints import EARLIEST, MAX_SIZE, Timestamp, conform, latest_instant
 from flowtape.quotes import QUOTE_COLUMNS, QuoteJoin
 from flowtape.readers import Batch, Options, Rejects, Tape
 from flowtape.readers.common import ROW, Field, parse
@@ -61,7 +61,7 @@ CHUNK_RECORDS = 100_000
 OTHER_RECORDS = "records of other types in the trades file, left out"
 QUOTES_NOT_NBBO = "mbp-1 records of one venue's quote, not the NBBO, left out"
 QUOTES_TRADES = "trades among the quotes, left out"
-QUOTES_UNPLACED = "quotes without a time or a known contract, left out"
+QUOTES_UNPLACED = "quotes without a known contract, or with a time out of range, left out"
 _ALIKE = ("ts_event", "instrument_id", "publisher_id")
 QUOTES_UNUSED = (
     "files of a venue's quotes not read: the prints carry them, or the best of all venues is given"
@@ -344,7 +344,7 @@ def quotes_of(
     times = records["ts_recv" if schema in SAMPLED else "ts_event"]
     ts = times.astype(np.int64)
     numbers = contracts.numbers(records["instrument_id"], ts)
-    placed = (numbers >= 0) & (ts >= 0)
+    placed = (numbers >= 0) & (ts >= EARLIEST) & (ts <= latest_instant())
     note(QUOTES_UNPLACED, int((~placed).sum()))
     keys: dict[str, Any] = {"contract": numbers, "publisher": records["publisher_id"]}
     columns = {"ts": ts, **{name: keys[name] for name in by}, **_quote(records)}

@@ -90,11 +90,12 @@ class Csv:
                 if not ended:
                     self._check_end(lines, row)
                     notes["last line without a line end: it may have been cut"] += 1
-                for reason, bad in lines.faults:
-                    rejects.add(self.path.name, (bad + row + 1).tolist(), reason)
                 frame = self._parse(lines, columns, row)
                 for low in range(row, row + lines.count, max_rows):
                     high = min(low + max_rows, row + lines.count)
+                    for reason, bad in lines.faults:
+                        rows = (bad + row + 1)[(bad >= low - row) & (bad < high - row)]
+                        rejects.add(self.path.name, rows.tolist(), reason)
                     part = (
                         frame
                         if high - low == lines.count

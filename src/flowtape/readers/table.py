@@ -171,7 +171,7 @@ class _Reading:
     def _times(self, values: pl.Series) -> pl.Series:
         zone, dtype = self._mapping.time_zone, values.dtype
         if isinstance(dtype, pl.Datetime):
-            values = values.cast(pl.Datetime("ns", dtype.time_zone))
+            values = common.in_nanoseconds(values)
             return values.cast(Timestamp) if dtype.time_zone else common.from_wall(values, self.notes, zone)
         numbers = values.to_frame("#").select(common.nanoseconds(pl.col("#"))).to_series()
         if dtype.is_integer():

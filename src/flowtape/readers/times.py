@@ -3,35 +3,97 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import cast
 
+import numpy as np
 import polars as pl
 
-from flowtape.prints import NEW_YORK, Timestamp
+from flowtape.prints import EARLIEST, LATEST, NEW_YORK, Timestamp
+
+_FIRST_YEAR, _LAST_YEAR = "1990", "2100"
+"""Texts of times before and from which a time may be outside the calendar."""
 
 
 def instants(text: pl.Series, notes: Counter[str], zone: str = NEW_YORK.key) -> pl.Series:
     """ISO 8601 date-times → UTC instants; without an offset it is wall time in `zone`; null if neither.
 
+    Both ISO forms are read, `2026-05-12T14:00:00.5Z` and `20260512T140000.5Z`, with a space for the `T`, without
+    seconds, and with an offset of hours alone (`-04`). A time outside the calendar (`prints.FIRST_DAY` to
+    `prints.LAST_DAY`) stays outside of it, at whatever instant.
+
     The hour that autumn's clock change repeats is taken as its first pass, and noted; the hour that spring's
     leaves out never was, and is null.
     """
+    found = _common_form(text, notes, zone)
+    if found.null_count() == text.null_count():
+        return found
+    other = found.is_null() & text.is_not_null()
+    rest = pl.Series("at", np.flatnonzero(other.to_numpy()))
+    return found.scatter(rest, _common_form(_in_common_form(text.gather(rest)), notes, zone))
+
+
+def _common_form(text: pl.Series, notes: Counter[str], zone: str) -> pl.Series:
+    """Instants of `YYYY-MM-DD HH:MM:SS.f`, with a `T` or not, and with `Z`, `+HHMM`, `+HH:MM` or nothing behind."""
     text = text.str.replace("T", " ", literal=True)
     offset = text.str.contains(r"(Z|[+-]\d\d:?\d\d)$")
     wall = pl.Series(text.name, [None], dtype=Timestamp).new_from_index(0, len(text))
     if offset.any():
-        text = text.str.replace(r"Z$", "+00:00")
-        wall = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", time_unit="ns", time_zone="UTC", strict=False)
+        wall = _read(text.str.replace(r"Z$", "+00:00"), "%Y-%m-%d %H:%M:%S%.f%z", "UTC")
     if offset.all():
         return wall
-    local = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ns", strict=False)
+    local = _read(text, "%Y-%m-%d %H:%M:%S%.f", None)
     return wall.zip_with(offset.fill_null(False), from_wall(local, notes, zone))
 
 
+def _read(text: pl.Series, form: str, zone: str | None) -> pl.Series:
+    """Parse times of one form. In ns the years before 1678 and after 2261 would come out as others."""
+    found = text.str.to_datetime(form, time_unit="ns", time_zone=zone, strict=False)
+    low, high = text.min(), text.max()
+    if not isinstance(low, str) or not isinstance(high, str) or (low >= _FIRST_YEAR and high < _LAST_YEAR):
+        return found
+    wide = in_nanoseconds(text.str.to_datetime(form, time_unit="us", time_zone=zone, strict=False))
+    return wide.zip_with((text < _FIRST_YEAR) | (text >= _LAST_YEAR), found)
+
+
+_ISO = (
+    r"^\s*(\d{4})-?(\d\d)-?(\d\d)[Tt ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9})\d*)?)?)?"
+    r" ?(?:([Zz])|([+-]\d\d)(?::?(\d\d))?)?\s*$"
+)
+
+
+def _in_common_form(text: pl.Series) -> pl.Series:
+    """Rewrite the other ways in which ISO 8601 writes an instant; null where it is none."""
+    parts = text.str.extract_groups(_ISO).struct.rename_fields(list("ymdHMSfzoO")).struct.unnest()
+    none = pl.lit("")
+    offset = pl.col("o") + ":" + pl.col("O").fill_null("00")
+    return parts.select(
+        pl.format(
+            "{}-{}-{} {}:{}:{}{}{}",
+            *(pl.col(name) for name in "ymdH"),
+            *(pl.col(name).fill_null("00") for name in "MS"),
+            pl.coalesce("." + pl.col("f"), none),
+            pl.coalesce(pl.col("z").str.to_uppercase(), offset, none),
+        )
+    ).to_series()
+
+
+def in_nanoseconds(times: pl.Series) -> pl.Series:
+    """Date-times of any unit in nanoseconds; those outside the calendar as some instant outside of it."""
+    unit = cast(pl.Datetime, times.dtype).time_unit
+    if unit == "ns":
+        return times
+    per_second = 1_000_000 if unit == "us" else 1_000
+    first, last = EARLIEST // 10**9 * per_second - per_second, (LATEST // 10**9 + 2) * per_second
+    if times.to_physical().is_between(first, last).all():
+        return times.dt.cast_time_unit("ns")
+    return times.to_physical().clip(first, last).cast(times.dtype).dt.cast_time_unit("ns")
+
+
 def nanoseconds(value: pl.Expr) -> pl.Expr:
-    """Integer nanoseconds since 1970 → UTC instants; null outside the years 2001 to 2096, where milliseconds
-    or seconds lie."""
+    """Integer nanoseconds since 1970 → UTC instants; null before `prints.FIRST_DAY`, where seconds, milliseconds and
+    microseconds of our time lie."""
     number = value.cast(pl.Int64, strict=False)
-    return pl.when(number.is_between(10**18, 4 * 10**18)).then(number).cast(Timestamp)
+    return pl.when(number >= EARLIEST).then(number).cast(Timestamp)
 
 
 def from_wall(local: pl.Series, notes: Counter[str], zone: str = NEW_YORK.key) -> pl.Series:
