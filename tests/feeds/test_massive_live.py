@@ -455,7 +455,8 @@ def test_one_garbage_time_neither_counts_nor_makes_others_late(server, start):
         one.outlet.until_prints(n + 1)
     prints = one.stop().prints()
     assert prints["bid"].to_list() == [10_000] * 3
-    assert one.outlet.counts == {ABSURD: 2}
+    assert one.outlet.counts[ABSURD] == 1
+    assert sum(one.outlet.counts.values()) == 2
     assert int(one.outlet.got[-1].cursor) <= time.time_ns()
 
 

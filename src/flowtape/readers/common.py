@@ -28,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-_QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts")
+_QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts", "quote_seq", "quote_class")
 
 
 @dataclass(frozen=True, slots=True)

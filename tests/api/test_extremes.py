@@ -1,0 +1,64 @@
+"""Instants at and beyond the ends of the exchanges' calendar, in a store and in requests: no answer is a 500."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from flowtape.api.routes import ROUTES
+from serving import kept
+from tapes import row
+
+SYMBOLS = ("ALL", "2101-03-04")
+DAYS = (
+    "1970-01-01",
+    "1985-01-03",
+    "1990-01-01",
+    "1990-01-02",
+    "2099-12-31",
+    "2101-03-04",
+    "2262-04-10",
+)
+ASKED = [day for day in DAYS if day < "2262"]
+
+
+def ns(day, hour=15):
+    return int(datetime.fromisoformat(day).replace(hour=hour, tzinfo=UTC).timestamp()) * 10**9
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A store with prints of every such day, as one made by a version that took them."""
+    with kept(tmp_path_factory.mktemp("extremes"), ns("2026-05-12")) as made:
+        rows = [
+            row(ts=ns(day), seq=n, symbol=symbol, root=symbol)
+            for symbol in SYMBOLS
+            for n, day in enumerate((*DAYS, "2026-05-12") if symbol == "ALL" else [symbol])
+        ]
+        made.take(rows)
+        made.take([one | {"asset": "stock", "expiry": None, "right": None, "strike": None} for one in rows])
+        yield made
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+def test_no_route_fails_at_the_ends_of_the_calendar(world, route):
+    names = {param.name for param in route.params}
+    requests = []
+    for symbol in SYMBOLS if "symbol" in names else ("ALL",):
+        path = route.path.replace("{symbol}", symbol)
+        given = {"resolution": "1m"} if "resolution" in names else {}
+        requests.append((path, given))
+        if "at" in names:
+            requests += [(path, given | {"at": f"{day}T23:59:59.9Z"}) for day in ASKED]
+        if "anchor" in names:
+            requests.append((path, given | {"anchor": "session", "minutes": 10_080}))
+            requests += [
+                (path, given | {"anchor": "session", "at": f"{day}T23:59:00Z", "minutes": 1440})
+                for day in ASKED
+            ]
+        if "from" in names:
+            requests.append((path, given | {"from": "1970-01-01T00:00:00Z"}))
+            requests.append((path, given | {"from": "1970-01-01T00:00:00Z", "to": "2261-12-31T23:59:59Z"}))
+    answers = world.ask(*requests)
+    wrong = [(request, found.status_code, found.text[:200]) for request, found in zip(requests, answers, strict=True)
+             if found.status_code not in (200, 400)]  # fmt: skip
+    assert not wrong
