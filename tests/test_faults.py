@@ -1,16 +1,13 @@
 """Faults of the machine, made on purpose: a full disk, a store that is none, or may not be written, or is taken away,
 a process killed and told to read keys."""
 
-import ctypes
 import os
 import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from datetime import date
-from pathlib import Path
 
 import httpx
 import pytest
@@ -19,10 +16,8 @@ from flowtape.engine import Engine
 from flowtape.feeds.simulate import Market, write_tape
 from flowtape.readers import Options, open_tapes
 from flowtape.store import open_store
+from processes import FLOWTAPE, LIMIT, Served, held_to_permissions
 from test_kill import CHILD, assert_states, state
-
-FLOWTAPE = Path(sys.executable).with_name("flowtape")
-LIMIT = 30
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +66,6 @@ def test_a_store_that_is_broken_is_named_and_left_as_it_is(tape, tmp_path, harm)
     assert store.read_bytes() == broken
 
 
-def held_to_permissions():
-    """Let the mode bits of files hold for this process even where it is root's."""
-    drop_from_bounding_set, dac_override = 24, 1
-    ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0)
-
-
 def test_a_store_that_may_only_be_read_is_named_and_can_still_be_asked(tape, tmp_path):
     store = tmp_path / "x.duckdb"
     taken(tape, store)
@@ -99,39 +88,6 @@ def test_a_store_that_may_only_be_read_is_named_and_can_still_be_asked(tape, tmp
     finally:
         tmp_path.chmod(0o755)
     assert store.read_bytes() == before
-
-
-class Served:
-    """`flowtape serve` as a process of its own, or another program that serves as it does."""
-
-    def __init__(self, *arguments, program=(FLOWTAPE, "serve", "--port", "0", "--log-format", "json")):
-        self.process = subprocess.Popen(
-            [*program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        first = self.process.stdout.readline()
-        self.url = first.split(" at ")[1].split()[0]
-        self.log, self._heard = [], threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self):
-        for line in self.process.stderr:
-            with self._heard:
-                self.log.append(line)
-                self._heard.notify_all()
-
-    def await_log(self, text):
-        with self._heard:
-            assert self._heard.wait_for(lambda: any(text in line for line in self.log), LIMIT)
-
-    def end(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        code = self.process.wait(LIMIT)
-        self._reader.join(LIMIT)
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            pipe.close()
-        return code
 
 
 def test_sighup_reads_the_keys_again(tmp_path):

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from flowtape.errors import UsageError
+from flowtape.files import read_text
 
 FILE = "flowtape.toml"
 PREFIX = "FLOWTAPE_"
@@ -182,8 +183,8 @@ def _from_file(file: Path | None, environ: Mapping[str, str], rows: Mapping[str,
     if named is None and not path.exists():
         return {}
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        found = tomllib.loads(read_text(path))
+    except (OSError, ValueError) as error:
         raise UsageError(f"the settings file {path} cannot be read: {error}") from None
     for name in found:
         if name not in rows:

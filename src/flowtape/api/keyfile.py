@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from flowtape.api.keys import Key, label_taken, plan_named
 from flowtape.errors import StoreError
+from flowtape.files import Held
 
 _KEYS = """
 CREATE TABLE IF NOT EXISTS keys (
@@ -40,7 +42,7 @@ class FileLedger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db = _open(path, _KEYS)
+        self._db, self._held = _open(path, _KEYS)
 
     def version(self) -> int:
         """See `Ledger.version`."""
@@ -72,6 +74,7 @@ class FileLedger:
     def close(self) -> None:
         """See `Ledger.close`."""
         self._db.close()
+        self._held.release()
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -91,7 +94,7 @@ class FileCounts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db = _open(path, _USAGE)
+        self._db, self._held = _open(path, _USAGE)
         self.unfolded = False
         """Whether SQLite's log holds counts that are not in the file itself."""
 
@@ -127,19 +130,44 @@ class FileCounts:
     def close(self) -> None:
         """Close the file. May be called again."""
         self._db.close()
+        self._held.release()
 
 
-def _open(path: Path, schema: str) -> sqlite3.Connection:
+def _open(path: Path, schema: str) -> tuple[sqlite3.Connection, Held]:
+    """Open the file, made where there is none, with the tables of `schema`."""
     with _errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Made here, so that the file never stands open to others, not even for a moment.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        if path.stat().st_mode & 0o077:
+        _make(path)
+        held = Held(path)
+        try:
+            db = _connect(path)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.executescript(schema)
+            except BaseException:
+                db.close()
+                raise
+        except BaseException:
+            held.release()
+            raise
+        return db, held
+
+
+def _make(path: Path) -> None:
+    """Make the file, open to its owner alone from the first moment, or check the one that is there by its path.
+
+    A file that is there is never opened here: this process may have it open in SQLite, and closing another descriptor
+    of it would drop SQLite's locks (see `files.Held`).
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError("it is not a regular file") from None
+        if mode & 0o077:
+            # SQLite gives its -wal and -shm files the mode of the file itself.
             path.chmod(0o600)
-        db = _connect(path)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(schema)
-        return db
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -157,4 +185,13 @@ def _errors(path: Path) -> Iterator[None]:
     except sqlite3.IntegrityError:
         raise
     except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"the file of keys and counts {path}: {error}") from error
+        raise StoreError(f"the file of keys and counts {path}: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: OSError | sqlite3.Error) -> str:
+    """What is wrong, for people: SQLite does not say which of the file and its folder it could not use."""
+    reason = getattr(error, "strerror", None) or str(error)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return f"{reason}; the file and its folder {path.parent} must be writable (SQLite keeps a -wal file beside it)"
+    return reason

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flowtape.cli.options import reading_options, store_option
 from flowtape.cli.show import tell_outcome
 from flowtape.errors import SourceConflict, StoreError, TapeError, UsageError
+from flowtape.files import read_text
 from flowtape.settings import load
 from flowtape.store import shared
 
@@ -74,11 +75,18 @@ def backfill(
 
     settings = load()
     name = store or settings.store
-    reading = Reading(format, source, None if mapping is None else mapping.read_text())
+    reading = Reading(format, source, None if mapping is None else _text(mapping))
     place = Place(name if shared(name) else str(Path(name).absolute()), settings.max_quote_age)
     with _pool(name, on, workers, retries) as pool, _bar() as progress:
         summary = run(place, sources, reading, pool, progress)
     _tell(summary, as_json)
+
+
+def _text(mapping: Path) -> str:
+    try:
+        return read_text(mapping)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"mapping {mapping.name}: {error}") from None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from flowtape.errors import UsageError
+from flowtape.files import read_text
 
 
 def key_of(variable: str, kind: str) -> str:
@@ -14,11 +15,13 @@ def key_of(variable: str, kind: str) -> str:
     name = os.environ.get(f"{variable}_FILE")
     where = f"{variable}_FILE: {name}" if name else variable
     try:
-        key = (Path(name).read_text() if name else os.environ.get(variable, "")).strip()
+        key = (read_text(Path(name)) if name else os.environ.get(variable, "")).strip()
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{where}: not a text") from None
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
     if not key:
         raise UsageError(f"--feed {kind}: set {variable} or {variable}_FILE in the environment")
     # A client that fails at such a key puts it in the error.

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import polars as pl
 
 from flowtape.errors import TapeError, UsageError
+from flowtape.files import read_text
 from flowtape.prints import SCHEMA
 from flowtape.readers import Rejects
 from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, open_stream
@@ -45,8 +46,8 @@ def load_mapping(path: Path | None) -> Mapping:
     if path is None:
         return Mapping()
     try:
-        given = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        given = tomllib.loads(read_text(path))
+    except (OSError, ValueError) as error:
         raise UsageError(f"mapping {path.name}: {error}") from None
 
     def check(key: str, value: object, good: bool, wanted: str) -> None:

@@ -11,6 +11,7 @@ from typing import IO, Self
 import zstandard
 
 from flowtape.errors import TapeError
+from flowtape.files import unreadable
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -25,13 +26,16 @@ class Stream:
     """The decompressed bytes of a file; gzip and zstd are known by their first bytes, not by a name.
 
     Read with `read`, or iterate for pieces of a convenient size. `done` is the share of the file's own
-    (compressed) bytes consumed so far, 0 to 1. Raises `TapeError` where the file is missing, a directory, or
-    its compressed data is corrupt or ends in mid-frame.
+    (compressed) bytes consumed so far, 0 to 1. Raises `TapeError` where the file is missing, is no regular file
+    or a database that this process has open, or its compressed data is corrupt or ends in mid-frame.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            reason = unreadable(path)
+            if reason is not None:
+                raise TapeError(f"{path.name}: cannot be read: it {reason}")
             self._raw: IO[bytes] = path.open("rb")
         except OSError as error:
             raise TapeError(f"{path.name}: cannot be read: {error.strerror}") from None

@@ -15,6 +15,7 @@ import polars as pl
 from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.feeds.live import STANDING
+from flowtape.files import Held
 from flowtape.minutes import FIELDS, SUMS, merge
 from flowtape.prints import CONDITION_NAMES, QUOTE_CLASSES, day_bounds
 from flowtape.store import Changes, Point, other_format
@@ -115,15 +116,19 @@ class DuckStore:
         self._write = threading.Lock()
         self._mine = threading.local()
         try:
+            if path.exists() and not path.is_file():
+                raise OSError("it is not a regular file")
             if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._db = duckdb.connect(str(path), read_only=read_only)
         except (duckdb.Error, OSError) as error:
             raise _opening(path, error) from None
+        self._held = Held(path)
         try:
             self._prepare(read_only)
         except (duckdb.Error, StoreError) as error:
             self._db.close()
+            self._held.release()
             raise _opening(path, error) from None
 
     def _prepare(self, read_only: bool) -> None:
@@ -150,6 +155,7 @@ class DuckStore:
         free = self._write.acquire(timeout=CLOSE_WAIT)
         try:
             self._db.close()
+            self._held.release()
         finally:
             if free:
                 self._write.release()
