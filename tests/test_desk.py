@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import oracle
 from flowtape import board as boards
@@ -162,18 +163,19 @@ def test_a_board_is_the_sum_of_every_symbol_s_minutes(path, tape, cuts, stocks, 
         reloaded = Window(store.catalog, LATER // MINUTE)
         reloaded.load(store)
         for one in (window, reloaded):
-            check_board(one, asset, start, end)
+            for right in (None,) if stocks else (None, "C", "P"):
+                check_board(one, asset, start, end, Filter(right=right))
     finally:
         boards.TAIL = before
         store.close()
 
 
-def check_board(window, asset, start, end):
-    found = window.board(asset, start, end)
+def check_board(window, asset, start, end, which):
+    found = window.board(asset, start, end, which)
     names = (*SUMS, "biggest", "biggest_ts", "last_ts")
     expected = {}
     for symbol in ("QQQ", "SPX", "SPY"):
-        totals = window.totals(asset, symbol, start, end, names)
+        totals = window.totals(asset, symbol, start, end, names, which)
         if len(totals.minute):
             expected[symbol] = totals
     assert found.symbols == sorted(expected)
@@ -190,6 +192,33 @@ def check_board(window, asset, start, end):
         assert details.last_ts[place] == expected[symbol].as_of
         assert details.last_notional[place] == sum(int(value[name][-1]) for name in SUMS[3:6])
         assert details.last_volume[place] == sum(int(value[name][-1]) for name in SUMS[:3])
+
+
+@settings(max_examples=examples(10), deadline=None)
+@given(rows(), st.booleans(), st.sampled_from([None, "C", "P"]), st.integers(0, 9 * 60), st.integers(1, 12))
+def test_a_board_of_a_past_instant_is_the_board_of_then(path, tape, stocks, right, seconds, length):
+    tape = distinct(as_stocks(tape)) if stocks else tape
+    at = T0 + seconds * SECOND
+    end = at // MINUTE
+    query = Query(asset="stock" if stocks else "option", filter=Filter(right=None if stocks else right))
+    store, window = taken(path, tape, [len(tape) // 2])
+    then, window_then = taken(path, [one for one in tape if one["ts"] < at], [])
+    try:
+        expected = plain_board(Desk(then, window_then, at).board(query, end - length, end))
+        past = replace(query, at=at)
+        assert plain_board(Desk(store, window, LATER).board(past, end - length, end)) == expected
+        assert plain_board(Desk(store, None, LATER).board(past, end - length, end)) == expected
+        assert plain_board(Desk(then, None, at).board(query, end - length, end)) == expected
+    finally:
+        store.close()
+        then.close()
+
+
+def plain_board(found):
+    places = np.arange(len(found.symbols))
+    details = {name: values.tolist() for name, values in found.details(places)._asdict().items()}
+    sums = {name: values.tolist() for name, values in found.sums.items()}
+    return found.symbols, sums, details, found.squares().tolist(), found.as_of
 
 
 def test_a_batch_and_the_cancels_in_it_show_at_once(path, monkeypatch):

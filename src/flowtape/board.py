@@ -7,7 +7,7 @@ What came since they were last put in order waits in a short tail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -69,12 +69,31 @@ def _rows(key: Ints, values: Ints) -> _Rows:
     return _Rows(key, prefix, values[_SUMS:].copy(), none, none, np.empty((len(FIELDS), 0), np.int64))
 
 
+class Bars(NamedTuple):
+    """Bars in any order, arrays of one length: the number of each bar's owner, its minute since 1970, and its columns
+    by `FIELDS`."""
+
+    owner: Ints
+    minute: Ints
+    values: Mapping[str, Ints]
+
+
 class Board:
     """The rows of one asset. One writer, any readers."""
 
     def __init__(self, version: int = 0) -> None:
         self.version = version
         self._rows = _rows(np.empty(0, np.int64), np.empty((len(FIELDS), 0), np.int64))
+
+    @classmethod
+    def of(cls, parts: Iterable[Bars]) -> Board:
+        """A board of bars that come in parts, each of which is summed up before the next is taken."""
+        made = [_sorted(part) for part in parts] or [_sorted(_NO_BARS)]
+        key, values = (np.concatenate(each, axis=-1) for each in zip(*made, strict=True))
+        order = np.argsort(key, kind="stable")
+        board = cls()
+        board._rows = _rows(*_grouped(key[order], lambda name: values[_AT[name]][order]))
+        return board
 
     def add(self, owner: Ints, minute: Ints, values: Mapping[str, Ints], oldest: int) -> None:
         """Add bars in order of owner and minute, columns by `FIELDS`. Minutes before `oldest` may be dropped."""
@@ -227,6 +246,16 @@ class _Segments(NamedTuple):
         times = np.append(self.rows.peaks[-1][last[last >= self.low]], self.late.values[-1])
         newest = int(times.max()) if len(times) else -1
         return None if newest < 0 else newest
+
+
+_NO_BARS = Bars(np.empty(0, np.int64), np.empty(0, np.int64), dict.fromkeys(FIELDS, np.empty(0, np.int64)))
+
+
+def _sorted(bars: Bars) -> tuple[Ints, Ints]:
+    """Bars with one a key, in order of the key."""
+    key = (bars.owner << 32) | bars.minute
+    order = np.argsort(key, kind="stable")
+    return _grouped(key[order], lambda name: bars.values[name][order])
 
 
 def _grouped(key: Ints, column: Callable[[str], Ints]) -> tuple[Ints, Ints]:

@@ -6,14 +6,15 @@ same integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import polars as pl
 
 from flowtape.batches import bars_of
-from flowtape.board import BoardTotals, Ints
+from flowtape.board import FIELDS as BOARD_FIELDS
+from flowtape.board import Bars, Board, BoardTotals, Ints
 from flowtape.conditions import family, is_cancel
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import NEW_YORK, day_bounds, trading_days
@@ -23,6 +24,8 @@ from flowtape.store import Store
 from flowtape.window import Totals, Window, columns_of, passing, totals
 
 _FIRST_LOOK = 4 * NS_PER_MINUTE
+_PIECE = 120
+"""Minutes of all symbols that are read from the store at a time."""
 _WIDER = 8
 """How much further back each next look for the newest prints goes."""
 _DOWN = ("ts", "seq", "venue", "root", "expiry", "right", "strike")
@@ -121,19 +124,42 @@ class Desk:
             look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
 
     def board(self, query: Query, start: int, end: int) -> BoardTotals:
-        """All symbols of the query's asset, summed over minutes [start, end), which the window must hold."""
-        if self._window is None:
-            raise LookupError("a desk without a window has no board")
-        return self._window.board(query.asset, start, end)
+        """All symbols of the query's asset, summed over minutes [start, end), by the query's right and `at`.
+
+        With `at`, as someone would have had them then: a cancel that came then or later had not happened.
+        """
+        if query.at is None and self._window is not None and start >= self._window.oldest:
+            return self._window.board(query.asset, start, end, query.filter)
+        passes = pl.col("asset") == query.asset
+        if query.filter.right is not None:
+            passes &= pl.col("right") == query.filter.right
+        known = self._store.catalog.series.filter(passes)
+        named = known.select(pl.col("series").cast(pl.Int64), pl.col("symbol").cast(pl.String))
+        symbols = named.select(pl.col("symbol").unique().sort()).with_row_index("owner")
+        owners = named.join(symbols, on="symbol").select("series", pl.col("owner").cast(pl.Int64))
+        board = Board.of(_owned(bars, owners) for bars in self._pieces(query, known["series"], start, end))
+        return board.totals(list(symbols.iter_rows()), start, end)
+
+    def _pieces(self, query: Query, series: pl.Series, start: int, end: int) -> Iterator[pl.DataFrame]:
+        """Bars of minutes [start, end) as they stood at the query's `at`, small enough for memory; of any series."""
+        for low in range(start, end, _PIECE):
+            yield self._store.bars(None, low, min(low + _PIECE, end))
+        if query.at is not None:
+            yield self._put_back(series, start, end, query.at)
 
     def flows(self, query: Query, start: int, end: int) -> Flows:
-        """All symbols of the query's asset over minutes [start, end), by `at`."""
-        if query.at is None and self._window is not None and start >= self._window.oldest:
-            return _of_board(self.board(query, start, end))
-        known = self._store.catalog.series.filter(pl.col("asset") == query.asset)
-        bars = self._as_it_stood(query, known["series"], self._store.bars(None, start, end), start, end)
-        named = known.select(pl.col("series").cast(pl.Int64), pl.col("symbol").cast(pl.String))
-        return _of_bars(bars.join(named, on="series"))
+        """`board` as signed flow."""
+        board = self.board(query, start, end)
+        sums = board.sums
+        return Flows(
+            board.symbols,
+            sums["buy_volume"] - sums["sell_volume"],
+            sums["buy_notional"] - sums["sell_notional"],
+            board.squares(),
+            sums["trades"],
+            lambda places: board.details(places).last_ts,
+            board.as_of,
+        )
 
     def underlying(self, query: Query, start: int, end: int) -> tuple[Ints, Ints]:
         """The underlying's last mid of each minute in [start, end) (before `at`), on the symbol's option prints:
@@ -161,18 +187,18 @@ class Desk:
         """Bars of a symbol from the store, as they stood at `at`: a cancel that came then or later had not happened,
         and what it removed is put back."""
         series = self._series(query, query.filter)
-        return self._as_it_stood(query, series, self._store.bars(series, start, end), start, end)
-
-    def _as_it_stood(
-        self, query: Query, series: pl.Series, bars: pl.DataFrame, start: int, end: int
-    ) -> pl.DataFrame:
+        bars = self._store.bars(series, start, end)
         if query.at is None:
             return bars
-        missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, query.at)
-        if missed.is_empty():
+        put_back = self._put_back(series, start, end, query.at)
+        if put_back.is_empty():
             return bars
-        put_back = bars_of(self._store.catalog.decode(missed), self.max_quote_age)
         return pl.concat([frame.select(put_back.columns).cast(pl.Int64) for frame in (bars, put_back)])
+
+    def _put_back(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
+        """Bars of the prints in minutes [start, end) that a cancel removed at an instant or later."""
+        missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, at)
+        return bars_of(self._store.catalog.decode(missed), self.max_quote_age)
 
     def _counted(self, query: Query, span: Span, min_size: int = 1) -> pl.DataFrame:
         """Prints of a span that count (before `at`, and as it was then) and pass the filter, with `series`."""
@@ -210,46 +236,9 @@ class Desk:
         return max((ts for ts in known if isinstance(ts, int)), default=None)
 
 
-def _of_board(board: BoardTotals) -> Flows:
-    sums = board.sums
-    return Flows(
-        board.symbols,
-        sums["buy_volume"] - sums["sell_volume"],
-        sums["buy_notional"] - sums["sell_notional"],
-        board.squares(),
-        sums["trades"],
-        lambda places: board.details(places).last_ts,
-        board.as_of,
-    )
-
-
-def _of_bars(bars: pl.DataFrame) -> Flows:
-    """Bars with `symbol` as `Flows`."""
-    signed = [pl.col(f"buy_{kind}") - pl.col(f"sell_{kind}") for kind in ("volume", "notional")]
-    minutes = bars.group_by("symbol", "minute").agg(
-        signed[0].sum().alias("net"),
-        signed[1].sum().alias("notional"),
-        pl.col("trades").sum(),
-        pl.col("last_ts").max(),
-    )
-    symbols = (
-        minutes.group_by("symbol")
-        .agg(
-            pl.col("net", "notional", "trades").sum(),
-            (pl.col("net") ** 2).sum().alias("squares"),
-            pl.col("last_ts").max(),
-        )
-        .filter(pl.col("trades") > 0)
-        .sort("symbol")
-    )
-    columns = {name: symbols[name].cast(pl.Int64).to_numpy() for name in symbols.columns if name != "symbol"}
-    last = columns["last_ts"]
-    return Flows(
-        symbols["symbol"].to_list(),
-        columns["net"],
-        columns["notional"],
-        columns["squares"],
-        columns["trades"],
-        lambda places: last[places],
-        int(last.max()) if len(last) else None,
-    )
+def _owned(bars: pl.DataFrame, owners: pl.DataFrame) -> Bars:
+    """The bars whose series has an owner in `owners` (series, owner)."""
+    columns = ("minute", *BOARD_FIELDS)
+    mine = bars.select(pl.col("series", *columns).cast(pl.Int64)).join(owners, on="series")
+    values = {name: mine[name].to_numpy() for name in columns}
+    return Bars(mine["owner"].to_numpy(), values["minute"], values)

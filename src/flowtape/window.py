@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from flowtape.board import FIELDS as BOARD_FIELDS
-from flowtape.board import Board, BoardTotals
+from flowtape.board import Bars, Board, BoardTotals
 from flowtape.conditions import FAMILIES
 from flowtape.minutes import EDGES, FIELDS, VALUES, combined
 from flowtape.prints import Asset, Right, minute_days
@@ -192,15 +192,40 @@ class Window:
             bars = bars[:, np.isin(bars[_AT["minute"]], minutes)]
             self._boards[self._owners[place][0]].replace(place, minutes, *_board_columns(bars))
 
-    def board(self, asset: str, start: int, end: int) -> BoardTotals:
-        """All symbols of an asset, summed over minutes [start, end)."""
+    def board(self, asset: str, start: int, end: int, which: Filter = EVERYTHING) -> BoardTotals:
+        """All symbols of an asset, summed over minutes [start, end), of what passes a filter that minutes can tell.
+
+        Boards are kept of all prints together; for another filter one is made of the symbols' bars.
+        """
+        owners = self._by_name(asset)
+        if which == EVERYTHING:
+            return self._boards[asset].totals(owners, start, end)
+        return Board.of([self._passing(asset, owners, start, end, which)]).totals(owners, start, end)
+
+    def _passing(
+        self, asset: str, owners: list[tuple[int, str]], start: int, end: int, which: Filter
+    ) -> Bars:
+        places, blocks = [], [np.empty((_WIDTH[asset], 0), np.int64)]
+        for place, symbol in owners:
+            book = self._books.get((asset, symbol))
+            bars = blocks[0] if book is None else book.bars()
+            minute = bars[_AT["minute"]]
+            blocks.append(bars[:, (minute >= start) & (minute < end)])
+            places.append(place)
+        owner = np.repeat(np.array(places, np.int64), [block.shape[1] for block in blocks[1:]])
+        block = np.concatenate(blocks, axis=1)
+        passes = passing(block, self._catalog, which)
+        return Bars(owner[passes], *_board_columns(block[:, passes]))
+
+    def _by_name(self, asset: str) -> list[tuple[int, str]]:
+        """An asset's owners, number and symbol, in order of their symbols."""
         if sum(map(len, self._ranked.values())) != len(self._owners):
             every = sorted(enumerate(self._owners), key=itemgetter(1))
             self._ranked = {
                 kind: [(place, symbol) for place, (of, symbol) in every if of == kind]
                 for kind in self._boards
             }
-        return self._boards[asset].totals(self._ranked[asset], start, end)
+        return self._ranked[asset]
 
     def version(self, asset: str, symbol: str) -> int:
         """Changes whenever the symbol's answer may; −1 for a symbol without prints."""

@@ -230,18 +230,10 @@ def test_filters_stand_in_one_order_however_they_are_asked() -> None:
     assert [name for name, _ in echo] == ["expiry", "right", "dte", "strike", "exclude", "side"]
 
 
-def test_a_route_ignores_the_filters_it_has_not() -> None:
-    asked = {"right": "X", "dte": "X", "strike": "X", "expiry": "X"}
-    assert read(STOCK + "cumulative", **asked).query == read(STOCK + "cumulative").query
-    del asked["expiry"]
-    assert read(OPTION + "recent", **asked, side="X").query == read(OPTION + "recent").query
-
-
 def test_measure_anchor_and_quality() -> None:
     query = read(OPTION + "cumulative", measure="Premium", anchor="SESSION", include=" Quality").query
     assert (query.measure, query.anchor, query.quality) == ("premium", "session", True)
     assert read(STOCK + "history", include="quality,quality").query.quality
-    assert read(STOCK + "history", measure="x", anchor="x").query == read(STOCK + "history").query
     for name, text in (("measure", "delta"), ("anchor", "day"), ("include", "quality,all"), ("include", "")):
         error, message = refused(OPTION + "cumulative", **{name: text})
         assert error == f"invalid_{name}"

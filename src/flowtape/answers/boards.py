@@ -6,13 +6,14 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from flowtape.answers.bodies import Made, Rows
+from flowtape.answers.bodies import Made, Rows, Text
 from flowtape.answers.flow import gross, net, volume_columns
 from flowtape.answers.numbers import (
     NOTIONAL_SCALE,
     Ints,
     decimals,
     half_even,
+    past_minutes,
     stamp,
     stamps,
     vwap,
@@ -47,6 +48,7 @@ class Leaderboard(msgspec.Struct, rename="camel", kw_only=True):
     """The symbols bought most and sold most, by net notional."""
 
     generated_utc: str
+    right: Text = UNSET
     n: int
     window_minutes: int
     buyers: list[Leader]
@@ -79,6 +81,7 @@ class Outliers(msgspec.Struct, rename="camel", kw_only=True):
     """Symbols by the size of their net notional; `tracked` had a print in the window, `qualified` enough of them."""
 
     generated_utc: str
+    right: Text = UNSET
     window_minutes: int
     tracked: int
     qualified: int
@@ -88,10 +91,11 @@ class Outliers(msgspec.Struct, rename="camel", kw_only=True):
 
 def leaderboard(desk: Desk, query: Query) -> Made:
     """The body of `…/leaderboard`."""
-    board = desk.board(query, *window_minutes(desk.now, query.minutes))
+    board = desk.board(query, *board_minutes(desk, query))
     signed = net(board.sums, "notional")
     body = Leaderboard(
-        generated_utc=stamp(desk.now, "s"),
+        generated_utc=stamp(asked_at(desk, query), "s"),
+        right=query.filter.right or UNSET,
         n=query.limit,
         window_minutes=query.minutes,
         buyers=_leaders(query, board, _largest(signed, signed > 0, query.limit)),
@@ -102,18 +106,31 @@ def leaderboard(desk: Desk, query: Query) -> Made:
 
 def outliers(desk: Desk, query: Query) -> Made:
     """The body of `…/outliers`."""
-    board = desk.board(query, *window_minutes(desk.now, query.minutes))
+    board = desk.board(query, *board_minutes(desk, query))
     qualified = (board.sums["trades"] >= query.min_trades) & (gross(board.sums, "volume") > 0)
     chosen = _largest(np.abs(net(board.sums, "notional")), qualified, query.limit)
     body = Outliers(
-        generated_utc=stamp(desk.now, "s"),
+        generated_utc=stamp(asked_at(desk, query), "s"),
+        right=query.filter.right or UNSET,
         window_minutes=query.minutes,
         tracked=len(board.symbols),
         qualified=int(qualified.sum()),
         limit=query.limit,
-        outliers=_outliers(desk, query, board, chosen),
+        outliers=_outliers(query, board, chosen, asked_at(desk, query)),
     )
     return Made(body, board.as_of)
+
+
+def asked_at(desk: Desk, query: Query) -> int:
+    """The instant that an answer is of, ns UTC: `at`, or now."""
+    return desk.now if query.at is None else query.at
+
+
+def board_minutes(desk: Desk, query: Query) -> tuple[int, int]:
+    """[start, end) of a board's window, minutes since 1970."""
+    if query.at is None:
+        return window_minutes(desk.now, query.minutes)
+    return past_minutes(query.at, query.minutes)
 
 
 def _largest(by: Ints, among: np.ndarray[tuple[int], np.dtype[np.bool_]], most: int) -> Ints:
@@ -137,7 +154,7 @@ def _leaders(query: Query, board: BoardTotals, places: Ints) -> Rows[Leader]:
     return Rows(Leader, columns)
 
 
-def _outliers(desk: Desk, query: Query, board: BoardTotals, places: Ints) -> Rows[Outlier]:
+def _outliers(query: Query, board: BoardTotals, places: Ints, now: int) -> Rows[Outlier]:
     sums = {name: values[places] for name, values in board.sums.items()}
     details, scale = board.details(places), NOTIONAL_SCALE[query.asset]
     imbalance = signed_imbalance(sums["buy_volume"], sums["sell_volume"])
@@ -151,10 +168,10 @@ def _outliers(desk: Desk, query: Query, board: BoardTotals, places: Ints) -> Row
         "net_notional": decimals(net(sums, "notional"), scale),
         "biggest_trade": details.biggest.tolist(),
         "biggest_trade_utc": stamps(details.biggest_ts, "s"),
-        "biggest_age_sec": _ages(desk.now, details.biggest_ts),
+        "biggest_age_sec": _ages(now, details.biggest_ts),
         "last_vwap": decimals(vwap(details.last_notional, details.last_volume), PRICE_SCALE),
         "last_trade_utc": stamps(details.last_ts, "s"),
-        "last_trade_age_sec": _ages(desk.now, details.last_ts),
+        "last_trade_age_sec": _ages(now, details.last_ts),
     }
     return Rows(Outlier, columns)
 

@@ -8,15 +8,14 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from flowtape.answers.bodies import Made, Rows
+from flowtape.answers.boards import asked_at, board_minutes
+from flowtape.answers.bodies import Made, Rows, Text
 from flowtape.answers.numbers import (
     NOTIONAL_SCALE,
     Ints,
     decimals,
-    past_minutes,
     stamp,
     stamps,
-    window_minutes,
 )
 from flowtape.desk import Desk, Flows
 from flowtape.minutes import NS_PER_MINUTE
@@ -50,6 +49,7 @@ class Drifts(msgspec.Struct, rename="camel", kw_only=True):
     """Symbols by how far their flow stands from zero; `tracked` had a print in the window, `qualified` enough."""
 
     generated_utc: str
+    right: Text = UNSET
     window_minutes: int
     tracked: int
     qualified: int
@@ -59,10 +59,7 @@ class Drifts(msgspec.Struct, rename="camel", kw_only=True):
 
 def drift_answer(desk: Desk, query: Query) -> Made:
     """The body of `…/drift`, the most stretched first; of equals by symbol."""
-    if query.at is None:
-        start, end = window_minutes(desk.now, query.minutes)
-    else:
-        start, end = past_minutes(query.at, query.minutes)
+    start, end = board_minutes(desk, query)
     flows = desk.flows(query, start, end)
     past_net, past_squares = _past(desk, query, flows, start, end)
     measured = drift(flows.net, flows.squares, past_net, past_squares)
@@ -84,7 +81,8 @@ def drift_answer(desk: Desk, query: Query) -> Made:
         "last_trade_utc": stamps(flows.newest(places), "s"),
     }
     body = Drifts(
-        generated_utc=stamp(desk.now if query.at is None else query.at, "s"),
+        generated_utc=stamp(asked_at(desk, query), "s"),
+        right=query.filter.right or UNSET,
         window_minutes=query.minutes,
         tracked=len(flows.symbols),
         qualified=int(qualified.sum()),

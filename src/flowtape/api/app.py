@@ -23,12 +23,22 @@ from flowtape.api.formats import Format, accepted
 from flowtape.api.keys import Key, Keys
 from flowtape.api.logs import event, redact
 from flowtape.api.metrics import Metrics
+from flowtape.api.names import Names, plain
 from flowtape.api.pages import Pages
 from flowtape.api.params import KEY_PARAMETER, is_named, query_pairs
 from flowtape.api.queries import read_request
 from flowtape.api.quotas import Quotas
 from flowtape.api.routes import ROUTES, FlowAnswers, Route, Router, bare
-from flowtape.api.streams import ANSWERS, LAST_EVENT_ID, STREAM_HEADERS, STREAMS, Hub, Streaming, Streams
+from flowtape.api.streams import (
+    ANSWERS,
+    LAST_EVENT_ID,
+    STREAM_HEADERS,
+    STREAMS,
+    Hub,
+    Streaming,
+    Streams,
+    query_names,
+)
 from flowtape.api.usage import Usage
 from flowtape.api.wire import COMMON, EXPOSE, JSON, Reply, Wire, reply, wire_of
 from flowtape.errors import FeedError, StoreError
@@ -96,6 +106,7 @@ class Application:
         self.metrics = metrics or Metrics()
         self.metrics.count_streams(lambda: self.streams.clients)
         self._router = Router((*routes, *STREAMS))
+        self._names = Names((param for route in routes for param in route.params), (LAST_EVENT_ID,))
         self._pages = Pages(self._health, self.metrics.page, tuple(routes), settings)
         self._asked: dict[tuple[bytes, bytes], Asked] = {}
         self._services: dict[str, Service] = {ACCOUNT: self._account, SYMBOLS: self._symbols}
@@ -149,7 +160,10 @@ class Application:
                 scope["path"], asked.key, headers, partial(self._flow, asked, headers)
             )
         if service is not None:
-            return await self._keyed_reply(scope["path"], _key_in(query_pairs(target[1])), headers, service)
+            pairs = query_pairs(target[1])
+            return await self._keyed_reply(
+                scope["path"], _key_in(pairs), headers, partial(self._served, service, pairs)
+            )
         assert page is not None  # noqa: S101 - for the type checker: one of the three was found
         return await page(headers)
 
@@ -173,6 +187,7 @@ class Application:
         pairs = query_pairs(query)
         key = _key_in(pairs)
         try:
+            self._names.check(query_names(route), pairs)
             request = read_request(route.asset, route.params, path, pairs)
             asked = Asked(route, request.query, request.format, key=key)
         except Refusal as refusal:
@@ -250,6 +265,11 @@ class Application:
         self._quotas.spend(key, now)
         return wire
 
+    async def _served(self, service: Service, pairs: list[tuple[str, str]], key: Key, now: int) -> Wire:
+        """What a service without parameters has for a key."""
+        self._names.check((), pairs)
+        return await service(key, now)
+
     async def _symbols(self, key: Key, now: int) -> Wire:
         self.flow.check()
         self._quotas.check(key, now)
@@ -308,6 +328,8 @@ def _refused(refusal: Refusal) -> Reply:
 
 
 def _target(path: str, query: bytes) -> str:
-    pairs = [(name, "" if is_named(name, KEY_PARAMETER) else value) for name, value in query_pairs(query)]
+    pairs = [
+        (name, "" if plain(name) == plain(KEY_PARAMETER) else value) for name, value in query_pairs(query)
+    ]
     shown = "&".join(f"{name}={redact(value) if value else '(redacted)'}" for name, value in pairs)
     return f"{path}?{shown}" if shown else path

@@ -85,6 +85,11 @@ def invalid(name: str, reason: str) -> Refusal:
     return Refusal(400, ErrorBody(f"invalid_{word}", f"{name} {reason}"))
 
 
+def unknown(message: str) -> Refusal:
+    """400: the query has a name that no parameter has, but one is like it."""
+    return Refusal(400, ErrorBody("unknown_parameter", message))
+
+
 def unauthorized() -> Refusal:
     """401, the same for a missing and a wrong key."""
     return Refusal(401, UnauthorizedBody(), [(b"www-authenticate", b"ApiKey")])

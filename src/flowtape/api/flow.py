@@ -150,6 +150,9 @@ class Flow:
                 version -= self._engine.generation
         else:
             version = self._window.board_version(query.asset)
+            if query.at is not None:
+                # Both only rise. The board does not tell of a commit older than the window.
+                version += self._engine.generation
         return version, -1 if query.at is not None else now // route.every
 
     async def _shared(self, route: Route, key: Key, state: State) -> Wire:

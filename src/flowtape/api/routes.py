@@ -95,7 +95,7 @@ def _of_all(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
 def _routes(asset: Asset) -> tuple[Route, ...]:
     """The routes that options and stocks share."""
     filters = _FILTERS[asset]
-    expiry = (EXPIRY,) if asset == "option" else ()
+    expiry, right = ((EXPIRY,), (RIGHT,)) if asset == "option" else ((), ())
     return (
         _of_symbol(
             asset, "recent", _LIMIT, *expiry, AT, answer=answers.recent, body=answers.Recent,
@@ -142,17 +142,17 @@ def _routes(asset: Asset) -> tuple[Route, ...]:
             help="Net flow, the line's mean, high and low by trading day and part of the session, newest first.",
         ),
         _of_all(
-            asset, "drift", _WINDOW, *_DRIFT, AT, answer=answers.drift_answer, body=answers.Drifts,
+            asset, "drift", _WINDOW, *_DRIFT, *right, AT, answer=answers.drift_answer, body=answers.Drifts,
             summary=f"How far {asset} flow stands from zero",
             help="Symbols by net volume against their own past and the root of their volume.",
         ),
         _of_all(
-            asset, "leaderboard", _N, _WINDOW, answer=answers.leaderboard, body=answers.Leaderboard,
+            asset, "leaderboard", _N, _WINDOW, *right, AT, answer=answers.leaderboard, body=answers.Leaderboard,
             summary=f"The most bought and sold {asset}s",
             help="Symbols by net notional in USD: the most bought, and the most sold.",
         ),
         _of_all(
-            asset, "outliers", *_OUTLIERS, answer=answers.outliers, body=answers.Outliers,
+            asset, "outliers", *_OUTLIERS, *right, AT, answer=answers.outliers, body=answers.Outliers,
             summary=f"Symbols whose {asset} flow stands out",
             help="Symbols by the size of their net notional in USD, with how one-sided their flow is.",
         ),

@@ -75,6 +75,12 @@ ANSWERS = {
 STREAMS = tuple(_stream_of(route) for route in ANSWERS.values())
 
 
+def query_names(route: Route) -> tuple[str, ...]:
+    """The names that the query of a route or stream may have, the key's aside."""
+    names = tuple(param.name for param in route.params if param.where == "query")
+    return (*names, LAST_EVENT_ID) if route.path in ANSWERS else names
+
+
 class Hub:
     """One stream: its events, and who listens."""
 
