@@ -22,9 +22,10 @@ from flowtape.conditions import price_flags
 from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.minutes import minutes as _minutes
-from flowtape.prints import PRICE_SCALE, Timestamp, conform, underlying_of
+from flowtape.prints import PRICE_SCALE, Timestamp, conform
 from flowtape.readers import Options, Tape, open_tapes
 from flowtape.side import sign as _sign
+from flowtape.symbols import asked, meant
 from flowtape.window import COLUMNS, Totals, columns_of, totals
 
 Frame = Any
@@ -45,6 +46,8 @@ def read(
     a warning; `strict` raises `RowError` at the first instead. Raises `TapeError` for what is no tape.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
+    if not paths:
+        raise UsageError("path: names no file")
     options = Options(strict=strict, mapping=None if mapping is None else Path(mapping))
     return prints_of(open_tapes(paths, format, options))
 
@@ -97,9 +100,10 @@ def cumulative(
         raise UsageError(f"minutes: {minutes} is not at least 1")
     frame = _polars(bars)
     start, end = _bounds(frame, minutes, at)
+    name = symbol_in(frame, symbol, asset)
     chosen = frame.filter(
         pl.col("asset").cast(pl.String) == asset,
-        pl.col("symbol").cast(pl.String) == underlying_of(symbol),
+        pl.col("symbol").cast(pl.String) == name,
         pl.lit(True) if expiry is None else pl.col("expiry") == expiry,
     ).with_columns(
         pl.lit(0, pl.Int64).alias("series"),
@@ -109,6 +113,12 @@ def cumulative(
     )
     chosen = chosen.filter(pl.col("minute") >= start, pl.col("minute") < end).select(COLUMNS)
     return line(totals(columns_of(chosen), answers.CUMULATIVE))
+
+
+def symbol_in(frame: pl.DataFrame, symbol: str, asset: str) -> str:
+    """The symbol of bars or prints that a text means; see `flowtape.symbols`."""
+    named = frame.filter(pl.col("asset").cast(pl.String) == asset)["symbol"].unique().cast(pl.String)
+    return meant(asked(symbol, asset), set(named))
 
 
 def line(of: Totals) -> pl.DataFrame:

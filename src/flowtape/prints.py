@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time as clock
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -93,7 +94,8 @@ CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
 IDENTITY = ("venue", *CONTRACT, "ts", "seq")
 """With the source, what makes a row itself: the same row seen twice counts once."""
 
-_INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPXPM": "SPX", "MRUTW": "MRUT"}
+_INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPXPM": "SPX", "MRUTW": "MRUT",
+                "BRKB": "BRK.B", "BFB": "BF.B"}  # fmt: skip
 _ADJUSTED = re.compile(r"^\d?([A-Z][A-Z./]*?)\d?$")
 
 
@@ -112,8 +114,9 @@ def is_symbol(text: str) -> bool:
     return _SYMBOL.fullmatch(text) is not None
 
 
+@lru_cache(65_536)
 def underlying_of(root: str) -> str:
-    """Map an OPRA root to its underlying: `SPXW` → `SPX`, `AAPL1` → `AAPL`, `2SPX` → `SPX`, `^VIX` → `VIX`."""
+    """Map an OPRA root to its underlying: `SPXW` → `SPX`, `AAPL1` → `AAPL`, `2SPX` → `SPX`, `BRKB` → `BRK.B`."""
     name = root.strip().upper().lstrip("^")
     found = _ADJUSTED.match(name)
     name = found.group(1) if found else name
@@ -132,6 +135,7 @@ def underlyings(roots: pl.Series) -> pl.Series:
 def conform(frame: pl.DataFrame) -> pl.DataFrame:
     """Give a frame the columns, order and types of `SCHEMA`.
 
+    An option's `symbol` becomes the underlying of the root it may name (`SPXW` → `SPX`); a stock's is not changed.
     Absent optional columns become null, except these, whose nulls are filled too: `copy` becomes 1, `price_flags`
     both bits, `quote_class` "own" where the row has a quote and "none" where it has none.
 
@@ -142,9 +146,19 @@ def conform(frame: pl.DataFrame) -> pl.DataFrame:
         raise UsageError(f"prints lack the column {', '.join(missing)}")
     columns = [_conformed(frame, name).cast(dtype) for name, dtype in SCHEMA.items()]
     try:
-        return frame.select(columns)
+        return _of_underlyings(frame.select(columns))
     except pl.exceptions.PolarsError as error:
         raise UsageError(f"prints have a column of the wrong type: {str(error).splitlines()[0]}") from None
+
+
+def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
+    """Prints whose options are filed under their underlying."""
+    names = prints["symbol"].unique().drop_nulls().cast(pl.String).to_list()
+    table = {name: underlying_of(name) for name in names if underlying_of(name) != name}
+    if not table:
+        return prints
+    mapped = pl.col("symbol").cast(pl.String).replace(table).cast(pl.Categorical)
+    return prints.with_columns(pl.when(asset="option").then(mapped).otherwise("symbol").alias("symbol"))
 
 
 def _conformed(frame: pl.DataFrame, name: str) -> pl.Expr:

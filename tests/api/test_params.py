@@ -105,7 +105,7 @@ def test_what_is_no_instant(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("vix", "VIX"), ("^VIX", "VIX"), ("^vix", "VIX"), ("SPXW", "SPX"), ("spxw", "SPX"), ("AAPL1", "AAPL"),
+        ("vix", "VIX"), ("^VIX", "VIX"), ("^vix", "VIX"), ("SPXW", "SPXW"), ("spxw", "SPXW"), ("M1", "M1"),
         ("BRK.B", "BRK.B"), ("BRK/B", "BRK/B"), ("A" * 32, "A" * 32), ("es=f", "ES=F"), ("/ES", "/ES"),
         ("BTC-USD", "BTC-USD"), ("X:BTCUSD", "X:BTCUSD"), ("ABC+", "ABC+"), ("abc^", "ABC^"), ("$$", "$$"),
     ],

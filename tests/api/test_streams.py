@@ -197,6 +197,15 @@ def test_stocks_have_streams_too(world):
     assert follow_once(world, "/v1/flow/stocks/leaderboard/stream") == "leaderboard"
 
 
+def test_a_stream_is_of_the_symbol_meant(world):
+    world.take([row(seq=1, symbol="SPXW", root="SPXW"), row(seq=2, symbol="BRKB", root="BRKB")])
+    for asked, symbol in (("SPXW", "SPX"), ("BRK-B", "BRK.B")):
+        client = follow(world, f"/v1/flow/options/{asked}/cumulative/stream")
+        client.next()
+        assert (client.body["symbol"], client.body["count"]) == (symbol, 1)
+        client.close()
+
+
 def follow_once(world, path):
     client = follow(world, path)
     kind = client.next()

@@ -12,6 +12,7 @@ from typing import Any
 import databento_dbn as dbn
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from dbn_files import (
     MIDNIGHT,
     OPEN,
@@ -33,8 +34,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import LATER
 
+import flowtape
+from flowtape.cli import commands
 from flowtape.engine import Engine
-from flowtape.errors import TapeError
+from flowtape.errors import TapeError, UsageError
 from flowtape.prices import ROUNDED, SIDE_LOST
 from flowtape.prints import IDENTITY
 from flowtape.readers import Options, databento, guess, publishers
@@ -102,6 +105,20 @@ def test_the_trades_of_an_mbp_file_are_those_of_tbbo(tmp_path: Path) -> None:
     assert [(reject.row, reject.reason.split(" (")[0]) for reject in tape.rejects.first] == [
         (4, "price is undefined or absurd")
     ]
+
+
+def test_files_without_a_trade_are_refused_by_name(tmp_path: Path) -> None:
+    quotes = [book(USD, 2 * USD, OPEN - 9), book(USD, 3 * USD, OPEN - 5)]
+    path = write(tmp_path / "m.dbn", "mbp-1", quotes)
+    why = r"m\.dbn: an mbp-1 file without a trade holds no prints: give it together with the trades file"
+    for reading in (lambda: read(path), lambda: flowtape.read(path)):
+        with pytest.raises(TapeError, match=why):
+            reading()
+    done = CliRunner().invoke(commands, ["ingest", str(path), "--store", str(tmp_path / "x.duckdb")])
+    assert isinstance(done.exception, TapeError)
+    assert "an mbp-1 file without a trade holds no prints" in str(done.exception)
+    with pytest.raises(UsageError, match="path: names no file"):
+        flowtape.read([])
 
 
 def test_a_print_is_one_print_by_whatever_schema_it_comes(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from flowtape.ingest import Outcome, Request, Step, ingest
 from flowtape.query import EVERYTHING, Filter, Query
 from flowtape.report import read_day
 from flowtape.store import shared
+from flowtape.symbols import meant
 
 LONGEST_PATH = 100
 """Bytes; a Unix socket's name has room for about this much."""
@@ -215,6 +216,9 @@ class Control:
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
 
+    def _meant(self, command: Report | Cumulative) -> str:
+        return meant(command.symbol, self._engine.store.catalog.symbols(command.asset))
+
     def _carry_out(self, command: Command, tell: Callable[[Step], None], stop: threading.Event) -> Done:
         if isinstance(command, Ingest):
             return Done(outcomes=ingest(self._engine, command.request, tell, stop))
@@ -222,12 +226,15 @@ class Control:
             return Done(bars=self._engine.rebuild(command.day))
         if isinstance(command, Report):
             with self._engine.store.snapshot():
+                symbol = self._meant(command)
                 found = read_day(
-                    self._engine.store, command.symbol, command.asset, command.day, self._engine.max_quote_age
+                    self._engine.store, symbol, command.asset, command.day, self._engine.max_quote_age
                 )
             return Done(body=msgspec.json.encode(found).decode())
         wire = self._flow.make(CUMULATIVE[command.asset], _query(command))
-        return Done(body=wire.body.decode(), simulated=self._engine.simulated(command.asset, command.symbol))
+        return Done(
+            body=wire.body.decode(), simulated=self._engine.simulated(command.asset, self._meant(command))
+        )
 
 
 def _query(command: Cumulative) -> Query:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+import msgspec
+
 from flowtape.api.account import symbols
 from flowtape.api.formats import Format
 from flowtape.api.logs import event
@@ -21,6 +23,7 @@ from flowtape.engine import Engine
 from flowtape.errors import FeedError, StoreError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.query import Query
+from flowtape.symbols import meant
 from flowtape.window import MINUTES, Window
 
 KEPT = 256 * 2**20
@@ -134,6 +137,7 @@ class Flow:
         """The answer of a route: at once where the one that is kept still holds, else later."""
         now = self._clock.now_ns()
         self._window.advance(now // NS_PER_MINUTE)
+        query = self._meant(query)
         key = (route.path, query, format)
         state = self._state(route, query, now)
         kept = self._kept.get(key)
@@ -186,7 +190,14 @@ class Flow:
 
     def make(self, route: Route, query: Query, format: Format = "json") -> Wire:
         """The answer of a route, made in the calling thread."""
-        return self._make(route, query, format, self._clock.now_ns())
+        return self._make(route, self._meant(query), format, self._clock.now_ns())
+
+    def _meant(self, query: Query) -> Query:
+        """The query with the symbol it stands for."""
+        if not query.symbol or self._window.version(query.asset, query.symbol) >= 0:
+            return query
+        symbol = meant(query.symbol, self._engine.store.catalog.symbols(query.asset))
+        return query if symbol == query.symbol else msgspec.structs.replace(query, symbol=symbol)
 
     def _make(self, route: Route, query: Query, format: Format, now: int) -> Wire:
         desk = Desk(self._engine.store, self._window, now, self._engine.max_quote_age)

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import msgspec
 
 from flowtape.api.errors import invalid, shown
-from flowtape.prints import SYMBOL_LENGTH, is_symbol, underlying_of
+from flowtape.prints import SYMBOL_LENGTH, is_symbol
 
 KEY_PARAMETER = "apiKey"
 MOST = 2**31 - 1
@@ -160,12 +160,12 @@ def _below_60(minutes: str | None) -> int:
 
 
 def parse_symbol(text: str) -> str:
-    """An underlying, upper case."""
+    """A symbol, upper case."""
     # Some letters outside ASCII have ASCII capitals.
     name = text.removeprefix("^").upper() if text.isascii() else ""
     if not is_symbol(name):
         raise ValueError(f"a symbol such as SPY, BRK.B or ES=F, at most {SYMBOL_LENGTH} characters")
-    return underlying_of(name)
+    return name
 
 
 def is_named(name: str, parameter: str) -> bool:

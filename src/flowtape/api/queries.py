@@ -12,6 +12,7 @@ from flowtape.api.params import Given, Param, choice, parse_instant, parse_symbo
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import SYMBOL_PATTERN
 from flowtape.query import Filter, Query
+from flowtape.symbols import asked
 
 _QUALITY = "quality"
 
@@ -23,8 +24,8 @@ SYMBOL = Param(
     parse=parse_symbol,
     schema={"type": "string", "pattern": _ANY_CASE, "examples": ["SPY"]},
     help=(
-        "The underlying, in any case; an index with or without `^`. "
-        "An OPRA root such as `SPXW` stands for its underlying."
+        "The symbol, in any case; an index with or without `^`. For options an OPRA root such as `SPXW` stands for its "
+        "underlying. Where `BRK-B`, `BRK/B` or `BRKB` has no prints of its own, it stands for `BRK.B`."
     ),
 )
 
@@ -136,6 +137,8 @@ def read_request(
         for param in params
         if param.field and not param.filter
     }
+    if "symbol" in fields:
+        fields["symbol"] = asked(fields["symbol"], asset)
     if "from" in given:
         fields["minutes"] = 0
     filters = [param for param in params if param.filter and param.name in given]

@@ -20,12 +20,12 @@ from flowtape.cli.show import table
 from flowtape.desk import Desk
 from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
-from flowtape.prints import underlying_of
 from flowtape.query import EVERYTHING, Filter, Query
 from flowtape.readers import Options, open_tapes
 from flowtape.settings import load
 from flowtape.side import RULES
 from flowtape.store import open_store, shared
+from flowtape.symbols import asked, meant
 from flowtape.window import MINUTES
 
 
@@ -79,14 +79,14 @@ def cumulative(
       flowtape cumulative SPY --tape spy.parquet --rule lr
       flowtape cumulative SPY --minutes 390 --plot
     """
-    name = underlying_of(symbol)
+    name = asked(symbol, asset)
     window = min(max(minutes, 1), MINUTES)
     if tape:
-        line, simulated = _of_tape(tape, rule, name, window, at, expiry, asset, format, mapping)
+        name, line, simulated = _of_tape(tape, rule, name, window, at, expiry, asset, format, mapping)
     else:
         if rule != "quote":
             raise UsageError(f"rule: a store's minutes are made by the rule quote; {rule!r} needs --tape")
-        line, simulated = _of_store(store, name, window, at or datetime.now(UTC), expiry, asset)
+        name, line, simulated = _of_store(store, name, window, at or datetime.now(UTC), expiry, asset)
     if drawn and style is not None:
         raise UsageError(f"plot: a drawing is not written as {style}; leave out --as")
     if drawn:
@@ -98,14 +98,14 @@ def cumulative(
 def _of_tape(
     tape: tuple[Path, ...], rule: str, symbol: str, minutes: int, at: datetime | None, expiry: date | None,
     asset: str, format: str | None, mapping: Path | None,
-) -> tuple[pl.DataFrame, bool]:  # fmt: skip
+) -> tuple[str, pl.DataFrame, bool]:  # fmt: skip
     tapes = open_tapes(tape, format, Options(mapping=mapping))
     prints = library.prints_of(tapes)
     if at is not None:
         prints = prints.filter(pl.col("ts") < at)
     bars = library.minutes(library.sign(prints, rule.split(",")))
     line = library.cumulative(bars, symbol, minutes, expiry=expiry, at=at, asset=asset)
-    return line, any(one.source == SIMULATED for one in tapes)
+    return library.symbol_in(bars, symbol, asset), line, any(one.source == SIMULATED for one in tapes)
 
 
 def _of_store(
@@ -115,23 +115,26 @@ def _of_store(
     at: datetime,
     expiry: date | None,
     asset: Literal["option", "stock"],
-) -> tuple[pl.DataFrame, bool]:
+) -> tuple[str, pl.DataFrame, bool]:
+    """The symbol meant, its line, and whether it is simulated."""
     settings = load()
     name = store or settings.store
     at_ns = int(at.timestamp()) * 10**9 + at.microsecond * 1000
     done = control.ask(name, control.Cumulative(asset, symbol, minutes, expiry, at_ns))
     if done is not None:
-        return _of_body(msgspec.json.decode(done.body, type=answers.Cumulative)), done.simulated
+        body = msgspec.json.decode(done.body, type=answers.Cumulative)
+        return body.symbol, _of_body(body), done.simulated
     if not shared(name) and not Path(name).exists():
         raise UsageError(f"store: there is no file {name}; ingest a tape first")
     kept = open_store(name, read_only=True)
     try:
+        symbol = meant(symbol, kept.catalog.symbols(asset))
         desk = Desk(kept, None, at_ns, settings.quote_age)
         which = EVERYTHING if expiry is None else Filter(expiries=((expiry, expiry),))
         query = Query(asset=asset, symbol=symbol, filter=which, minutes=minutes, at=at_ns)
         found = desk.totals(query, *answers.past_minutes(at_ns, minutes), answers.CUMULATIVE)
         sources = kept.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)["source"]
-        return library.line(found), SIMULATED in sources
+        return symbol, library.line(found), SIMULATED in sources
     finally:
         kept.close()
 

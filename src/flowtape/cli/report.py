@@ -13,9 +13,9 @@ from flowtape import report as report_of
 from flowtape.api import control
 from flowtape.cli.options import Day, store_option
 from flowtape.errors import UsageError
-from flowtape.prints import underlying_of
 from flowtape.settings import load
 from flowtape.store import open_store, shared
+from flowtape.symbols import asked, meant
 
 _SUFFIXES = (".png", ".svg", ".html")
 
@@ -47,7 +47,7 @@ def report(symbol: str, day: date, asset: Literal["option", "stock"], out: Path,
     suffix = out.suffix.lower()
     if suffix not in _SUFFIXES:
         raise UsageError(f"out: {out.name!r} ends in none of {', '.join(_SUFFIXES)}")
-    found = _read(store, underlying_of(symbol), asset, day)
+    found = _read(store, asked(symbol, asset), asset, day)
     made = (
         report_of.page(found)
         if suffix == ".html"
@@ -72,6 +72,7 @@ def _read(store: str | None, symbol: str, asset: Literal["option", "stock"], day
         raise UsageError(f"store: there is no file {name}; ingest a tape first")
     kept = open_store(name, read_only=True)
     try:
+        symbol = meant(symbol, kept.catalog.symbols(asset))
         return report_of.read_day(kept, symbol, asset, day, settings.quote_age)
     finally:
         kept.close()

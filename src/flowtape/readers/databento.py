@@ -178,6 +178,12 @@ def _tape(trades: _File, others: Sequence[_File], options: Options) -> Tape:
     return Tape(source, "databento", paths, reader.batches(), rejects, notes)
 
 
+def _without_trades(schema: str) -> str:
+    if schema != "mbp-1":
+        return f"a {schema} file without a trade"
+    return "an mbp-1 file without a trade holds no prints: give it together with the trades file of its time"
+
+
 def _of_all(file: _File) -> bool:
     return file.schema in STOCK_QUOTES and not file.of_venues
 
@@ -212,7 +218,7 @@ class _Reader:
         self._note(QUOTES_LIMITED, sum(file.header.metadata.limit is not None for file in self._quotes))
         joins = [QuoteJoin(self._lane(lane), self._by, slack=SLACK) for lane in _lanes(self._quotes)]
         constant = {"asset": pl.lit("stock" if self._stocks else "option"), "condition": pl.lit("unknown")}
-        parts, rows, done = [], 0, 0.0
+        parts, rows, done, trades = [], 0, 0.0, 0
         for numbers, records, done in self._records():
             prints = self._prints(numbers, records)
             if joins:
@@ -222,11 +228,14 @@ class _Reader:
             prints = prints.hstack(self._contracts.frame[prints["contract"]])
             parts.append(conform(rounded(prints, self._note).with_columns(**constant)))
             rows += len(numbers)
+            trades += len(numbers)
             if rows >= self._batch_rows:
                 yield Batch(pl.concat(parts), rows, done)
                 parts, rows = [], 0
         for join in joins:
             join.finish()
+        if not trades:
+            raise TapeError(f"{self._trades.path.name}: {_without_trades(self._trades.schema)}")
         if parts:
             yield Batch(pl.concat(parts), rows, done)
 

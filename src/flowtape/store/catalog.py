@@ -63,6 +63,7 @@ class Catalog:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _offered: tuple[int, int] = (0, 0)
     _series_keys: pl.DataFrame = field(default_factory=lambda: _NO_KEYS, repr=False)
+    _symbols: dict[str, tuple[pl.DataFrame, frozenset[str]]] = field(default_factory=dict, repr=False)
     _venue_keys: pl.DataFrame = field(default_factory=lambda: _NO_KEYS, repr=False)
 
     @classmethod
@@ -113,6 +114,15 @@ class Catalog:
         if expiry is not None:
             wanted &= pl.col("expiry") == expiry
         return series.filter(wanted)["series"]
+
+    def symbols(self, asset: str) -> frozenset[str]:
+        """The symbols of an asset that prints came of."""
+        series = self.series
+        known = self._symbols.get(asset)
+        if known is None or known[0] is not series:
+            names = series.filter(pl.col("asset") == asset)["symbol"].unique().cast(pl.String)
+            known = self._symbols[asset] = series, frozenset(names)
+        return known[1]
 
     def fresh(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Series and venues that are not kept yet, to be kept in the transaction at hand; each is given once in it."""

@@ -71,7 +71,11 @@ export function Search() {
 }
 
 function matching(wanted: string): string[] {
-  const starts = symbols.value.filter((symbol) => symbol.startsWith(wanted));
-  const holds = symbols.value.filter((symbol) => !symbol.startsWith(wanted) && symbol.includes(wanted));
-  return [...starts, ...holds].slice(0, SHOWN);
+  // `BRK-B`, `BRK/B` and `BRKB` find `BRK.B`.
+  const bare = (symbol: string) => symbol.replace(/[-./ ]/g, "");
+  const part = bare(wanted);
+  const starts = symbols.value.filter((symbol) => bare(symbol).startsWith(part));
+  const holds = symbols.value.filter((symbol) => !bare(symbol).startsWith(part) && bare(symbol).includes(part));
+  const exact = symbols.value.filter((symbol) => symbol === wanted);
+  return [...new Set([...exact, ...starts, ...holds])].slice(0, SHOWN);
 }
