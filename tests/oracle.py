@@ -9,20 +9,24 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 FAMILIES = {
-    "regular": "REGULAR AUTO REOP AJST STPD SPIM ISOI BNMT XMPT STK_REGULAR",
-    "auction": "SLAN SLAI",
+    "regular": "REGULAR AUTO REOP AJST STPD SPIM ISOI BNMT XMPT STK_REGULAR STK_SWEEP STK_SPLIT",
+    "auction": "SLAN SLAI STK_OPENING",
     "multileg": "MLET MLAT MESL TLAT MASL TLET TESL TASL SPRD STDL BWRT CMBO",
     "cross": "SLCN SLCI MLCT TLCT",
     "floor": "SLFT MLFT MFSL TLFT TFSL CBMO",
-    "late": "OSEQ LATE OPEN OPNL STK_SOLD",
+    "late": "OSEQ LATE OPEN OPNL STK_SOLD STK_SOLD_LAST",
     "compression": "MCTP",
+    "elsewhere": "STK_ACQUISITION",
     "extended": "EXHT",
     "cancel": "CANC CNCL CNCO CNOL CSTP",
     "unknown": "unknown",
 }
 FAMILY = {name: family for family, names in FAMILIES.items() for name in names.split()}
 CANCELS = set(FAMILIES["cancel"].split())
-UNSIDED = {name for name, of in FAMILY.items() if of in ("cross", "floor", "late", "compression")}
+UNSIDED = {
+    name for name, of in FAMILY.items() if of in ("cross", "floor", "late", "compression", "elsewhere")
+}
+UNSIDED.add("STK_OPENING")
 MINUTE = 60 * 10**9
 NEW_YORK = ZoneInfo("America/New_York")
 

@@ -24,6 +24,7 @@ STOCK = ROW | {
     "expiry": None,
     "right": None,
     "strike": None,
+    "condition": "STK_REGULAR",
     "venue": "XNAS",
     "underlying": None,
 }
@@ -138,7 +139,15 @@ def stock_tape(seed=11, count=2000):
                 "ask": ask,
                 "quote_ts": quote_ts,
                 "condition": chance.choice(
-                    ["AUTO", "AUTO", "ISOI", "unknown", "OSEQ", "LATE", "EXHT", "SLCN"]
+                    [
+                        "STK_REGULAR",
+                        "STK_SWEEP",
+                        "unknown",
+                        "STK_SOLD_LAST",
+                        "STK_SPLIT",
+                        "STK_ACQUISITION",
+                        "STK_OPENING",
+                    ]
                 ),
                 "venue": chance.choice(["XNAS", "ARCX", "EDGX"]),
                 "seq": number,

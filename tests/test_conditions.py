@@ -20,7 +20,7 @@ from flowtape.conditions import (
     stock_conditions,
     without_official,
 )
-from flowtape.prints import CONDITION_NAMES, SETS_ENDS, SETS_RANGE, Timestamp
+from flowtape.prints import CONDITION_NAMES, SETS_ENDS, SETS_RANGE, Condition, Timestamp
 from flowtape.readers import Options, open_tapes
 
 BOTH = SETS_RANGE | SETS_ENDS
@@ -151,6 +151,12 @@ def test_several_codes_take_the_strictest_in_any_order(codes, random):
     for one in names:
         expected &= 0 if one == "STK_EXTENDED" else BY_NAME[one].price_flags
     assert flags == expected
+
+
+def test_no_texts_are_no_conditions():
+    empty = stock_conditions(pl.Series([], dtype=pl.String), pl.Series([], dtype=Timestamp), Counter())
+    assert dict(empty.schema) == {"condition": Condition, "price_flags": pl.UInt8}
+    assert empty.height == 0
 
 
 def test_names_of_unknown_codes_in_notes_are_bounded():

@@ -297,6 +297,8 @@ def stock_conditions(
     a bunched trade of UTP and an average price of CTA, which is also what it is taken for without a tape. What is not
     known is counted in `notes`, by its code. `price_flags` are those that every code grants.
     """
+    if texts.is_empty():
+        return pl.DataFrame(schema={"condition": Condition, "price_flags": pl.UInt8})
     keys = texts.cast(pl.String).fill_null("")
     if tape is not None:
         utp = (tape.cast(pl.String) == "C").fill_null(False)

@@ -360,9 +360,9 @@ def test_a_correction_is_a_cancel_and_another_trade(server, start):
     prints = one.stop().prints()
     columns = ("price", "size", "condition", "seq")
     assert prints.select(pl.col("ts").cast(pl.Int64) - NS, *columns).rows() == [
-        (MS, 5_000_000, 5, "unknown", 7),
+        (MS, 5_000_000, 5, "STK_REGULAR", 7),
         (MS + 1, 5_000_000, 5, "CANC", -8),
-        (60_000 * MS, 5_010_000, 6, "LATE", -8),
+        (60_000 * MS, 5_010_000, 6, "STK_SOLD", -8),
     ]
     assert standing(prints)["size"].to_list() == [6]
     again = start("SPY", "stocks", cursor=str(NS))

@@ -182,8 +182,8 @@ def test_stock_prints(server, start):
     prints = one.stop().prints()
     columns = ("asset", "symbol", "price", "size", "bid", "condition", "venue", "seq")
     assert prints.select(columns).rows() == [
-        ("stock", "SPY", 5_000_100, 100, 5_000_000, "unknown", "4", 77),
-        ("stock", "T.PRC", 205_000, 7, None, "unknown", "4", 9),
+        ("stock", "SPY", 5_000_100, 100, 5_000_000, "STK_EXTENDED", "4", 77),
+        ("stock", "T.PRC", 205_000, 7, None, "STK_REGULAR", "4", 9),
     ]
 
 
