@@ -62,6 +62,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")] = (
         8787
     )
+    connections_per_address: Annotated[
+        Annotated[int, Meta(ge=1, le=65_536)] | None,
+        Meta(
+            description="Connections, and requests under way, that one address may have (of IPv6 a network of 64 bits);"
+            " this machine's own and those of `proxies` are not counted."
+        ),
+    ] = 256
+    proxies: Annotated[
+        str,
+        Meta(
+            description="Addresses or networks of proxies in front of the server, a list with commas: a request from"
+            " one counts for the last address in its `X-Forwarded-For` that is none of them. Nobody else's is read."
+        ),
+    ] = ""
     flow_plan: Annotated[Plan, Meta(description="The lowest plan that may ask the flow endpoints.")] = "Alpha"
     limit_free: Annotated[_Requests | None, Meta(description="Requests a day on the Free plan.")] = 5
     limit_basic: Annotated[_Requests | None, Meta(description="Requests a day on the Basic plan.")] = 250

@@ -18,14 +18,15 @@ import msgspec
 from flowtape.answers import Made
 from flowtape.api import errors
 from flowtape.api.account import ACCOUNT, SYMBOLS, account
+from flowtape.api.connections import Connections
 from flowtape.api.errors import Headers, Refusal
 from flowtape.api.formats import Format, accepted
 from flowtape.api.keys import Key, Keys
 from flowtape.api.logs import event, redact
 from flowtape.api.metrics import Metrics
 from flowtape.api.names import Names, plain
-from flowtape.api.pages import Pages
-from flowtape.api.params import KEY_PARAMETER, is_named, query_pairs
+from flowtape.api.pages import ALWAYS, Pages
+from flowtape.api.params import KEY_PARAMETER, MOST_QUERY, check_query, is_named, key_in, query_pairs
 from flowtape.api.queries import read_request
 from flowtape.api.quotas import Quotas
 from flowtape.api.routes import ROUTES, FlowAnswers, Route, Router, bare
@@ -66,6 +67,8 @@ Service = Callable[[Key, int], Awaitable[Wire]]
 """Gives what it has for a key at an instant (ns)."""
 _REMEMBERED = 4096
 """Request targets whose meaning is remembered."""
+_REMEMBERED_BYTES = 512
+"""Bytes of the longest target that is remembered."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,8 +80,6 @@ class Asked(msgspec.Struct, frozen=True):
     query: Query = Query()
     format: Format | None = None
     refusal: Refusal | None = None
-    key: bytes = b""
-    """The key of the query, empty when there is none or more than one."""
 
 
 class Application:
@@ -103,8 +104,10 @@ class Application:
         self._required: Plan = settings.flow_plan
         self._permitted = frozenset(PLANS[PLANS.index(settings.flow_plan) :])
         self.streams = Streams(flow)
+        self.connections = Connections(settings)
         self.metrics = metrics or Metrics()
         self.metrics.count_streams(lambda: self.streams.clients)
+        self.metrics.watch_connections(self.connections)
         self._router = Router((*routes, *STREAMS))
         self._names = Names((param for route in routes for param in route.params), (LAST_EVENT_ID,))
         self._pages = Pages(self._health, self.metrics.page, tuple(routes), settings)
@@ -116,20 +119,29 @@ class Application:
         """Answer one HTTP request."""
         started = time.perf_counter()
         try:
+            visit = self.connections.enter(
+                scope.get("client"),
+                (value for name, value in scope["headers"] if name == b"x-forwarded-for"),
+                limited=scope["path"] not in ALWAYS,
+            )
+        except Refusal as refusal:
+            status, headers, body = _refused(refusal)
+            await self._send(scope, receive, send, status, headers, body)
+            return
+        try:
+            await self._answer(scope, receive, send, started)
+        finally:
+            self.connections.leave(visit)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+        try:
             status, headers, body = await self._reply(scope)
         except Refusal as refusal:
             status, headers, body = _refused(refusal)
         except Exception as error:
             event(_log, logging.ERROR, "request failed", path=scope["path"], error=repr(error))
             status, headers, body = _refused(errors.internal())
-        if scope["method"] == "HEAD":
-            body = b""
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        self.metrics.request(self._route_of(scope), status)
-        if isinstance(body, bytes):
-            await send({"type": "http.response.body", "body": body})
-        else:
-            await body(receive, send)
+        await self._send(scope, receive, send, status, headers, body)
         if self.settings.access_log:
             took = round((time.perf_counter() - started) * 1000, 3)
             target = _target(scope["path"], scope["query_string"])
@@ -137,35 +149,57 @@ class Application:
                 _log, logging.INFO, "request", method=scope["method"], target=target, status=status, ms=took
             )
 
+    async def _send(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        status: int,
+        headers: Headers,
+        body: bytes | Streaming,
+    ) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        self.metrics.request(self._route_of(scope), status)
+        if scope["method"] == "HEAD":
+            body = b""
+        if isinstance(body, bytes):
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await body(receive, send)
+
     async def _reply(self, scope: Scope) -> tuple[int, Headers, bytes | Streaming]:
         target = scope["raw_path"], scope["query_string"]
         path, method = bare(scope["path"]), scope["method"]
         if method == "OPTIONS" and scope["path"].startswith(_API):
             # A browser shows the answer to its script only where the preflight succeeds, also when that is a 404.
             return 204, _PREFLIGHT, b""
-        asked = self._asked.get(target)
-        page = service = None
+        # Neither is parsed before the key is known, so that whoever has none costs next to nothing.
+        found = page = service = None
+        asked = self._asked.get(target) if sum(map(len, target)) <= _REMEMBERED_BYTES else None
         if asked is None:
             page, service = self._pages.find(path), self._services.get(path)
-            asked = None if page or service else self._read(*target)
+            found = None if page or service else self._router.find(target[0])
+            if not (page or service or found):
+                raise errors.not_found(scope["path"])
         if method not in ("GET", "HEAD"):
             if method == "OPTIONS":
                 return 204, _PREFLIGHT, b""
             raise errors.method_not_allowed(method, _ALLOW)
         headers = dict(scope["headers"])
-        if asked is not None and asked.route.path in ANSWERS:
-            return await self._stream(scope, asked, headers)
-        if asked is not None:
-            return await self._keyed_reply(
-                scope["path"], asked.key, headers, partial(self._flow, asked, headers)
-            )
+        if page is not None:
+            return await page(headers)
+        given = headers.get(b"x-api-key") or key_in(target[1])
+        key = self.keys.find(given)
+        if key is None:
+            raise errors.unauthorized()
         if service is not None:
-            pairs = query_pairs(target[1])
-            return await self._keyed_reply(
-                scope["path"], _key_in(pairs), headers, partial(self._served, service, pairs)
-            )
-        assert page is not None  # noqa: S101 - for the type checker: one of the three was found
-        return await page(headers)
+            return await self._keyed_reply(path, key, headers, partial(self._served, service, target[1]))
+        if asked is None:
+            assert found is not None  # noqa: S101 - for the type checker: one of the three was found
+            asked = self._read(*found, target)
+        if asked.route.path in ANSWERS:
+            return await self._stream(scope, asked, key, given, headers)
+        return await self._keyed_reply(path, key, headers, partial(self._flow, asked, headers))
 
     def _route_of(self, scope: Scope) -> str:
         """The template of a request's route: paths themselves would be labels without end."""
@@ -178,41 +212,34 @@ class Application:
         found = self._router.find(scope["raw_path"])
         return found[0].path if found else "other"
 
-    def _read(self, raw_path: bytes, query: bytes) -> Asked:
-        """What a target of a flow route means; raises a 404 when it is none."""
-        found = self._router.find(raw_path)
-        if found is None:
-            raise errors.not_found(raw_path.decode("latin-1"))
-        route, path = found
-        pairs = query_pairs(query)
-        key = _key_in(pairs)
+    def _read(self, route: Route, path: dict[str, str], target: tuple[bytes, bytes]) -> Asked:
+        """What the target of a flow route means; short ones are remembered."""
+        query = target[1]
         try:
+            check_query(query)
+            pairs = query_pairs(query)
             self._names.check(query_names(route), pairs)
             request = read_request(route.asset, route.params, path, pairs)
-            asked = Asked(route, request.query, request.format, key=key)
         except Refusal as refusal:
-            return Asked(route, refusal=refusal, key=key)
-        if not any(is_named(name, KEY_PARAMETER) for name, _ in pairs):
-            # A target with a key in it is not remembered: keys do not stay in memory.
+            return Asked(route, refusal=refusal)
+        asked = Asked(route, request.query, request.format)
+        # A target with a key in it is not remembered: keys do not stay in memory.
+        with_key = any(is_named(name, KEY_PARAMETER) for name, _ in pairs)
+        if not with_key and sum(map(len, target)) <= _REMEMBERED_BYTES:
             if len(self._asked) >= _REMEMBERED:
                 self._asked.clear()
-            self._asked[raw_path, query] = asked
+            self._asked[target] = asked
         return asked
 
-    async def _keyed_reply(
-        self, path: str, given: bytes, headers: dict[bytes, bytes], service: Service
-    ) -> Reply:
-        """The reply of a service to whoever has a key; `given` is the key of the query."""
-        wire, rate = await self._keyed(path, headers.get(b"x-api-key") or given, service)
+    async def _keyed_reply(self, path: str, key: Key, headers: dict[bytes, bytes], service: Service) -> Reply:
+        """The reply of a service to the holder of a key."""
+        wire, rate = await self._keyed(path, key, service)
         return await reply(wire, headers, rate)
 
     async def _keyed(
-        self, path: str, given: bytes, service: Callable[[Key, int], Awaitable[T]]
+        self, path: str, key: Key, service: Callable[[Key, int], Awaitable[T]]
     ) -> tuple[T, Headers]:
         """What a service has for a key, and the headers of the key's quota."""
-        key = self.keys.find(given)
-        if key is None:
-            raise errors.unauthorized()
         now = self._clock()
         try:
             found = await service(key, now)
@@ -227,10 +254,9 @@ class Application:
         return found, self._quotas.headers(key, now)
 
     async def _stream(
-        self, scope: Scope, asked: Asked, headers: dict[bytes, bytes]
+        self, scope: Scope, asked: Asked, key: Key, given: bytes, headers: dict[bytes, bytes]
     ) -> tuple[int, Headers, Streaming]:
-        """The beginning of a stream, and what sends the rest."""
-        given = headers.get(b"x-api-key") or asked.key
+        """The beginning of a stream, and what sends the rest. `given` is the key as it was sent."""
         pairs = query_pairs(scope["query_string"])
         named = next((value for name, value in pairs if is_named(name, LAST_EVENT_ID)), "")
         last_id = headers.get(b"last-event-id", named.encode()).decode("latin-1")
@@ -242,7 +268,7 @@ class Application:
             self._quotas.spend(key, now)
             return hub
 
-        hub, rate = await self._keyed(scope["path"], given, begin)
+        hub, rate = await self._keyed(scope["path"], key, begin)
         serve = partial(self.streams.serve, hub, last_id, lambda: self.keys.find(given) is not None)
         return 200, [*STREAM_HEADERS, *COMMON, EXPOSE, *rate], serve
 
@@ -265,9 +291,10 @@ class Application:
         self._quotas.spend(key, now)
         return wire
 
-    async def _served(self, service: Service, pairs: list[tuple[str, str]], key: Key, now: int) -> Wire:
+    async def _served(self, service: Service, query: bytes, key: Key, now: int) -> Wire:
         """What a service without parameters has for a key."""
-        self._names.check((), pairs)
+        check_query(query)
+        self._names.check((), query_pairs(query))
         return await service(key, now)
 
     async def _symbols(self, key: Key, now: int) -> Wire:
@@ -315,12 +342,6 @@ def create_app(
     return Application(flow, keys, usage, settings, clock)
 
 
-def _key_in(pairs: list[tuple[str, str]]) -> bytes:
-    """The key of a query, empty when there is none or more than one."""
-    given = [value.encode() for name, value in pairs if is_named(name, KEY_PARAMETER)]
-    return given[0] if len(given) == 1 else b""
-
-
 def _refused(refusal: Refusal) -> Reply:
     body = msgspec.json.encode(refusal.body)
     fixed = [JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store"), *COMMON, EXPOSE]
@@ -329,7 +350,8 @@ def _refused(refusal: Refusal) -> Reply:
 
 def _target(path: str, query: bytes) -> str:
     pairs = [
-        (name, "" if plain(name) == plain(KEY_PARAMETER) else value) for name, value in query_pairs(query)
+        (name, "" if plain(name) == plain(KEY_PARAMETER) else value)
+        for name, value in query_pairs(query[:MOST_QUERY])
     ]
     shown = "&".join(f"{name}={redact(value) if value else '(redacted)'}" for name, value in pairs)
     return f"{path}?{shown}" if shown else path

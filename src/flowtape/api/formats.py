@@ -22,13 +22,20 @@ MEDIA: dict[Format, str] = {
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/vnd.apache.parquet",
 }
+_LONGEST_ACCEPT = 1024
+"""Bytes of the longest Accept header that is read."""
 _RANGE = re.compile(r"\s*([\w.+*-]+)/([\w.+*-]+)\s*((?:;[^,]*)?)")
 _QUALITY = re.compile(r";\s*q\s*=\s*([^;\s]*)")
 
 
-@lru_cache(maxsize=256)
 def accepted(accept: bytes) -> Format:
-    """The format that an Accept header likes best (RFC 9110 12.5.1); JSON where it likes none of ours."""
+    """The format that an Accept header likes best (RFC 9110 12.5.1); JSON where it likes none of ours, or where it is
+    longer than `_LONGEST_ACCEPT`."""
+    return _accepted(accept) if len(accept) <= _LONGEST_ACCEPT else FORMATS[0]
+
+
+@lru_cache(maxsize=256)
+def _accepted(accept: bytes) -> Format:
     ranges: dict[str, float] = {}
     for part in accept.decode("latin-1").lower().split(","):
         found = _RANGE.fullmatch(part)

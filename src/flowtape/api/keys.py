@@ -25,6 +25,9 @@ from flowtape.store import shared
 CHECK_EVERY = 0.25
 """Seconds between looks for keys made or revoked by another process."""
 
+LONGEST = 256
+"""Bytes of the longest text that is looked at as a key."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -167,7 +170,7 @@ class Keys:
 
         Looked up by its digest, so that how long it takes tells nothing of the keys there are.
         """
-        return self._by_digest.get(hashlib.sha256(raw).digest())
+        return self._by_digest.get(hashlib.sha256(raw).digest()) if len(raw) <= LONGEST else None
 
     def reload(self) -> None:
         """Read the keys again."""

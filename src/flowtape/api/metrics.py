@@ -28,6 +28,17 @@ class LiveState(Protocol):
         """How each feed does."""
 
 
+class ConnectionState(Protocol):
+    """What is asked of the connections at each look."""
+
+    open: int
+    most: int
+
+    @property
+    def closed(self) -> Mapping[str, int]:
+        """Connections closed so far, by why."""
+
+
 class Metrics:
     """The numbers of one server; may be told of things from any thread."""
 
@@ -90,6 +101,10 @@ class Metrics:
         gauge = Gauge("flowtape_stream_clients", "Streams that are open.", registry=self._registry)
         gauge.set_function(clients)
 
+    def watch_connections(self, connections: ConnectionState) -> None:
+        """Tell how many connections are open, and how many were closed for being too many."""
+        self._registry.register(_ConnectionCollector(connections))
+
     def serve(self, host: str, port: int) -> Callable[[], None]:
         """Serve the page at an address of its own, for a process without the API; gives what ends that. Raises
         `UsageError` where the address cannot be had."""
@@ -151,3 +166,20 @@ class _LiveCollector(Collector):
             for what, many in feed.notes.items():
                 notes.add_metric((feed.name, what), many)
         yield from (connected, lag, silence, broken, notes)
+
+
+class _ConnectionCollector(Collector):
+    def __init__(self, connections: ConnectionState) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterable[Metric]:
+        """Read when asked."""
+        now = self._connections
+        yield GaugeMetricFamily("flowtape_connections", "Connections that are open.", now.open)
+        yield GaugeMetricFamily("flowtape_connections_limit", "Connections that may be open.", now.most)
+        closed = CounterMetricFamily(
+            "flowtape_connections_closed", "Connections closed, being too many.", labels=("why",)
+        )
+        for why in ("address", "room"):
+            closed.add_metric((why,), now.closed.get(why, 0))
+        yield closed

@@ -17,6 +17,8 @@ from flowtape.api.routes import Route
 from flowtape.api.wire import COMMON, JSON, Reply, takes_gzip
 from flowtape.settings import Settings
 
+ALWAYS = ("/health", "/metrics")
+"""Paths that are answered however many requests an address has under way."""
 Page = Callable[[dict[bytes, bytes]], Awaitable[Reply]]
 
 _HTML = """<!doctype html>

@@ -17,6 +17,13 @@ KEY_PARAMETER = "apiKey"
 MOST = 2**31 - 1
 """The largest whole number that clients of every language hold."""
 
+MOST_QUERY = 8192
+"""Bytes of the longest query string that is taken."""
+MOST_PAIRS = 64
+"""Arguments of a query string that are taken."""
+_LONGEST_NAME = 3 * len(KEY_PARAMETER)
+_LONGEST_KEY = 512
+
 _WHOLE = re.compile(r"([+-]?)0*([0-9]+)", re.ASCII)
 _INSTANT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt +]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
@@ -173,13 +180,35 @@ def is_named(name: str, parameter: str) -> bool:
     return name.lower() == parameter.lower()
 
 
+def key_in(query: bytes) -> bytes:
+    """The key that a query string holds; empty when there is none, more than one, or too many arguments.
+
+    Only names are decoded, and of a bounded number of arguments: this runs before the key is known.
+    """
+    given = []
+    for part in query.split(b"&", MOST_PAIRS)[:MOST_PAIRS]:
+        name, _, value = part.partition(b"=")
+        if len(name) <= _LONGEST_NAME and is_named(unquote(name.decode("latin-1")), KEY_PARAMETER):
+            given.append(unquote(value[:_LONGEST_KEY].decode("latin-1")).encode())
+    return given[0] if len(given) == 1 else b""
+
+
+def check_query(query: bytes) -> None:
+    """Raise a 400 where a query string is longer than `MOST_QUERY` or has more than `MOST_PAIRS` arguments."""
+    if len(query) > MOST_QUERY:
+        raise invalid("query", f"is {len(query):,} bytes long; at most {MOST_QUERY:,} are taken.")
+    pairs = query.count(b"&") + 1
+    if pairs > MOST_PAIRS:
+        raise invalid("query", f"has {pairs:,} arguments; at most {MOST_PAIRS} are taken.")
+
+
 def query_pairs(query: bytes) -> list[tuple[str, str]]:
-    """The arguments of a query string, percent-decoded.
+    """The first `MOST_PAIRS` arguments of a query string, percent-decoded.
 
     `+` stays a plus: no parameter takes a space, and the offset of an instant is often sent unescaped.
     """
     pairs = []
-    for part in query.decode("latin-1").split("&"):
+    for part in query.decode("latin-1").split("&", MOST_PAIRS)[:MOST_PAIRS]:
         if part:
             name, _, value = part.partition("=")
             pairs.append((unquote(name), unquote(value)))

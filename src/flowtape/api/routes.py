@@ -183,6 +183,10 @@ def bare(path: str) -> str:
     return path[:-1] if path.endswith("/") and not path.endswith("//") and path != "/" else path
 
 
+MOST_PATH = 512
+"""Bytes of the longest path that is looked at; no route has a longer one."""
+
+
 class Router:
     """Finds the route of a path. `{name}` in a route's path stands for one segment, percent-decoded. A slash may
     follow the path."""
@@ -197,6 +201,8 @@ class Router:
 
     def find(self, raw_path: bytes) -> tuple[Route, dict[str, str]] | None:
         """The route and the values of its named segments; None where there is none."""
+        if len(raw_path) > MOST_PATH:
+            return None
         parts = [unquote(part) for part in bare(raw_path.decode("latin-1")).split("/")]
         branch = self._tree
         for part in parts:

@@ -15,12 +15,18 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from flowtape.api.app import Application
+from flowtape.api.connections import most_connections
 from flowtape.api.logs import event
+from flowtape.api.streams import MOST as MOST_STREAMS
 from flowtape.errors import FlowtapeError, UsageError
 
 BACKLOG = 1024
 HEADER_BYTES = 65_536
 """A request's line and headers together; more is 414 or 431."""
+IDLE_MS = 30_000
+"""Milliseconds that a connection may wait: for its first request, for the rest of a request's headers, for the next."""
+STREAMS_SHARE = 0.75
+"""The share of all connections that may be streams; the others are for requests that end."""
 STOP_WITHIN = 10.0
 """Seconds that requests under way are given when the server is told to stop."""
 
@@ -41,10 +47,15 @@ async def run(
     `UsageError` when the address cannot be used, for instance because another program has the port.
     """
     address, port = free_address(host, port)
-    server = _server(app, address, port)
+    most = most_connections()
+    app.streams.most = min(MOST_STREAMS, int(most * STREAMS_SHARE))
+    server = _server(app, address, port, most)
     stopping = stop or _stop_on_signals()
     serving = asyncio.create_task(server.serve())
-    watching = [asyncio.create_task(watch()) for watch in (app.keys.watch, app.usage.watch)]
+    watching = [
+        asyncio.create_task(watch)
+        for watch in (app.keys.watch(), app.usage.watch(), app.connections.watch(port, most))
+    ]
     told = asyncio.create_task(stopping.wait())
     try:
         if await _accepting(address, port, serving):
@@ -79,7 +90,7 @@ def free_address(host: str, port: int) -> tuple[str, int]:
     return str(name[0]), int(name[1])
 
 
-def _server(app: Application, address: str, port: int) -> Server:
+def _server(app: Application, address: str, port: int, most: int) -> Server:
     return Server(
         app,
         address=address,
@@ -88,7 +99,9 @@ def _server(app: Application, address: str, port: int) -> Server:
         http=HTTPModes.http1,
         websockets=False,
         backlog=BACKLOG,
-        http1_settings=HTTP1Settings(max_buffer_size=HEADER_BYTES),
+        # Granian stops accepting at this number of connections, idle ones included.
+        backpressure=most,
+        http1_settings=HTTP1Settings(header_read_timeout=IDLE_MS, max_buffer_size=HEADER_BYTES),
         # Its messages go where all others go, not to standard output.
         log_level=LogLevels.error,
         log_dictconfig={"handlers": {}, "formatters": {}, "loggers": {"_granian": {"propagate": True}}},

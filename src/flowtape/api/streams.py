@@ -193,11 +193,14 @@ class Streams:
         self._hubs: dict[tuple[str, Query], Hub] = {}
         self._closing = False
         self.clients = 0
+        self.most = MOST
 
     def admit(self) -> None:
         """Raise a 503 where there is no room for one more client."""
-        if self.clients >= MOST or self._closing:
-            body = ErrorBody("too_many_streams", f"There are {MOST} streams open, the most this server has.")
+        if self.clients >= self.most or self._closing:
+            body = ErrorBody(
+                "too_many_streams", f"There are {self.most} streams open, the most this server has."
+            )
             raise Refusal(503, body, [(b"retry-after", b"10")])
 
     async def open(self, route: Route, query: Query) -> Hub:

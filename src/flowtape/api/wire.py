@@ -30,6 +30,8 @@ _GZIP_FROM = 1024
 _GZIP_ASIDE = 65_536
 """Bytes of body from which compression takes the better part of a millisecond, and leaves the event loop."""
 _GZIP_LEVEL = 4
+_LONGEST_LIST = 1024
+"""Bytes of the longest list in a header that is read."""
 _CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?")
 
 
@@ -116,15 +118,24 @@ async def reply(wire: Wire, headers: dict[bytes, bytes], rate: Headers) -> Reply
 
 
 def matches(condition: bytes, etag: bytes) -> bool:
-    """Whether an If-None-Match names this tag (compared weakly, as RFC 9110 13.1.2 says)."""
+    """Whether an If-None-Match names this tag (compared weakly, as RFC 9110 13.1.2 says); a long one is not read."""
     if condition.strip() == b"*":
         return True
+    if len(condition) > _LONGEST_LIST:
+        return False
     return any(tag.strip().removeprefix(b"W/") == etag for tag in condition.split(b","))
 
 
-@lru_cache(maxsize=256)
 def takes_gzip(accepted: bytes) -> bool:
-    """Whether an Accept-Encoding allows gzip, and does not like plain better (RFC 9110 12.5.3)."""
+    """Whether an Accept-Encoding allows gzip, and does not like plain better (RFC 9110 12.5.3).
+
+    One longer than `_LONGEST_LIST` is not read: then a plain body is sent.
+    """
+    return len(accepted) <= _LONGEST_LIST and _takes_gzip(accepted)
+
+
+@lru_cache(maxsize=256)
+def _takes_gzip(accepted: bytes) -> bool:
     weights: dict[str, float] = {}
     for part in accepted.decode("latin-1").lower().split(","):
         found = _CODING.fullmatch(part)
