@@ -3,7 +3,8 @@
 FlowtapeError
 ├── UsageError        an argument or a setting cannot be used; names it and its value
 ├── TapeError         a file cannot be read as a tape: wrong format, empty, truncated
-│   └── RowError      one row is bad (raised only by a strict read)
+│   ├── RowError      one row is bad (raised only by a strict read)
+│   └── NothingRead   every row of a file is bad
 ├── SourceConflict    a symbol's trading day already comes from another source
 ├── StoreError        the store cannot be opened, read or written
 │   ├── StoreBusy     another process holds the store
@@ -38,6 +39,12 @@ class RowError(TapeError):
     def __init__(self, file: str, row: int, reason: str) -> None:
         super().__init__(f"{file}: row {row}: {reason}")
         self.file, self.row, self.reason = file, row, reason
+
+
+class NothingRead(TapeError):
+    """A file of which no row is a print."""
+
+    exit_code = 8
 
 
 class SourceConflict(FlowtapeError):

@@ -60,6 +60,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     notes: dict[str, int]
     first: list[RejectedRow]
     refusals: list[RefusedDay]
+    nothing_read: str | None = None
+    """What to say of a tape of which every row is bad."""
 
 
 class Step(msgspec.Struct):
@@ -122,6 +124,7 @@ def outcome_of(tape: Tape, report: Report) -> Outcome:
         reasons=dict(tape.rejects.reasons),
         notes=dict(report.notes),
         first=[_row(reject) for reject in tape.rejects.first[:SHOWN_REJECTS]],
+        nothing_read=tape.nothing_read,
         refusals=[RefusedDay(one.asset, one.symbol, one.day, one.held_by) for one in refusals],
     )
 

@@ -19,7 +19,7 @@ import polars as pl
 
 from flowtape import answers
 from flowtape.conditions import price_flags
-from flowtape.errors import UsageError
+from flowtape.errors import NothingRead, UsageError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.minutes import minutes as _minutes
 from flowtape.prints import PRICE_SCALE, Timestamp, conform
@@ -43,7 +43,8 @@ def read(
     integers of 1/10,000 USD, times UTC in nanoseconds.
 
     Trades are given together with the quotes or definitions that belong to them. Rows left out are told of in
-    a warning; `strict` raises `RowError` at the first instead. Raises `TapeError` for what is no tape.
+    a warning; `strict` raises `RowError` at the first instead. Raises `TapeError` for what is no tape, `NothingRead`
+    where every row is bad.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
     if not paths:
@@ -57,6 +58,8 @@ def prints_of(tapes: Iterable[Tape]) -> pl.DataFrame:
     frames = []
     for tape in tapes:
         frames += [batch.prints for batch in tape.batches]
+        if tape.nothing_read is not None:
+            raise NothingRead(tape.nothing_read)
         if tape.rejects.count:
             reasons = ", ".join(
                 f"{reason} ({count})" for reason, count in tape.rejects.reasons.most_common(3)

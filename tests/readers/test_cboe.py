@@ -150,7 +150,10 @@ def test_larger_file_in_bounded_batches(write):
         ({"seq": ""}, "sequence_number is not a whole number: None"),
         ({"root": " "}, "root is blank: ' '"),
         ({"underlying": "^"}, "underlying_symbol is blank: '^'"),
-        ({"expiry": "2024-06-31"}, "expiration is not a date: '2024-06-31'"),
+        (
+            {"expiry": "2024-06-31"},
+            "expiration is not a date from 1990 to 2099, YYYY-MM-DD or YYYYMMDD: '2024-06-31'",
+        ),
         ({"strike": "0"}, "strike is not a strike in USD: '0'"),
         ({"right": "X"}, "option_type is neither call nor put: 'X'"),
         ({"price": "-1"}, "trade_price is not a price in USD from 0 up: '-1'"),

@@ -131,7 +131,7 @@ def test_times_without_an_offset_are_of_new_york(write):
         ({"quote": "x"}, "quote_timestamp is not a time: 'x'"),
         ({"sequence": "1.5"}, "sequence is not a whole number: '1.5'"),
         ({"symbol": ""}, "symbol is blank: None"),
-        ({"expiration": "x"}, "expiration is not a date: 'x'"),
+        ({"expiration": "x"}, "expiration is not a date from 1990 to 2099, YYYY-MM-DD or YYYYMMDD: 'x'"),
         ({"strike": "500.00001"}, "strike is not a strike in USD: '500.00001'"),
         ({"strike": "500.00000000000006"}, None),
         ({"strike": "-1"}, "strike is not a strike in USD: '-1'"),

@@ -12,7 +12,7 @@ import msgspec
 
 from flowtape.backfill.files import File, Reading, near, options
 from flowtape.engine import Engine
-from flowtape.errors import FlowtapeError, StoreError, TakenOver
+from flowtape.errors import FlowtapeError, NothingRead, StoreError, TakenOver
 from flowtape.ingest import Outcome, outcome_of
 from flowtape.prints import trading_days
 from flowtape.readers import open_tapes
@@ -123,6 +123,9 @@ def _take(engine: Engine, reading: Reading, unit: tuple[File, ...], days: list[d
         with near(unit) as paths, options(reading) as asked:
             tapes = open_tapes(paths, reading.format, asked)
             outcomes.extend(outcome_of(tape, engine.ingest(tape)) for tape in tapes)
+        for outcome in outcomes:
+            if outcome.nothing_read is not None:
+                raise NothingRead(outcome.nothing_read)
     except StoreError:
         raise
     except FlowtapeError as error:

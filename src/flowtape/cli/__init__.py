@@ -26,6 +26,7 @@ Exit codes:
   5  the store cannot be opened, read or written
   6  a live source failed
   7  another process has taken over what this one wrote
+  8  no row of a file is a print: every one of them is bad
   130  interrupted; what was committed is kept, and repeating is safe
 """
 

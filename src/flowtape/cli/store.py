@@ -13,7 +13,7 @@ from flowtape.api import control
 from flowtape.cli.options import Day, reading_options, store_option
 from flowtape.cli.show import progress_bar, tell_outcome
 from flowtape.engine import Engine, wrong_minutes
-from flowtape.errors import SourceConflict, StoreError, UsageError
+from flowtape.errors import NothingRead, SourceConflict, StoreError, UsageError
 from flowtape.feeds.replay import ReplayFeed
 from flowtape.ingest import Outcome, Request
 from flowtape.ingest import ingest as run_ingest
@@ -122,6 +122,9 @@ def _tell(outcomes: list[Outcome], as_json: bool) -> None:
     refused = sum(outcome.refused for outcome in outcomes if outcome.refusals)
     if refused:
         raise SourceConflict(f"{refused:,} rows were refused: their trading days come from another source")
+    for outcome in outcomes:
+        if outcome.nothing_read is not None:
+            raise NothingRead(outcome.nothing_read)
 
 
 @click.command()

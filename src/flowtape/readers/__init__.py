@@ -112,6 +112,8 @@ class Tape:
     batches: Iterator[Batch]
     rejects: Rejects
     notes: Counter[str] = field(default_factory=Counter)
+    kept: int = 0
+    """Prints in the batches so far."""
 
     def __post_init__(self) -> None:
         self.batches = _checked(self, self.batches)
@@ -120,6 +122,14 @@ class Tape:
     def name(self) -> str:
         """The file names, for messages."""
         return ", ".join(path.name for path in self.files)
+
+    @property
+    def nothing_read(self) -> str | None:
+        """What to say of a tape that has been read and of which every row is bad; None of any other."""
+        if self.kept or not self.rejects.count:
+            return None
+        reason = self.rejects.reasons.most_common(1)[0][0]
+        return f"{self.name}: none of {self.rejects.count:,} rows is a print: {reason}"
 
 
 Read = Callable[[Sequence[Path], Options], "list[Tape]"]
@@ -167,6 +177,7 @@ def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
     try:
         for batch in batches:
             rejects.check()
+            tape.kept += batch.prints.height
             yield batch
     except TapeError:
         # A bad row before the fault comes first.

@@ -17,14 +17,23 @@ from flowtape.conditions import from_numbers
 from flowtape.prices import MAX_NANOS, NANOS, Note, nanos
 from flowtape.prints import MAX_SIZE, MAX_STRIKE, OUT_OF_RANGE, out_of_range
 from flowtape.readers import Rejects
+from flowtape.readers.columns import is_missing
 from flowtape.readers.delimited import FIELDS, ROW, Chunk, Csv, header_of
 from flowtape.readers.stream import Stream, head, open_stream
-from flowtape.readers.times import from_wall, in_nanoseconds, instants, nanoseconds
+from flowtape.readers.times import (
+    NO_DATE,
+    date_of_text,
+    dates,
+    from_wall,
+    in_nanoseconds,
+    instants,
+    nanoseconds,
+)
 
 __all__ = [
-    "FIELDS", "ROW", "Chunk", "Csv", "Field", "Places", "Stream", "condition", "expiry", "from_wall", "head",
-    "header_of", "in_nanoseconds", "instants", "nanoseconds", "note_unknown", "noting", "number", "open_stream",
-    "parse", "price", "quote", "quote_size", "right", "size", "strike", "strike_units", "text", "whole",
+    "FIELDS", "ROW", "Chunk", "Csv", "Field", "Places", "Stream", "condition", "dates", "expiry", "from_wall", "head",
+    "header_of", "in_nanoseconds", "instants", "integer", "nanoseconds", "note_unknown", "noting", "number",
+    "open_stream", "parse", "price", "quote", "quote_size", "right", "size", "strike", "strike_units", "text", "whole",
 ]  # fmt: skip
 
 
@@ -36,7 +45,8 @@ class Field:
     """How a column of prints is made of a file's columns.
 
     `value` gives null where the source's value is no such thing; what is null, or outside `low`..`high`, is a
-    bad row. `column` is the source's column, named in the report. With `required` off a blank is fine.
+    bad row. `column` is the source's column, named in the report. With `required` off a value that stands for nothing
+    (`columns.is_missing`) is fine.
     """
 
     name: str
@@ -111,7 +121,7 @@ def _bad(values: pl.Series, source: pl.Series, field: Field) -> pl.Series | None
     )
     if values.null_count() == blank and not outside:
         return None
-    bad = values.is_null() if field.required else values.is_null() & source.is_not_null()
+    bad = values.is_null() if field.required else values.is_null() & ~is_missing(source)
     if field.low is not None:
         bad = bad | (values < field.low).fill_null(False)
     if field.high is not None:
@@ -175,14 +185,17 @@ def text(name: str, column: str) -> Field:
 
 def number(name: str, column: str) -> Field:
     """A whole number of any sign, exact over all of 64 bits."""
-    return Field(name, column, pl.col(column).cast(pl.Int64, strict=False), f"{column} is not a whole number")
+    return Field(name, column, integer(column), f"{column} is not a whole number")
+
+
+def integer(column: str) -> pl.Expr:
+    """A whole number as text (`10`, `10.0`), exact over all of 64 bits; null where it is none."""
+    return pl.coalesce(pl.col(column).cast(pl.Int64, strict=False), whole(column))
 
 
 def expiry(column: str = "expiry") -> Field:
-    """A date, `YYYY-MM-DD` or `YYYYMMDD`."""
-    text = pl.col(column)
-    value = pl.coalesce(text.str.to_date(form, strict=False) for form in ("%Y-%m-%d", "%Y%m%d"))
-    return Field("expiry", column, value, f"{column} is not a date")
+    """An expiration, `YYYY-MM-DD` or `YYYYMMDD`."""
+    return Field("expiry", column, date_of_text(pl.col(column)), f"{column} {NO_DATE}")
 
 
 def condition(column: str, vendor: str) -> pl.Expr:

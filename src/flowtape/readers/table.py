@@ -21,7 +21,7 @@ import polars as pl
 
 from flowtape.conditions import OPTION_NAMES, from_numbers, from_text, stock_conditions
 from flowtape.errors import TapeError
-from flowtape.prices import MAX_NANOS, NANOS, nanos, rounded
+from flowtape.prices import MAX_NANOS, NANOS, nanos, rounded, shortest_floats
 from flowtape.prints import (
     CONTRACT,
     MAX_SIZE,
@@ -35,12 +35,13 @@ from flowtape.prints import (
     underlyings,
 )
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
+from flowtape.readers.columns import TEXT, check
 from flowtape.readers.common import Field, Places
 from flowtape.readers.frames import READ, Mapping
+from flowtape.readers.times import NO_DATE
 
 SOURCE = "table"
 NEEDED = ("ts", "price", "size")
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
 _PARTS = ("expiry", "right", "strike")
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _COUNTS = ("size", "bid_size", "ask_size")
@@ -60,7 +61,7 @@ _FAULTS = {
     "root": "is blank",
     "asset": "is neither option nor stock",
     "right": "is neither call nor put",
-    "expiry": "is not a date",
+    "expiry": NO_DATE,
     "size": "is not a whole number from 1 up",
     "bid_size": "is not a whole number from 0 up",
     "ask_size": "is not a whole number from 0 up",
@@ -111,7 +112,9 @@ def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> di
     if missing:
         there = ", ".join(schema)[:200]
         raise TapeError(f"{path.name}: expected a table of prints; no column {', '.join(missing)} in {there}")
-    return columns
+    check(path.name, columns, schema)
+    # A column of sequence numbers without any number is none.
+    return {name: column for name, column in columns.items() if name != "seq" or schema[column] != pl.Null}
 
 
 class _Reading:
@@ -155,7 +158,10 @@ class _Reading:
             raise TapeError(f"{self._table.path.name}: prints of more than one source ({found}); name one")
 
     def _prepared(self, raw: pl.DataFrame) -> pl.DataFrame:
-        """Add what takes more than an expression, under the print's name after a `#`; NaN is no quote."""
+        """Add what takes more than an expression, under the print's name after a `#`."""
+        numbers = [column for name, column in self._columns.items() if name in (*_MONEY, *_COUNTS, "seq")]
+        coded = [column for column in numbers if isinstance(raw.schema[column], (pl.Categorical, pl.Enum))]
+        raw = shortest_floats(raw).with_columns(pl.col(coded).cast(pl.String))
         made = []
         for name, column in self._columns.items():
             if name in ("ts", "quote_ts"):
@@ -164,8 +170,8 @@ class _Reading:
                 made.append(_upper(raw[column], strip="^" if name == "symbol" else "").alias(f"#{name}"))
             elif name in _CHOICES:
                 made.append(_chosen(raw[column], name).alias(f"#{name}"))
-            elif name in ("bid", "ask", "underlying") and raw.schema[column].is_float():
-                made.append(raw[column].fill_nan(None))
+            elif name == "expiry":
+                made.append(common.dates(raw[column]).alias("#expiry"))
         return raw.with_columns(made)
 
     def _times(self, values: pl.Series) -> pl.Series:
@@ -173,6 +179,9 @@ class _Reading:
         if isinstance(dtype, pl.Datetime):
             values = common.in_nanoseconds(values)
             return values.cast(Timestamp) if dtype.time_zone else common.from_wall(values, self.notes, zone)
+        if dtype == pl.Null:
+            return values.cast(Timestamp)
+        values = values if dtype.is_integer() else values.cast(pl.String)
         numbers = values.to_frame("#").select(common.nanoseconds(pl.col("#"))).to_series()
         if dtype.is_integer():
             return numbers
@@ -268,26 +277,24 @@ class _Meaning:
 
     def _value(self, name: str, column: str, dtype: pl.DataType) -> tuple[pl.Expr, str]:
         """What makes the column, null where it cannot be made, and what a value is then."""
-        here, text = pl.col(column), isinstance(dtype, _TEXT)
+        here, text = pl.col(column), isinstance(dtype, TEXT)
         value, what = pl.col(f"#{name}"), _FAULTS.get(name, "is no time")
         if name in _MONEY:
             value, what = self._money(column, dtype), "is not a price in USD within bounds"
             value = common.strike_units(value) if name == "strike" else value
         elif name in _COUNTS or name == "seq":
-            exact = dtype.is_integer() or name == "seq"
-            value = here.cast(pl.Int64, strict=False) if exact else common.whole(column)
+            value = here.cast(pl.Int64, strict=False) if dtype.is_integer() else common.whole(column)
+            value = common.integer(column) if text else value
         elif name == "condition":
             self._check_vocabulary(column, dtype)
             value = here
-        elif name == "expiry":
-            value = common.expiry(column).value if text else here.cast(pl.Date, strict=False)
         elif name == "venue":
-            value = here if text else here.cast(pl.String)
+            value = here if text else common.whole(column).cast(pl.String)
         return value, what
 
     def _check_vocabulary(self, column: str, dtype: pl.DataType) -> None:
         held = dtype.inner if isinstance(dtype, pl.List) else dtype
-        if self._vocabulary is None and not isinstance(held, (*_TEXT, pl.Null)):
+        if self._vocabulary is None and not isinstance(held, (*TEXT, pl.Null)):
             raise TapeError(
                 f"{self._file}: {column} holds numbers; a mapping must tell whose, by condition_vocabulary"
             )
@@ -313,10 +320,10 @@ def _chosen(values: pl.Series, name: str) -> pl.Series:
 def _option_conditions(values: pl.Series, vocabulary: str | None) -> pl.Series:
     """Conditions of options in the one vocabulary, a blank as `unknown`; null where a value is none."""
     if vocabulary is not None:
-        text = isinstance(values.dtype, _TEXT)
+        text = isinstance(values.dtype, TEXT)
         made = common.condition("#", vocabulary) if text else from_numbers(pl.col("#"), vocabulary)
         return values.to_frame("#").select(made).to_series()
-    exact = values.cast(Condition, strict=False) if isinstance(values.dtype, _TEXT) else None
+    exact = values.cast(Condition, strict=False) if isinstance(values.dtype, TEXT) else None
     if exact is not None and exact.null_count() == values.null_count() and _of_options(exact):
         return exact.fill_null("unknown")
     return _texts(values).to_frame("#").select(from_text(pl.col("#"))).to_series()

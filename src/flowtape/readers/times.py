@@ -8,7 +8,8 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from flowtape.prints import EARLIEST, LATEST, NEW_YORK, Timestamp
+from flowtape.prints import EARLIEST, FIRST_DAY, LAST_DAY, LATEST, NEW_YORK, Timestamp
+from flowtape.readers.columns import TEXT
 
 _FIRST_YEAR, _LAST_YEAR = "1990", "2100"
 """Texts of times before and from which a time may be outside the calendar."""
@@ -87,6 +88,46 @@ def in_nanoseconds(times: pl.Series) -> pl.Series:
     if times.to_physical().is_between(first, last).all():
         return times.dt.cast_time_unit("ns")
     return times.to_physical().clip(first, last).cast(times.dtype).dt.cast_time_unit("ns")
+
+
+def dates(values: pl.Series) -> pl.Series:
+    """Dates of a column of any type: dates, the local dates of date-times, numbers and texts `YYYYMMDD`, texts
+    `YYYY-MM-DD` (with a time behind or not); null where it is none from `prints.FIRST_DAY` to `prints.LAST_DAY`."""
+    dtype = values.dtype
+    if isinstance(dtype, pl.Datetime):
+        found = in_nanoseconds(values).dt.date()
+    elif dtype.is_numeric():
+        whole = values.cast(pl.Float64, strict=False)
+        number = values.cast(pl.Int64, strict=False)
+        found = _dates_of_text(number.set(whole != whole.floor(), None).cast(pl.String))
+    elif isinstance(dtype, TEXT):
+        text = values.cast(pl.String)
+        found = _dates_of_text(text)
+        if found.null_count() > text.null_count():
+            found = found.zip_with(found.is_not_null(), _dates_of_text(text.str.extract(_DATE_AND_TIME)))
+    else:
+        found = values.cast(pl.Date, strict=False)
+    return found.set(~found.is_between(FIRST_DAY, LAST_DAY), None)
+
+
+def _dates_of_text(text: pl.Series) -> pl.Series:
+    return text.to_frame("#").select(date_of_text(pl.col("#"))).to_series()
+
+
+NO_DATE = f"is not a date from {FIRST_DAY.year} to {LAST_DAY.year}, YYYY-MM-DD or YYYYMMDD"
+_DATE_AND_TIME = r"^\s*(\d{4}-\d\d-\d\d|\d{8})(?:[Tt ]\d\d:?\d\d[^/]*)?\s*$"
+
+
+def date_of_text(text: pl.Expr) -> pl.Expr:
+    """Dates of texts `YYYY-MM-DD` and `YYYYMMDD` from `prints.FIRST_DAY` to `prints.LAST_DAY`; null where it is none.
+
+    Polars alone would take `26-5-15`, too.
+    """
+    found = pl.coalesce(
+        pl.when(text.str.len_bytes() == length).then(text.str.to_date(form, strict=False))
+        for length, form in ((10, "%Y-%m-%d"), (8, "%Y%m%d"))
+    )
+    return pl.when(found.is_between(FIRST_DAY, LAST_DAY)).then(found)
 
 
 def nanoseconds(value: pl.Expr) -> pl.Expr:
