@@ -15,6 +15,7 @@ from flowtape.api.server import run
 from flowtape.api.usage import Usage
 from flowtape.engine import Engine
 from flowtape.ingest import Request, ingest
+from flowtape.loading import Backlogs
 from flowtape.settings import PLANS, Settings
 from flowtape.window import Window
 from oracle import MINUTE
@@ -51,7 +52,8 @@ class Kept:
         self.store = open_store(folder / "x.duckdb", engine)
         self.window = Window(self.store.catalog, now // MINUTE)
         self.engine = Engine(self.store, self.window)
-        self.flow = Flow(self.engine, self.window, self.clock, self.feed)
+        self.backlogs = Backlogs()
+        self.flow = Flow(self.engine, self.window, self.clock, self.feed, backlogs=self.backlogs)
         self.book = Keys(FileLedger(folder / "x.duckdb.keys"), self.clock.now_ns)
         self.usage = Usage(FileCounts(folder / "x.duckdb.keys"))
         self.keys = {plan.lower(): self.book.create(plan.lower()) for plan in PLANS}

@@ -269,7 +269,9 @@ def test_a_corrupt_store_is_a_clear_error(tmp_path):
 
 def test_the_simulated_market_goes_on_after_a_kill(tmp_path):
     """Prints keep coming, a kill -9 and a restart lose and repeat none, and the week is there."""
-    words = ("--simulate", "--prints-per-day", "8000", "--store", "sim.duckdb")
+    # One underlying, so that it prints every few seconds.
+    market = ("--underlyings", "1", "--prints-per-day", "30000", "--stock-prints-per-day", "0")
+    words = ("--simulate", *market, "--store", "sim.duckdb")
 
     def line(address, said):
         key = re.search(r"ft_[\w-]+", said[-1]).group()
@@ -292,6 +294,42 @@ def test_the_simulated_market_goes_on_after_a_kill(tmp_path):
         assert [kept[ts] == numbers for ts, numbers in shown if ts in kept] == [True] * sum(
             ts in kept for ts, _ in shown
         )
+
+
+def test_what_a_simulated_server_prints_works_at_once(tmp_path):
+    """The example of the original's page is run against it as it stands there, but for the address and the key."""
+    with served("--simulate", "--prints-per-day", "20000", "--stock-prints-per-day", "0", cwd=tmp_path) as (
+        _,
+        address,
+        said,
+    ):
+        key = re.search(r"ft_[\w-]+", said[-1]).group()
+        done = subprocess.run(said[-1], shell=True, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["count"] > 200
+        assert httpx.get(f"{address}/health").json() == {"status": "Healthy"}
+        data = httpx.get(f"{address}/v1/flow/options/SPY/cumulative", headers={"X-Api-Key": key}).json()
+        assert isinstance(data["points"][-1]["cumulative"], int)
+
+
+def test_a_server_that_loads_says_how_far_it_is(tmp_path):
+    command = [sys.executable, "-m", "flowtape", "serve", "--port", "0", "--simulate"]
+    server = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        address = re.search(r"http://[\d.:]+", server.stdout.readline()).group()
+        key = re.search(r"ft_[\w-]+", server.stdout.readline()).group()
+        health = httpx.get(f"{address}/health")
+        assert (health.status_code, health.json()["reason"][:9]) == (503, "Loading: ")
+        assert 0 <= health.json()["loading"] < 1
+        url = f"{address}/v1/flow/options/SPY/cumulative?minutes=10080"
+        refused = httpx.get(url, headers={"X-Api-Key": key})
+        assert (refused.status_code, refused.json()["error"]) == (502, "loading")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, log = server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert "loading: until" in log
 
 
 def test_a_store_taken_away_is_502_and_back_again_200(tape, tmp_path):

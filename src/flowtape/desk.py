@@ -16,6 +16,7 @@ from flowtape.batches import bars_of
 from flowtape.board import FIELDS as BOARD_FIELDS
 from flowtape.board import Bars, Board, BoardTotals, Ints
 from flowtape.conditions import family, is_cancel
+from flowtape.loading import FOREVER, Missing
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import NEW_YORK, day_bounds, trading_days
 from flowtape.query import Filter, Query
@@ -59,16 +60,27 @@ class Desk:
 
     What minutes tell may come from the window, which is a commit behind the store at most; `trades` and answers that
     go with prints come from the store alone, so within one `Store.snapshot` they agree. Every method raises
-    `StoreError` when the store cannot be read.
+    `StoreError` when the store cannot be read, and `Loading` when it would rest on instants that are `missing`.
     """
 
     def __init__(
-        self, store: Store, window: Window | None, now: int, max_quote_age: timedelta | None = None
+        self,
+        store: Store,
+        window: Window | None,
+        now: int,
+        max_quote_age: timedelta | None = None,
+        missing: Missing | None = None,
     ) -> None:
         self.now = now
         self._store = store
         self._window = window
+        self._missing = missing
         self.max_quote_age = max_quote_age
+
+    def _require(self, start: int, end: int) -> None:
+        """Raise `Loading` where prints of [start, end) ns may be missing."""
+        if self._missing is not None:
+            self._missing.check(start, end)
 
     def totals(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
         """A symbol's minutes in [start, end) (minutes since 1970), by the query's filter and `at`.
@@ -76,6 +88,7 @@ class Desk:
         `names` are of `minutes.VALUES`, and `open` and `close` for stocks. Minutes without a counted print are
         left out. With `at`, as someone would have had them then.
         """
+        self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if query.filter.by_print:
             span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
             chosen = self._counted(query, span)
@@ -92,6 +105,7 @@ class Desk:
     def day(self, query: Query) -> Span | None:
         """The trading day of the symbol's newest counted print (before `at`), up to `at`; None without a print."""
         newest = self._newest(query)
+        self._require(newest or 0, FOREVER if query.at is None else query.at)
         if newest is None:
             return None
         day = datetime.fromtimestamp(newest // 10**9, UTC).astimezone(NEW_YORK).date()
@@ -100,6 +114,7 @@ class Desk:
 
     def trades(self, query: Query, span: Span) -> int:
         """How many counted prints of a span pass the query's filter."""
+        self._require(span.start, span.end)
         whole = span.start % NS_PER_MINUTE == 0 and span.end % NS_PER_MINUTE == 0
         if whole and not query.filter.by_print:
             found = self._kept(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, ("trades",))
@@ -128,6 +143,7 @@ class Desk:
 
         With `at`, as someone would have had them then: a cancel that came then or later had not happened.
         """
+        self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if query.at is None and self._window is not None and start >= self._window.oldest:
             return self._window.board(query.asset, start, end, query.filter)
         passes = pl.col("asset") == query.asset
@@ -165,11 +181,13 @@ class Desk:
         """The underlying's last mid of each minute in [start, end) (before `at`), on the symbol's option prints:
         minutes and prices in 1/10,000 USD."""
         last = end * NS_PER_MINUTE if query.at is None else min(end * NS_PER_MINUTE, query.at)
+        self._require(start * NS_PER_MINUTE, last)
         found = self._store.underlying(self._series(query), start * NS_PER_MINUTE, last)
         return found["minute"].to_numpy().astype("int64"), found["price"].to_numpy().astype("int64")
 
     def oldest(self, query: Query) -> int | None:
         """The time of the oldest counted print kept of a stock, ns UTC."""
+        self._require(0, FOREVER)
         return self._store.extent(self._series(query), 2**31 - 1)[0]
 
     def _series(self, query: Query, which: Filter | None = None) -> pl.Series:
@@ -204,6 +222,7 @@ class Desk:
         """Prints of a span that count (before `at`, and as it was then) and pass the filter, with `series`."""
         which = query.filter
         end = span.end if query.at is None else min(span.end, query.at)
+        self._require(span.start, end)
         rows = self._store.prints(self._series(query, which), span.start, end, min_size)
         at = None if query.at is None else pl.lit(query.at).cast(pl.Datetime("ns"))
         stands = pl.col("removed_at").is_null()

@@ -156,17 +156,20 @@ class Engine:
         return Counter({(asset, side): many for asset, *rest in sums.iter_rows()
                         for side, many in zip(Side.categories, rest, strict=True)})  # fmt: skip
 
-    def load(self) -> None:
-        """Take the window from the store in the place of all it holds. Raises `StoreError`."""
+    def load(self, progress: Callable[[float], None] = lambda done: None) -> None:
+        """Take the window from the store in the place of all it holds. Raises `StoreError`.
+
+        `progress` is called with the share that is done, from 0 to 1; what it raises ends the loading.
+        """
         with self._lock:
             self._settle_group()
-            self._load()
+            self._load(progress)
 
-    def _load(self) -> None:
+    def _load(self, progress: Callable[[float], None] = lambda done: None) -> None:
         if self.window is not None:
             with self.store.snapshot():
                 self._position = self.store.point()
-                self.window.load(self.store)
+                self.window.load(self.store, progress)
 
     def follow(self) -> None:
         """Take into the window what other processes have committed since. Raises `StoreError`."""

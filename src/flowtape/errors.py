@@ -9,10 +9,13 @@ FlowtapeError
 ├── StoreError        the store cannot be opened, read or written
 │   ├── StoreBusy     another process holds the store
 │   └── TakenOver     another process writes now what this one did
-└── FeedError         a live source failed
+├── FeedError         a live source failed
+└── Loading           what an answer rests on is still being loaded
 """
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 
 class FlowtapeError(Exception):
@@ -73,3 +76,17 @@ class FeedError(FlowtapeError):
     """A live source failed."""
 
     exit_code = 6
+
+
+class Loading(FlowtapeError):
+    """What an answer rests on is still being loaded: `done` is the share that is there (0 to 1), `complete_since` the
+    instant in ns UTC from which on nothing is missing (None: there is none yet)."""
+
+    def __init__(self, done: float, complete_since: int | None = None) -> None:
+        since = "" if complete_since is None else f"; complete since {_instant(complete_since)}"
+        super().__init__(f"Loading: {min(int(done * 100), 99)} % done{since}.")
+        self.done, self.complete_since = done, complete_since
+
+
+def _instant(ns: int) -> str:
+    return f"{datetime.fromtimestamp(ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}"

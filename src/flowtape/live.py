@@ -20,6 +20,7 @@ import polars as pl
 from flowtape.engine import Engine, Report
 from flowtape.errors import FeedError, FlowtapeError, StoreError, TakenOver, UsageError
 from flowtape.feeds.live import Delivery, Feed
+from flowtape.loading import Backlog, Backlogs
 from flowtape.sessions import is_open
 
 COMMIT_EVERY = 0.5
@@ -127,12 +128,14 @@ class Live:
         clock: Clock,
         listener: Listener | None = None,
         queue_limit: int = QUEUE_PRINTS,
+        backlogs: Backlogs | None = None,
     ) -> None:
         self.failing: str | None = None
         self.queue_limit, self.queue_prints, self.uncommitted = queue_limit, 0, 0
         self._engine, self._clock, self._listener = engine, clock, listener
         self._stop, self._drain = threading.Event(), threading.Event()
         self.taken_over = threading.Event()
+        self._started = False
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         began = time.monotonic()
@@ -141,6 +144,7 @@ class Live:
         self._lines = [_Line(feed, self, self._stop, engine.store.cursor(feed.name), began) for feed in feeds]
         self._places: dict[str, str] = {}
         self._standing: dict[str, list[pl.DataFrame]] = {}
+        self._backlogs, self._reached = backlogs or Backlogs(), dict[str, Backlog]()
         self._threads = [
             threading.Thread(target=self._keep_running, args=(line,), name=f"feed {line.feed.name}")
             for line in self._lines
@@ -149,6 +153,9 @@ class Live:
 
     def start(self) -> None:
         """Begin."""
+        self._started = True
+        for line in self._lines:
+            line.last_heard = time.monotonic()
         # The calendar takes a second to load: before the first print, not among them.
         self._mind_the_hours()
         for line in self._lines:
@@ -159,8 +166,11 @@ class Live:
             thread.start()
 
     def stop(self) -> None:
-        """End: the feeds stop, what they delivered is shown and committed; returns once that is done."""
+        """End, where it has begun: the feeds stop, what they delivered is shown and committed; returns once that is
+        done."""
         self._stop.set()
+        if not self._started:
+            return
         with self._changed:
             self._changed.notify_all()
         for thread in self._threads:
@@ -172,11 +182,11 @@ class Live:
 
     def silent_for(self, asset: str | None, now_ns: int) -> float | None:
         """Seconds since the quietest feed of an asset (None: of any) was last heard while its market is open; None
-        where none need speak."""
+        where none need speak, and before they have begun."""
         silences = [
             time.monotonic() - line.last_heard
             for line in self._lines
-            if (asset is None or asset in line.feed.assets) and line.must_speak(now_ns)
+            if self._started and (asset is None or asset in line.feed.assets) and line.must_speak(now_ns)
         ]
         return max(silences, default=None)
 
@@ -298,6 +308,8 @@ class Live:
         for one in batch:
             name = one.line.feed.name
             self._places[name] = one.delivery.cursor
+            if one.delivery.backlog is not None:
+                self._reached[name] = one.delivery.backlog
             if one.delivery.standing is not None:
                 self._standing.setdefault(name, []).append(one.delivery.standing)
 
@@ -328,7 +340,10 @@ class Live:
         self._engine.commit(self._places, standing)
         if self._listener is not None:
             self._listener.committed(time.monotonic() - began, self.uncommitted)
-        self._places, self._standing, self.uncommitted = {}, {}, 0
+        # Only what is committed is in every answer: some are made of the store alone.
+        for name, backlog in self._reached.items():
+            self._backlogs.set(name, backlog)
+        self._places, self._standing, self._reached, self.uncommitted = {}, {}, {}, 0
 
     def _insist(self, work: Callable[[], None]) -> None:
         """Do it; while the store refuses, try again."""

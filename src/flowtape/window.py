@@ -7,6 +7,7 @@ stands one board an asset, of all symbols' minutes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from operator import itemgetter
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from flowtape.store.catalog import BAR_KEY, Catalog
 
 MINUTES = 10_080
 """Seven days."""
+_PARTS = 7
 COLUMNS = (*BAR_KEY, *FIELDS)
 _AT = {name: place for place, name in enumerate(COLUMNS)}
 _WIDTH = {"option": len(COLUMNS) - len(EDGES), "stock": len(COLUMNS)}
@@ -116,11 +118,18 @@ class Window:
         self._shown: set[tuple[str, str]] = set()
         self.oldest = now_minute - MINUTES + 1
 
-    def load(self, store: Store) -> None:
-        """Take the store's bars in the place of all that is here; readers see what was here until it is done."""
+    def load(self, store: Store, progress: Callable[[float], None] = lambda done: None) -> None:
+        """Take the store's bars in the place of all that is here; readers see what was here until it is done.
+
+        `progress` is called with the share that is done, from 0 to 1; what it raises ends the loading.
+        """
         fresh = Window(self._catalog, self.oldest + MINUTES - 1)
         fresh._boards = {asset: Board(board.version) for asset, board in self._boards.items()}
-        fresh.change(store.bars(None, self.oldest, 2**31 - 1))
+        # Day by day, so that memory holds one day twice and not the week.
+        parts = [self.oldest + MINUTES * place // _PARTS for place in range(_PARTS)]
+        for place, (start, end) in enumerate(zip(parts, [*parts[1:], 2**31 - 1], strict=True)):
+            progress(place / _PARTS)
+            fresh.change(store.bars(None, start, end))
         for owner, book in self._books.items():
             made = fresh._books.setdefault(owner, Book(np.empty((_WIDTH[owner[0]], 0), np.int64)))
             made.version = book.version + 1

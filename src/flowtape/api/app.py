@@ -19,7 +19,7 @@ from flowtape.answers import Made
 from flowtape.api import errors
 from flowtape.api.account import ACCOUNT, SYMBOLS, account
 from flowtape.api.connections import Connections
-from flowtape.api.errors import Headers, Refusal
+from flowtape.api.errors import Headers, Refusal, UnhealthyBody
 from flowtape.api.formats import Format, accepted
 from flowtape.api.keys import Key, Keys
 from flowtape.api.logs import event, redact
@@ -42,7 +42,7 @@ from flowtape.api.streams import (
 )
 from flowtape.api.usage import Usage
 from flowtape.api.wire import COMMON, EXPOSE, JSON, Reply, Wire, reply, wire_of
-from flowtape.errors import FeedError, StoreError
+from flowtape.errors import FeedError, Loading, StoreError
 from flowtape.query import Query
 from flowtape.settings import PLANS, Plan, Settings
 
@@ -245,7 +245,7 @@ class Application:
             found = await service(key, now)
         except Refusal as refusal:
             raise self._with_rate(refusal, key, now) from None
-        except (StoreError, FeedError) as error:
+        except (StoreError, FeedError, Loading) as error:
             self._note(error)
             raise self._with_rate(errors.upstream(error), key, now) from None
         except Exception as error:
@@ -313,19 +313,19 @@ class Application:
         refusal.headers = [*refusal.headers, *self._quotas.headers(key, now)]
         return refusal
 
-    def _health(self) -> str:
-        """Why answers may not be trusted now; empty when they may."""
+    def _health(self) -> UnhealthyBody | None:
+        """Why answers may not be trusted now; None when they may."""
         try:
             self.flow.check()
-        except (StoreError, FeedError) as error:
+        except (StoreError, FeedError, Loading) as error:
             self._note(error)
-            return errors.reason_of(error)
+            return errors.unhealthy(error)
         self._restored()
-        return ""
+        return None
 
-    def _note(self, error: StoreError | FeedError) -> None:
-        """Log a failure once, not at every request it fails."""
-        if str(error) != self._trouble:
+    def _note(self, error: StoreError | FeedError | Loading) -> None:
+        """Log a failure once, not at every request it fails. Loading is no failure."""
+        if not isinstance(error, Loading) and str(error) != self._trouble:
             self._trouble = str(error)
             event(_log, logging.WARNING, "upstream failed", error=str(error))
 

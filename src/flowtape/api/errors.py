@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from flowtape.api.logs import redact
-from flowtape.errors import FeedError, FlowtapeError, StoreBusy
+from flowtape.errors import FeedError, FlowtapeError, Loading, StoreBusy
 from flowtape.settings import PLANS, Plan
 
 Headers = list[tuple[bytes, bytes]]
@@ -56,10 +56,11 @@ class QuotaBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UnhealthyBody(msgspec.Struct, frozen=True):
-    """Answers may not be trusted now, and why."""
+    """Answers may not be trusted now, and why. `loading` is the share that is loaded, absent where nothing is."""
 
     status: Literal["Unhealthy"]
     reason: str
+    loading: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class Refusal(Exception):
@@ -130,6 +131,8 @@ def method_not_allowed(method: str, allow: bytes) -> Refusal:
 
 def reason_of(error: FlowtapeError) -> str:
     """What a client may be told of a store or feed that failed; the error's own text can hold a path."""
+    if isinstance(error, Loading):
+        return str(error)
     if isinstance(error, FeedError):
         return "The live feed has failed or has been silent for too long."
     if isinstance(error, StoreBusy):
@@ -137,8 +140,16 @@ def reason_of(error: FlowtapeError) -> str:
     return "The store cannot be read or written."
 
 
+def unhealthy(error: FlowtapeError) -> UnhealthyBody:
+    """The body of `/health` while answers may not be trusted."""
+    done = round(error.done, 4) if isinstance(error, Loading) else msgspec.UNSET
+    return UnhealthyBody("Unhealthy", reason_of(error), done)
+
+
 def upstream(error: FlowtapeError) -> Refusal:
     """502: an answer now could be wrong."""
+    if isinstance(error, Loading):
+        return Refusal(502, ErrorBody("loading", reason_of(error)), [(b"retry-after", b"1")])
     return Refusal(502, ErrorBody("upstream_unavailable", reason_of(error)))
 
 

@@ -21,6 +21,7 @@ from flowtape.api.wire import Wire, wire_of
 from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.errors import FeedError, StoreError
+from flowtape.loading import Backlogs
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.query import Query
 from flowtape.symbols import meant
@@ -78,6 +79,7 @@ class Flow:
         feed: FeedState | None = None,
         silence_limit: float = 30.0,
         behind: Callable[[], float] = lambda: 0.0,
+        backlogs: Backlogs | None = None,
     ) -> None:
         self._engine = engine
         self._window = window
@@ -85,6 +87,7 @@ class Flow:
         self._feed = feed
         self._silence_limit = silence_limit
         self._behind = behind
+        self._backlogs = backlogs or Backlogs()
         self._unreadable: str | None = None
         self._last_look: tuple[int, int] | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -93,7 +96,8 @@ class Flow:
         self._making: dict[Key, _Making] = {}
 
     def check(self, asset: str | None = None) -> None:
-        """Raise `StoreError` or `FeedError` while no answer of an asset (None: of one of them) may be trusted."""
+        """Raise `StoreError` or `FeedError` while no answer of an asset (None: of one of them) may be trusted; with
+        None, `Loading` too while anything is still being loaded."""
         if self._unreadable is not None:
             raise StoreError(self._unreadable)
         behind = self._behind()
@@ -105,6 +109,8 @@ class Flow:
             silent = self._feed.silent_for(asset, self._clock.now_ns())
             if silent is not None and silent > self._silence_limit:
                 raise FeedError(f"a live feed has delivered nothing for {silent:.0f} s")
+        if asset is None:
+            self._backlogs.check()
 
     async def watch(self) -> None:
         """Look every second whether the store can still be read and the clock still runs on, until cancelled."""
@@ -200,7 +206,9 @@ class Flow:
         return query if symbol == query.symbol else msgspec.structs.replace(query, symbol=symbol)
 
     def _make(self, route: Route, query: Query, format: Format, now: int) -> Wire:
-        desk = Desk(self._engine.store, self._window, now, self._engine.max_quote_age)
+        # Before the snapshot begins: what was missing then may be in later states of the store alone.
+        missing = self._backlogs.missing()
+        desk = Desk(self._engine.store, self._window, now, self._engine.max_quote_age, missing)
         with self._engine.store.snapshot():
             made = route.answer(desk, query)
         return wire_of(made, self._simulated(query), format, _file_name(route, query))

@@ -21,24 +21,26 @@ class Follower:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._stop = threading.Event()
-        self._seen = time.monotonic()
+        self._seen: float | None = None
         self._outage = Outage(
             _log, "the store cannot be followed, trying again", "the store is followed again"
         )
         self._thread = threading.Thread(target=self._run, name="follower")
 
     def start(self) -> None:
-        """Begin."""
+        """Begin: the window is as the store now."""
+        self._seen = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
-        """End; returns once the look at hand is over."""
+        """End, where it has begun; returns once the look at hand is over."""
         self._stop.set()
-        self._thread.join()
+        if self._seen is not None:
+            self._thread.join()
 
     def behind(self) -> float:
-        """Seconds since the window was last as the store."""
-        return time.monotonic() - self._seen
+        """Seconds since the window was last as the store; 0 before it has begun."""
+        return 0.0 if self._seen is None else time.monotonic() - self._seen
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY):

@@ -45,7 +45,7 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "ETag": ("The answer's tag, for `If-None-Match`.", {"type": "string"}),
     "Retry-After": (
-        "Whole seconds until the count starts again, at least 1.",
+        "Whole seconds until it is worth asking again, at least 1.",
         {"type": "integer", "minimum": 1},
     ),
 }
@@ -59,7 +59,12 @@ _ERRORS: tuple[tuple[int, str, type[msgspec.Struct], tuple[str, ...]], ...] = (
     (405, "Only GET, HEAD and OPTIONS are allowed.", ErrorBody, ()),
     (429, "The day's requests are used up.", QuotaBody, (*_RATE, "Retry-After")),
     (500, "A fault of the server.", ErrorBody, ()),
-    (502, "The store cannot be read, or the live feed is silent.", ErrorBody, _RATE),
+    (
+        502,
+        "The store cannot be read, the live feed is silent, or the window is still loading.",
+        ErrorBody,
+        (*_RATE, "Retry-After"),
+    ),
 )
 
 

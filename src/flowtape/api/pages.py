@@ -79,12 +79,12 @@ _NOT_BUILT = b"The page is not built: `make serve` builds it. The API is describ
 
 
 class Pages:
-    """The pages by path. `health` gives the reason why answers may not be trusted, empty when they may; `metrics` the
+    """The pages by path. `health` says why answers may not be trusted, None when they may; `metrics` the
     page for Prometheus."""
 
     def __init__(
         self,
-        health: Callable[[], str],
+        health: Callable[[], UnhealthyBody | None],
         metrics: Callable[[], bytes],
         routes: tuple[Route, ...],
         settings: Settings,
@@ -115,10 +115,10 @@ class Pages:
         return 200, [(b"content-type", MEDIA), length, (b"cache-control", b"no-store")], body
 
     async def _health_page(self, headers: dict[bytes, bytes]) -> Reply:
-        reason = self._health()
-        body = msgspec.json.encode(UnhealthyBody("Unhealthy", reason) if reason else HealthyBody("Healthy"))
+        trouble = self._health()
+        body = msgspec.json.encode(trouble or HealthyBody("Healthy"))
         length = (b"content-length", b"%d" % len(body))
-        return 503 if reason else 200, [JSON, length, (b"cache-control", b"no-store"), *COMMON], body
+        return 503 if trouble else 200, [JSON, length, (b"cache-control", b"no-store"), *COMMON], body
 
 
 def _flow_page(folder: Path = WEB) -> dict[str, Page]:

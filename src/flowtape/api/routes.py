@@ -46,8 +46,8 @@ class FlowAnswers(Protocol):
         """Every symbol of which prints are kept."""
 
     def check(self, asset: Asset | None = None) -> None:
-        """Raise `StoreError` or `FeedError` while answers of an asset (None: of any) may not be trusted. Called for
-        every request."""
+        """Raise `StoreError` or `FeedError` while answers of an asset (None: of any) may not be trusted, and with None
+        `Loading` while some could be incomplete. Called for every request."""
 
 
 def _lasting(name: str, default: int, high: int = 10_080) -> Param:

@@ -50,7 +50,7 @@ async def run(
     most = most_connections()
     app.streams.most = min(MOST_STREAMS, int(most * STREAMS_SHARE))
     server = _server(app, address, port, most)
-    stopping = stop or _stop_on_signals()
+    stopping = stop or stop_on_signals()
     serving = asyncio.create_task(server.serve())
     watching = [
         asyncio.create_task(watch)
@@ -108,7 +108,8 @@ def _server(app: Application, address: str, port: int, most: int) -> Server:
     )
 
 
-def _stop_on_signals() -> asyncio.Event:
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set from now on."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -19,7 +19,7 @@ from flowtape.api.errors import ErrorBody, Headers, Refusal
 from flowtape.api.queries import FORMAT, SYMBOL
 from flowtape.api.routes import ROUTES, FlowAnswers, Route
 from flowtape.api.wire import Wire
-from flowtape.errors import FeedError, StoreError
+from flowtape.errors import FeedError, Loading, StoreError
 from flowtape.query import Query
 
 Message = MutableMapping[str, Any]
@@ -90,7 +90,7 @@ class Hub:
         self._events: deque[bytes] = deque(maxlen=KEPT_EVENTS)
         self._wire: Wire | None = None
         self._body: Body | None = None
-        self._trouble = ""
+        self._trouble = b""
         self.number = 0
         self.listeners: set[asyncio.Event] = set()
         self.task: asyncio.Task[None] | None = None
@@ -108,13 +108,14 @@ class Hub:
             wire = self._flow.answer(self._route, self._query, "json")
             if not isinstance(wire, Wire):
                 wire = await wire
-        except (StoreError, FeedError) as error:
-            refusal = errors.upstream(error)
-            if not self._trouble:
-                self._publish(b"unavailable", msgspec.json.encode(refusal.body))
-            self._trouble, self._wire, self._body = str(error), None, None
+        except (StoreError, FeedError, Loading) as error:
+            refused = msgspec.json.encode(errors.upstream(error).body)
+            # Of a window that is being loaded, each whole percent is told.
+            if refused != self._trouble:
+                self._publish(b"unavailable", refused)
+            self._trouble, self._wire, self._body = refused, None, None
             return
-        self._trouble = ""
+        self._trouble = b""
         if wire is not self._wire:
             self._tell(wire)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,11 @@ from flowtape.cli.options import reading_options, store_option
 from flowtape.errors import UsageError
 from flowtape.settings import load
 
+_log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from flowtape.api.service import Ready
 
 
@@ -99,24 +105,72 @@ def serve(
         mapping=None if mapping is None else str(mapping.absolute()),
         source=source,
     )
-    run(settings, Sources(feed, request if tape else None), _tell)
+    run(settings, Sources(feed, request if tape else None), _Terminal())
 
 
-def _tell(ready: Ready) -> None:
-    """Say where the server is and how to ask it first; on standard output, so that it can be piped."""
-    host = f"[{ready.host}]" if ":" in ready.host else ready.host
-    url = f"http://{host}:{ready.port}"
-    click.echo(f"flowtape serves {ready.store} at {url}   (its API: {url}/docs)")
-    if ready.key is not None:
-        click.echo(f"Look at it: {url}/#key={ready.key}")
-        click.echo("The tape is simulated. The past seven days come in first; prints keep coming.")
-        click.echo(f'curl -H "X-Api-Key: {ready.key}" "{url}/v1/flow/options/SPY/cumulative?minutes=240"')
-        click.echo(f'curl -H "X-Api-Key: {ready.key}" "{url}/v1/flow/options/leaderboard?n=5"')
-    else:
-        click.echo(f"Make a key:  flowtape keys create --plan alpha --store {ready.store}")
-        at = ""
-        if ready.newest is not None:
-            last = datetime.fromtimestamp(ready.newest // 10**9, UTC) + timedelta(minutes=1)
-            at = f"&at={last:%Y-%m-%dT%H:%M:00Z}"
-        click.echo(f'curl -H "X-Api-Key: YOUR_KEY" "{url}/v1/flow/options/SYMBOL/cumulative?minutes=240{at}"')
-    sys.stdout.flush()
+class _Terminal:
+    """Says where the server is and how to ask it first, on standard output, so that it can be piped; and how far it has
+    loaded, on standard error: as a bar where that is a terminal, else as one line of the log."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._began: float | None = None
+
+    def listening(self, server: Ready) -> None:
+        """See `api.service.Announcer`."""
+        click.echo(f"flowtape serves {server.store} at {_url(server)}   (its API: {_url(server)}/docs)")
+        if server.key is not None:
+            click.echo(f"Look at it: {_url(server)}/#key={server.key}")
+        sys.stdout.flush()
+
+    def loading(self, done: float) -> None:
+        """See `api.service.Announcer`."""
+        if self._began is None:
+            self._began = time.monotonic()
+            if sys.stderr.isatty():
+                self._bar = _bar()
+            else:
+                _log.info("loading: until it is done, answers of what is missing are 502")
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+
+    def ready(self, server: Ready) -> None:
+        """See `api.service.Announcer`."""
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._began is not None:
+            _log.info("loaded", extra={"fields": {"seconds": round(time.monotonic() - self._began, 1)}})
+        url = _url(server)
+        if server.key is not None:
+            click.echo("The tape is simulated: its past seven days are in, and prints keep coming.")
+            click.echo(
+                f'curl -H "X-Api-Key: {server.key}" "{url}/v1/flow/options/SPY/cumulative?minutes=240"'
+            )
+            click.echo(f'curl -H "X-Api-Key: {server.key}" "{url}/v1/flow/options/leaderboard?n=5"')
+        else:
+            click.echo(f"Make a key:  flowtape keys create --plan alpha --store {server.store}")
+            at = ""
+            if server.newest is not None:
+                last = datetime.fromtimestamp(server.newest // 10**9, UTC) + timedelta(minutes=1)
+                at = f"&at={last:%Y-%m-%dT%H:%M:00Z}"
+            click.echo(
+                f'curl -H "X-Api-Key: YOUR_KEY" "{url}/v1/flow/options/SYMBOL/cumulative?minutes=240{at}"'
+            )
+        sys.stdout.flush()
+
+
+def _url(server: Ready) -> str:
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"http://{host}:{server.port}"
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    bar = Progress(
+        TextColumn("loading"), BarColumn(), TaskProgressColumn(), console=Console(stderr=True), transient=True
+    )
+    bar.add_task("loading", total=1.0)
+    bar.start()
+    return bar

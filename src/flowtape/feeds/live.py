@@ -8,6 +8,8 @@ from typing import Protocol
 
 import polars as pl
 
+from flowtape.loading import Backlog
+
 STANDING = {
     "instrument": pl.String,
     "ts": pl.Int64,
@@ -28,11 +30,13 @@ class Delivery:
     `cursor` is the place to go on from once this delivery and all before it are kept; the feed alone knows what it
     means. `standing` has the quotes that changed since they were last given (`STANDING`), None where a feed joins
     no quotes. The same row may be given again with a later quote (`quote_ts`): it takes the place of the former.
+    `backlog` says what is still missing once this delivery is kept, None where that has not changed.
     """
 
     prints: pl.DataFrame
     cursor: str
     standing: pl.DataFrame | None = None
+    backlog: Backlog | None = None
 
 
 class Outlet(Protocol):
