@@ -23,8 +23,8 @@ from flowtape.errors import TapeError
 from flowtape.prices import MAX_NANOS, Note, rounded
 from flowtape.prints import EARLIEST, MAX_SIZE, Timestamp, conform, latest_instant
 from flowtape.quotes import QUOTE_COLUMNS, QuoteJoin
-from flowtape.readers import Batch, Options, Rejects, Tape
-from flowtape.readers.common import ROW, Field, parse
+from flowtape.readers import Batch, Options, Rejects, Tape, exports
+from flowtape.readers.common import ROW, Field, head, parse
 from flowtape.readers.dbn import (
     BBO_1S,
     CBBO_1S,
@@ -82,14 +82,30 @@ class _File:
         return self.header.path
 
     @property
+    def names_symbols(self) -> bool:
+        """Whether the file tells which symbols its instrument ids mean."""
+        return not isinstance(self.header, exports.Export) or self.header.named
+
+    @property
     def of_venues(self) -> bool:
         """Whether its quotes are those of a venue's own book, to be held against that venue's prints only."""
         return self.schema in OWN_BOOK and self.header.dataset not in NBBO
 
 
 def matches(path: Path, start: bytes) -> bool:
-    """Whether a file's first bytes are a DBN header's."""
+    """Whether a file is a DBN file, or an export of one (CSV, Parquet, Arrow)."""
+    return _is_dbn(start) or exports.matches(path, start)
+
+
+def _is_dbn(start: bytes) -> bool:
     return start[:3] == MAGIC and start[3:4] < b" "
+
+
+def _header(path: Path) -> Header:
+    start = head(path)
+    if start[:3] == MAGIC or not exports.matches(path, start):
+        return read_header(path)
+    return exports.open_export(path)
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
@@ -100,7 +116,7 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
     Raises `TapeError` for a file that is no DBN file, of another dataset or schema, or of quotes or
     definitions without trades of their time.
     """
-    found = [file for path in files for file in _classify(read_header(path))]
+    found = [file for path in files for file in _classify(_header(path))]
     prints = [file for file in found if file.schema in PRINTS]
     others = [file for file in found if file.schema not in PRINTS]
     prints += [
@@ -115,6 +131,11 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
                 f"{file.path.name}: a {file.schema} file holds no prints: give it together with the trades, "
                 f"tcbbo or tbbo file of the same dataset, time and symbols"
             )
+    for file in found:
+        if not file.names_symbols and not any(
+            other.names_symbols and (_belongs(other, file) or _belongs(file, other)) for other in found
+        ):
+            raise TapeError(f"{file.path.name}: {exports.UNSYMBOLED}")
     return [_tape(trades, [file for file in others if _belongs(file, trades)], options) for trades in prints]
 
 
@@ -255,7 +276,10 @@ class _Reader:
 
     def _chunks(self, file: _File, rtype: int) -> Iterator[Chunk]:
         """A file's chunks, once the symbol mappings among its records are known."""
-        for chunk in read_chunks(file.path, (rtype, SYMBOL_MAPPING), self._chunk_records):
+        chunks = file.header.chunks((rtype, SYMBOL_MAPPING), self._chunk_records, self._rejects, self._notes)
+        for chunk in chunks:
+            if chunk.named is not None:
+                self._contracts.add_names(file.header, chunk.named)
             if SYMBOL_MAPPING in chunk.records:
                 self._contracts.add_mappings(file.header, chunk.records[SYMBOL_MAPPING][1])
             yield chunk

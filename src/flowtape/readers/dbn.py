@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from flowtape.errors import TapeError
 from flowtape.prints import Right, underlyings
+from flowtape.readers import Rejects
 from flowtape.readers.common import Stream, open_stream
 from flowtape.readers.tickers import symbols_of
 
@@ -31,6 +32,8 @@ TRADE, MBP_1, DEFINITION, SYMBOL_MAPPING, CMBP_1, CBBO_1S, TCBBO, BBO_1S = 0, 1,
 DAY = 86_400 * 10**9
 """Nanoseconds in a UTC date."""
 DISAGREEING = "definitions that disagree with their OSI symbol, which was used"
+DBN_VERSION = 3
+"""The newest version of DBN, and its layouts."""
 _RECORD_HEADER = 16
 _LAST_DAY = 2**20 - 1
 _OSI = r"^([A-Z0-9./]{1,6}) *(\d{6})([CP])(\d{8})$"
@@ -88,6 +91,12 @@ class Header:
         end = other.metadata.end
         return end is None or bool(self.metadata.start <= end)
 
+    def chunks(
+        self, wanted: Sequence[int], max_records: int, rejects: Rejects, notes: Counter[str]
+    ) -> Generator[Chunk]:
+        """The file's records of the `wanted` types; see `read_chunks`."""
+        return read_chunks(self.path, wanted, max_records)
+
     def layout(self, rtype: int) -> np.dtype[Any]:
         """The NumPy type of one record of a type, as this file's version of DBN lays it out."""
         fields = list(_LAYOUTS[rtype][self.version - 1]._dtypes)
@@ -98,12 +107,14 @@ class Header:
 class Chunk:
     """Consecutive records: for each type asked for and met, the 1-based numbers in the file and the records.
 
-    `count` is the number of records of any type, `done` the share of the file read so far.
+    `count` is the number of records of any type, `done` the share of the file read so far. `named` is what the records
+    themselves call instruments (`id`, `day` in UTC days since 1970, `name`), where they do.
     """
 
     records: dict[int, tuple[Numbers, Records]]
     count: int
     done: float
+    named: pl.DataFrame | None = None
 
 
 def read_header(path: Path) -> Header:
@@ -244,6 +255,11 @@ class Contracts:
         asked, given = _text(records["stype_in_symbol"]), _text(records["stype_out_symbol"])
         names = given.zip_with(given.str.contains(self._pattern), asked)
         self._add((2, str(header.path)), records["instrument_id"], first, last, names)
+
+    def add_names(self, header: Header, named: pl.DataFrame) -> None:
+        """Take the names that records of a file carry (`Chunk.named`)."""
+        ids, days = (named[name].to_numpy() for name in ("id", "day"))
+        self._add((1, str(header.path)), ids, days, days + 1, named["name"])
 
     def add_definitions(self, header: Header, records: Records, notes: Counter[str]) -> None:
         """Take instrument definitions, each for the UTC date on which it was sent."""
