@@ -191,11 +191,14 @@ def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
 def guess(path: Path) -> str:
     """The format of a file, by its content. Raises `TapeError` where none fits."""
     from flowtape.readers.common import head
+    from flowtape.readers.delimited import header_of, separated_by
 
     start = head(path)
     for name, module in FORMATS.items():
         if importlib.import_module(module).matches(path, start):
             return name
+    names = header_of(start)
+    seen = f"; its first line has {len(names)} names between {separated_by(start)}" if len(names) > 1 else ""
     raise TapeError(
-        f"{path.name}: not a tape of a known format ({', '.join(FORMATS)}); name one with --format"
+        f"{path.name}: not a tape of a known format ({', '.join(FORMATS)}){seen}; name one with --format"
     )

@@ -29,14 +29,33 @@ _Mask = npt.NDArray[np.bool_]
 _BOM = b"\xef\xbb\xbf"
 
 
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+_UNNAMED = "\0"
+"""How the name begins that stands for a column without a name, or with that of an earlier column."""
+
+
 def header_of(start: bytes) -> list[str]:
     """The column names in the first line of a text file; none if it is no text."""
+    return _header(start)[0]
+
+
+def separated_by(start: bytes) -> str:
+    """What separates the columns in the first line of a text file, as a word for an error."""
+    return _SEPARATORS[_header(start)[1]]
+
+
+def _header(start: bytes) -> tuple[list[str], str]:
+    """The names in the first line, and what separates them: whatever makes the most names of it."""
     line = start.removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
+    if b"\0" in line:
+        return [], ","
     try:
-        names = next(csv.reader([line.decode()]), []) if b"\0" not in line else []
+        text = line.decode()
+        found = {sign: next(csv.reader([text], delimiter=sign), []) for sign in _SEPARATORS}
     except (UnicodeDecodeError, csv.Error):
-        names = []
-    return [name.strip() for name in names]
+        return [], ","
+    sign = max(found, key=lambda sign: len(found[sign]))
+    return [name.strip() for name in found[sign]], sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +73,8 @@ class Csv:
 
     A row is a line: a line break inside quotes is not supported. Lines with a wrong number of fields, broken
     quotes, a NUL or invalid UTF-8 are rejected. With `ragged` a line may have more fields than the header has
-    names; those come as columns named by their place, `"17"`, `"18"`, ….
+    names; those come as columns named by their place, `"17"`, `"18"`, …. Columns without a name, and a second one of
+    a name, cannot be asked for.
     """
 
     def __init__(self, path: Path, expected: str, required: Sequence[str], *, ragged: bool = False) -> None:
@@ -64,16 +84,29 @@ class Csv:
         """
         start = head(path)
         self.path, self.ragged = path, ragged
-        self.names = header_of(start)
+        self.names, self.separator = _header(start)
         missing = [name for name in required if name not in self.names]
         if b"\0" in start:
             raise TapeError(f"{path.name}: expected {expected}, found a binary file")
         if missing:
-            found = ",".join(self.names)[:120]
+            found = self.separator.join(self.names)[:120]
             raise TapeError(f"{path.name}: expected {expected}; no column {', '.join(missing)} in {found!r}")
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise TapeError(f"{path.name}: two columns are called {twice!r}")
+        self._repeated = {name for name in self.names if self.names.count(name) > 1}
+        self.names = [
+            f"{_UNNAMED}{place}" if not name or name in self.names[:place] else name
+            for place, name in enumerate(self.names)
+        ]
+        self._check_repeated(required)
+
+    @property
+    def named(self) -> list[str]:
+        """The names of the columns that have one of their own."""
+        return [name for name in self.names if not name.startswith(_UNNAMED)]
+
+    def _check_repeated(self, columns: Sequence[str]) -> None:
+        for name in columns:
+            if name in self._repeated:
+                raise TapeError(f"{self.path.name}: two columns are called {name!r}")
 
     def chunks(
         self, columns: Sequence[str], rejects: Rejects, notes: Counter[str], max_rows: int
@@ -82,11 +115,14 @@ class Csv:
 
         Raises `TapeError` where the file has no rows or its last line is cut off.
         """
+        self._check_repeated(columns)
         row = 0
         with open_stream(self.path) as stream:
             for data in self._blocks(stream):
                 ended = data.endswith(b"\n")
-                lines = _Lines(data if ended else data + b"\n", len(self.names), exact=not self.ragged)
+                lines = _Lines(
+                    data if ended else data + b"\n", len(self.names), self.separator, exact=not self.ragged
+                )
                 if not ended:
                     self._check_end(lines, row)
                     notes["last line without a line end: it may have been cut"] += 1
@@ -141,15 +177,18 @@ class Csv:
             text = [(name, pl.String()) for name in names]
             return pl.DataFrame(schema=text + [(name, pl.Int64()) for name in numeric])
         # Without a header as wide as the widest line, polars takes the first line's width for every line's.
-        header = ",".join(names).encode() + b"\n" if self.ragged else b""
+        header = self.separator.join(f"c{place}" for place in range(len(names))).encode() + b"\n"
         frame = pl.read_csv(
-            header + lines.kept(),
+            header + lines.kept() if self.ragged else lines.kept(),
             has_header=self.ragged,
+            separator=self.separator,
             columns=None if self.ragged else [self.names.index(name) for name in names],
             infer_schema=False,
             quote_char='"' if lines.quoted else None,
         )
         frame.columns = names
+        if lines.quoted:
+            frame = frame.with_columns(pl.when(pl.col(pl.String) != "").then(pl.col(pl.String)))
         if self.ragged:
             frame = frame.with_columns(pl.Series(FIELDS, lines.fields[lines.good], dtype=pl.Int64))
         return frame.with_columns(numbers)
@@ -158,15 +197,15 @@ class Csv:
 class _Lines:
     """A block of lines, how many fields each has, which are good, and what is wrong with the others."""
 
-    def __init__(self, block: bytes, width: int, *, exact: bool) -> None:
+    def __init__(self, block: bytes, width: int, separator: str, *, exact: bool) -> None:
         self.block = block
         self._bytes = np.frombuffer(block, np.uint8)
         self.ends = np.flatnonzero(self._bytes == ord("\n"))
         self.starts = np.concatenate(([0], self.ends[:-1] + 1))
         self.count = len(self.ends)
         self.quoted = b'"' in block
-        commas, torn = self._unquoted(np.flatnonzero(self._bytes == ord(",")))
-        self.fields = np.diff(np.searchsorted(commas, self.ends), prepend=0) + 1
+        separators, torn = self._unquoted(np.flatnonzero(self._bytes == ord(separator)))
+        self.fields = np.diff(np.searchsorted(separators, self.ends), prepend=0) + 1
         lengths = self.ends - self.starts
         blank = (lengths == 0) | ((lengths == 1) & (self._bytes[self.starts] == ord("\r")))
         wrong = self.fields != width if exact else self.fields < width
@@ -194,14 +233,14 @@ class _Lines:
         mask[np.searchsorted(self.ends, np.flatnonzero(marked))] = True
         return mask
 
-    def _unquoted(self, commas: _Places) -> tuple[_Places, _Mask | None]:
-        """The commas that part fields, and the lines with an odd number of quotation marks."""
+    def _unquoted(self, separators: _Places) -> tuple[_Places, _Mask | None]:
+        """The separators that part fields, and the lines with an odd number of quotation marks."""
         if not self.quoted:
-            return commas, None
+            return separators, None
         marks = np.cumsum(self._bytes == ord('"'))
         before = marks[self.starts] - (self._bytes[self.starts] == ord('"'))
-        inside = (marks[commas] - before[np.searchsorted(self.ends, commas)]) % 2 == 1
-        return commas[~inside], (marks[self.ends] - before) % 2 == 1
+        inside = (marks[separators] - before[np.searchsorted(self.ends, separators)]) % 2 == 1
+        return separators[~inside], (marks[self.ends] - before) % 2 == 1
 
     def _undecodable(self) -> _Mask | None:
         if self.block.isascii():

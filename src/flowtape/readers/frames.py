@@ -136,7 +136,7 @@ class _Text:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._csv = Csv(path, "a table of prints (Parquet, Arrow or CSV)", ())
-        self.schema: dict[str, pl.DataType] = dict.fromkeys(self._csv.names, pl.String())
+        self.schema: dict[str, pl.DataType] = dict.fromkeys(self._csv.named, pl.String())
 
     def chunks(
         self, columns: Sequence[str], rejects: Rejects, notes: Counter[str], max_rows: int

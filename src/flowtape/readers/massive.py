@@ -7,6 +7,7 @@ An option's ticker is `O:` and an OSI symbol without padding. Times are nanoseco
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ RESTATED = {
 """Correction indicators (as in NYSE's Daily TAQ) of records that are no trade, or no longer one."""
 _KEPT = (0, 1, 2)
 TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
-_OPTION_ROW = re.compile(rb'^(?:.*,)?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
+_OPTION_ROW = re.compile(rb'^(?:.*[,;|\t])?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
 
 
 def matches(path: Path, start: bytes) -> bool:
@@ -94,10 +95,10 @@ def _day(table: Csv) -> date:
     """The New York date of a file's first row."""
     clock = next(name for name in CLOCKS if name in table.names)
     lines = common.head(table.path).splitlines()
-    cells = lines[1].decode(errors="replace").split(",") if len(lines) > 1 else []
-    # `conditions` may hold commas in quotes, so a column after it is found from the end.
-    place = table.names.index(clock) - len(table.names)
-    cell = cells[place].strip() if len(cells) >= -place else ""
+    text = lines[1].decode(errors="replace").replace("\0", "") if len(lines) > 1 else ""
+    cells = next(csv.reader([text], delimiter=table.separator), [])
+    place = table.names.index(clock)
+    cell = cells[place].strip() if len(cells) > place else ""
     ts = pl.select(common.nanoseconds(pl.lit(cell, pl.String))).item()
     if not isinstance(ts, datetime):
         raise TapeError(f"{table.path.name}: row 1: {clock} is no time in nanoseconds: {cell!r}")

@@ -45,7 +45,7 @@ NEEDED = ("ts", "price", "size")
 _PARTS = ("expiry", "right", "strike")
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _COUNTS = ("size", "bid_size", "ask_size")
-_REQUIRED = ("ts", "symbol", "root", "asset", "price", "size", "seq")
+_REQUIRED = ("ts", "symbol", "root", "asset", "price", "size")
 _LIMITS = {
     "strike": (10, MAX_STRIKE),
     "price": (0, MAX_NANOS),
@@ -202,7 +202,9 @@ class _Reading:
         }
         prints = prints.with_columns(value.alias(name) for name, value in absent.items() if name not in has)
         prints = self._with_names(prints)
-        return prints.with_columns(pl.col("venue").cast(pl.Categorical).fill_null(""))
+        return prints.with_columns(
+            pl.col("venue").cast(pl.Categorical).fill_null(""), pl.col("seq").fill_null(0)
+        )
 
     def _contracts(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Reject options without a contract; a stock has none."""
