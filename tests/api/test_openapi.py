@@ -1,15 +1,19 @@
 """The OpenAPI document against itself, against the server, and against the written pages."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from flowtape.api.errors import Refusal
 from flowtape.api.formats import MEDIA
 from flowtape.api.routes import ROUTES
+from flowtape.api.streams import STREAMS
 from flowtape.settings import Settings
 
 from .conftest import PATH, World
@@ -62,13 +66,15 @@ def conforms(document: dict[str, Any], schema: dict[str, Any], value: object) ->
             and all(conforms(document, schema["properties"][name], one) for name, one in value.items())
         )
     types = {"string": str, "integer": int, "number": (int, float), "null": type(None)}
-    return "type" not in schema or isinstance(value, types[schema["type"]])
+    named = schema.get("type", [])
+    named = named if isinstance(named, list) else [named]
+    return not named or any(isinstance(value, types[name]) for name in named)
 
 
 def test_the_document_holds_together(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
-        *(route.path for route in ROUTES), "/health", "/v1/account", "/v1/symbols",
+        *(route.path for route in (*ROUTES, *STREAMS)), "/health", "/v1/account", "/v1/symbols",
     }  # fmt: skip
     for ref in refs(document):
         assert resolve(document, {"$ref": ref})
@@ -81,6 +87,82 @@ def test_the_document_holds_together(document: dict[str, Any]) -> None:
             if one["in"] == "path" and one["required"]
         }
         assert named == set(re.findall(r"{(\w+)}", path))
+
+
+def test_a_field_of_one_kind_has_one_type(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["AccountBody"]["properties"]["email"] == {"type": ["string", "null"]}
+    assert "email" in schemas["AccountBody"]["required"]
+    assert schemas["CumulativePoint"]["properties"]["cumulative"] == {"type": "number", "format": "double"}
+    assert schemas["Trade"]["properties"]["instrumentId"] == {"type": "integer", "format": "int64"}
+    assert "anyOf" not in str(document)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8787", "flow.example.com", "localhost:1", "[::1]:8787"])
+def test_the_document_names_the_address_it_is_asked_at(world: World, host: str) -> None:
+    found = httpx.get(world.url + "/openapi.json", headers={"Host": host})
+    assert found.json()["servers"] == [{"url": f"http://{host}"}]
+
+
+@pytest.mark.parametrize("host", ["a b", "x/y", "x?", '"', "x" * 300, "user@x", ""])
+def test_a_host_that_is_none_is_not_repeated(world: World, host: str) -> None:
+    found = httpx.get(world.url + "/openapi.json", headers={"Host": host})
+    if found.status_code == 200:
+        assert found.json()["servers"] == [{"url": "http://127.0.0.1:8787"}]
+
+
+def test_the_document_names_the_address_that_is_set(worlds: Callable[[Settings], World]) -> None:
+    world = worlds(Settings(public_url="https://flow.example.com/tape/"))
+    assert httpx.get(world.url + "/openapi.json").json()["servers"] == [
+        {"url": "https://flow.example.com/tape"}
+    ]
+
+
+def test_streams_are_in_the_document(document: dict[str, Any]) -> None:
+    found = document["paths"][CUMULATIVE + "/stream"]["get"]
+    assert list(found["responses"]["200"]["content"]) == ["text/event-stream"]
+    assert [(one["name"], one["in"]) for one in found["parameters"][-2:]] == [
+        ("Last-Event-ID", "header"), ("lastEventId", "query"),
+    ]  # fmt: skip
+    assert not {"at", "from", "format"} & {one["name"] for one in found["parameters"]}
+    assert set(found["responses"]) == {"200", "400", "401", "403", "404", "405", "429", "500", "502", "503"}
+
+
+def texts_of(schema: dict[str, Any]) -> st.SearchStrategy[str]:
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    if schema["type"] == "integer":
+        return st.integers().map(str)
+    return st.from_regex(schema["pattern"].removeprefix("^").removesuffix("$"), fullmatch=True)
+
+
+PARAMS = {param.name: param for route in ROUTES for param in route.params}
+
+
+@pytest.mark.parametrize("name", sorted(PARAMS))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_value_that_keeps_to_the_document_is_taken(name: str, data: st.DataObject) -> None:
+    """But for ranges that begin after they end, which no schema can say."""
+    text = data.draw(texts_of(PARAMS[name].schema))
+    said = ""
+    try:
+        PARAMS[name].read(text)
+    except Refusal as refusal:
+        said = refusal.body.message
+    assert not said or (name in ("dte", "expiry", "strike") and "begins before it ends" in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("expiry", day) for day in ("9999-12-31", "0001-01-01", "2026-02-29", "2026-13-01", "2026-04-31")),
+        *(("at", f"{day}T00:00:00Z") for day in ("2262-04-12", "1969-12-31", "2026-02-29", "2026-00-10", "2100-02-29")),
+        ("at", "2026-05-12T24:00:00Z"), ("at", "2026-05-12T23:59:60Z"), ("at", "2026-05-12"),
+    ],
+)  # fmt: skip
+def test_what_is_outside_the_calendar_is_outside_the_document(name: str, text: str) -> None:
+    assert re.search(PARAMS[name].schema["pattern"], text) is None
 
 
 def test_every_status_is_declared_with_its_headers(document: dict[str, Any]) -> None:
@@ -139,7 +221,7 @@ def test_what_is_sent_is_what_is_declared(
 
 
 def test_the_written_page_knows_every_route_parameter_and_status(document: dict[str, Any]) -> None:
-    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    page = "".join((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("api", "streams"))
     for path, item in document["paths"].items():
         assert f"`GET {path}`" in page
         for parameter in item["get"].get("parameters", []):

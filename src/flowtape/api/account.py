@@ -19,7 +19,7 @@ class AccountBody(msgspec.Struct, kw_only=True):
     midnight UTC."""
 
     user_id: str
-    email: str | None = None
+    email: str | None
     plan: str
     daily_limit: str
     usage_today: int
@@ -41,6 +41,7 @@ def account(key: Key, limit: int | None, used: int, resets: int) -> AccountBody:
     """The body of `/v1/account`; `resets` is in Unix seconds."""
     return AccountBody(
         user_id=key.id,
+        email=None,
         plan=key.plan.lower(),
         daily_limit="unlimited" if limit is None else str(limit),
         usage_today=0 if limit is None else used,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from flowtape.api.params import MOST, Chosen, Param, choice, parse_date
+from flowtape.api.params import DATE_PATTERN, MOST, Chosen, Param, choice, parse_date
 from flowtape.conditions import FAMILIES_OF
 from flowtape.prints import PRICE_SCALE
 from flowtape.query import DateRange
@@ -17,7 +17,6 @@ MOST_PARTS = 100
 
 _DIGITS = re.compile(r"[0-9]{1,5}", re.ASCII)
 _PRICE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,4}))?", re.ASCII)
-_DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 Value = TypeVar("Value", int, date)
 
 
@@ -127,7 +126,7 @@ def _filter(
     )
 
 
-_DAYS = rf"(?:{_DAY}|{_DAY}\.\.(?:{_DAY})?|\.\.{_DAY})"
+_DAYS = rf"(?:{DATE_PATTERN}(?:\.\.{DATE_PATTERN}?)?|\.\.{DATE_PATTERN})"
 EXPIRY = _filter(
     "expiry",
     _expiries,

@@ -12,6 +12,7 @@ from flowtape.api.formats import FORMATS, MEDIA
 from flowtape.api.params import KEY_PARAMETER, Param
 from flowtape.api.queries import CURSOR
 from flowtape.api.routes import Route
+from flowtape.api.streams import ANSWERS, LAST_EVENT_ID, STREAMS
 from flowtape.settings import Settings
 from flowtape.version import __version__
 
@@ -68,8 +69,8 @@ _ERRORS: tuple[tuple[int, str, type[msgspec.Struct], tuple[str, ...]], ...] = (
 )
 
 
-def document(routes: tuple[Route, ...], settings: Settings) -> dict[str, Any]:
-    """The whole document, as JSON values."""
+def document(routes: tuple[Route, ...], settings: Settings, url: str = "/") -> dict[str, Any]:
+    """The whole document, as JSON values; `url` is the server's address. `routes` gives the streams too."""
     bodies: list[Any] = [*{route.body for route in routes}, *{row[2] for row in _ERRORS}]
     bodies += [AccountBody, HealthyBody, SymbolsBody, UnhealthyBody]
     bodies.sort(key=lambda body: body.__name__)
@@ -83,15 +84,20 @@ def document(routes: tuple[Route, ...], settings: Settings) -> dict[str, Any]:
             "description": "Signed options flow from your own tape, minute by minute.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": url}],
         "paths": {
             **{route.path: {"get": _operation(route, refs, settings)} for route in routes},
+            **{
+                route.path: {"get": _stream(route, refs, settings)}
+                for route in STREAMS
+                if ANSWERS[route.path] in routes
+            },
             ACCOUNT: {"get": _account(refs)},
             SYMBOLS: {"get": _symbols(refs)},
             "/health": {"get": _health(refs)},
         },
         "components": {
-            "schemas": components,
+            "schemas": {name: _plain(schema) for name, schema in components.items()},
             "headers": {
                 name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()
             },
@@ -101,6 +107,28 @@ def document(routes: tuple[Route, ...], settings: Settings) -> dict[str, Any]:
             },
         },
     }
+
+
+def _plain(schema: Any) -> Any:
+    """A schema as code generators want it. What would be a choice of types is said in `type`: a text or null is
+    `["string", "null"]`, an integer or another number is a number. Numbers have a `format`, without which Go and Java
+    hold them in 32 bits."""
+    if isinstance(schema, list):
+        return [_plain(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: _plain(value) for name, value in schema.items() if name != "anyOf"}
+    choices = schema.get("anyOf", [])
+    if not choices or any(set(one) != {"type"} for one in choices):
+        more = {"anyOf": _plain(choices)} if choices else _wide(schema.get("type"))
+        return made | more
+    types = [one["type"] for one in choices if one["type"] != "integer" or {"type": "number"} not in choices]
+    return made | ({"type": types[0], **_wide(types[0])} if len(types) == 1 else {"type": types})
+
+
+def _wide(kind: object) -> dict[str, str]:
+    formats = {"integer": "int64", "number": "double"}
+    return {"format": formats[kind]} if isinstance(kind, str) and kind in formats else {}
 
 
 _KEYED: list[dict[str, list[str]]] = [{"header": []}, {"query": []}]
@@ -130,6 +158,18 @@ def _found(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
     found["content"] |= {MEDIA[name]: {} for name in FORMATS if name != "json"}
     found["content"][MEDIA["csv"]] = {"schema": {"type": "string"}}
     return found
+
+
+def _stream(route: Route, refs: dict[Any, Any], settings: Settings) -> dict[str, Any]:
+    made = _operation(route, refs, settings)
+    place = "The `id` of the last event seen, to get those since."
+    header = {"name": "Last-Event-ID", "in": "header", "description": place, "schema": {"type": "string"}}
+    named = {"name": LAST_EVENT_ID, "in": "query", "description": place, "schema": {"type": "string"}}
+    events = _response("The events, without end.", None, _RATE)
+    events["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    full = _response("There are as many streams as may be.", refs[ErrorBody], ("Retry-After",))
+    responses = {"200": events, **_failures(refs), "503": full}
+    return made | {"parameters": [*made["parameters"], header, named], "responses": responses}
 
 
 def _failures(refs: dict[Any, Any], *without: int) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,6 +77,9 @@ _FLOW_HEADERS: Headers = [
 _KEPT_FOREVER: Headers = [
     (b"cache-control", b"public, max-age=31536000, immutable"),
 ]
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+_HOSTS = 8
+"""Addresses whose document is kept ready."""
 _NOT_BUILT = b"The page is not built: `make serve` builds it. The API is described at /docs.\n"
 
 
@@ -90,12 +95,11 @@ class Pages:
         settings: Settings,
     ) -> None:
         self._health, self._metrics = health, metrics
-        openapi = msgspec.json.encode(document(routes, settings))
         self._pages: dict[str, Page] = {
             **_flow_page(),
             "/health": self._health_page,
             "/metrics": self._metrics_page,
-            "/openapi.json": _Static(lambda: openapi, b"application/json", []),
+            "/openapi.json": _Document(routes, settings),
             "/docs": _Static(_HTML.encode, b"text/html; charset=utf-8", _PAGE_HEADERS),
             "/docs/start.js": _Static(_START.encode, _JAVASCRIPT, _KEPT_A_DAY),
             "/docs/swagger-ui-bundle.js": _Static(_asset("swagger-ui-bundle.js"), _JAVASCRIPT, _KEPT_A_DAY),
@@ -158,6 +162,30 @@ class _Static:
     def _load(self) -> tuple[bytes, bytes]:
         plain = self._read()
         return plain, zlib.compress(plain, 6, zlib.MAX_WBITS | 16)
+
+
+class _Document:
+    """The OpenAPI document. Programs that import it need the server's whole address: the setting `public_url`, or the
+    address that the document is asked at."""
+
+    def __init__(self, routes: tuple[Route, ...], settings: Settings) -> None:
+        self._page = partial(_openapi, routes, settings)
+        self._url = settings.public_url.rstrip("/")
+        self._listens = f"{settings.host}:{settings.port}"
+        self._made: dict[str, _Static] = {}
+
+    async def __call__(self, headers: dict[bytes, bytes]) -> Reply:
+        host = headers.get(b"host", b"").decode("latin-1")
+        url = self._url or f"http://{host if _HOST.fullmatch(host) else self._listens}"
+        if url not in self._made:
+            if len(self._made) >= _HOSTS:
+                self._made.clear()
+            self._made[url] = _Static(partial(self._page, url), b"application/json", [(b"vary", b"Host")])
+        return await self._made[url](headers)
+
+
+def _openapi(routes: tuple[Route, ...], settings: Settings, url: str) -> bytes:
+    return msgspec.json.encode(document(routes, settings, url))
 
 
 def _asset(name: str) -> Callable[[], bytes]:

@@ -13,6 +13,27 @@ import msgspec
 from flowtape.api.errors import invalid, shown
 from flowtape.prints import SYMBOL_LENGTH, is_symbol
 
+
+def _date_pattern(years: str, leap_years: str) -> str:
+    """A pattern of the dates YYYY-MM-DD of some years, with the days that each month has. No look-ahead, which the
+    regular expressions of Go do not have."""
+    long, short = r"(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])", r"(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    february = r"02-(?:0[1-9]|1[0-9]|2[0-8])"
+    return f"(?:(?:{years})-(?:{long}|{short}|{february})|(?:{leap_years})-02-29)"
+
+
+_LEAP = "(?:0[48]|[2468][048]|[13579][26])"
+DATE_PATTERN = _date_pattern("(?:19|2[0-2])[0-9]{2}", f"(?:19|2[0-2]){_LEAP}|2000")
+"""Dates of the years 1900 to 2299, as the OpenAPI document has them."""
+_INSTANTS = _date_pattern(
+    "197[1-9]|19[89][0-9]|2[01][0-9]{2}|22[0-5][0-9]",
+    f"19(?:7[26]|8[048]|9[26])|2[01]{_LEAP}|22(?:0[48]|[24][048]|[135][26])|2000",
+)
+INSTANT_PATTERN = (
+    f"^{_INSTANTS}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+"""Instants of RFC 3339 of the years 1971 to 2259, as the OpenAPI document has them: the API takes them in any zone."""
 KEY_PARAMETER = "apiKey"
 MOST = 2**31 - 1
 """The largest whole number that clients of every language hold."""

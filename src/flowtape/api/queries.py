@@ -8,7 +8,16 @@ from typing import Literal, NamedTuple
 from flowtape.answers import RESOLUTIONS
 from flowtape.api.errors import invalid, shown
 from flowtape.api.formats import FORMATS, Format
-from flowtape.api.params import Given, Param, choice, parse_instant, parse_symbol, read_all, word
+from flowtape.api.params import (
+    INSTANT_PATTERN,
+    Given,
+    Param,
+    choice,
+    parse_instant,
+    parse_symbol,
+    read_all,
+    word,
+)
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import SYMBOL_PATTERN
 from flowtape.query import Filter, Query
@@ -35,7 +44,7 @@ def _instant(name: str, field: str, help: str) -> Param:
         name=name,
         field=field,
         parse=parse_instant,
-        schema={"type": "string", "format": "date-time"},
+        schema={"type": "string", "format": "date-time", "pattern": INSTANT_PATTERN},
         help=f"{help} ISO 8601, to the nanosecond; without a zone it is UTC.",
     )
 
