@@ -40,7 +40,7 @@ def test_divergence_from_the_underlying_mids(world):
 def test_sessions_of_the_day(world):
     line = json.loads(ask(world, "cumulative", minutes=1440, at="2016-06-02T04:00:00Z"))["points"]
     (day,) = json.loads(ask(world, "sessions", days=1))["sessions"]
-    assert (day["date"], day["open"], day["close"]) == (DAY, "2016-06-01T13:30:00Z", "2016-06-01T20:00:00Z")
+    assert (day["date"], day["open"], day["close"]) == (DAY, "2016-06-01T13:30:00Z", "2016-06-01T20:15:00Z")
     for part in day["parts"]:
         if part["part"] != "outside":
             inside = [point["netVolume"] for point in line if part["from"] <= point["ts"] < part["to"]]

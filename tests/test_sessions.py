@@ -55,6 +55,38 @@ def test_known_sessions(row):
     assert days.tolist() == [day] * 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "full", "early"),
+    [
+        (("option", "VIX"), "16:15", "13:15"),
+        (("option", "SPX"), "16:15", "13:15"),
+        (("option", "NDX"), "16:15", "13:15"),
+        (("option", "RUT"), "16:15", "13:15"),
+        (("option", "SPY"), "16:15", "13:15"),
+        (("option", "QQQ"), "16:15", "13:15"),
+        (("option", "AAPL"), "16:00", "13:00"),
+        (("stock", "SPY"), "16:00", "13:00"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_regular_session_closes_when_its_symbol_does(kind, full, early):
+    for day, close in (("2026-05-12", full), ("2026-11-27", early)):
+        (found,) = sessions.regular_sessions(*kind, ns(day), ns(day) + 24 * 60 * MINUTE)
+        assert found.day == date.fromisoformat(day)
+        assert f"{new_york(found.open):%F %H:%M}" == f"{day} 09:30"
+        assert f"{new_york(found.close):%F %H:%M}" == f"{day} {close}"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=" ".join)
+def test_a_symbol_is_open_all_through_its_regular_session(kind):
+    whole = of_years(kind, 2026, 2026)
+    regular = sessions.regular_sessions(*kind, ns("2026-01-01"), ns("2027-01-01"))
+    assert [one.day for one in regular] == [one.day for one in whole]
+    for one, session in zip(regular, whole, strict=True):
+        assert session.open <= one.open < one.close <= session.close
+        assert all(sessions.is_open(*kind, at) for at in (one.open, one.close - 1))
+
+
 def test_the_holidays_of_2026():
     days = {session.day for session in of_years(("option", "AAPL"), 2026, 2026)}
     every = (date(2026, 1, 1) + timedelta(n) for n in range(365))

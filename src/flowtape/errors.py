@@ -15,7 +15,7 @@ FlowtapeError
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import datetime
 
 
 class FlowtapeError(Exception):
@@ -89,4 +89,4 @@ class Loading(FlowtapeError):
 
 
 def _instant(ns: int) -> str:
-    return f"{datetime.fromtimestamp(ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -111,6 +111,21 @@ def sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: in
     ]
 
 
+def regular_sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: int) -> list[Session]:
+    """The regular sessions opened in `[start, end)`, oldest first: without night hours and curb sessions.
+
+    They open at 09:30 in New York and close when the symbol does: at 16:00 or 16:15, on days of early close at 13:00 or
+    13:15.
+    """
+    days, opens, closes = _stock_sessions()
+    first, stop = np.searchsorted(opens, (start, end)).tolist()
+    late = hours_of(asset, symbol).late * _NS_PER_MINUTE
+    return [
+        Session(day.item(), int(opened), int(closed) + late)
+        for day, opened, closed in zip(days[first:stop], opens[first:stop], closes[first:stop], strict=True)
+    ]
+
+
 def anchors(asset: Literal["option", "stock"], symbol: str, minutes: Ints) -> tuple[Ints, Days]:
     """The session that each minute belongs to: the last one opened at or before it.
 

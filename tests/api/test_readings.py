@@ -155,6 +155,23 @@ def test_the_parts_of_a_day_sum_up_to_its_minutes(world):
     ]
 
 
+def test_a_day_closes_when_its_symbol_does(tmp_path):
+    """Options on VIX and SPY trade until 16:15, after an early close until 13:15; those on AAPL until 16:00, 13:00."""
+    wanted = {"VIX": ("21:15", "18:15", 1), "SPY": ("21:15", "18:15", 1), "AAPL": ("21:00", "18:00", 2)}
+    times = [
+        datetime(2026, *at, tzinfo=UTC)
+        for at in ((11, 25, 21, 5), (11, 25, 21, 20), (11, 27, 18, 10), (11, 27, 18, 20))
+    ]
+    with kept(tmp_path, int(datetime(2026, 11, 27, 22, tzinfo=UTC).timestamp()) * 10**9) as made:
+        for symbol, (full, early, outside) in wanted.items():
+            at = [int(time.timestamp()) * 10**9 for time in times]
+            made.take([row(seq=ts, symbol=symbol, root=symbol, ts=ts, price=13_000) for ts in at])
+            days = ask(made, f"/v1/flow/options/{symbol}/sessions", days=2)["sessions"]
+            assert [day["close"] for day in days] == [f"2026-11-27T{early}:00Z", f"2026-11-25T{full}:00Z"]
+            parts = [{part["part"]: part["netVolume"] for part in day["parts"]} for day in days]
+            assert [part["outside"] for part in parts] == [outside] * 2
+
+
 def test_drift_measures_against_the_same_minutes_of_earlier_days(tmp_path):
     days = [5, 6, 7, 8, 11, 12]
     sizes = {"SPY": [10, -30, 20, 5, -15, 0], "QQQ": [0, 0, 0, 0, 0, 7]}

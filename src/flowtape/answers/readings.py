@@ -21,7 +21,7 @@ from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import DAY_NS, PRICE_SCALE, day_bounds, minute_days
 from flowtape.query import Query
 from flowtape.readings import STATES, Day, Hours, days, divergence, turning_points
-from flowtape.sessions import anchors, sessions
+from flowtape.sessions import anchors, regular_sessions, sessions
 from flowtape.window import Totals
 
 _VOLUME = ("buy_volume", "sell_volume")
@@ -185,7 +185,7 @@ def sessions_answer(desk: Desk, query: Query) -> Made:
     totals, end = _newest_days(desk, query)
     number = minute_days(totals.minute)
     chosen = np.unique(number)[::-1][: query.days]
-    hours = _hours(query.symbol, [date(1970, 1, 1) + timedelta(days=one) for one in chosen.tolist()])
+    hours = _hours(query, [date(1970, 1, 1) + timedelta(days=one) for one in chosen.tolist()])
     volume, premium = net(totals.values, "volume"), net(totals.values, "notional")
     found = days(totals.minute, number, volume, premium, hours, end)
     body = Sessions(
@@ -215,12 +215,12 @@ def _newest_days(desk: Desk, query: Query) -> tuple[Totals, int]:
     return desk.totals(query, start, min(last, now) // NS_PER_MINUTE, names), now // NS_PER_MINUTE
 
 
-def _hours(symbol: str, dates: list[date]) -> list[Hours]:
+def _hours(query: Query, dates: list[date]) -> list[Hours]:
     """The regular sessions of some dates, newest first."""
     if not dates:
         return []
     bounds = [int(bound.timestamp()) * 10**9 for bound in (day_bounds(dates[-1])[0], day_bounds(dates[0])[1])]
-    known = {one.day: one for one in sessions("stock", symbol, *bounds)}
+    known = {one.day: one for one in regular_sessions(query.asset, query.symbol, *bounds)}
     found = [known.get(day) for day in dates]
     return [
         Hours(day, None, None)
