@@ -163,7 +163,7 @@ def shared(tmp_path_factory):
     store.close()
 
 
-SYMBOLS = (f"Q{number}" for number in itertools.count())
+SYMBOLS = ("Q" + "".join(letters) for letters in itertools.product("ABCDEFGH", repeat=5))
 
 
 @settings(max_examples=examples(20), deadline=None)

@@ -99,6 +99,9 @@ _INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPX
 _ADJUSTED = re.compile(r"^\d?([A-Z][A-Z./]*?)\d?$")
 
 
+OSI = r"^(?:O:)?([A-Z0-9][A-Z0-9./]{0,5}?) *([0-9]{6})([CP])([0-9]{8})$"
+"""An option's contract as one text: its root (padded or not), expiry (YYMMDD), right and strike in 1/1,000 USD."""
+_OSI = re.compile(OSI)
 SYMBOL_LENGTH = 32
 _PUNCTUATION = "./=+*#$!@&~_:"
 """What exchanges and vendors put into a symbol besides letters and digits: classes (`BRK.B`, `BRK/B`), preferred
@@ -139,7 +142,7 @@ def conform(frame: pl.DataFrame) -> pl.DataFrame:
     Absent optional columns become null, except these, whose nulls are filled too: `copy` becomes 1, `price_flags`
     both bits, `quote_class` "own" where the row has a quote and "none" where it has none.
 
-    Raises `UsageError` where a required column is missing or a type cannot be cast.
+    Raises `UsageError` where a required column is missing, a type cannot be cast, or a symbol is an OSI symbol.
     """
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
@@ -154,6 +157,11 @@ def conform(frame: pl.DataFrame) -> pl.DataFrame:
 def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
     """Prints whose options are filed under their underlying."""
     names = prints["symbol"].unique().drop_nulls().cast(pl.String).to_list()
+    if contracts := [name for name in names if _OSI.match(name)]:
+        raise UsageError(
+            f"prints have the symbol {contracts[0]!r}, which names an option's contract: give its root, expiry, right "
+            f"and strike in columns of their own"
+        )
     table = {name: underlying_of(name) for name in names if underlying_of(name) != name}
     if not table:
         return prints

@@ -9,15 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from flowtape.prints import underlying_of
+from flowtape.errors import UsageError
+from flowtape.prints import OSI, underlying_of
 
+_OSI = re.compile(OSI)
 _MARKS = str.maketrans("", "", "-./ ")
 _CLASS = re.compile(r"[A-Z]+[./-][A-Z]")
 
 
 def asked(symbol: str, asset: str) -> str:
     """The symbol that a text names, by the text alone: in upper case, without `^`, and for options the underlying of a
-    root (`SPXW` → `SPX`)."""
+    root (`SPXW` → `SPX`).
+
+    Raises `UsageError` for an OSI symbol: it names one contract of an underlying.
+    """
+    if found := _OSI.match(symbol.strip().upper()):
+        raise UsageError(
+            f"symbol: {symbol.strip()!r} is one contract; ask for {underlying_of(found[1])}, with filters"
+        )
     return underlying_of(symbol) if asset == "option" else symbol.strip().upper().lstrip("^")
 
 

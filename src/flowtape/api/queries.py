@@ -18,6 +18,7 @@ from flowtape.api.params import (
     read_all,
     word,
 )
+from flowtape.errors import UsageError
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import SYMBOL_PATTERN
 from flowtape.query import Filter, Query
@@ -147,7 +148,7 @@ def read_request(
         if param.field and not param.filter
     }
     if "symbol" in fields:
-        fields["symbol"] = asked(fields["symbol"], asset)
+        fields["symbol"] = _asked(fields["symbol"], asset)
     if "from" in given:
         fields["minutes"] = 0
     filters = [param for param in params if param.filter and param.name in given]
@@ -158,6 +159,13 @@ def read_request(
         **fields,
     )
     return Request(query, given["format"].value if "format" in given else None)
+
+
+def _asked(symbol: str, asset: Literal["option", "stock"]) -> str:
+    try:
+        return asked(symbol, asset)
+    except UsageError as error:
+        raise invalid("symbol", f"{str(error).partition(': ')[2]}.") from None
 
 
 def _check_span(given: Mapping[str, Given]) -> None:

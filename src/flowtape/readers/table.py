@@ -34,7 +34,7 @@ from flowtape.prints import (
     conform,
     underlyings,
 )
-from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
+from flowtape.readers import Batch, Options, Rejects, Tape, common, frames, osi
 from flowtape.readers.columns import TEXT, check
 from flowtape.readers.common import Field, Places
 from flowtape.readers.frames import READ, Mapping
@@ -42,6 +42,7 @@ from flowtape.readers.times import NO_DATE
 
 SOURCE = "table"
 NEEDED = ("ts", "price", "size")
+NAMES = ("symbol", "root", "ticker")
 _PARTS = ("expiry", "right", "strike")
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _COUNTS = ("size", "bid_size", "ask_size")
@@ -78,7 +79,7 @@ _CHOICES = {
 def matches(path: Path, start: bytes) -> bool:
     """Whether a file is Parquet or Arrow, or a CSV file with the columns a print needs."""
     names = set(common.header_of(start))
-    return frames.is_columnar(start) or (set(NEEDED) <= names and not names.isdisjoint(("symbol", "root")))
+    return frames.is_columnar(start) or (set(NEEDED) <= names and not names.isdisjoint(NAMES))
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
@@ -100,6 +101,8 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> dict[str, str]:
     """Each column of a print that the file has → the file's name for it."""
     found = {name: mapping.columns.get(name, name) for name in (*READ, "source")}
+    if {"symbol", "root"}.isdisjoint(mapping.columns) and {"symbol", "root"}.isdisjoint(schema):
+        found["symbol"] = "ticker"
     lost = [found[name] for name in mapping.columns if found[name] not in schema]
     if lost:
         raise TapeError(f"{path.name}: no column {', '.join(lost)}, which the mapping names")
@@ -191,10 +194,14 @@ class _Reading:
     def _completed(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Fill in the columns the table does not have."""
         has = self._columns
+        prints, named = osi.taken_out(prints, has, self._reject)
         if "asset" in has:
             prints = self._contracts(prints)
-        else:
+        elif named is None or "expiry" in has:
             prints = prints.with_columns(asset=pl.lit("option" if "expiry" in has else "stock", Asset))
+        else:
+            option = pl.when(named).then(pl.lit("option", Asset)).otherwise(pl.lit("stock", Asset))
+            prints = prints.with_columns(asset=option)
         prints = self._with_conditions(prints)
         absent = {
             "seq": pl.lit(0, pl.Int64),
@@ -206,9 +213,15 @@ class _Reading:
             pl.col("venue").cast(pl.Categorical).fill_null(""), pl.col("seq").fill_null(0)
         )
 
+    def _reject(self, rows: pl.DataFrame, name: str, what: str) -> None:
+        """Report rows of the file as bad, with their value of a column of prints."""
+        self.rejects.add(
+            self._table.path.name, rows[common.ROW].to_list(), what, _texts(rows[name]).to_list()
+        )
+
     def _contracts(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Reject options without a contract; a stock has none."""
-        parts = [name for name in _PARTS if name in self._columns]
+        parts = [name for name in _PARTS if name in prints.columns]
         if parts and (prints["asset"] == "option").all() and not any(prints[parts].null_count().row(0)):
             return prints
         option = pl.col("asset") == "option"
@@ -250,10 +263,14 @@ class _Reading:
     def _with_names(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Complete symbol and root: an option's symbol follows from its root, a stock's are the same."""
         has = self._columns
-        if "root" not in has:
+        if "root" not in prints.columns:
             return prints.with_columns(root=pl.col("symbol"))
-        if "symbol" not in has:
+        if "root" not in has:
+            return prints.with_columns(root=pl.coalesce("root", "symbol"))
+        if "symbol" not in prints.columns:
             prints = prints.with_columns(underlyings(prints["root"]))
+        elif "symbol" not in has:
+            prints = prints.with_columns(pl.coalesce("symbol", underlyings(prints["root"])).alias("symbol"))
         if (prints["asset"] == "option").all():
             return prints
         ticker = pl.when(pl.col("asset") == "stock").then(pl.col("symbol" if "symbol" in has else "root"))

@@ -11,6 +11,8 @@ import re
 
 import polars as pl
 
+from flowtape.prints import OSI
+
 _SUFFIXES = str.maketrans(
     {
         "p": "PR", "r": "RT", "w": "WI",
@@ -18,6 +20,7 @@ _SUFFIXES = str.maketrans(
         "~": "TEST", " ": "", ".": "", "/": "",
     }
 )  # fmt: skip
+_OSI = re.compile(OSI)
 _TICKER = re.compile(r"([A-Z][A-Z0-9]*)(?:([-^#+=$*%!@~prw]|[ ./](?=.))([-^#+=$*%!@~prwA-Z./]{0,8}))?")
 
 
@@ -25,10 +28,11 @@ def symbol_of(ticker: str) -> str | None:
     """The symbol of a stock: its company's letters and, after a dot, its suffix as the CMS convention has it:
     `TpC`, `T PRC`, `T-C` → `T.PRC`; `BRK.B`, `BRK B` → `BRK.B`. None where it is no ticker.
 
-    Case has a meaning: `TPC` is another company than `T`, whose preferred share is `TpC`.
+    An option's symbol (`AAPL240419C00162500`) is none. Case has a meaning: `TPC` is another company than `T`, whose
+    preferred share is `TpC`.
     """
     found = _TICKER.fullmatch(ticker)
-    if found is None:
+    if found is None or _OSI.match(ticker):
         return None
     own, mark, rest = found.groups()
     return own if mark is None else f"{own}.{(mark + rest).translate(_SUFFIXES)}"

@@ -1,0 +1,107 @@
+"""OSI symbols: an option's contract in its name, padded or not, with or without Massive's `O:`.
+
+`AAPL  250221C00250000` is the root, the expiry (YYMMDD), the right and the strike in thousandths of a USD. Source: the
+Options Symbology Initiative's symbol format, as OCC and OPRA use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import polars as pl
+
+from flowtape.prints import MAX_STRIKE, OSI, Right
+
+PARTS = ("root", "expiry", "right", "strike")
+
+
+def contracts(names: pl.Series) -> pl.DataFrame | None:
+    """The contract that each name is.
+
+    Args:
+        names: texts in upper case.
+
+    Returns:
+        `root` (Categorical), `expiry` (Date), `right`, `strike` (1/10,000 USD) and `like`, a row for each name; None
+        where no name looks like an OSI symbol. A name that looks like one has `like` true; its parts are null where its
+        date or its strike is none.
+    """
+    distinct = names.unique().drop_nulls().cast(pl.String)
+    found = distinct.to_frame("name").with_columns(
+        pl.col("name").str.extract_groups(OSI).struct.rename_fields(PARTS).struct.unnest()
+    )
+    found = found.filter(pl.col("root").is_not_null())
+    if found.is_empty():
+        return None
+    strike = pl.col("strike").cast(pl.Int64) * 10
+    table = found.select(
+        "name",
+        pl.col("root").cast(pl.Categorical),
+        ("20" + pl.col("expiry")).str.to_date("%Y%m%d", strict=False).alias("expiry"),
+        pl.col("right").cast(Right),
+        pl.when(strike.is_between(10, MAX_STRIKE)).then(strike).alias("strike"),
+        like=pl.lit(value=True),
+    )
+    joined = names.cast(pl.String).to_frame("name").join(table, on="name", how="left", maintain_order="left")
+    return joined.drop("name").with_columns(pl.col("like").fill_null(value=False))
+
+
+Reject = Callable[[pl.DataFrame, str, str], None]
+"""Receives bad rows, the column of prints that is at fault, and what is wrong with it."""
+
+
+def taken_out(
+    prints: pl.DataFrame, columns: Mapping[str, str], reject: Reject
+) -> tuple[pl.DataFrame, pl.Series | None]:
+    """Give rows whose symbol or root is an OSI symbol the columns of a contract.
+
+    Args:
+        prints: rows of a table, as far as they are parsed.
+        columns: each column of a print that the table has → its name there.
+        reject: called for rows whose contract is none, another than their own columns tell, or a stock's.
+
+    Returns:
+        The rows that are good, and which of them had an OSI symbol; None if none had.
+    """
+    had: pl.Series | None = None
+    for name in ("symbol", "root"):
+        found = contracts(prints[name]) if name in columns else None
+        if found is None:
+            continue
+        if had is not None:
+            found = found.with_columns(like=found["like"] & ~had)
+        good = _checked(prints, found, name, columns, reject)
+        prints, found = prints.filter(good), found.filter(good)
+        had = found["like"] if had is None else had.filter(good) | found["like"]
+        prints = _with_parts(prints, found, (name, "root", *(() if "symbol" in columns else ("symbol",))))
+    return prints, had
+
+
+def _checked(
+    prints: pl.DataFrame, found: pl.DataFrame, name: str, columns: Mapping[str, str], reject: Reject
+) -> pl.Series:
+    """Which rows are good; the others are rejected."""
+    like = found["like"]
+    none = like & (found["expiry"].is_null() | found["strike"].is_null())
+    differs = like & False
+    for part in (one for one in PARTS[1:] if one in columns):
+        told = prints[part].cast(found.schema[part])
+        differs |= like & (told != found[part]).fill_null(value=False)
+    stock = like & (prints["asset"] == "stock") if "asset" in columns else like & False
+    good = pl.repeat(True, prints.height, eager=True)
+    for bad, what in (
+        (none, "is an OSI symbol without a date or a strike"),
+        (differs, "is an OSI symbol of another contract than expiry, right, strike"),
+        (stock, "is an option's contract, and the asset is stock"),
+    ):
+        reject(prints.filter(bad & good), name, f"{columns[name]} {what}")
+        good &= ~bad
+    return good
+
+
+def _with_parts(prints: pl.DataFrame, found: pl.DataFrame, named: tuple[str, ...]) -> pl.DataFrame:
+    like, table = found["like"], found.with_columns(symbol="root")
+    return prints.with_columns(
+        pl.when(like).then(table[part]).otherwise(part if part in prints.columns else None).alias(part)
+        for part in dict.fromkeys((*PARTS[1:], *named))
+    )
