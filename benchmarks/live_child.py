@@ -152,7 +152,9 @@ async def main() -> None:
     stop = asyncio.Event()
     print(json.dumps({"key": keys.add_ephemeral("Alpha")}), flush=True)
     serving = asyncio.create_task(
-        run(Application(flow, keys, usage, Settings()), "127.0.0.1", int(port), None, stop)
+        run(
+            Application(flow, keys, usage, Settings(streams_per_key=None)), "127.0.0.1", int(port), None, stop
+        )
     )
     live.start()
     await asyncio.to_thread(feed.done.wait)

@@ -69,6 +69,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " this machine's own and those of `proxies` are not counted."
         ),
     ] = 256
+    streams_per_key: Annotated[
+        Annotated[int, Meta(ge=1, le=65_536)] | None,
+        Meta(description="Streams that a key may have open at a time."),
+    ] = 100
     proxies: Annotated[
         str,
         Meta(

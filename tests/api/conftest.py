@@ -78,6 +78,9 @@ class MemoryFlow:
             await asyncio.to_thread(self.leave.wait, 10)
         return Wire(answer(query, wanted))
 
+    def state(self, route: Route, query: Query) -> object:
+        return None
+
     async def symbols(self) -> Wire:
         body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=stamp(AS_OF, "s"))
         return wire_of(Made(body, AS_OF), simulated=False)

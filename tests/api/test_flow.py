@@ -1,6 +1,7 @@
 """Answers are made once for all who ask at a time, off the event loop, and kept while they hold."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+import flowtape.api.flow
 from flowtape import answers
 from flowtape.answers import Made
 from flowtape.api.routes import CUMULATIVE, ROUTES, Route
@@ -186,3 +188,26 @@ def test_a_failure_is_told_to_all_and_not_kept(server: Kept) -> None:
 
     asyncio.run(main())
     assert len(gate.made) == 2
+
+
+def test_an_answer_that_nobody_asks_for_is_given_back(server: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowtape.api.flow, "KEPT_FOR", 0.2)
+    monkeypatch.setattr(flowtape.api.flow, "LOOK_EVERY", 0.02)
+    gate = Gate()
+
+    def held(etag: bytes) -> bool:
+        gc.collect()
+        return any(isinstance(one, Wire) and one.etag == etag for one in gc.get_objects())
+
+    async def main() -> None:
+        etag = (await get(server, gate.route)).etag
+        assert held(etag)
+        watching = asyncio.create_task(server.flow.watch())
+        async with asyncio.timeout(10):
+            while held(etag):
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        assert (await get(server, gate.route)).etag == etag
+        assert len(gate.made) == 2
+
+    asyncio.run(main())

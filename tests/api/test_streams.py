@@ -1,16 +1,25 @@
 """Streams over a real socket: what a client makes of the events is the answer, to the last byte."""
 
 import json
+import re
 import socket
+import time
+from pathlib import Path
 
 import httpx
 import pytest
 
+import flowtape.api.hubs
 import flowtape.api.streams
-from flowtape.api.streams import change
+from flowtape.api.hubs import change, line_of
+from flowtape.engine import Engine
+from flowtape.settings import Settings
+from flowtape.store import open_store
 from oracle import MINUTE
+from processes import Served, command
 from serving import kept, serving
-from tapes import T0, row
+from stores import until
+from tapes import T0, frame, row
 
 NOW = T0 + 10 * MINUTE
 PATH = "/v1/flow/options/SPY/cumulative"
@@ -238,7 +247,7 @@ def test_a_revoked_key_ends_its_stream(world, monkeypatch):
 
 def test_a_reader_that_does_not_read_is_dropped(world, monkeypatch):
     monkeypatch.setattr(flowtape.api.streams, "SEND_WITHIN", 0.3)
-    monkeypatch.setattr(flowtape.api.streams, "KEPT_EVENTS", 8)
+    monkeypatch.setattr(flowtape.api.hubs, "KEPT_EVENTS", 8)
     # Sums of premium are told whole: a print in the first minute changes every point after it, 200 kB of them.
     oldest = -2500
     world.take([step(-minute, minute) for minute in range(oldest, 0)])
@@ -270,6 +279,8 @@ def test_the_server_ends_with_streams_open(tmp_path):
 
 
 def test_a_change_is_as_small_as_it_can_be():
+    a, b, c, d = (f"2026-05-12T14:0{minute}:00Z" for minute in range(4))
+
     def body(*points):
         running, rows = 0, []
         for ts, net in points:
@@ -277,11 +288,116 @@ def test_a_change_is_as_small_as_it_can_be():
             rows.append({"ts": ts, "netVolume": net, "cumulative": running})
         return {"symbol": "SPY", "minutes": 3, "count": len(rows), "points": rows}
 
-    before, after = body(("a", 5), ("b", 7), ("c", 1)), body(("b", 7), ("c", 1), ("d", 2))
-    told = change(before, after)
-    assert told["shift"] == -5
-    assert [point["ts"] for point in told["points"]] == ["d"]
-    assert applied(before, told) == after
-    assert applied(after, change(after, body())) == body()
-    gone = body(("b", 7), ("d", 2))
-    assert applied(after, change(after, gone)) == gone
+    def told(before, after):
+        return change(line_of(before), line_of(after), after)
+
+    before, after = body((a, 5), (b, 7), (c, 1)), body((b, 7), (c, 1), (d, 2))
+    made = told(before, after)
+    assert made["shift"] == -5
+    assert [point["ts"] for point in made["points"]] == [d]
+    assert applied(before, made) == after
+    assert applied(after, told(after, body())) == body()
+    gone = body((b, 7), (d, 2))
+    assert told(after, gone)["gone"] == [c]
+    assert applied(after, told(after, gone)) == gone
+    # Sums of floats are told whole: adding a shift to them would not meet to the last digit.
+    floats = [{**one, "points": [{**point, "cumulative": point["cumulative"] + 0.1} for point in one["points"]]}
+              for one in (before, after)]  # fmt: skip
+    assert told(*floats)["shift"] == 0
+    assert applied(floats[0], told(*floats)) == floats[1]
+
+
+def test_a_key_has_so_many_streams_and_no_more(tmp_path):
+    with kept(tmp_path, NOW, Settings(streams_per_key=2)) as made, serving(made.app) as url:
+        made.take([step(1)])
+        clients = [Client(url, PATH + f"/stream?minutes={minutes}", made.keys["alpha"]) for minutes in (8, 8)]
+        assert [client.next() for client in clients] == ["window", "window"]
+        headers = {"X-Api-Key": made.keys["alpha"]}
+        refused = httpx.get(url + PATH + "/stream", headers=headers)
+        assert refused.status_code == 429
+        assert refused.json() == {"error": "too_many_streams",
+                                  "message": "This key has 2 streams open, the most that a key may have."}  # fmt: skip
+        assert refused.headers["retry-after"] == "10"
+        assert httpx.get(url + PATH, headers=headers).status_code == 200
+        other = Client(url, PATH + "/stream", made.keys["enterprise"])
+        assert other.next() == "window"
+        clients.pop().close()
+        until(lambda: made.app.streams.clients == 2)
+        # Neither a HEAD nor a refused request keeps a place.
+        for _ in range(3):
+            assert httpx.head(url + PATH + "/stream", headers=headers).status_code == 200
+            assert httpx.get(url + PATH + "/stream?minutes=x", headers=headers).status_code == 400
+        clients.append(Client(url, PATH + "/stream", made.keys["alpha"]))
+        assert clients[-1].next() == "window"
+        for client in (*clients, other):
+            client.close()
+        until(lambda: made.app.streams.clients == 0)
+
+
+def test_streams_keep_little_of_answers_that_differ_in_minutes(world, monkeypatch):
+    monkeypatch.setattr(flowtape.api.streams, "LINGER", 0.1)
+    points = 2000
+    world.take([step(points - minute, 10 - minute) for minute in range(points)])
+    clients = []
+    for minutes in range(points, points - 40, -1):
+        clients.append(follow(world, f"{PATH}/stream?minutes={minutes}"))
+        assert clients[-1].next() == "window"
+        assert len(clients[-1].body["points"]) == minutes
+    assert 0 < world.app.streams.kept_bytes < 40 * points * 32
+    for added in (step(5000, 3), step(5001, 9)):
+        world.take([added])
+        for client, minutes in ((clients[0], points), (clients[-1], points - 39)):
+            client.until(ask(world, f"{PATH}?minutes={minutes}"))
+            assert client.kinds[-1] == "change"
+    for client in clients:
+        client.close()
+    until(lambda: world.app.streams.kept_bytes == 0)
+
+
+def test_streams_beyond_the_memory_for_streams_are_refused(world, monkeypatch):
+    monkeypatch.setattr(flowtape.api.streams, "KEPT_LINE_BYTES", 1)
+    world.take([step(1)])
+    client = follow(world, PATH + "/stream")
+    client.next()
+    headers = {"X-Api-Key": world.keys["alpha"]}
+    refused = httpx.get(world.url + PATH + "/stream?minutes=7", headers=headers)
+    assert (refused.status_code, refused.json()["error"]) == (503, "too_many_streams")
+    again = follow(world, PATH + "/stream")
+    assert again.next() == "window"
+    client.close()
+    again.close()
+
+
+def test_a_change_that_is_too_large_to_keep_is_told_as_a_window(world, monkeypatch):
+    world.take([step(1)])
+    client = follow(world, PATH + "/stream")
+    client.next()
+    monkeypatch.setattr(flowtape.api.hubs, "KEPT_OF_ONE", 10)
+    for seq in (2, 3):
+        world.take([step(seq, 4 + seq)])
+        client.until(ask(world, PATH))
+        assert client.kinds[-1] == "window"
+    client.close()
+
+
+def test_120_wide_streams_of_one_key_take_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWTAPE_STREAMS_PER_KEY", "none")
+    now = time.time_ns() // MINUTE * MINUTE
+    store = tmp_path / "x.duckdb"
+    engine = Engine(open_store(store))
+    engine.take(frame([row(seq=n + 1, ts=now - n * MINUTE) for n in range(10_000)]), "test")
+    engine.store.close()
+    key = command("keys", "create", "--plan", "alpha", "--store", store).strip()
+    with Served("--store", store) as served:
+
+        def memory():
+            status = Path(f"/proc/{served.process.pid}/status").read_text()
+            return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) // 1024
+
+        before = memory()
+        clients = [Client(served.url, f"{PATH}/stream?minutes={10_080 - n}", key) for n in range(120)]
+        # Each answer has a megabyte, and was held as 5.5 MB of objects.
+        assert memory() - before < 450
+        for client in clients:
+            client.close()
+        assert served.end() == 0

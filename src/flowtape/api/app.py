@@ -35,8 +35,7 @@ from flowtape.api.streams import (
     LAST_EVENT_ID,
     STREAM_HEADERS,
     STREAMS,
-    Hub,
-    Streaming,
+    Stream,
     Streams,
     query_names,
 )
@@ -103,7 +102,7 @@ class Application:
         self._quotas = Quotas(usage, settings)
         self._required: Plan = settings.flow_plan
         self._permitted = frozenset(PLANS[PLANS.index(settings.flow_plan) :])
-        self.streams = Streams(flow)
+        self.streams = Streams(flow, settings.streams_per_key)
         self.connections = Connections(settings)
         self.metrics = metrics or Metrics()
         self.metrics.count_streams(lambda: self.streams.clients)
@@ -156,18 +155,22 @@ class Application:
         send: Send,
         status: int,
         headers: Headers,
-        body: bytes | Streaming,
+        body: bytes | Stream,
     ) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        self.metrics.request(self._route_of(scope), status)
-        if scope["method"] == "HEAD":
-            body = b""
-        if isinstance(body, bytes):
-            await send({"type": "http.response.body", "body": body})
-        else:
-            await body(receive, send)
+        try:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            self.metrics.request(self._route_of(scope), status)
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body", "body": b""})
+            elif isinstance(body, bytes):
+                await send({"type": "http.response.body", "body": body})
+            else:
+                await body.serve(receive, send)
+        finally:
+            if isinstance(body, Stream):
+                body.release()
 
-    async def _reply(self, scope: Scope) -> tuple[int, Headers, bytes | Streaming]:
+    async def _reply(self, scope: Scope) -> tuple[int, Headers, bytes | Stream]:
         target = scope["raw_path"], scope["query_string"]
         path, method = bare(scope["path"]), scope["method"]
         if method == "OPTIONS" and scope["path"].startswith(_API):
@@ -255,22 +258,25 @@ class Application:
 
     async def _stream(
         self, scope: Scope, asked: Asked, key: Key, given: bytes, headers: dict[bytes, bytes]
-    ) -> tuple[int, Headers, Streaming]:
+    ) -> tuple[int, Headers, Stream]:
         """The beginning of a stream, and what sends the rest. `given` is the key as it was sent."""
         pairs = query_pairs(scope["query_string"])
         named = next((value for name, value in pairs if is_named(name, LAST_EVENT_ID)), "")
         last_id = headers.get(b"last-event-id", named.encode()).decode("latin-1")
 
-        async def begin(key: Key, now: int) -> Hub:
+        async def begin(key: Key, now: int) -> Stream:
             self._allow(asked, key, now)
-            self.streams.admit()
-            hub = await self.streams.open(asked.route, asked.query)
-            self._quotas.spend(key, now)
-            return hub
+            stream = await self.streams.open(key.id, asked.route, asked.query)
+            try:
+                self._quotas.spend(key, now)
+            except BaseException:
+                stream.release()
+                raise
+            return stream
 
-        hub, rate = await self._keyed(scope["path"], key, begin)
-        serve = partial(self.streams.serve, hub, last_id, lambda: self.keys.find(given) is not None)
-        return 200, [*STREAM_HEADERS, *COMMON, EXPOSE, *rate], serve
+        stream, rate = await self._keyed(scope["path"], key, begin)
+        stream.last_id, stream.valid = last_id, lambda: self.keys.find(given) is not None
+        return 200, [*STREAM_HEADERS, *COMMON, *rate], stream
 
     def _allow(self, asked: Asked, key: Key, now: int) -> None:
         """Raise what keeps a key from an answer: its plan, the parameters, store and feed, the quota."""

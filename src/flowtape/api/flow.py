@@ -29,6 +29,8 @@ from flowtape.window import MINUTES, Window
 
 KEPT = 256 * 2**20
 """Bytes of bodies, plain and compressed, that are kept ready."""
+KEPT_FOR = 60.0
+"""Seconds that an answer is kept without being asked for."""
 READERS = 4
 LOOK_EVERY = 1.0
 """Seconds between looks at the store and the clock."""
@@ -56,6 +58,16 @@ class FeedState(Protocol):
     def silent_for(self, asset: str | None, now_ns: int) -> float | None:
         """Seconds since the quietest feed of an asset (None: of any) was last heard while its market is open; None
         when none need speak."""
+
+
+class _Kept:
+    """An answer that is kept: what it rests on, and when it was last used, in steady seconds."""
+
+    __slots__ = ("state", "used", "wire")
+
+    def __init__(self, state: State | None, wire: Wire) -> None:
+        self.state, self.wire = state, wire
+        self.used = time.monotonic()
 
 
 class _Making:
@@ -91,7 +103,7 @@ class Flow:
         self._unreadable: str | None = None
         self._last_look: tuple[int, int] | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
-        self._kept: OrderedDict[Key, tuple[State | None, Wire]] = OrderedDict()
+        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._bytes = 0
         self._making: dict[Key, _Making] = {}
 
@@ -118,6 +130,7 @@ class Flow:
         while True:
             self._unreadable = await loop.run_in_executor(None, self._look)
             await loop.run_in_executor(None, self.mind_the_clock)
+            self._drop_unused()
             await asyncio.sleep(LOOK_EVERY)
 
     def mind_the_clock(self) -> None:
@@ -147,9 +160,17 @@ class Flow:
         key = (route.path, query, format)
         state = self._state(route, query, now)
         kept = self._kept.get(key)
-        if kept is not None and kept[0] == state:
-            return kept[1]
+        if kept is not None and kept.state == state:
+            kept.used = time.monotonic()
+            self._kept.move_to_end(key)
+            return kept.wire
         return self._shared(route, key, state)
+
+    def state(self, route: Route, query: Query) -> State:
+        """What the answer of a route rests on now: the answer stays the same while this does."""
+        now = self._clock.now_ns()
+        self._window.advance(now // NS_PER_MINUTE)
+        return self._state(route, self._meant(query), now)
 
     def _state(self, route: Route, query: Query, now: int) -> State:
         """What an answer rests on: it stays the same while this does."""
@@ -227,11 +248,19 @@ class Flow:
     def _keep(self, key: Key, state: State | None, wire: Wire) -> None:
         before = self._kept.pop(key, None)
         if before is not None:
-            self._bytes -= before[1].weight
-        self._kept[key] = (state, wire)
+            self._bytes -= before.wire.weight
+        self._kept[key] = _Kept(state, wire)
         self._bytes += wire.weight
         while self._bytes > KEPT and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1][1].weight
+            self._drop_oldest()
+
+    def _drop_unused(self) -> None:
+        """Drop what nobody asked for during `KEPT_FOR`: the memory of a busy hour is given back."""
+        while self._kept and next(iter(self._kept.values())).used < time.monotonic() - KEPT_FOR:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._bytes -= self._kept.popitem(last=False)[1].wire.weight
 
     def close(self) -> None:
         """Let the reader threads go."""

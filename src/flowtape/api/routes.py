@@ -42,6 +42,9 @@ class FlowAnswers(Protocol):
     def answer(self, route: Route, query: Query, format: Format) -> Wire | Awaitable[Wire]:
         """The answer of a route."""
 
+    def state(self, route: Route, query: Query) -> object:
+        """What the answer of a route rests on: the answer stays the same while this does. Cheap."""
+
     async def symbols(self) -> Wire:
         """Every symbol of which prints are kept."""
 

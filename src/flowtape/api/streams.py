@@ -6,32 +6,25 @@ All who ask for the same share a hub, which makes each event once. The format of
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections import deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from flowtape.api import errors
 from flowtape.api.errors import ErrorBody, Headers, Refusal
-from flowtape.api.queries import FORMAT, SYMBOL
+from flowtape.api.hubs import Hub, Room
+from flowtape.api.queries import FORMAT
 from flowtape.api.routes import ROUTES, FlowAnswers, Route
-from flowtape.api.wire import Wire
-from flowtape.errors import FeedError, Loading, StoreError
 from flowtape.query import Query
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Streaming = Callable[[Receive, Send], Awaitable[None]]
-Body = dict[str, Any]
 
-LOOK_EVERY = 0.05
-"""Seconds between looks for a change."""
-KEPT_EVENTS = 512
-"""Events a hub keeps; a client further behind is dropped, and begins with a new window when it comes back."""
+KEPT_LINE_BYTES = 256 * 2**20
+"""Bytes that all hubs may keep for their next change; then no stream of another answer is opened."""
 HEARTBEAT = 15.0
 """Seconds without an event after which a comment is sent, and the client's key looked at."""
 SEND_WITHIN = 10.0
@@ -54,6 +47,7 @@ STREAM_HEADERS: Headers = [
     (b"x-accel-buffering", b"no"),
 ]
 
+_LATER: Headers = [(b"retry-after", b"10")]
 _OWN = ("at", "from", "to", "cursor", FORMAT.name)
 
 
@@ -81,165 +75,133 @@ def query_names(route: Route) -> tuple[str, ...]:
     return (*names, LAST_EVENT_ID) if route.path in ANSWERS else names
 
 
-class Hub:
-    """One stream: its events, and who listens."""
-
-    def __init__(self, flow: FlowAnswers, route: Route, query: Query) -> None:
-        self._flow, self._route, self._query = flow, route, query
-        self._token = secrets.token_hex(4)
-        self._events: deque[bytes] = deque(maxlen=KEPT_EVENTS)
-        self._wire: Wire | None = None
-        self._body: Body | None = None
-        self._trouble = b""
-        self.number = 0
-        self.listeners: set[asyncio.Event] = set()
-        self.task: asyncio.Task[None] | None = None
-
-    async def run(self) -> None:
-        """Look for changes until cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY if SYMBOL in self._route.params else 1.0)
-
-    async def look(self) -> None:
-        """Make the event of what has changed since the last look."""
-        try:
-            self._flow.check(self._route.asset)
-            wire = self._flow.answer(self._route, self._query, "json")
-            if not isinstance(wire, Wire):
-                wire = await wire
-        except (StoreError, FeedError, Loading) as error:
-            refused = msgspec.json.encode(errors.upstream(error).body)
-            # Of a window that is being loaded, each whole percent is told.
-            if refused != self._trouble:
-                self._publish(b"unavailable", refused)
-            self._trouble, self._wire, self._body = refused, None, None
-            return
-        self._trouble = b""
-        if wire is not self._wire:
-            self._tell(wire)
-
-    def _tell(self, wire: Wire) -> None:
-        before, self._wire = self._body, wire
-        self._body = msgspec.json.decode(wire.body)
-        if SYMBOL not in self._route.params:
-            if before is None or _without_time(before) != _without_time(self._body):
-                self._publish(b"leaderboard", wire.body)
-        elif before is None:
-            self._publish(b"window", wire.body)
-        elif before != self._body:
-            self._publish(b"change", msgspec.json.encode(change(before, self._body)))
-
-    def _publish(self, kind: bytes, data: bytes) -> None:
-        self.number += 1
-        self._events.append(self._event(kind, data))
-        for listener in self.listeners:
-            listener.set()
-
-    def _event(self, kind: bytes, data: bytes) -> bytes:
-        return b"event: %s\nid: %s-%d\ndata: %s\n\n" % (kind, self._token.encode(), self.number, data)
-
-    def whole(self) -> bytes:
-        """The event that a client begins with."""
-        if self._wire is None:
-            return self._events[-1]
-        return self._event(b"window" if SYMBOL in self._route.params else b"leaderboard", self._wire.body)
-
-    def since(self, number: int) -> list[bytes] | None:
-        """The events after one; None where not all of them are kept."""
-        missing = self.number - number
-        if not 0 <= missing <= len(self._events):
-            return None
-        return [self._events[place] for place in range(len(self._events) - missing, len(self._events))]
-
-    def place_of(self, last_id: str) -> int:
-        """The number of an event by its id; −1 where it is none of this hub."""
-        token, _, number = last_id.partition("-")
-        return int(number) if token == self._token and number.isdecimal() and len(number) < 19 else -1
-
-
-def change(before: Body, now: Body) -> Body:
-    """What makes one cumulative body of another: drop the points before `first`, add `shift` to `cumulative` of the
-    rest, put `points` in their places by `ts`."""
-    points = now["points"]
-    first = points[0]["ts"] if points else None
-    kept = {point["ts"]: point for point in before["points"] if first is not None and point["ts"] >= first}
-    shift = 0
-    for point in points:
-        if point["ts"] in kept:
-            shift = point["cumulative"] - kept[point["ts"]]["cumulative"]
-            # Sums of floats would not meet to the last digit.
-            shift = shift if isinstance(shift, int) else 0
-            break
-    told = [
-        point
-        for point in points
-        if (old := kept.get(point["ts"])) is None or {**old, "cumulative": old["cumulative"] + shift} != point
-    ]
-    gone = sorted(kept.keys() - {point["ts"] for point in points})
-    made = {"symbol": now["symbol"], "minutes": now["minutes"], "count": now["count"], "first": first,
-            "shift": shift, "points": told}  # fmt: skip
-    return made | ({"gone": gone} if gone else {})
-
-
-def _without_time(body: Body) -> Body:
-    return {name: value for name, value in body.items() if name != "generatedUtc"}
-
-
 class Streams:
-    """All hubs and their clients. Used from the event loop only."""
+    """All hubs and their clients. Used from the event loop only.
 
-    def __init__(self, flow: FlowAnswers) -> None:
+    `per_key` is how many streams a key may have open, None for any number.
+    """
+
+    def __init__(self, flow: FlowAnswers, per_key: int | None = None) -> None:
         self._flow = flow
+        self._per_key = per_key
         self._hubs: dict[tuple[str, Query], Hub] = {}
-        self._closing = False
+        self._room = Room()
+        self._of_key: Counter[str] = Counter()
+        self.closing = False
         self.clients = 0
         self.most = MOST
 
-    def admit(self) -> None:
-        """Raise a 503 where there is no room for one more client."""
-        if self.clients >= self.most or self._closing:
-            body = ErrorBody(
-                "too_many_streams", f"There are {self.most} streams open, the most this server has."
-            )
-            raise Refusal(503, body, [(b"retry-after", b"10")])
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that all hubs keep for their next change."""
+        return self._room.lines
 
-    async def open(self, route: Route, query: Query) -> Hub:
-        """The hub of a stream, with something to begin with."""
-        key = (route.path, query)
-        hub = self._hubs.get(key)
-        if hub is None:
-            hub = Hub(self._flow, ANSWERS[route.path], query)
-            await hub.look()
-            hub = self._hubs.setdefault(key, hub)
-            if hub.task is None:
-                hub.task = asyncio.create_task(hub.run())
-                self._linger(key, hub)
+    async def open(self, key: str, route: Route, query: Query) -> Stream:
+        """A stream of a key, by its id, with something to begin with; the caller releases it.
+
+        Raises a 429 where the key has as many as it may, a 503 where the server has, or where hubs keep as much as
+        they may.
+        """
+        self._admit(key)
+        place = (route.path, query)
+        try:
+            hub = await self._hub(place, ANSWERS[route.path])
+        except BaseException:
+            self._left(key)
+            raise
+
+        def release() -> None:
+            self._left(key)
+            if not hub.listeners:
+                self._linger(place, hub)
+
+        return Stream(self, hub, release)
+
+    def _admit(self, key: str) -> None:
+        if self._per_key is not None and self._of_key[key] >= self._per_key:
+            message = f"This key has {self._per_key} streams open, the most that a key may have."
+            raise Refusal(429, ErrorBody("too_many_streams", message), _LATER)
+        if self.clients >= self.most or self.closing:
+            message = f"There are {self.most} streams open, the most this server has."
+            raise Refusal(503, ErrorBody("too_many_streams", message), _LATER)
+        self.clients += 1
+        self._of_key[key] += 1
+
+    def _left(self, key: str) -> None:
+        self.clients -= 1
+        self._of_key[key] -= 1
+        if not self._of_key[key]:
+            del self._of_key[key]
+
+    async def _hub(self, place: tuple[str, Query], route: Route) -> Hub:
+        hub = self._hubs.get(place)
+        if hub is not None:
+            return hub
+        if self._room.lines >= KEPT_LINE_BYTES:
+            message = "The streams that are open take all the memory that this server has for streams."
+            raise Refusal(503, ErrorBody("too_many_streams", message), _LATER)
+        made = Hub(self._flow, route, place[1], self._room)
+        try:
+            await made.look()
+        except BaseException:
+            made.end()
+            raise
+        hub = self._hubs.setdefault(place, made)
+        if hub is made:
+            self._room.hubs = len(self._hubs)
+            hub.task = asyncio.create_task(hub.run())
+        else:
+            made.end()
         return hub
 
-    async def serve(
-        self, hub: Hub, last_id: str, valid: Callable[[], bool], receive: Receive, send: Send
-    ) -> None:
-        """Send a client its events until it goes, falls too far behind, its key is revoked or the server ends."""
-        wake = asyncio.Event()
-        hub.listeners.add(wake)
-        self.clients += 1
-        gone = asyncio.ensure_future(_gone(receive, wake))
+    def _linger(self, place: tuple[str, Query], hub: Hub) -> None:
+        def end() -> None:
+            if not hub.listeners and self._hubs.get(place) is hub:
+                del self._hubs[place]
+                self._room.hubs = len(self._hubs)
+                hub.end()
+
+        asyncio.get_running_loop().call_later(LINGER, end)
+
+    def close(self) -> None:
+        """End all streams."""
+        self.closing = True
+        for hub in self._hubs.values():
+            hub.end()
+            for listener in hub.listeners:
+                listener.set()
+
+
+class Stream:
+    """One client's stream. Set `last_id` to the id of the last event that the client has, and `valid` to what tells
+    whether its key is still good."""
+
+    def __init__(self, streams: Streams, hub: Hub, release: Callable[[], None]) -> None:
+        self._streams, self._hub = streams, hub
+        self._release: Callable[[], None] | None = release
+        self._wake = asyncio.Event()
+        hub.listeners.add(self._wake)
+        self.last_id = ""
+        self.valid: Callable[[], bool] = lambda: True
+
+    def release(self) -> None:
+        """The stream has ended. May be called again."""
+        self._hub.listeners.discard(self._wake)
+        if self._release is not None:
+            self._release()
+        self._release = None
+
+    async def serve(self, receive: Receive, send: Send) -> None:
+        """Send the client its events until it goes, takes nothing, its key is revoked or the server ends."""
+        gone = asyncio.ensure_future(_gone(receive, self._wake))
         try:
-            await self._feed(hub, hub.place_of(last_id), wake, gone, send, valid)
+            await self._feed(gone, send)
         finally:
             gone.cancel()
-            self.clients -= 1
-            hub.listeners.discard(wake)
-            self._linger_if_left(hub)
 
-    async def _feed(
-        self, hub: Hub, place: int, wake: asyncio.Event, gone: asyncio.Future[None], send: Send,
-        valid: Callable[[], bool],
-    ) -> None:  # fmt: skip
-        events = hub.since(place) if place >= 0 else None
-        body, retry = hub.whole() if events is None else b"".join(events) or _COMMENT, RETRY
-        place = hub.number
+    async def _feed(self, gone: asyncio.Future[None], send: Send) -> None:
+        body, place = await self._next(self._hub.place_of(self.last_id))
+        retry = RETRY
         while True:
             if retry and body is not _COMMENT:
                 body, retry = retry + body, b""
@@ -247,41 +209,23 @@ class Streams:
                 await asyncio.wait_for(send(_part(body)), SEND_WITHIN)
             except (TimeoutError, OSError, RuntimeError):
                 return
-            if not hub.number > place:
-                wake.clear()
+            if not self._hub.number > place:
+                self._wake.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), HEARTBEAT)
-            if gone.done() or self._closing or not valid():
+                    await asyncio.wait_for(self._wake.wait(), HEARTBEAT)
+            if gone.done() or self._streams.closing or not self.valid():
                 break
-            events = hub.since(place)
-            if events is None:
-                break
-            body = b"".join(events) or _COMMENT
-            place = hub.number
+            body, place = await self._next(place)
         with suppress(OSError, RuntimeError):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _linger_if_left(self, hub: Hub) -> None:
-        for key, other in self._hubs.items():
-            if other is hub and not hub.listeners:
-                self._linger(key, hub)
-
-    def _linger(self, key: tuple[str, Query], hub: Hub) -> None:
-        def end() -> None:
-            if not hub.listeners and hub.task is not None:
-                hub.task.cancel()
-                self._hubs.pop(key, None)
-
-        asyncio.get_running_loop().call_later(LINGER, end)
-
-    def close(self) -> None:
-        """End all streams."""
-        self._closing = True
-        for hub in self._hubs.values():
-            if hub.task is not None:
-                hub.task.cancel()
-            for listener in hub.listeners:
-                listener.set()
+    async def _next(self, place: int) -> tuple[bytes, int]:
+        """What to send to a client that has the events up to `place`, and which it has then: the whole where not all
+        events since are kept."""
+        events = self._hub.since(place) if place >= 0 else None
+        if events is None:
+            return await self._hub.whole()
+        return b"".join(events) or _COMMENT, self._hub.number
 
 
 def _part(body: bytes) -> Message:
