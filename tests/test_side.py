@@ -449,6 +449,7 @@ def trades() -> pl.DataFrame:
             ts=(pl.lit(OPEN) + pl.duration(milliseconds="ms")).cast(Timestamp),
             asset=pl.lit("option"), symbol=pl.lit("VIX"), root=pl.lit("VIX"), right=pl.lit("C"),
             strike=(pl.col("contract") + 1) * 10_000, condition=pl.lit("AUTO"), venue=pl.lit("C"),
+            expiry=date(2026, 3, 18),
         )
     )  # fmt: skip
 

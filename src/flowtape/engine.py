@@ -19,7 +19,7 @@ from flowtape.claims import Claims, Refusal
 from flowtape.conditions import is_cancel
 from flowtape.minutes import NS_PER_MINUTE, merge
 from flowtape.prints import SCHEMA as PRINTS
-from flowtape.prints import Side, day_bounds, trading_days
+from flowtape.prints import Side, check, conform, day_bounds, trading_days
 from flowtape.readers import Tape
 from flowtape.store import Point, Store
 from flowtape.store.catalog import BAR_KEY, GROUP, ROW_QUOTE
@@ -265,6 +265,10 @@ class Engine:
 
     def _prepare(self, prints: pl.DataFrame) -> Prepared:
         """All that a batch needs before the store is asked."""
+        if isinstance(prints, pl.DataFrame) and prints.schema == PRINTS:
+            check(prints)
+        else:
+            prints = conform(prints)
         summable = bounded(prints)
         fresh = unique(summable)
         epoch, rows = self.store.catalog.encode(fresh)

@@ -17,19 +17,29 @@ from typing import Any
 
 import polars as pl
 
-from flowtape import answers
+from flowtape import answers, columns
 from flowtape.conditions import price_flags
 from flowtape.errors import NothingRead, UsageError
 from flowtape.minutes import NS_PER_MINUTE
+from flowtape.minutes import SCHEMA as BARS
 from flowtape.minutes import minutes as _minutes
-from flowtape.prints import PRICE_SCALE, Timestamp, conform
+from flowtape.prints import (
+    EARLIEST,
+    LATEST,
+    OUT_OF_RANGE,
+    PRICE_SCALE,
+    Asset,
+    Side,
+    Timestamp,
+    conform,
+)
 from flowtape.readers import Options, Tape, open_tapes
 from flowtape.side import sign as _sign
 from flowtape.symbols import asked, meant
 from flowtape.window import COLUMNS, Totals, columns_of, totals
 
 Frame = Any
-"""A Polars frame, or a pandas frame."""
+"""A Polars frame or LazyFrame, a pandas frame, or one with the Arrow C stream interface."""
 
 
 def read(
@@ -77,11 +87,12 @@ def sign(
 
 def minutes(signed: Frame) -> pl.DataFrame:
     """Minute bars of signed prints; see `flowtape.minutes.minutes`."""
-    frame = _polars(signed)
+    frame = columns.polars_of(signed)
     if "side" not in frame.columns:
         raise UsageError("prints carry no column side; call sign(prints) first")
-    prints = _prints(frame)
-    return _minutes(prints)
+    made = columns.chosen(frame["side"], Side, {side.upper(): side for side in Side.categories}, "is no side")
+    columns.refuse(made, made.is_null(), "a signed print needs it")
+    return _minutes(_prints(frame).with_columns(made))
 
 
 def cumulative(
@@ -99,9 +110,11 @@ def cumulative(
     up to the newest in `bars`. Gives `ts`, `net_volume`, `cumulative`, `vwap` (USD a share), `trade_count`;
     minutes without a print are left out.
     """
-    if minutes < 1:
-        raise UsageError(f"minutes: {minutes} is not at least 1")
-    frame = _polars(bars)
+    if not isinstance(minutes, int) or minutes < 1:
+        raise UsageError(f"minutes: {minutes!r} is not a whole number from 1 up")
+    if asset not in Asset.categories:
+        raise UsageError(f"asset: {asset!r} is neither option nor stock")
+    frame = _bars(bars)
     start, end = _bounds(frame, minutes, at)
     name = symbol_in(frame, symbol, asset)
     chosen = frame.filter(
@@ -111,8 +124,8 @@ def cumulative(
     ).with_columns(
         pl.lit(0, pl.Int64).alias("series"),
         pl.col("family").to_physical(),
-        pl.col("minute").cast(Timestamp).to_physical() // NS_PER_MINUTE,
-        pl.col("biggest_ts", "last_ts", "first_ts").cast(Timestamp).to_physical(),
+        pl.col("minute").to_physical() // NS_PER_MINUTE,
+        pl.col("biggest_ts", "last_ts", "first_ts").to_physical(),
     )
     chosen = chosen.filter(pl.col("minute") >= start, pl.col("minute") < end).select(COLUMNS)
     return line(totals(columns_of(chosen), answers.CUMULATIVE))
@@ -143,25 +156,30 @@ def _bounds(bars: pl.DataFrame, minutes: int, at: datetime | None) -> tuple[int,
     if at is not None:
         instant = at if at.tzinfo else at.replace(tzinfo=UTC)
         return answers.past_minutes(int(instant.timestamp()) * 10**9, minutes)
-    newest: Any = bars.select(pl.col("minute").cast(Timestamp).to_physical().max()).item()
+    newest: Any = bars["minute"].to_physical().max()
     return answers.window_minutes(newest or 0, minutes)
 
 
 def _prints(frame: Frame) -> pl.DataFrame:
-    """Prints in their schema, with any further columns at the end."""
-    given = _polars(frame)
-    told = conform(given)
+    """A caller's frame as prints, with any further columns at the end."""
+    given = columns.polars_of(frame)
+    told = conform(frame)
     if "price_flags" not in given.columns:
         told = told.with_columns(price_flags())
     return told.hstack([column for column in given if column.name not in told.columns])
 
 
-def _polars(frame: Frame) -> pl.DataFrame:
-    if isinstance(frame, pl.DataFrame):
-        return frame
-    if isinstance(frame, pl.LazyFrame):
-        return frame.collect()
-    if type(frame).__module__.partition(".")[0] == "pandas":
-        converted: pl.DataFrame = pl.from_pandas(frame)
-        return converted
-    raise UsageError(f"expected a Polars or pandas frame, not {type(frame).__name__}")
+def _bars(frame: Frame) -> pl.DataFrame:
+    """A caller's frame as minute bars, in `minutes.SCHEMA`."""
+    given = columns.polars_of(frame)
+    if missing := [name for name in BARS if name not in given.columns]:
+        raise UsageError(f"bars lack the column {', '.join(missing)}; minutes(signed) makes them")
+    whole = [columns.whole(given[name]) for name, dtype in BARS.items() if dtype == pl.Int64]
+    times = [given[name] for name, dtype in BARS.items() if dtype == Timestamp]
+    times = [columns.instants(values, EARLIEST, LATEST, OUT_OF_RANGE) for values in times]
+    try:
+        return given.with_columns(*whole, *times).select(
+            pl.col(name).cast(dtype) for name, dtype in BARS.items()
+        )
+    except pl.exceptions.PolarsError as error:
+        raise UsageError(f"bars have a column of the wrong type: {str(error).splitlines()[0]}") from None

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 import time as clock
+import warnings
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flowtape import prices
+from flowtape import columns, prices
 from flowtape.errors import UsageError
 
 PRICE_SCALE = prices.PRICE_SCALE
@@ -25,6 +28,24 @@ MAX_PRICE = prices.MAX_PRICE
 MAX_SIZE = 2**31 - 1
 MAX_STRIKE = 999_999_990
 """The largest strike an OSI symbol can hold: 99,999.999 USD."""
+LIMITS = {
+    "strike": (10, MAX_STRIKE),
+    "price": (0, MAX_PRICE),
+    "bid": (-MAX_PRICE, MAX_PRICE),
+    "ask": (-MAX_PRICE, MAX_PRICE),
+    "underlying": (-MAX_PRICE, MAX_PRICE),
+    "size": (1, MAX_SIZE),
+    "bid_size": (0, 2**53),
+    "ask_size": (0, 2**53),
+}
+"""The least and the greatest value of columns of prints, in their own units."""
+_BOUNDS = {
+    "strike": "is not a strike above 0 and below 100,000 USD",
+    "price": "is not a price from 0 to 10,000,000 USD",
+    **dict.fromkeys(("bid", "ask", "underlying"), "is not a price of at most 10,000,000 USD"),
+    "size": "is not a size from 1 to 2,147,483,647",
+    **dict.fromkeys(("bid_size", "ask_size"), "is not a whole number from 0 up"),
+}
 NEW_YORK = ZoneInfo("America/New_York")
 FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2099, 12, 31)
 """The dates of the exchanges' calendar. A print or quote of another date is not taken."""
@@ -90,6 +111,8 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 when unknown; `price_flags` (`SETS_RANGE`, `SETS_ENDS`) counts for stocks only."""
 _FILLED = {"copy": 1, "price_flags": SETS_RANGE | SETS_ENDS, "quote_class": None}
 REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue", "seq")
+PARTS = ("expiry", "right", "strike")
+"""What an option has beside its root; null for a stock."""
 CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
 IDENTITY = ("venue", *CONTRACT, "ts", "seq")
 """With the source, what makes a row itself: the same row seen twice counts once."""
@@ -110,6 +133,17 @@ SYMBOL_PATTERN = f"^[A-Z0-9{_PUNCTUATION}-][A-Z0-9{_PUNCTUATION}^-]{{0,{SYMBOL_L
 """What a symbol is, for readers, the API and the OpenAPI document: 1 to 32 characters, no letter in lower case. The
 syntax is common to Python, Polars and ECMAScript."""
 _SYMBOL = re.compile(SYMBOL_PATTERN[1:-1])
+
+
+NAME_LENGTH = 32
+NAME_PATTERN = f"^[ -~]{{0,{NAME_LENGTH}}}$"
+"""What a venue's name is: up to 32 printable ASCII characters."""
+_NAME = re.compile(NAME_PATTERN[1:-1])
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is a name by `NAME_PATTERN`."""
+    return _NAME.fullmatch(text) is not None
 
 
 def is_symbol(text: str) -> bool:
@@ -135,8 +169,111 @@ def underlyings(roots: pl.Series) -> pl.Series:
     )
 
 
-def conform(frame: pl.DataFrame) -> pl.DataFrame:
-    """Give a frame the columns, order and types of `SCHEMA`.
+def conform(frame: Any) -> pl.DataFrame:
+    """Convert a caller's frame to prints, and check every row.
+
+    Columns that `SCHEMA` does not name are left out. Absent optional columns are filled as `arranged` says. A type that
+    makes its meaning clear is converted. The type of `price` gives the unit of all prices of the frame: an integer is
+    1/10,000 USD, a float or decimal is USD. A time has any zone. Names may be in lower case. A price finer than
+    1/10,000 USD is rounded as `prices.rounded` says, and a warning counts such prices.
+
+    Args:
+        frame: a Polars frame or LazyFrame, a pandas frame, or one with the Arrow C stream interface.
+
+    Returns:
+        A frame with the columns, order and types of `SCHEMA`, one row for each given.
+
+    Raises:
+        UsageError: for a missing column, a type whose meaning is not clear, or a value that no print can have; the text
+            names column, row (the first is 1) and value.
+    """
+    given = columns.polars_of(frame)
+    missing = [name for name in REQUIRED if name not in given.columns]
+    if missing:
+        hint = "; its index has it: call reset_index()" if set(missing) & _index_names(frame) else ""
+        raise UsageError(f"prints lack the column {', '.join(missing)}{hint}")
+    known = given.select(name for name in SCHEMA if name in given.columns)
+    made = pl.DataFrame([_converted(column, units=known["price"].dtype.is_integer()) for column in known])
+    if not known["price"].dtype.is_integer():
+        made = prices.rounded(made, _warned)
+        if "strike" in made.columns:
+            strike = made.select(strike_units(pl.col("strike"))).to_series()
+            made = made.with_columns(columns.kept(strike, known["strike"], "is not a multiple of 0.001 USD"))
+    parts = [
+        pl.when(pl.col("asset") == "option").then(pl.col(name)).alias(name) for name in PARTS if name in made
+    ]
+    prints = arranged(made.with_columns(parts))
+    check(prints, given)
+    return prints
+
+
+def _index_names(frame: Any) -> set[str]:
+    return set(getattr(getattr(frame, "index", None), "names", ()))
+
+
+def _warned(what: str, many: int) -> None:
+    warnings.warn(f"{what}: {many}", stacklevel=5)
+
+
+_MONEY = ("price", "bid", "ask", "underlying", "strike")
+_NO_UNITS = "is not a whole number of 1/10,000 USD, as price is; where price is in USD, make it a float"
+Convert = Callable[[pl.Series], pl.Series]
+
+
+def _named(good: Callable[[str], bool], pattern: str, strip: str = "") -> Convert:
+    return lambda column: columns.names(column, good, f"is none of {pattern}", strip)
+
+
+def _instants(column: pl.Series) -> pl.Series:
+    return columns.instants(column, EARLIEST, latest_instant(), OUT_OF_RANGE)
+
+
+def _chosen(kind: pl.Enum, what: str, choices: Mapping[str, str] | None = None) -> Convert:
+    known = {name.upper(): name for name in kind.categories} | dict(choices or {})
+    return lambda column: columns.chosen(column, kind, known, what)
+
+
+def _within(low: int, high: int) -> Convert:
+    def convert(column: pl.Series) -> pl.Series:
+        made = columns.whole(column)
+        columns.refuse(
+            column, ~made.is_between(low, high).fill_null(value=True), f"is not from {low} to {high}"
+        )
+        return made
+
+    return convert
+
+
+_CONVERT: dict[str, Convert] = {
+    **dict.fromkeys(("ts", "quote_ts"), _instants),
+    "asset": _chosen(Asset, "is neither option nor stock"),
+    "symbol": _named(is_symbol, SYMBOL_PATTERN, "^"),
+    "root": _named(is_symbol, SYMBOL_PATTERN),
+    "venue": _named(is_name, NAME_PATTERN),
+    "expiry": columns.dates,
+    "right": _chosen(Right, "is neither call nor put", {"CALL": "C", "PUT": "P"}),
+    "condition": _chosen(Condition, "is no sale condition", {"": "unknown"}),
+    "quote_class": _chosen(QuoteClass, "is no class of a quote"),
+    "copy": _within(1, 2**53),
+    "price_flags": _within(0, SETS_RANGE | SETS_ENDS),
+}
+"""How a column of a caller's frame takes the type of `SCHEMA`; all others are whole numbers."""
+
+
+def _converted(column: pl.Series, *, units: bool) -> pl.Series:
+    """A column in the type of `SCHEMA`; prices that are not in `units` become nanos."""
+    if column.name in _MONEY:
+        return columns.whole(column, _NO_UNITS) if units else columns.usd(column)
+    return _CONVERT.get(column.name, columns.whole)(column)
+
+
+def strike_units(amount: pl.Expr) -> pl.Expr:
+    """Nanos of a strike in price units; null unless it is a multiple of 0.001 USD."""
+    return pl.when(amount % (10 * prices.NANOS) == 0).then(amount // prices.NANOS)
+
+
+def arranged(frame: pl.DataFrame) -> pl.DataFrame:
+    """Give a frame whose values are those of prints the columns, order and types of `SCHEMA`; no row is checked.
 
     An option's `symbol` becomes the underlying of the root it may name (`SPXW` → `SPX`); a stock's is not changed.
     Absent optional columns become null, except these, whose nulls are filled too: `copy` becomes 1, `price_flags`
@@ -147,9 +284,9 @@ def conform(frame: pl.DataFrame) -> pl.DataFrame:
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise UsageError(f"prints lack the column {', '.join(missing)}")
-    columns = [_conformed(frame, name).cast(dtype) for name, dtype in SCHEMA.items()]
+    made = [_filled(frame, name).cast(dtype) for name, dtype in SCHEMA.items()]
     try:
-        return _of_underlyings(frame.select(columns))
+        return _of_underlyings(frame.select(made))
     except pl.exceptions.PolarsError as error:
         raise UsageError(f"prints have a column of the wrong type: {str(error).splitlines()[0]}") from None
 
@@ -169,7 +306,43 @@ def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
     return prints.with_columns(pl.when(asset="option").then(mapped).otherwise("symbol").alias("symbol"))
 
 
-def _conformed(frame: pl.DataFrame, name: str) -> pl.Expr:
+def check(prints: pl.DataFrame, given: pl.DataFrame | None = None) -> None:
+    """Check that prints in `SCHEMA` are within bounds. It costs a minimum and a maximum of each column.
+
+    Args:
+        prints: the rows.
+        given: the same rows before they were converted: what an error shows.
+
+    Raises:
+        UsageError: for the first row outside the bounds; the text names column, row and value.
+    """
+    shown = prints if given is None else given
+    for name in ("ts", "asset", "symbol", "root", "price", "size", "seq"):
+        if prints[name].null_count():
+            columns.refuse(shown[name], prints[name].is_null(), "a print needs it")
+    for name, (low, high) in LIMITS.items():
+        values = prints[name]
+        least, most = values.min(), values.max()
+        if least is not None and (cast(int, least) < low or cast(int, most) > high):
+            columns.refuse(shown[name], ~values.is_between(low, high).fill_null(value=True), _BOUNDS[name])
+    for name in ("ts", "quote_ts"):
+        beyond = out_of_range(prints[name])
+        if beyond is not None:
+            columns.refuse(shown[name], beyond, OUT_OF_RANGE)
+    _check_contracts(prints)
+
+
+def _check_contracts(prints: pl.DataFrame) -> None:
+    """An option has an expiry, a right and a strike; a stock has none of them."""
+    option = prints["asset"] == "option"
+    if option.all() and not any(prints[name].null_count() for name in PARTS):
+        return
+    for name in PARTS:
+        columns.refuse(prints[name], option & prints[name].is_null(), "an option needs it")
+        columns.refuse(prints[name], ~option & prints[name].is_not_null(), "a stock has none")
+
+
+def _filled(frame: pl.DataFrame, name: str) -> pl.Expr:
     if name in frame.columns and (name not in _FILLED or not frame[name].null_count()):
         return pl.col(name)
     default = _own_class(frame) if name == "quote_class" else pl.lit(_FILLED.get(name))

@@ -51,7 +51,7 @@ from flowtape.feeds.live import Delivery, Outlet
 from flowtape.feeds.massive_rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import Spec
 from flowtape.prices import rounded
-from flowtape.prints import SCHEMA, conform, underlying_of, underlyings
+from flowtape.prints import SCHEMA, arranged, underlying_of, underlyings
 from flowtape.readers.tickers import symbol_of
 
 FEEDS = {"options": ("opra", "indicative"), "stocks": ("sip", "iex")}
@@ -243,7 +243,7 @@ class AlpacaFeed:
         stocks = self.market == "stocks"
         symbol = rows["root"].alias("symbol") if stocks else underlyings(rows["root"])
         prints = rounded(rows, outlet.count)
-        return conform(prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
+        return arranged(prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
 
 
 def _place(cursor: str | None) -> int | None:

@@ -41,7 +41,7 @@ from flowtape.feeds.massive_rows import (
 from flowtape.feeds.massive_session import OPEN_LIMIT, Rest, Server, Socket, Stopped
 from flowtape.feeds.specs import Spec
 from flowtape.prices import rounded
-from flowtape.prints import SCHEMA, conform, underlying_of, underlyings
+from flowtape.prints import SCHEMA, arranged, underlying_of, underlyings
 from flowtape.readers import massive as files
 from flowtape.readers.tickers import symbol_of
 
@@ -248,7 +248,7 @@ class MassiveFeed:
         stocks = self.market == "stocks"
         symbol = due["root"].alias("symbol") if stocks else underlyings(due["root"])
         prints = rounded(due, outlet.count)
-        return conform(prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
+        return arranged(prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
 
 
 def _place(cursor: str | None) -> int | None:

@@ -12,7 +12,7 @@ import polars as pl
 
 from flowtape.conditions import CANCEL, CONDITIONS, price_flags
 from flowtape.feeds.chains import Ints, Underlyings
-from flowtape.prints import CONDITION_NAMES, SCHEMA, Asset, Condition, Right, Side, conform
+from flowtape.prints import CONDITION_NAMES, SCHEMA, Asset, Condition, Right, Side, arranged
 
 if TYPE_CHECKING:
     from flowtape.feeds.planted import Plant
@@ -195,4 +195,4 @@ def frame(listed: Underlyings, pieces: Sequence[Rows]) -> pl.DataFrame:
     tape = pl.DataFrame(rows).lazy().with_columns(contract, quoted)
     made = tape.with_columns(*named).with_columns(price_flags()).collect()
     extra = made.select("true_side", source=pl.lit(SOURCE, pl.Categorical))
-    return conform(made).hstack(extra)
+    return arranged(made).hstack(extra)

@@ -15,7 +15,7 @@ from flowtape.feeds.rows import SLICE_NS, Rows, between
 from flowtape.feeds.simulate import Clock, LiveFeed, Market
 from flowtape.feeds.specs import Spec
 from flowtape.loading import FOREVER, Backlog
-from flowtape.prints import conform, day_bounds
+from flowtape.prints import arranged, day_bounds
 
 DAYS = 7
 BATCH_ROWS = 125_000
@@ -91,12 +91,12 @@ class SimulatedFeed:
         """The prints reported in some stretches, and which stretches are missing after them; at least one delivery."""
         left = tuple(pieces)
         if not left:
-            yield conform(self._market.frame([])), ()
+            yield arranged(self._market.frame([])), ()
         while left:
             (start, end), rest = left[0], left[1:]
             rows, upto = self._rows(start, end)
             left = ((upto, end), *rest) if upto < end else rest
-            yield conform(self._market.frame(rows)), left
+            yield arranged(self._market.frame(rows)), left
 
     def _rows(self, start: int, end: int) -> tuple[list[Rows], int]:
         """Slices of a stretch from its start on, about `batch_rows` rows, and the instant up to which they go."""
@@ -121,7 +121,7 @@ class SimulatedFeed:
             outlet.heard()
             if delivery.prints.height or backlog is not None:
                 cursor = str(Reached(delivery.cursor, missing))
-                outlet.put(Delivery(conform(delivery.prints), cursor, backlog=backlog))
+                outlet.put(Delivery(arranged(delivery.prints), cursor, backlog=backlog))
 
 
 def _missing(reached: Reached | None, now: int) -> list[Stretch]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from flowtape.prices import NANOS, nanos, rounded, units
-from flowtape.prints import conform
+from flowtape.prints import arranged
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import FIELDS, Csv, Field
 
@@ -59,7 +59,7 @@ def _batches(table: Csv, options: Options, rejects: Rejects, notes: Counter[str]
         common.note_unknown(prints["condition"], prints["#condition_id"], notes)
         prints = rounded(prints, common.noting(notes))
         prints = prints.with_columns(pl.lit("option").alias("asset"), _mid().alias("underlying"))
-        yield Batch(conform(prints), chunk.rows, chunk.done)
+        yield Batch(arranged(prints), chunk.rows, chunk.done)
 
 
 def _fields(fixed: int | None) -> list[Field]:

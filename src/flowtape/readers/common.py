@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from flowtape.conditions import from_numbers
-from flowtape.prices import MAX_NANOS, NANOS, Note, nanos
-from flowtape.prints import MAX_SIZE, MAX_STRIKE, OUT_OF_RANGE, out_of_range
+from flowtape.prices import NANOS, Note, nanos
+from flowtape.prints import LIMITS as UNITS
+from flowtape.prints import MAX_SIZE, OUT_OF_RANGE, out_of_range, strike_units
 from flowtape.readers import Rejects
 from flowtape.readers.columns import is_missing
 from flowtape.readers.delimited import FIELDS, ROW, Chunk, Csv, header_of
@@ -31,13 +32,19 @@ from flowtape.readers.times import (
 )
 
 __all__ = [
-    "FIELDS", "ROW", "Chunk", "Csv", "Field", "Places", "Stream", "condition", "dates", "expiry", "from_wall", "head",
-    "header_of", "in_nanoseconds", "instants", "integer", "nanoseconds", "note_unknown", "noting", "number",
-    "open_stream", "parse", "price", "quote", "quote_size", "right", "size", "strike", "strike_units", "text", "whole",
+    "FIELDS", "LIMITS", "ROW", "Chunk", "Csv", "Field", "Places", "Stream", "condition", "dates", "expiry", "from_wall",
+    "head", "header_of", "in_nanoseconds", "instants", "integer", "nanoseconds", "note_unknown", "noting", "number",
+    "open_stream", "parse", "price", "quote", "quote_size", "right", "size", "strike", "text", "whole",
 ]  # fmt: skip
 
 
 _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts", "quote_seq", "quote_class")
+_NANOS = ("price", "bid", "ask", "underlying")
+LIMITS = {
+    name: (low * NANOS, high * NANOS) if name in _NANOS else (low, high)
+    for name, (low, high) in UNITS.items()
+}
+"""`prints.LIMITS`, prices in nanos as they are while a file is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +145,14 @@ def whole(column: str) -> pl.Expr:
 def price(column: str = "price") -> Field:
     """The price of a print: USD in the file, nanos (see `prices`) in the frame."""
     return Field(
-        "price", column, nanos(pl.col(column)), f"{column} is not a price in USD from 0 up", 0, MAX_NANOS
+        "price", column, nanos(pl.col(column)), f"{column} is not a price in USD from 0 up", *LIMITS["price"]
     )
 
 
 def quote(name: str, column: str) -> Field:
     """A bid or an ask, in nanos. It may be blank; the side rule judges it when it is negative."""
     what = f"{column} is not a price in USD"
-    return Field(name, column, nanos(pl.col(column)), what, -MAX_NANOS, MAX_NANOS, required=False)
+    return Field(name, column, nanos(pl.col(column)), what, *LIMITS["bid"], required=False)
 
 
 def size(column: str = "size") -> Field:
@@ -156,18 +163,13 @@ def size(column: str = "size") -> Field:
 def quote_size(name: str, column: str) -> Field:
     """The size at a quote; may be blank."""
     what = f"{column} is not a whole number from 0 up"
-    return Field(name, column, whole(column), what, 0, 2**53, required=False)
+    return Field(name, column, whole(column), what, *LIMITS["bid_size"], required=False)
 
 
 def strike(column: str = "strike") -> Field:
     """A strike in USD, a whole multiple of 0.001 as in an OSI symbol."""
     value = strike_units(nanos(pl.col(column)))
-    return Field("strike", column, value, f"{column} is not a strike in USD", 10, MAX_STRIKE)
-
-
-def strike_units(amount: pl.Expr) -> pl.Expr:
-    """Nanos of a strike in price units; null unless it is a multiple of 0.001 USD."""
-    return pl.when(amount % (10 * NANOS) == 0).then(amount // NANOS)
+    return Field("strike", column, value, f"{column} is not a strike in USD", *LIMITS["strike"])
 
 
 def right(column: str = "right") -> Field:

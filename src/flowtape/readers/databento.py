@@ -20,11 +20,11 @@ import numpy as np
 import polars as pl
 
 from flowtape.errors import TapeError
-from flowtape.prices import MAX_NANOS, Note, rounded
-from flowtape.prints import EARLIEST, MAX_SIZE, Timestamp, conform, latest_instant
+from flowtape.prices import Note, rounded
+from flowtape.prints import EARLIEST, MAX_SIZE, Timestamp, arranged, latest_instant
 from flowtape.quotes import QUOTE_COLUMNS, QuoteJoin
 from flowtape.readers import Batch, Options, Rejects, Tape, exports
-from flowtape.readers.common import ROW, Field, head, parse
+from flowtape.readers.common import LIMITS, ROW, Field, head, parse
 from flowtape.readers.dbn import (
     BBO_1S,
     CBBO_1S,
@@ -247,7 +247,7 @@ class _Reader:
             if self._venue_quotes:
                 self._note(VENUE_QUOTES, int((~prints["venue"].is_in(AGGREGATED)).sum()))
             prints = prints.hstack(self._contracts.frame[prints["contract"]])
-            parts.append(conform(rounded(prints, self._note).with_columns(**constant)))
+            parts.append(arranged(rounded(prints, self._note).with_columns(**constant)))
             rows += len(numbers)
             trades += len(numbers)
             if rows >= self._batch_rows:
@@ -471,7 +471,7 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
         Field("ts", "ts_event", ts, "ts_event is undefined"),
         Field("action", "action", pl.col("action"), "action is not T (84): no trade", ord("T"), ord("T")),
         Field("contract", "instrument_id", contract, "instrument_id has no known contract on its date"),
-        Field("price", "price", pl.col("price"), "price is undefined or absurd (1e-9 USD)", 0, MAX_NANOS),
+        Field("price", "price", pl.col("price"), "price is undefined or absurd (1e-9 USD)", *LIMITS["price"]),
         Field("size", "size", pl.col("size").cast(pl.Int64), "size is not from 1 up", 1, MAX_SIZE),
         Field("venue", "publisher_id", venue, "publisher_id is undefined"),
         Field("publisher", "publisher_id", number, "publisher_id is undefined"),
@@ -480,7 +480,7 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
     if quoted:
         for name in ("bid", "ask"):
             what = f"{name} is absurd (1e-9 USD)"
-            fields.append(Field(name, name, pl.col(name), what, -MAX_NANOS, MAX_NANOS, required=False))
+            fields.append(Field(name, name, pl.col(name), what, *LIMITS["bid"], required=False))
             size = f"{name}_size"
             fields.append(Field(size, size, pl.col(size), f"{size} is undefined"))
     return tuple(fields)

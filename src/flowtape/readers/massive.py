@@ -20,7 +20,7 @@ import polars as pl
 from flowtape.conditions import BY_MASSIVE, stock_conditions, weightiest
 from flowtape.errors import TapeError
 from flowtape.prices import rounded
-from flowtape.prints import MAX_STRIKE, NEW_YORK, Condition, conform, underlyings
+from flowtape.prints import MAX_STRIKE, NEW_YORK, Condition, arranged, underlyings
 from flowtape.quotes import QuoteJoin
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import Chunk, Csv, Field, Places
@@ -182,7 +182,7 @@ class _Reading:
     def _batch(self, chunk: Chunk, trades: pl.DataFrame, done: float) -> Batch:
         symbol = trades["root"].alias("symbol") if self._stocks else underlyings(trades["root"])
         prints = trades.with_columns(symbol, asset=pl.lit("stock" if self._stocks else "option"))
-        return Batch(conform(rounded(prints, common.noting(self._notes))), chunk.rows, done)
+        return Batch(arranged(rounded(prints, common.noting(self._notes))), chunk.rows, done)
 
 
 def _option_fields() -> list[Field]:

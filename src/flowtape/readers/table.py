@@ -24,39 +24,28 @@ from flowtape.errors import TapeError
 from flowtape.prices import MAX_NANOS, NANOS, nanos, rounded, shortest_floats
 from flowtape.prints import (
     CONTRACT,
-    MAX_SIZE,
-    MAX_STRIKE,
+    PARTS,
     PRICE_SCALE,
     SCHEMA,
     Asset,
     Condition,
     Timestamp,
-    conform,
+    arranged,
+    strike_units,
     underlyings,
 )
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames, osi
 from flowtape.readers.columns import TEXT, check
-from flowtape.readers.common import Field, Places
+from flowtape.readers.common import LIMITS, Field, Places
 from flowtape.readers.frames import READ, Mapping
 from flowtape.readers.times import NO_DATE
 
 SOURCE = "table"
 NEEDED = ("ts", "price", "size")
 NAMES = ("symbol", "root", "ticker")
-_PARTS = ("expiry", "right", "strike")
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _COUNTS = ("size", "bid_size", "ask_size")
 _REQUIRED = ("ts", "symbol", "root", "asset", "price", "size")
-_LIMITS = {
-    "strike": (10, MAX_STRIKE),
-    "price": (0, MAX_NANOS),
-    "bid": (-MAX_NANOS, MAX_NANOS),
-    "ask": (-MAX_NANOS, MAX_NANOS),
-    "underlying": (-MAX_NANOS, MAX_NANOS),
-    "size": (1, MAX_SIZE),
-    "bid_size": (0, 2**53),
-    "ask_size": (0, 2**53),
-}
 _FAULTS = {
     "symbol": "is blank",
     "root": "is blank",
@@ -110,8 +99,8 @@ def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> di
     missing = [name for name in NEEDED if name not in columns]
     if columns.keys().isdisjoint(("symbol", "root")):
         missing.append("symbol (or root)")
-    if not columns.keys().isdisjoint(_PARTS):
-        missing += [name for name in _PARTS if name not in columns]
+    if not columns.keys().isdisjoint(PARTS):
+        missing += [name for name in PARTS if name not in columns]
     if missing:
         there = ", ".join(schema)[:200]
         raise TapeError(f"{path.name}: expected a table of prints; no column {', '.join(missing)} in {there}")
@@ -142,7 +131,7 @@ class _Reading:
             raw = self._prepared(chunk.frame)
             prints = common.parse(raw, self._fields, self.rejects, self._table.path.name)
             prints = rounded(self._completed(prints), common.noting(self.notes))
-            prints = conform(prints)
+            prints = arranged(prints)
             if self._places is not None:
                 prints = prints.with_columns(self._places.of(prints))
             yield Batch(prints, chunk.rows, chunk.done)
@@ -221,7 +210,7 @@ class _Reading:
 
     def _contracts(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Reject options without a contract; a stock has none."""
-        parts = [name for name in _PARTS if name in prints.columns]
+        parts = [name for name in PARTS if name in prints.columns]
         if parts and (prints["asset"] == "option").all() and not any(prints[parts].null_count().row(0)):
             return prints
         option = pl.col("asset") == "option"
@@ -290,8 +279,8 @@ class _Meaning:
         """The field that makes one column of prints."""
         column = self._columns[name]
         value, what = self._value(name, column, self._schema[column])
-        low, high = _LIMITS.get(name, (None, None))
-        required = name in _REQUIRED or (name in _PARTS and "asset" not in self._columns)
+        low, high = LIMITS.get(name, (None, None))
+        required = name in _REQUIRED or (name in PARTS and "asset" not in self._columns)
         return Field(name, column, value, f"{column} {what}", low, high, required)
 
     def _value(self, name: str, column: str, dtype: pl.DataType) -> tuple[pl.Expr, str]:
@@ -300,7 +289,7 @@ class _Meaning:
         value, what = pl.col(f"#{name}"), _FAULTS.get(name, "is no time")
         if name in _MONEY:
             value, what = self._money(column, dtype), "is not a price in USD within bounds"
-            value = common.strike_units(value) if name == "strike" else value
+            value = strike_units(value) if name == "strike" else value
         elif name in _COUNTS or name == "seq":
             value = here.cast(pl.Int64, strict=False) if dtype.is_integer() else common.whole(column)
             value = common.integer(column) if text else value

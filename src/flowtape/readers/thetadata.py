@@ -15,7 +15,7 @@ import polars as pl
 from flowtape.conditions import stock_conditions
 from flowtape.errors import TapeError
 from flowtape.prices import rounded
-from flowtape.prints import conform, underlyings
+from flowtape.prints import arranged, underlyings
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import Csv, Field
 
@@ -112,7 +112,7 @@ def _batches(
         prints = _without_later_quotes(prints, notes)
         symbol = prints["root"].alias("symbol") if stocks else underlyings(prints["root"])
         prints = prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option"))
-        yield Batch(conform(rounded(prints, common.noting(notes))), chunk.rows, chunk.done)
+        yield Batch(arranged(rounded(prints, common.noting(notes))), chunk.rows, chunk.done)
 
 
 def _without_later_quotes(prints: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
