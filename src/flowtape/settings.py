@@ -88,6 +88,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " empty: the one that the document is asked at.",
         ),
     ] = ""
+    envelope: Annotated[
+        bool,
+        Meta(
+            description="End every JSON answer with `data_as_of` and `endpoint_version`, as the SDK 1.3.0 has them."
+        ),
+    ] = False
     flow_plan: Annotated[Plan, Meta(description="The lowest plan that may ask the flow endpoints.")] = "Alpha"
     limit_free: Annotated[_Requests | None, Meta(description="Requests a day on the Free plan.")] = 5
     limit_basic: Annotated[_Requests | None, Meta(description="Requests a day on the Basic plan.")] = 250

@@ -81,9 +81,9 @@ class MemoryFlow:
     def state(self, route: Route, query: Query) -> object:
         return None
 
-    async def symbols(self) -> Wire:
+    async def symbols(self, wanted: Format) -> Wire:
         body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=stamp(AS_OF, "s"))
-        return wire_of(Made(body, AS_OF), simulated=False)
+        return wire_of(Made(body, AS_OF), simulated=False, format=wanted)
 
     def check(self, asset: str | None = None) -> None:
         if self.trouble:

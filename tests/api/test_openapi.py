@@ -65,7 +65,7 @@ def conforms(document: dict[str, Any], schema: dict[str, Any], value: object) ->
             and set(schema["required"]) <= set(value) <= set(schema["properties"])
             and all(conforms(document, schema["properties"][name], one) for name, one in value.items())
         )
-    types = {"string": str, "integer": int, "number": (int, float), "null": type(None)}
+    types = {"string": str, "integer": int, "number": (int, float), "null": type(None), "boolean": bool}
     named = schema.get("type", [])
     named = named if isinstance(named, list) else [named]
     return not named or any(isinstance(value, types[name]) for name in named)

@@ -4,7 +4,7 @@ Each route's function takes a desk and a query and gives `Made`; `encode` makes 
 """
 
 from flowtape.answers.boards import Leaderboard, Outliers, leaderboard, outliers
-from flowtape.answers.bodies import JSON, Answer, Made, encode
+from flowtape.answers.bodies import JSON, Answer, Made, encode, encode_json
 from flowtape.answers.buckets import History, history
 from flowtape.answers.drift import Drifts, drift_answer
 from flowtape.answers.numbers import instant, instants, past_minutes, stamp, vwap, window_minutes
@@ -51,6 +51,7 @@ __all__ = [
     "divergence_answer",
     "drift_answer",
     "encode",
+    "encode_json",
     "history",
     "instant",
     "instants",

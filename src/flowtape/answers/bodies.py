@@ -16,7 +16,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 Text = str | UnsetType
 
 JSON = "application/json"
-_encoder = msgspec.json.Encoder()
+encode_json: Callable[[msgspec.Struct], bytes] = msgspec.json.Encoder().encode
+"""A body in JSON."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -74,7 +75,7 @@ def echo(query: Query) -> dict[str, Any]:
 
 
 def encode(
-    made: Made, simulated: bool, media: str = JSON, write: Callable[[msgspec.Struct], bytes] = _encoder.encode
+    made: Made, simulated: bool, media: str = JSON, write: Callable[[msgspec.Struct], bytes] = encode_json
 ) -> Answer:
     """A body on its way out, in JSON or as `write` puts it."""
     data = write(made.body)

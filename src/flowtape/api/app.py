@@ -100,6 +100,7 @@ class Application:
         self.settings = settings
         self._clock = clock
         self._quotas = Quotas(usage, settings)
+        self._json: Format = "envelope" if settings.envelope else "json"
         self._required: Plan = settings.flow_plan
         self._permitted = frozenset(PLANS[PLANS.index(settings.flow_plan) :])
         self.streams = Streams(flow, settings.streams_per_key)
@@ -290,7 +291,7 @@ class Application:
     async def _flow(self, asked: Asked, headers: dict[bytes, bytes], key: Key, now: int) -> Wire:
         self._allow(asked, key, now)
         wanted = asked.format or accepted(headers.get(b"accept", b""))
-        wire = self.flow.answer(asked.route, asked.query, wanted)
+        wire = self.flow.answer(asked.route, asked.query, self._json if wanted == "json" else wanted)
         if not isinstance(wire, Wire):
             wire = await wire
         self._restored()
@@ -306,14 +307,14 @@ class Application:
     async def _symbols(self, key: Key, now: int) -> Wire:
         self.flow.check()
         self._quotas.check(key, now)
-        wire = await self.flow.symbols()
+        wire = await self.flow.symbols(self._json)
         self._restored()
         self._quotas.spend(key, now)
         return wire
 
     async def _account(self, key: Key, now: int) -> Wire:
         body = account(key, self.settings.limit(key.plan), *self._quotas.today(key, now))
-        return wire_of(Made(body, None), simulated=False)
+        return wire_of(Made(body, None), simulated=False, format=self._json)
 
     def _with_rate(self, refusal: Refusal, key: Key, now: int) -> Refusal:
         refusal.headers = [*refusal.headers, *self._quotas.headers(key, now)]

@@ -239,11 +239,11 @@ class Flow:
             return self._engine.simulated(query.asset, query.symbol)
         return self._engine.simulated_any(query.asset)
 
-    async def symbols(self) -> Wire:
+    async def symbols(self, format: Format = "json") -> Wire:
         """Every symbol of which prints are kept."""
         made = await asyncio.get_running_loop().run_in_executor(self._readers, symbols, self._engine.store)
         simulated = any(map(self._engine.simulated_any, ("option", "stock")))
-        return wire_of(made, simulated)
+        return wire_of(made, simulated, format)
 
     def _keep(self, key: Key, state: State | None, wire: Wire) -> None:
         before = self._kept.pop(key, None)

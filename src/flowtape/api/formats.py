@@ -6,18 +6,20 @@ import io
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 import polars as pl
 
 from flowtape.answers import JSON, table
 
-Format = Literal["json", "csv", "arrow", "parquet"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-"""Where a client likes several alike, the first."""
+Format = Literal["json", "csv", "arrow", "parquet", "envelope"]
+"""How an answer is written; `envelope` is JSON where the setting of that name is on."""
+FORMATS: tuple[Format, ...] = ("json", "csv", "arrow", "parquet")
+"""What a client may ask for; where it likes several alike, the first."""
 MEDIA: dict[Format, str] = {
     "json": JSON,
+    "envelope": JSON,
     "csv": "text/csv",
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/vnd.apache.parquet",

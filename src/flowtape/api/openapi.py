@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from flowtape.api.account import ACCOUNT, SYMBOLS, AccountBody, SymbolsBody
+from flowtape.api.envelope import DataAsOf, Envelope
 from flowtape.api.errors import ErrorBody, QuotaBody, TierBody, UnauthorizedBody, UnhealthyBody
 from flowtape.api.formats import FORMATS, MEDIA
 from flowtape.api.params import KEY_PARAMETER, Param
@@ -70,12 +71,20 @@ _ERRORS: tuple[tuple[int, str, type[msgspec.Struct], tuple[str, ...]], ...] = (
 
 
 def document(routes: tuple[Route, ...], settings: Settings, url: str = "/") -> dict[str, Any]:
-    """The whole document, as JSON values; `url` is the server's address. `routes` gives the streams too."""
+    """The whole document, as JSON values: the routes and their streams. `url` is the server's address."""
     bodies: list[Any] = [*{route.body for route in routes}, *{row[2] for row in _ERRORS}]
-    bodies += [AccountBody, HealthyBody, SymbolsBody, UnhealthyBody]
+    bodies += [
+        AccountBody,
+        HealthyBody,
+        SymbolsBody,
+        UnhealthyBody,
+        *([Envelope] if settings.envelope else []),
+    ]
     bodies.sort(key=lambda body: body.__name__)
     schemas, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
     refs = dict(zip(bodies, schemas, strict=True))
+    if settings.envelope:
+        _add_envelope(components, [route.body for route in routes] + [AccountBody, SymbolsBody])
     return {
         "openapi": "3.1.0",
         "info": {
@@ -107,6 +116,16 @@ def document(routes: tuple[Route, ...], settings: Settings, url: str = "/") -> d
             },
         },
     }
+
+
+def _add_envelope(components: dict[str, Any], bodies: list[type[msgspec.Struct]]) -> None:
+    """Let the schemas of answers end with the fields of the envelope."""
+    envelope = components.pop(Envelope.__name__)
+    components[DataAsOf.__name__]["required"] = list(components[DataAsOf.__name__]["properties"])
+    for name in {body.__name__ for body in bodies}:
+        schema = components[name]
+        schema["properties"] = {**schema["properties"], **envelope["properties"]}
+        schema["required"] = [*schema["required"], *envelope["properties"]]
 
 
 def _plain(schema: Any) -> Any:

@@ -45,7 +45,7 @@ class FlowAnswers(Protocol):
     def state(self, route: Route, query: Query) -> object:
         """What the answer of a route rests on: the answer stays the same while this does. Cheap."""
 
-    async def symbols(self) -> Wire:
+    async def symbols(self, format: Format) -> Wire:
         """Every symbol of which prints are kept."""
 
     def check(self, asset: Asset | None = None) -> None:

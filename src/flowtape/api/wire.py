@@ -7,7 +7,8 @@ import re
 import zlib
 from functools import lru_cache
 
-from flowtape.answers import Answer, Made, encode, instant
+from flowtape.answers import Answer, Made, encode, encode_json, instant
+from flowtape.api.envelope import VERSION, enveloped
 from flowtape.api.errors import Headers
 from flowtape.api.formats import MEDIA, Format, writer
 
@@ -78,6 +79,8 @@ def wire_of(made: Made, simulated: bool, format: Format = "json", name: str = ""
     more: Headers = []
     if format == "json":
         answer = encode(made, simulated)
+    elif format == "envelope":
+        answer = encode(made, simulated, write=lambda body: enveloped(encode_json(body), made.as_of))
     else:
         answer = encode(made, simulated, MEDIA[format], writer(format))
         more.append((b"content-disposition", f'inline; filename="{name}.{format}"'.encode()))
@@ -93,7 +96,7 @@ def _facts(answer: Answer) -> Headers:
         EXPOSE,
         (b"cache-control", b"private, no-cache"),
         (b"vary", b"Accept, Accept-Encoding"),
-        (b"x-endpoint-version", b"1"),
+        (b"x-endpoint-version", VERSION.encode()),
     ]
     if answer.as_of is not None:
         headers.append((b"x-data-as-of", instant(answer.as_of).encode()))
