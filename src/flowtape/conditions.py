@@ -269,6 +269,7 @@ _PLACE = {"unknown": len(CONDITIONS)} | {one.name: place for place, one in enume
 Vocabulary = Literal["codes", "massive", "nanex"]
 _TOKEN = re.compile(r"[^\s,;|\[\](){}'\"]+")
 _NANEX_NONE = "255"
+_UTP = ("C", "3")
 _MOST_UNKNOWN = 100
 """Codes without a name that are noted by themselves; further ones are noted together."""
 
@@ -293,15 +294,15 @@ def stock_conditions(
     """The `condition` and `price_flags` of stock prints, from a text of one or more codes or numbers for each.
 
     Codes may stand together (`@FTI`) or apart (`@ F I`, `['@', 'I']`), numbers stand apart; a blank text is a regular
-    sale. `ts` are the prints' instants. `tape` is `C` for UTP's letters, anything else for CTA's: they differ in `B`,
-    a bunched trade of UTP and an average price of CTA, which is also what it is taken for without a tape. What is not
-    known is counted in `notes`, by its code. `price_flags` are those that every code grants.
+    sale. `ts` are the prints' instants. `tape` is `C` (or `3`) for UTP's letters, anything else for CTA's: they differ
+    in `B`, a bunched trade of UTP and an average price of CTA, which is also what it is taken for without a tape. What
+    is not known is counted in `notes`, by its code. `price_flags` are those that every code grants.
     """
     if texts.is_empty():
         return pl.DataFrame(schema={"condition": Condition, "price_flags": pl.UInt8})
     keys = texts.cast(pl.String).fill_null("")
     if tape is not None:
-        utp = (tape.cast(pl.String) == "C").fill_null(False)
+        utp = tape.cast(pl.String).is_in(_UTP).fill_null(False)
         keys = pl.select(pl.when(utp).then(pl.lit("\0") + keys).otherwise(keys)).to_series()
     distinct = keys.unique()
     found = [_stock_of(text, vocabulary) for text in distinct]

@@ -29,7 +29,7 @@ _CODE = _Kind(frozenset({"text", "integer", "float"}), "text or numbers")
 _CODES = _Kind(_CODE.groups | {"list"}, "text, numbers or lists of them")
 _KINDS = {
     "ts": _TIME, "quote_ts": _TIME, "expiry": _DATE, "symbol": _NAME, "root": _NAME, "asset": _NAME,
-    "right": _NAME, "source": _NAME, "venue": _CODE, "condition": _CODES,
+    "right": _NAME, "source": _NAME, "venue": _CODE, "tape": _CODE, "condition": _CODES,
 }  # fmt: skip
 _NEVER_NULL = ("ts", "price", "size", "symbol", "root", "asset")
 

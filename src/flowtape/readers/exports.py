@@ -157,8 +157,7 @@ def _instants(values: pl.Series, notes: Counter[str]) -> pl.Series:
 
 def matches(path: Path, start: bytes) -> bool:
     """Whether a file has the columns of a Databento export."""
-    names = frames.open_table(path).schema if frames.is_columnar(start) else common.header_of(start)
-    return set(COLUMNS) <= set(names)
+    return set(COLUMNS) <= set(frames.columns_of(path, start))
 
 
 def open_export(path: Path) -> Export:

@@ -19,7 +19,7 @@ from flowtape.errors import TapeError, UsageError
 from flowtape.files import read_text
 from flowtape.prints import SCHEMA
 from flowtape.readers import Rejects
-from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, open_stream
+from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, header_of, open_stream
 
 READ = tuple(name for name in SCHEMA if name not in ("quote_seq", "quote_class", "copy", "price_flags"))
 """The columns of a print that a table may have; the others follow from these."""
@@ -120,6 +120,40 @@ def open_table(path: Path) -> Table:
                 raise TapeError(f"{path.name}: {kind} inside gzip or zstd; decompress it first")
         return _Scanned(path, kind)
     return _Text(path)
+
+
+class Texts:
+    """A Parquet or Arrow file read as a CSV file is: every column as text, lists with commas between their items."""
+
+    def __init__(self, path: Path, expected: str, required: Sequence[str]) -> None:
+        """Read the schema. Raises `TapeError` where a column of `required` is missing; see `Csv`."""
+        self._table = open_table(path)
+        self.path, self.names = path, list(self._table.schema)
+        if missing := [name for name in required if name not in self.names]:
+            raise TapeError(f"{path.name}: expected {expected}; no column {', '.join(missing)}")
+
+    def chunks(
+        self, columns: Sequence[str], rejects: Rejects, notes: Counter[str], max_rows: int
+    ) -> Iterator[Chunk]:
+        """The file's rows: those of `columns` that it has."""
+        wanted = [name for name in self.names if name in columns]
+        for chunk in self._table.chunks(wanted, rejects, notes, max_rows):
+            texts = [_text(chunk.frame[name]) for name in wanted]
+            yield Chunk(chunk.frame.with_columns(texts), chunk.rows, chunk.done)
+
+
+def _text(values: pl.Series) -> pl.Series:
+    if isinstance(values.dtype, pl.List):
+        values = values.list.eval(pl.element().cast(pl.String)).list.join(",")
+        return values.replace("", None)
+    if isinstance(values.dtype, pl.Datetime):
+        values = values.dt.cast_time_unit("ns").to_physical()
+    return values.cast(pl.String, strict=False)
+
+
+def columns_of(path: Path, start: bytes) -> list[str]:
+    """The names of a table's columns; of a text that is none, whatever its first line says."""
+    return list(open_table(path).schema) if is_columnar(start) else header_of(start)
 
 
 @contextmanager

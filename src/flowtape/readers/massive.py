@@ -22,7 +22,7 @@ from flowtape.errors import TapeError
 from flowtape.prices import rounded
 from flowtape.prints import MAX_STRIKE, NEW_YORK, Condition, arranged, underlyings
 from flowtape.quotes import QuoteJoin
-from flowtape.readers import Batch, Options, Rejects, Tape, common
+from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
 from flowtape.readers.common import Chunk, Csv, Field, Places
 from flowtape.readers.tickers import symbols_of
 
@@ -43,9 +43,13 @@ TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
 _OPTION_ROW = re.compile(rb'^(?:.*[,;|\t])?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
 
 
+Table = Csv | frames.Texts
+"""A file as the reader sees it: all columns are text."""
+
+
 def matches(path: Path, start: bytes) -> bool:
     """Whether the header is that of Massive trades or quotes."""
-    names = set(common.header_of(start))
+    names = set(frames.columns_of(path, start))
     return set(QUOTES) <= names or (set(TRADES) <= names and not names.isdisjoint(CLOCKS))
 
 
@@ -54,12 +58,13 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 
     Raises `TapeError` for a file that is neither, and for quotes of a day of which no trades are given.
     """
-    found: dict[tuple[bool, bool], list[Csv]] = {}
+    found: dict[tuple[bool, bool], list[Table]] = {}
     for path in files:
         start = common.head(path)
-        stocks, quotes = not _OPTION_ROW.search(start), "bid_price" in common.header_of(start)
-        expected = f"a Massive {'quotes' if quotes else 'trades'} CSV"
-        table = Csv(path, expected, QUOTES if quotes else TRADES)
+        quotes, columnar = "bid_price" in frames.columns_of(path, start), frames.is_columnar(start)
+        expected = f"a Massive {'quotes' if quotes else 'trades'} {'table' if columnar else 'CSV'}"
+        table: Table = (frames.Texts if columnar else Csv)(path, expected, QUOTES if quotes else TRADES)
+        stocks = not (_is_of_options(table) if columnar else _OPTION_ROW.search(start))
         if not quotes and set(CLOCKS).isdisjoint(table.names):
             raise TapeError(f"{path.name}: expected one of the columns {', '.join(CLOCKS)}")
         found.setdefault((stocks, quotes), []).append(table)
@@ -70,11 +75,21 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
     ]
 
 
-def _paired(trades: list[Csv], quotes: list[Csv]) -> Iterator[tuple[Csv, Csv | None]]:
+def _first(table: Table, column: str) -> str:
+    """The text of a column in the first row of a Parquet or Arrow file."""
+    frame = next(table.chunks([column], Rejects(), Counter(), 1)).frame
+    return frame[column].item(0) or ""
+
+
+def _is_of_options(table: Table) -> bool:
+    return _first(table, "ticker").startswith("O:")
+
+
+def _paired(trades: list[Table], quotes: list[Table]) -> Iterator[tuple[Table, Table | None]]:
     if len(trades) == 1 and len(quotes) == 1:
         yield trades[0], quotes[0]
         return
-    by_day: dict[date, Csv] = {}
+    by_day: dict[date, Table] = {}
     for table in quotes:
         day = _day(table)
         if day in by_day:
@@ -91,24 +106,29 @@ def _paired(trades: list[Csv], quotes: list[Csv]) -> Iterator[tuple[Csv, Csv | N
         raise TapeError(f"{by_day[day].path.name}: quotes of {day}, but no trades file of that day")
 
 
-def _day(table: Csv) -> date:
+def _day(table: Table) -> date:
     """The New York date of a file's first row."""
     clock = next(name for name in CLOCKS if name in table.names)
-    lines = common.head(table.path).splitlines()
-    text = lines[1].decode(errors="replace").replace("\0", "") if len(lines) > 1 else ""
-    cells = next(csv.reader([text], delimiter=table.separator), [])
-    place = table.names.index(clock)
-    cell = cells[place].strip() if len(cells) > place else ""
+    cell = _first_cell(table, clock) if isinstance(table, Csv) else _first(table, clock)
     ts = pl.select(common.nanoseconds(pl.lit(cell, pl.String))).item()
     if not isinstance(ts, datetime):
         raise TapeError(f"{table.path.name}: row 1: {clock} is no time in nanoseconds: {cell!r}")
     return ts.astimezone(NEW_YORK).date()
 
 
+def _first_cell(table: Csv, clock: str) -> str:
+    """A cell of a CSV file's first row."""
+    lines = common.head(table.path).splitlines()
+    text = lines[1].decode(errors="replace").replace("\0", "") if len(lines) > 1 else ""
+    cells = next(csv.reader([text], delimiter=table.separator), [])
+    place = table.names.index(clock)
+    return cells[place].strip() if len(cells) > place else ""
+
+
 class _Reading:
     """One trades file being read, with its quotes if it has any."""
 
-    def __init__(self, trades: Csv, quotes: Csv | None, options: Options, *, stocks: bool) -> None:
+    def __init__(self, trades: Table, quotes: Table | None, options: Options, *, stocks: bool) -> None:
         self._trades, self._quotes, self._options, self._stocks = trades, quotes, options, stocks
         self._rejects, self._notes = Rejects(options.strict), Counter[str]()
         self._places = None if "sequence_number" in trades.names else Places(["ticker", "venue", "ts"])
@@ -135,14 +155,14 @@ class _Reading:
             yield self._batch(chunk, joined, min(chunk.done, self._quotes_done))
         join.finish()
 
-    def _join(self, table: Csv, trades: pl.DataFrame) -> QuoteJoin:
+    def _join(self, table: Table, trades: pl.DataFrame) -> QuoteJoin:
         quotes = self._quote_rows(table)
         first = next(quotes)
         grouped = first["ticker"].is_sorted() and trades["ticker"].is_sorted()
         names = (self._trades.path.name, table.path.name)
         return QuoteJoin(chain([first], quotes), ["ticker"], grouped=grouped, names=names)
 
-    def _quote_rows(self, table: Csv) -> Iterator[pl.DataFrame]:
+    def _quote_rows(self, table: Table) -> Iterator[pl.DataFrame]:
         fields = [
             Field("ticker", "ticker", pl.col("ticker"), "ticker is blank"),
             _clock("sip_timestamp"),

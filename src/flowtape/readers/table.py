@@ -13,7 +13,7 @@ Where the names, the unit of prices, the time zone or the vocabulary of conditio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,6 +43,8 @@ from flowtape.readers.times import NO_DATE
 SOURCE = "table"
 NEEDED = ("ts", "price", "size")
 NAMES = ("symbol", "root", "ticker")
+TAPE = "tape"
+"""The column that tells of a stock's print whose codes its conditions are: A and B are CTA's, C is UTP's."""
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _COUNTS = ("size", "bid_size", "ask_size")
 _REQUIRED = ("ts", "symbol", "root", "asset", "price", "size")
@@ -59,6 +61,10 @@ _FAULTS = {
     "condition": "is no condition of OPRA's",
     "venue": "is no name",
 }
+_ALPACA = Mapping(
+    columns={"ts": "timestamp", "venue": "exchange", "condition": "conditions", "seq": "id"}, source="alpaca"
+)
+"""Alpaca's trades as a frame (`alpaca-py`, `TradeSet.df`)."""
 _CHOICES = {
     "asset": {"option": "option", "stock": "stock"},
     "right": {"c": "C", "call": "C", "p": "P", "put": "P"},
@@ -67,8 +73,16 @@ _CHOICES = {
 
 def matches(path: Path, start: bytes) -> bool:
     """Whether a file is Parquet or Arrow, or a CSV file with the columns a print needs."""
-    names = set(common.header_of(start))
-    return frames.is_columnar(start) or (set(NEEDED) <= names and not names.isdisjoint(NAMES))
+    names = common.header_of(start)
+    known = set(NEEDED) <= set(names) and not set(names).isdisjoint(NAMES)
+    return frames.is_columnar(start) or known or _is_alpaca(names)
+
+
+def _is_alpaca(names: Iterable[str]) -> bool:
+    """Whether columns are those of a frame of trades as Alpaca's own package makes it."""
+    return {"symbol", "timestamp", "exchange", "price", "size", "conditions"} <= set(
+        names
+    ) and "ts" not in names
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
@@ -80,7 +94,8 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
     tapes = []
     for path in files:
         table = frames.open_table(path)
-        reading = _Reading(table, _columns(path, mapping, table.schema), mapping, options)
+        meant = _ALPACA if options.mapping is None and _is_alpaca(table.schema) else mapping
+        reading = _Reading(table, _columns(path, meant, table.schema), meant, options)
         tapes.append(
             Tape(reading.source, "table", (path,), reading.batches(), reading.rejects, reading.notes)
         )
@@ -89,10 +104,11 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 
 def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> dict[str, str]:
     """Each column of a print that the file has → the file's name for it."""
-    found = {name: mapping.columns.get(name, name) for name in (*READ, "source")}
+    found = {name: mapping.columns.get(name, name) for name in (*READ, "source", TAPE)}
     if {"symbol", "root"}.isdisjoint(mapping.columns) and {"symbol", "root"}.isdisjoint(schema):
         found["symbol"] = "ticker"
-    lost = [found[name] for name in mapping.columns if found[name] not in schema]
+    optional = ("seq",) if mapping is _ALPACA else ()
+    lost = [found[name] for name in mapping.columns if found[name] not in schema and name not in optional]
     if lost:
         raise TapeError(f"{path.name}: no column {', '.join(lost)}, which the mapping names")
     columns = {name: column for name, column in found.items() if column in schema}
@@ -230,7 +246,9 @@ class _Reading:
         if not stock.any():
             return self._known(prints, _option_conditions(prints["condition"], vocabulary))
         stocks = prints.filter(stock)
-        told = stock_conditions(_texts(stocks["condition"]), stocks["ts"], self.notes, vocabulary or "codes")
+        tape = stocks[TAPE] if TAPE in stocks.columns else None
+        texts = _texts(stocks["condition"])
+        told = stock_conditions(texts, stocks["ts"], self.notes, vocabulary or "codes", tape)
         stocks = stocks.with_columns(told.get_columns())
         if stock.all():
             return stocks
@@ -296,7 +314,7 @@ class _Meaning:
         elif name == "condition":
             self._check_vocabulary(column, dtype)
             value = here
-        elif name == "venue":
+        elif name in ("venue", TAPE):
             value = here if text else common.whole(column).cast(pl.String)
         return value, what
 
@@ -334,7 +352,9 @@ def _option_conditions(values: pl.Series, vocabulary: str | None) -> pl.Series:
     exact = values.cast(Condition, strict=False) if isinstance(values.dtype, TEXT) else None
     if exact is not None and exact.null_count() == values.null_count() and _of_options(exact):
         return exact.fill_null("unknown")
-    return _texts(values).to_frame("#").select(from_text(pl.col("#"))).to_series()
+    # A list of one, as a program writes it into CSV: ['I'].
+    texts = _texts(values).str.replace(r"^\[\s*['\"]?(.*?)['\"]?\s*\]$", "$1")
+    return texts.to_frame("#").select(from_text(pl.col("#"))).to_series()
 
 
 def _of_options(conditions: pl.Series) -> bool:
