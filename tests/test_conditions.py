@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowtape
@@ -138,6 +138,7 @@ def test_the_letter_b_is_another_condition_on_each_tape():
     assert told("B", tape="C")[:2] == ("STK_BUNCHED", BOTH)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*STOCK_BY_CODE]), min_size=1, max_size=3), st.randoms())
 def test_several_codes_take_the_strictest_in_any_order(codes, random):
     name, flags, notes = told(" ".join(codes))

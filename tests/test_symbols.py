@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowtape
@@ -106,6 +106,7 @@ def test_conform_files_options_under_their_underlying_and_no_stock():
     assert made["root"].to_list()[7:] == ["SPXW", "SPX", "BRKB", "MOGA", "NDXP"]
 
 
+@settings(deadline=None)
 @given(st.text("ABM1.-/ ", min_size=1, max_size=6), st.sampled_from(["option", "stock"]))
 def test_mapping_twice_is_mapping_once(text, asset):
     once = asked(text, asset)

@@ -94,7 +94,7 @@ def test_either_of_symbol_and_root_may_be_a_contract(write):
     assert found == [SPXW, SPXW, ("stock", "AA", "AA", None, None, None)]
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.from_regex(r"[A-Z]{1,5}[1-9]?", fullmatch=True),
     st.dates(date(2010, 1, 1), date(2099, 12, 31)),
