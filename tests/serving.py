@@ -47,13 +47,15 @@ class Feed:
 class Kept:
     """A store, its window and the application over them. `keys` has one key a plan, by its name in lower case."""
 
-    def __init__(self, folder, now, settings=None, engine=ENGINE):
+    def __init__(self, folder, now, settings=None, engine=ENGINE, replay=None):
         self.clock, self.feed = Clock(now), Feed()
         self.store = open_store(folder / "x.duckdb", engine)
         self.window = Window(self.store.catalog, now // MINUTE)
         self.engine = Engine(self.store, self.window)
         self.backlogs = Backlogs()
-        self.flow = Flow(self.engine, self.window, self.clock, self.feed, backlogs=self.backlogs)
+        self.flow = Flow(
+            self.engine, self.window, self.clock, self.feed, backlogs=self.backlogs, replay=replay
+        )
         self.book = Keys(FileLedger(folder / "x.duckdb.keys"), self.clock.now_ns)
         self.usage = Usage(FileCounts(folder / "x.duckdb.keys"))
         self.keys = {plan.lower(): self.book.create(plan.lower()) for plan in PLANS}
@@ -86,8 +88,8 @@ class Kept:
 
 
 @contextlib.contextmanager
-def kept(folder, now, settings=None, engine=ENGINE):
-    made = Kept(folder, now, settings, engine)
+def kept(folder, now, settings=None, engine=ENGINE, replay=None):
+    made = Kept(folder, now, settings, engine, replay)
     try:
         yield made
     finally:

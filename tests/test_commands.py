@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import httpx
 import polars as pl
@@ -309,6 +309,35 @@ def test_what_a_simulated_server_prints_works_at_once(tmp_path):
         assert httpx.get(f"{address}/health").json() == {"status": "Healthy"}
         data = httpx.get(f"{address}/v1/flow/options/SPY/cumulative", headers={"X-Api-Key": key}).json()
         assert isinstance(data["points"][-1]["cumulative"], int)
+
+
+def test_a_replay_of_real_data_is_labelled_a_replay(tmp_path):
+    """Its day, its speed, a symbol it holds, its own clock; not a word of a simulation."""
+    at = datetime(2016, 6, 1, 14, 30, tzinfo=UTC)
+    rows = [
+        {"ts": at + timedelta(seconds=second), "symbol": "VIX", "expiry": date(2016, 6, 15), "strike": 15.0,
+         "right": "C", "price": 1.2, "size": 5, "bid": 1.1, "ask": 1.2, "seq": second}
+        for second in range(600)
+    ]  # fmt: skip
+    pl.DataFrame(rows).write_parquet(tmp_path / "vix.parquet")
+    words = ("--feed", "replay:vix.parquet?speed=60", "--store", "x.duckdb")
+    with served(*words, cwd=tmp_path) as (server, address, said):
+        text = "".join(said)
+        assert "simulated" not in text
+        assert "SPY" not in text
+        assert "A replay of vix.parquet: 2016-06-01, 60 times as fast as it happened." in text
+        done = subprocess.run(
+            f"{said[-1].strip()} -si", shell=True, capture_output=True, text=True, check=True
+        )
+        assert "x-data-source: replay; day=2016-06-01; speed=60" in done.stdout
+        assert json.loads(done.stdout.splitlines()[-1])["count"] >= 1
+        key = re.search(r"ft_[\w-]+", said[-1]).group()
+        url = f"{address}/v1/flow/options/VIX/cumulative"
+        # Three looks at the clock, one a second, of which each would warn.
+        until(lambda: httpx.get(url, headers={"X-Api-Key": key}).json()["count"] >= 5)
+        server.send_signal(signal.SIGTERM)
+        _, log = server.communicate(timeout=60)
+    assert "the clock was set" not in log
 
 
 def test_a_server_that_loads_says_how_far_it_is(tmp_path):

@@ -65,6 +65,22 @@ def test_another_goes_on_where_the_first_was_left(tape, most):
     assert pl.concat([one.prints for one in first.got + second.got]).equals(all_of(tape))
 
 
+def test_a_replay_says_what_it_is(tape):
+    feed = replay(parse_spec(f"replay:{tape}?speed=60"))
+    assert str(feed.replay) == "replay; day=2026-05-12; speed=60"
+    early = all_of(tape).head(200)
+    assert (feed.replay.file, feed.replay.asset) == ("tape.parquet", "option")
+    assert feed.replay.symbol in early["symbol"].cast(str).to_list()
+
+
+def test_a_replay_that_has_ended_has_nothing_to_load(tape):
+    whole, again = Outlet(3000), Outlet(0)
+    replay(parse_spec(f"replay:{tape}?speed=1e6")).run(whole, None)
+    assert whole.got[0].backlog.done == 1
+    replay(parse_spec(f"replay:{tape}?speed=1e6")).run(again, whole.got[-1].cursor)
+    assert [(one.prints.height, one.backlog.done) for one in again.got] == [(0, 1.0)]
+
+
 def test_no_print_comes_before_its_time(tape):
     feed = replay(parse_spec(f"replay:{tape}?speed=1e5"))
 

@@ -1,13 +1,17 @@
 """What people see and do, in Chromium, beside what the API says."""
 
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
 import flowtape.api.streams
+from flowtape.feeds.replay import Replay
+from flowtape.loading import Backlog
 from oracle import MINUTE
-from page.conftest import DAY, LIMIT, NOW
+from page.conftest import DAY, LIMIT, NOW, Desk
+from serving import kept, serving
 from tapes import row
 
 AXE = Path(__file__).parent.parent.parent / "web/node_modules/axe-core/axe.min.js"
@@ -302,3 +306,33 @@ def test_seven_days_of_points(desk):
     same(page, points)
     assert len(page.evaluate("flowtape.drawn().cumulative")) == 10_080
     assert DAY.isoformat() in points[-1]["ts"]
+
+
+def test_a_replay_is_labelled_with_its_day_and_speed(tmp_path, chromium):
+    played = Replay("vix.csv", date(2016, 6, 1), 60.0, "option", "VIX")
+    now = int(datetime(2016, 6, 1, 15, 0, 30, tzinfo=UTC).timestamp()) * 10**9
+    with kept(tmp_path, now, replay=played) as world, serving(world.app) as url:
+        world.take([row(symbol="VIX", root="VIX", ts=now - 10**9, quote_ts=now - 2 * 10**9)])
+        made = Desk(world, url, chromium)
+        page = made.open("/?symbol=VIX")
+        status = page.locator(".status")
+        expect(status).to_contain_text("replay of 2016-06-01, 60×")
+        expect(status).to_contain_text("replaying")
+        expect(status).to_contain_text("newest print Wed 1 Jun")
+        expect(status).not_to_contain_text("ago")
+        expect(status).not_to_contain_text("simulated")
+        made.close()
+
+
+def test_a_page_shows_how_far_the_server_has_loaded(desk):
+    desk.world.backlogs.set("simulated", Backlog(0.25))
+    page = desk.open()
+    expect(page.get_by_role("status", name="Connection")).to_have_text("loading")
+    expect(page.get_by_role("progressbar", name="Loading")).to_have_attribute("value", "25")
+    desk.world.backlogs.set("simulated", Backlog(0.5))
+    expect(page.get_by_role("progressbar", name="Loading")).to_have_attribute("value", "50")
+    expect(page.get_by_role("alert").first).to_contain_text("Loading: 50 % done.")
+    desk.world.backlogs.end("simulated")
+    expect(page.get_by_role("status", name="Connection")).to_have_text("live")
+    same(page, desk.points())
+    desk.errors[:] = [one for one in desk.errors if "502" not in one]

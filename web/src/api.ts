@@ -115,10 +115,20 @@ export class ApiError extends Error {
 
 export type Params = Record<string, string | number>;
 
-export interface Answer<T> {
-  body: T;
+/** A day of the past, played again at a speed of so many times the world's. */
+export interface Replay {
+  day: string;
+  speed: number;
+}
+
+export interface About {
   asOf: number | null;
   simulated: boolean;
+  replay: Replay | null;
+}
+
+export interface Answer<T> extends About {
+  body: T;
 }
 
 export function target(path: string, params: Params): string {
@@ -149,10 +159,13 @@ export async function get<T>(path: string, params: Params, signal?: AbortSignal)
 }
 
 /** What an answer rests on, of its headers. */
-function about(response: Response): { asOf: number | null; simulated: boolean } {
+function about(response: Response): About {
   const asOf = response.headers.get("X-Data-As-Of");
+  const source = response.headers.get("X-Data-Source") ?? "";
+  const replay = /\breplay; day=([\d-]+); speed=([\d.e+-]+)/.exec(source);
   return {
     asOf: asOf ? Date.parse(asOf) : null,
-    simulated: response.headers.get("X-Data-Source") === "simulated",
+    simulated: /\bsimulated\b/.test(source),
+    replay: replay ? { day: replay[1]!, speed: Number(replay[2]) } : null,
   };
 }

@@ -1,6 +1,7 @@
 // The line as it is now: a stream where the API gives one, asked again and again where it does not.
 import { batch, effect, signal } from "@preact/signals";
 import {
+  type About,
   ApiError,
   ask,
   type Change,
@@ -8,13 +9,14 @@ import {
   type Divergence,
   get,
   type Point,
+  type Replay,
   type SessionDay,
   type Turn,
 } from "./api";
 import { key, refusal } from "./session";
 import { asked, filters, path, view, type View } from "./view";
 
-export type Connection = "connecting" | "live" | "polling" | "past" | "lost" | "doubtful" | "refused" | "wrong";
+export type Connection = "connecting" | "loading" | "live" | "polling" | "past" | "lost" | "doubtful" | "refused" | "wrong";
 export interface Readings {
   divergence: Divergence | null;
   turns: Turn[];
@@ -41,6 +43,7 @@ export const readings = signal<Readings>(NOTHING);
 /** When the newest print known of was, ms since 1970. */
 export const newest = signal<number | null>(null);
 export const simulated = signal(false);
+export const replay = signal<Replay | null>(null);
 export const problem = signal<ApiError | null>(null);
 export const readingsProblem = signal("");
 
@@ -94,10 +97,16 @@ function tell(error: ApiError): boolean {
       refusal.value = error.message;
       connection.value = "refused";
     } else {
-      connection.value = final ? "wrong" : error.status === 502 ? "doubtful" : "lost";
+      connection.value = final ? "wrong" : untrusted(error.status, error.code);
     }
   });
   return final;
+}
+
+/** What it is called when there is no answer that can be trusted. */
+function untrusted(status: number, code: string): Connection {
+  if (status !== 502) return "lost";
+  return code === "loading" ? "loading" : "doubtful";
 }
 
 async function once(of: View, signal: AbortSignal, read: () => void): Promise<void> {
@@ -118,9 +127,10 @@ async function poll(of: View, signal: AbortSignal, read: () => void): Promise<vo
   }
 }
 
-function note(of: { asOf: number | null; simulated: boolean }): void {
+function note(of: About): void {
   seen(of.asOf);
   simulated.value = of.simulated;
+  if (JSON.stringify(of.replay) !== JSON.stringify(replay.peek())) replay.value = of.replay;
 }
 
 function seen(asOf: number | null): void {
@@ -173,7 +183,7 @@ function handle(event: ServerEvent): void {
   batch(() => {
     if (event.name === "unavailable") {
       problem.value = new ApiError(502, body.error, body.message);
-      connection.value = "doubtful";
+      connection.value = untrusted(502, body.error);
       return;
     }
     if (event.name === "window") {

@@ -21,6 +21,7 @@ from flowtape.api.wire import Wire, wire_of
 from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.errors import FeedError, StoreError
+from flowtape.feeds.replay import Replay
 from flowtape.loading import Backlogs
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.query import Query
@@ -92,6 +93,7 @@ class Flow:
         silence_limit: float = 30.0,
         behind: Callable[[], float] = lambda: 0.0,
         backlogs: Backlogs | None = None,
+        replay: Replay | None = None,
     ) -> None:
         self._engine = engine
         self._window = window
@@ -100,6 +102,7 @@ class Flow:
         self._silence_limit = silence_limit
         self._behind = behind
         self._backlogs = backlogs or Backlogs()
+        self._replay = "" if replay is None else str(replay)
         self._unreadable: str | None = None
         self._last_look: tuple[int, int] | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -134,13 +137,16 @@ class Flow:
             await asyncio.sleep(LOOK_EVERY)
 
     def mind_the_clock(self) -> None:
-        """Note when the clock was set; take the window anew when it was set back behind the window's end."""
+        """Note when the clock was set; take the window anew when it was set back behind the window's end.
+
+        The clock of a replay runs at a speed of its own and nobody sets it.
+        """
         wall, steady = self._clock.now_ns(), time.monotonic_ns()
         jumped = self._last_look is not None and abs(
             (wall - self._last_look[0]) - (steady - self._last_look[1])
         )
         self._last_look = wall, steady
-        if jumped and jumped > CLOCK_JUMP_NS:
+        if jumped and jumped > CLOCK_JUMP_NS and not self._replay:
             event(_log, logging.WARNING, "the clock was set", seconds=round(jumped / 1e9, 1))
         if wall // NS_PER_MINUTE + 1 < self._window.oldest + MINUTES - 1:
             self._engine.reload(wall // NS_PER_MINUTE)
@@ -232,7 +238,7 @@ class Flow:
         desk = Desk(self._engine.store, self._window, now, self._engine.max_quote_age, missing)
         with self._engine.store.snapshot():
             made = route.answer(desk, query)
-        return wire_of(made, self._simulated(query), format, _file_name(route, query))
+        return wire_of(made, self._simulated(query), format, _file_name(route, query), self._replay)
 
     def _simulated(self, query: Query) -> bool:
         if query.symbol:
@@ -243,7 +249,7 @@ class Flow:
         """Every symbol of which prints are kept."""
         made = await asyncio.get_running_loop().run_in_executor(self._readers, symbols, self._engine.store)
         simulated = any(map(self._engine.simulated_any, ("option", "stock")))
-        return wire_of(made, simulated, format)
+        return wire_of(made, simulated, format, replay=self._replay)
 
     def _keep(self, key: Key, state: State | None, wire: Wire) -> None:
         before = self._kept.pop(key, None)

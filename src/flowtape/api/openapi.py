@@ -33,8 +33,8 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "string", "format": "date-time"},
     ),
     "X-Data-Source": (
-        "`simulated` where any of the prints may be made up.",
-        {"type": "string", "enum": ["simulated"]},
+        "`simulated` where any of the prints may be made up, `replay` with its day and speed where a file is replayed.",
+        {"type": "string", "examples": ["simulated", "replay; day=2016-06-01; speed=60"]},
     ),
     "X-Endpoint-Version": ("The version of this endpoint.", {"type": "string"}),
     "X-Next-Cursor": (

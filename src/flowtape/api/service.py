@@ -29,7 +29,7 @@ from flowtape.errors import FlowtapeError
 from flowtape.feeding import go_on
 from flowtape.feeds.live import Feed
 from flowtape.feeds.registry import open_feeds
-from flowtape.feeds.replay import ReplayFeed
+from flowtape.feeds.replay import Replay, ReplayFeed
 from flowtape.feeds.simulate import Clock
 from flowtape.feeds.simulated import SimulatedFeed
 from flowtape.ingest import Request, Step, ingest
@@ -41,7 +41,7 @@ from flowtape.store import Store, open_store, shared, shown
 from flowtape.window import Window
 
 SHOWN_OPEN = (SimulatedFeed, ReplayFeed)
-"""Feeds of data that is not bought: a server of one of them is ready to try, and gives away a key."""
+"""Feeds of a file or of made-up prints: a server of one of them prints a key that ends with it."""
 
 _WINDOW, _FILES = "window", "files"
 
@@ -59,13 +59,16 @@ class SystemClock:
 @dataclass(frozen=True)
 class Ready:
     """A server that accepts connections: where, and a key that lives as long as it does (simulated and replayed
-    tapes only). `newest` is the time of the newest print it keeps, ns UTC."""
+    tapes only). `newest` is the time of the newest print it keeps, ns UTC; `replay` what it replays, if anything, and
+    `simulated` whether its feed is the simulated market."""
 
     host: str
     port: int
     key: str | None
     store: str
     newest: int | None
+    replay: Replay | None = None
+    simulated: bool = False
 
 
 class Announcer(Protocol):
@@ -113,7 +116,9 @@ async def _serve(
     usage: Usage,
 ) -> None:
     feeds = open_feeds(sources.feeds, SystemClock())
-    clock: Clock = next((feed.clock for feed in feeds if isinstance(feed, ReplayFeed)), SystemClock())
+    replayed = next((feed for feed in feeds if isinstance(feed, ReplayFeed)), None)
+    replay = None if replayed is None else replayed.replay
+    clock: Clock = SystemClock() if replayed is None else replayed.clock
     go_on(feeds, store)
     window = Window(store.catalog, clock.now_ns() // NS_PER_MINUTE)
     engine = Engine(store, window, settings.quote_age)
@@ -123,7 +128,7 @@ async def _serve(
     live = Live(engine, feeds, clock, metrics, backlogs=backlogs)
     metrics.watch(live)
     behind = follower.behind if follower else lambda: 0.0
-    flow = Flow(engine, window, clock, live, settings.silence_limit, behind, backlogs)
+    flow = Flow(engine, window, clock, live, settings.silence_limit, behind, backlogs, replay)
     if usage.shared:
         metrics.watch_counts(lambda: bool(usage.shared and usage.shared.away))
     key = keys.add_ephemeral("Alpha") if any(isinstance(feed, SHOWN_OPEN) for feed in feeds) else None
@@ -136,7 +141,8 @@ async def _serve(
     _reload_on_hangup(keys)
 
     def listening(host: str, port: int) -> None:
-        server = Ready(host, port, key, shown(settings.store), None)
+        simulated = any(isinstance(feed, SimulatedFeed) for feed in feeds)
+        server = Ready(host, port, key, shown(settings.store), None, replay, simulated)
         announcer.listening(server)
         watching.append(asyncio.create_task(_announce(announcer, server, backlogs, store)))
 
@@ -160,7 +166,7 @@ async def _serve(
 def _backlogs(store: Store, feeds: Sequence[Feed], sources: Sources) -> Backlogs:
     """What is missing at the start."""
     backlogs = Backlogs()
-    names = [feed.name for feed in feeds if isinstance(feed, SimulatedFeed)]
+    names = [feed.name for feed in feeds if isinstance(feed, SHOWN_OPEN)]
     if store.span() is not None:
         names.append(_WINDOW)
     if sources.tape is not None:

@@ -37,12 +37,12 @@ _CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?")
 
 
 class Wire:
-    """One answer, ready to send; `more` are headers of its own."""
+    """One answer, ready to send; `more` are headers of its own, `replay` is what is replayed, where anything is."""
 
     __slots__ = ("body", "etag", "gzip", "gzip_headers", "headers", "packs", "unchanged")
 
-    def __init__(self, answer: Answer, more: Headers | None = None) -> None:
-        common = [*_facts(answer), *(more or [])]
+    def __init__(self, answer: Answer, more: Headers | None = None, replay: str = "") -> None:
+        common = [*_facts(answer, replay), *(more or [])]
         self.body = answer.body
         self.etag = answer.etag.encode()
         self.packs = len(self.body) >= _GZIP_FROM and answer.media != MEDIA["parquet"]
@@ -74,8 +74,8 @@ class Wire:
         self.gzip = packed
 
 
-def wire_of(made: Made, simulated: bool, format: Format = "json", name: str = "") -> Wire:
-    """An answer in a format; `name` is what a copy of it may be called, without suffix."""
+def wire_of(made: Made, simulated: bool, format: Format = "json", name: str = "", replay: str = "") -> Wire:
+    """An answer in a format; `name` is what a copy may be called, without suffix, and `replay` what is replayed."""
     more: Headers = []
     if format == "json":
         answer = encode(made, simulated)
@@ -87,10 +87,10 @@ def wire_of(made: Made, simulated: bool, format: Format = "json", name: str = ""
     cursor = getattr(made.body, "next_cursor", None)
     if isinstance(cursor, str):
         more.append((b"x-next-cursor", cursor.encode()))
-    return Wire(answer, more)
+    return Wire(answer, more, replay)
 
 
-def _facts(answer: Answer) -> Headers:
+def _facts(answer: Answer, replay: str) -> Headers:
     headers = [
         *COMMON,
         EXPOSE,
@@ -100,8 +100,9 @@ def _facts(answer: Answer) -> Headers:
     ]
     if answer.as_of is not None:
         headers.append((b"x-data-as-of", instant(answer.as_of).encode()))
-    if answer.simulated:
-        headers.append((b"x-data-source", b"simulated"))
+    sources = ["simulated"] * answer.simulated + [replay] * bool(replay)
+    if sources:
+        headers.append((b"x-data-source", ", ".join(sources).encode()))
     return headers
 
 

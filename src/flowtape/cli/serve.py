@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import click
 
@@ -120,7 +120,7 @@ class _Terminal:
         """See `api.service.Announcer`."""
         click.echo(f"flowtape serves {server.store} at {_url(server)}   (its API: {_url(server)}/docs)")
         if server.key is not None:
-            click.echo(f"Look at it: {_url(server)}/#key={server.key}")
+            click.echo(f"Look at it: {_url(server)}/{_view(server)}#key={server.key}")
         sys.stdout.flush()
 
     def loading(self, done: float) -> None:
@@ -141,12 +141,13 @@ class _Terminal:
         elif self._began is not None:
             _log.info("loaded", extra={"fields": {"seconds": round(time.monotonic() - self._began, 1)}})
         url = _url(server)
+        assets, symbol = _first(server)
         if server.key is not None:
-            click.echo("The tape is simulated: its past seven days are in, and prints keep coming.")
+            click.echo(_what(server))
             click.echo(
-                f'curl -H "X-Api-Key: {server.key}" "{url}/v1/flow/options/SPY/cumulative?minutes=240"'
+                f'curl -H "X-Api-Key: {server.key}" "{url}/v1/flow/{assets}/{symbol}/cumulative?minutes=240"'
             )
-            click.echo(f'curl -H "X-Api-Key: {server.key}" "{url}/v1/flow/options/leaderboard?n=5"')
+            click.echo(f'curl -H "X-Api-Key: {server.key}" "{url}/v1/flow/{assets}/leaderboard?n=5"')
         else:
             click.echo(f"Make a key:  flowtape keys create --plan alpha --store {server.store}")
             at = ""
@@ -157,6 +158,33 @@ class _Terminal:
                 f'curl -H "X-Api-Key: YOUR_KEY" "{url}/v1/flow/options/SYMBOL/cumulative?minutes=240{at}"'
             )
         sys.stdout.flush()
+
+
+def _what(server: Ready) -> str:
+    """What the numbers of a server with a key for all are."""
+    if server.replay is None:
+        return "The tape is simulated: its past seven days are in, and prints keep coming."
+    replay = server.replay
+    speed = (
+        "as fast as it happened" if replay.speed == 1 else f"{replay.speed:g} times as fast as it happened"
+    )
+    return f"A replay of {replay.file}: {replay.day}, {speed}. The clock of all answers is the tape's."
+
+
+def _first(server: Ready) -> tuple[str, str]:
+    """The assets and the symbol to ask first."""
+    return (
+        ("options", "SPY")
+        if server.replay is None
+        else (f"{server.replay.asset}s", quote(server.replay.symbol))
+    )
+
+
+def _view(server: Ready) -> str:
+    """The query of the page that shows what is to be asked first; empty where the page does so by itself."""
+    assets, symbol = _first(server)
+    given = {"asset": assets, "symbol": symbol} if (assets, symbol) != ("options", "SPY") else {}
+    return f"?{urlencode(given)}" if given else ""
 
 
 def _url(server: Ready) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +14,8 @@ import polars as pl
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.live import Delivery, Outlet
 from flowtape.feeds.specs import Spec
+from flowtape.loading import Backlog
+from flowtape.prints import SCHEMA, trading_days
 from flowtape.readers import Options, Tape, open_tapes
 
 STEP = 0.05
@@ -19,6 +23,22 @@ STEP = 0.05
 _BATCH_ROWS = 50_000
 _LONGEST_STEP = 60 * 10**9
 """Tape time (ns) of one delivery at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What is replayed: the file's name, the New York date of its first print, how many times as fast as the world's
+    clock, and whose print is among its first (`asset` and `symbol`)."""
+
+    file: str
+    day: date
+    speed: float
+    asset: str
+    symbol: str
+
+    def __str__(self) -> str:
+        """The replay as a value of the header `X-Data-Source`."""
+        return f"replay; day={self.day}; speed={self.speed:g}"
 
 
 class TapeClock:
@@ -59,7 +79,13 @@ class ReplayFeed:
             raise UsageError(f"--feed replay:{path}: the file holds no prints")
         self.source, self.name = tape.source, f"replay:{path.name}"
         self.assets = frozenset({"option", "stock"})
-        self.clock = TapeClock(int(first["ts"].to_physical()[0]), speed)
+        start = int(first["ts"].to_physical()[0])
+        self.clock = TapeClock(start, speed)
+        early = first.filter(pl.col("ts").to_physical() < start + self._width())
+        often = early.group_by("asset", "symbol").len().sort("len", "symbol", descending=[True, False])
+        self.replay = Replay(
+            path.name, trading_days(first["ts"].head(1))[0], speed, *map(str, often.row(0)[:2])
+        )
         self._rejected = 0
 
     def _open(self) -> Tape:
@@ -80,6 +106,9 @@ class ReplayFeed:
         """See `live.Feed.run`."""
         skip, _ = _place(cursor) if cursor is not None else (0, 0)
         done, last = 0, 0
+        if cursor is not None:
+            # What was delivered before is loaded: there may be nothing left to deliver.
+            outlet.put(Delivery(pl.DataFrame(schema=SCHEMA), cursor, backlog=Backlog(1.0)))
         for prints in self._steps(outlet):
             last = max(last, int(prints["ts"].to_physical().max()))  # type: ignore[arg-type]
             done += prints.height
@@ -87,7 +116,7 @@ class ReplayFeed:
                 continue
             if not self._wait(outlet.stop, outlet, last):
                 return
-            outlet.put(Delivery(prints.tail(done - skip), f"{done} {last}"))
+            outlet.put(Delivery(prints.tail(done - skip), f"{done} {last}", backlog=Backlog(1.0)))
             skip = done
         if last:
             self.clock.end(last)
@@ -97,7 +126,7 @@ class ReplayFeed:
     def _steps(self, outlet: Outlet) -> Iterator[pl.DataFrame]:
         """The tape's prints in file order, in pieces of about `STEP` of the clock."""
         tape = self._open()
-        width = max(1, min(int(STEP * 1e9 * self._speed), _LONGEST_STEP))
+        width = self._width()
         for batch in tape.batches:
             # File order may step back a little in time; a piece ends where the furthest time so far enters a new step.
             step = batch.prints["ts"].to_physical().cum_max() // width
@@ -107,6 +136,10 @@ class ReplayFeed:
                 yield piece.drop("#step")
         if tape.rejects.count:
             outlet.count("rows of the file left out", tape.rejects.count)
+
+    def _width(self) -> int:
+        """Nanoseconds of the tape in one delivery."""
+        return max(1, min(int(STEP * 1e9 * self._speed), _LONGEST_STEP))
 
     def _wait(self, stop: threading.Event, outlet: Outlet, until: int) -> bool:
         """Wait until the clock has come to an instant; false when told to stop first."""
