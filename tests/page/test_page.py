@@ -270,6 +270,24 @@ def test_tables_are_the_apis(desk):
     expect(page.get_by_role("table", name="Sessions").locator("tbody tr")).to_have_count(len(parts))
 
 
+def test_boards_follow_the_instant_and_the_right_of_the_chart(desk):
+    at = "2026-05-12T16:00:00Z"
+    page = desk.open(f"/?at={at}&right=P")
+    asked = {"windowMinutes": 240, "at": at, "right": "P"}
+    board = desk.api("/v1/flow/options/leaderboard", n=8, **asked).json()
+    rows = page.get_by_role("table", name="Leaders").locator("tbody th")
+    expect(rows).to_have_text([one["symbol"] for one in (*board["buyers"], *board["sellers"])])
+    found = desk.api("/v1/flow/options/outliers", limit=8, **asked).json()["outliers"]
+    rows = page.get_by_role("table", name="Outliers").locator("tbody th")
+    expect(rows).to_have_text([one["symbol"] for one in found])
+
+
+def test_a_link_with_an_option_s_filter_of_stocks_says_so(desk):
+    page = desk.open("/?asset=stocks&right=C")
+    expect(page.get_by_text("Not used of the link: right 'C' of stocks.")).to_be_visible()
+    state(page, "live")
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("dark", 1400), ("light", 1400), ("dark", 360)])
 def test_axe_finds_nothing_serious(desk, scheme, width):
     page = desk.open(color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)

@@ -67,6 +67,12 @@ function read(): View {
       Object.assign(view, { [name]: value });
     }
   }
+  if (view.asset === "stocks") {
+    for (const name of OF_OPTIONS) {
+      if (view[name]) wrong.push(`${name} '${view[name].slice(0, 40)}' of stocks`);
+      view[name] = "";
+    }
+  }
   misread.value = wrong.length ? `Not used of the link: ${wrong.join(", ")}.` : "";
   return view;
 }

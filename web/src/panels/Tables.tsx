@@ -18,17 +18,17 @@ const leaders = signal<Board<Leaderboard>>({ body: null, problem: "" });
 const outliers = signal<Board<{ outliers: Outlier[] }>>({ body: null, problem: "" });
 const drift = signal<Board<{ drift: Drifter[] }>>({ body: null, problem: "" });
 
-/** Boards follow asset and window, and are renewed while the page is in sight. */
+/** Boards follow asset, window, right and instant, and are renewed while the page is in sight. */
 effect(() => {
-  const { asset, minutes, at } = view.value;
+  const { asset, minutes, right, at } = view.value;
   const stop = new AbortController();
   if (!key.value) return () => stop.abort();
-  const windowMinutes = minutes;
+  const of = { windowMinutes: minutes, right, at };
   const load = () => {
     if (document.hidden) return;
-    void fill(leaders, `/v1/flow/${asset}/leaderboard`, { windowMinutes, n: ROWS }, stop.signal);
-    void fill(outliers, `/v1/flow/${asset}/outliers`, { windowMinutes, limit: ROWS }, stop.signal);
-    void fill(drift, `/v1/flow/${asset}/drift`, { windowMinutes, limit: ROWS, at }, stop.signal);
+    void fill(leaders, `/v1/flow/${asset}/leaderboard`, { ...of, n: ROWS }, stop.signal);
+    void fill(outliers, `/v1/flow/${asset}/outliers`, { ...of, limit: ROWS }, stop.signal);
+    void fill(drift, `/v1/flow/${asset}/drift`, { ...of, limit: ROWS }, stop.signal);
   };
   load();
   const timer = setInterval(load, EVERY);
@@ -52,15 +52,14 @@ async function fill<T>(
 }
 
 export function Tables() {
-  const past = view.value.at ? " (now)" : "";
   const { buyers = [], sellers = [] } = leaders.value.body ?? {};
   return (
     <aside class="tables" aria-label="Symbols side by side">
-      <Table name="Leaders" note={`net notional, USD${past}`} head={["Symbol", "Net notional", "Net volume", "Prints"]}
+      <Table name="Leaders" note="net notional, USD" head={["Symbol", "Net notional", "Net volume", "Prints"]}
         problem={leaders.value.problem} loaded={leaders.value.body !== null}>
         {[...buyers, ...sellers].map((row) => <LeaderRow key={row.symbol} row={row} />)}
       </Table>
-      <Table name="Outliers" note={`largest net notional${past}`} head={["Symbol", "Net notional", "Imbalance", "Skew"]}
+      <Table name="Outliers" note="largest net notional" head={["Symbol", "Net notional", "Imbalance", "Skew"]}
         problem={outliers.value.problem} loaded={outliers.value.body !== null}>
         {(outliers.value.body?.outliers ?? []).map((row) => (
           <Row key={row.symbol} symbol={row.symbol}>
