@@ -15,6 +15,7 @@ from flowtape.conditions import (
     BY_NAME,
     CONDITIONS,
     FAMILY_OF,
+    OPTION_NAMES,
     STOCK_BY_CODE,
     UNSIDED,
     stock_conditions,
@@ -42,6 +43,8 @@ def test_names_of_conditions_are_only_added_at_the_end():
     assert CONDITION_NAMES[:4] == ("unknown", "REGULAR", "CANC", "OSEQ")
     assert CONDITION_NAMES[44:46] == ("EXHT", "STK_SWEEP")
     assert CONDITION_NAMES[-1] == "STK_DETAIL"
+    # The table reader tells options' conditions from stocks' by place.
+    assert CONDITION_NAMES[: len(OPTION_NAMES)] == OPTION_NAMES
     assert len(CONDITION_NAMES) == 81 == len(set(CONDITION_NAMES))
 
 

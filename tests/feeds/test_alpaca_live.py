@@ -351,6 +351,25 @@ def test_a_cancel_takes_its_trade_back(server, start):
     assert again.stop().prints().equals(prints)
 
 
+def test_an_official_close_and_its_cancel_are_left_out(server, start):
+    one = begun(server, start("SPY", "stocks"))
+    server.trade("SPY", NS, 500.0, 5, id=1, conditions=["@", "6"])
+    server.trade("SPY", NS + MS, 500.0, 5, id=2, conditions=["@", "M"])
+    server.cancel("SPY", 2, NS + 5000 * MS)
+    server.trade("SPY", NS + 6000 * MS, 500.0, 5, id=3, conditions=["J"])
+    one.outlet.until_prints(2)
+    prints = one.stop().prints()
+    assert standing(prints).select("seq", "condition").rows() == [(1, "STK_CLOSING"), (3, "unknown")]
+    assert one.outlet.counts == {
+        "rows of condition STK_OFFICIAL_CLOSE (M), left out: each repeats a print": 1,
+        "cancels of rows that repeat a print, left out": 1,
+        "sale condition 'J' of stocks is not known: counted, side by rule": 1,
+    }
+    again = start("SPY", "stocks", cursor=str(NS))
+    again.outlet.until_prints(2)
+    assert again.stop().prints().equals(prints)
+
+
 def test_a_correction_is_a_cancel_and_another_trade(server, start):
     one = begun(server, start("SPY", "stocks"))
     server.quote("SPY", NS, 500.0, 500.02)

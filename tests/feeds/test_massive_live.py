@@ -177,9 +177,13 @@ def test_stock_prints(server, start):
     assert (one.feed.source, one.feed.symbols) == ("massive-live:stocks", ("SPY", "T.PRC"))
     server.quote("SPY", NS, 500.0, 500.02)
     server.trade("SPY", NS + MS, 500.01, 100, conditions=(12, 37), exchange=4, seq=77)
+    server.trade("SPY", NS + MS, 500.01, 100, conditions=(15,), exchange=4, seq=78)
     server.trade("TpC", NS + 2 * MS, 20.5, 7, conditions=(), exchange=4, seq=9)
     one.outlet.until_prints(2)
     prints = one.stop().prints()
+    assert one.outlet.counts == {
+        "rows of condition STK_OFFICIAL_CLOSE (M), left out: each repeats a print": 1
+    }
     columns = ("asset", "symbol", "price", "size", "bid", "condition", "venue", "seq")
     assert prints.select(columns).rows() == [
         ("stock", "SPY", 5_000_100, 100, 5_000_000, "STK_EXTENDED", "4", 77),

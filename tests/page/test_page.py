@@ -231,6 +231,16 @@ def test_a_key_is_asked_for_and_again_when_it_is_revoked(desk, monkeypatch):
     desk.errors.clear()
 
 
+def test_the_search_finds_a_class_of_shares_however_it_is_written(desk):
+    desk.world.take([row(symbol="BRK.B", root="BRKB")])
+    page = desk.open()
+    for written in ("brkb", "BRK-B", "brk/b"):
+        page.get_by_label("Symbol", exact=True).fill(written)
+        expect(page.get_by_role("option", name="BRK.B", exact=True)).to_be_visible()
+    page.keyboard.press("Enter")
+    same(page, desk.points("/v1/flow/options/BRKB/cumulative"))
+
+
 def test_by_keyboard_alone(desk):
     page = desk.open()
     same(page, desk.points())

@@ -6,13 +6,18 @@ Options Symbology Initiative's symbol format, as OCC and OPRA use it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
 from flowtape.prints import MAX_STRIKE, OSI, Right
 
 PARTS = ("root", "expiry", "right", "strike")
+
+
+def among(names: pl.Series) -> bool:
+    """Whether any of some texts looks like an OSI symbol."""
+    return bool(names.str.contains(OSI).any())
 
 
 def contracts(names: pl.Series) -> pl.DataFrame | None:
@@ -51,21 +56,22 @@ Reject = Callable[[pl.DataFrame, str, str], None]
 
 
 def taken_out(
-    prints: pl.DataFrame, columns: Mapping[str, str], reject: Reject
+    prints: pl.DataFrame, columns: Mapping[str, str], names: Sequence[str], reject: Reject
 ) -> tuple[pl.DataFrame, pl.Series | None]:
     """Give rows whose symbol or root is an OSI symbol the columns of a contract.
 
     Args:
         prints: rows of a table, as far as they are parsed.
         columns: each column of a print that the table has → its name there.
+        names: those of `symbol` and `root` in which a text looks like an OSI symbol.
         reject: called for rows whose contract is none, another than their own columns tell, or a stock's.
 
     Returns:
         The rows that are good, and which of them had an OSI symbol; None if none had.
     """
     had: pl.Series | None = None
-    for name in ("symbol", "root"):
-        found = contracts(prints[name]) if name in columns else None
+    for name in names:
+        found = contracts(prints[name])
         if found is None:
             continue
         if had is not None:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -136,6 +137,7 @@ class _Reading:
         self._named = options.source or mapping.source
         self.source = self._named or (self._first_source() if "source" in columns else SOURCE)
         self._places = None if "seq" in columns else Places(["venue", *CONTRACT, "ts"])
+        self._contracts_in: list[str] = []
         meaning = _Meaning(table, columns, mapping)
         self._fields = [meaning.field(name) for name in columns if name != "source"]
 
@@ -169,13 +171,17 @@ class _Reading:
         """Add what takes more than an expression, under the print's name after a `#`."""
         numbers = [column for name, column in self._columns.items() if name in (*_MONEY, *_COUNTS, "seq")]
         coded = [column for column in numbers if isinstance(raw.schema[column], (pl.Categorical, pl.Enum))]
+        self._contracts_in.clear()
         raw = shortest_floats(raw).with_columns(pl.col(coded).cast(pl.String))
         made = []
         for name, column in self._columns.items():
             if name in ("ts", "quote_ts"):
                 made.append(self._times(raw[column]).alias(f"#{name}"))
             elif name in ("symbol", "root"):
-                made.append(_upper(raw[column], strip="^" if name == "symbol" else "").alias(f"#{name}"))
+                names, distinct = _upper(raw[column], strip="^" if name == "symbol" else "")
+                made.append(names.alias(f"#{name}"))
+                if osi.among(distinct):
+                    self._contracts_in.append(name)
             elif name in _CHOICES:
                 made.append(_chosen(raw[column], name).alias(f"#{name}"))
             elif name == "expiry":
@@ -199,7 +205,7 @@ class _Reading:
     def _completed(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Fill in the columns the table does not have."""
         has = self._columns
-        prints, named = osi.taken_out(prints, has, self._reject)
+        prints, named = osi.taken_out(prints, has, self._contracts_in, self._reject)
         if "asset" in has:
             prints = self._contracts(prints)
         elif named is None or "expiry" in has:
@@ -358,7 +364,9 @@ def _option_conditions(values: pl.Series, vocabulary: str | None) -> pl.Series:
 
 
 def _of_options(conditions: pl.Series) -> bool:
-    return set(conditions.unique().drop_nulls()) <= set(OPTION_NAMES)
+    """Whether no condition is a stock's; those have the last places in `Condition`."""
+    last = conditions.to_physical().max()
+    return last is None or cast(int, last) < len(OPTION_NAMES)
 
 
 def _texts(values: pl.Series) -> pl.Series:
@@ -368,12 +376,12 @@ def _texts(values: pl.Series) -> pl.Series:
     return values.cast(pl.String)
 
 
-def _upper(names: pl.Series, strip: str) -> pl.Series:
-    """Names in upper case, without what is stripped off their start; null where nothing is left."""
+def _upper(names: pl.Series, strip: str) -> tuple[pl.Series, pl.Series]:
+    """Names in upper case, without what is stripped off their start, null where nothing is left; and each once."""
     names = names.cast(pl.Categorical)
     found = names.unique().drop_nulls().cast(pl.String)
     right = found.str.strip_chars().str.to_uppercase().str.strip_chars_start(strip)
     if (found == right).all() and not (found == "").any():
-        return names
+        return names, found
     right = right.replace("", None)
-    return names.cast(pl.String).replace_strict(found, right, default=None).cast(pl.Categorical)
+    return names.cast(pl.String).replace_strict(found, right, default=None).cast(pl.Categorical), right
