@@ -109,4 +109,4 @@ def test_shuffled_split_doubled_and_twice(tape, tmp_path):
         chance.shuffle(files)
         outcomes = ingested(tmp_path / "y.duckdb", files)
     assert body(tmp_path / "y.duckdb") == body(tmp_path / "x.duckdb")
-    assert sum(outcome.repeated for outcome in outcomes) == 2 * len(lines)
+    assert sum(outcome.duplicates for outcome in outcomes) == 2 * len(lines)

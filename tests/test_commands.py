@@ -76,7 +76,7 @@ def test_ingest_ask_and_rebuild(tape, tmp_path):
     assert "simulated" in done.stdout
     assert "40,000 new" in done.stdout
     again = flowtape("ingest", tape, "--store", "x.duckdb", "--json", cwd=tmp_path)
-    assert json.loads(again.stdout)[0]["repeated"] == 40_000
+    assert json.loads(again.stdout)[0]["duplicates"] == 40_000
     as_json = flowtape(
         "cumulative",
         "spy",
@@ -169,7 +169,7 @@ def test_strict_keeps_nothing_of_a_file_with_a_bad_row(tape, tmp_path):
     assert "row 39001" in strict.stderr
     lenient = flowtape("ingest", "bad.parquet", "--store", "x.duckdb", "--json", cwd=tmp_path)
     (outcome,) = json.loads(lenient.stdout)
-    assert (outcome["rejected"], outcome["repeated"], outcome["added"]) == (1, 0, 39_999)
+    assert (outcome["rejected"], outcome["duplicates"], outcome["added"]) == (1, 0, 39_999)
     assert outcome["first"][0]["row"] == 39_001
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import polars as pl
@@ -29,7 +29,12 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A batch on its way: each row once, as prints with `series` and as rows, and the bars they make if none
-    is known already. Holds while the catalog's `epoch` is the one it was made in."""
+    is known already. Holds while the catalog's `epoch` is the one it was made in.
+
+    Of the `given` rows these are no more among `prints`: `too_large`, `duplicates` (rows of a key that is among them
+    once) and `corrected` (rows in whose place another row of the batch stands).
+    `counted` of them are no cancels, `unquoted` of those have no quote in force.
+    """
 
     prints: pl.DataFrame
     rows: pl.DataFrame
@@ -37,12 +42,16 @@ class Prepared:
     given: int
     epoch: int
     too_large: int
+    duplicates: int
+    corrected: int
+    counted: int
+    unquoted: int
 
     def only(self, mask: pl.Series, max_quote_age: timedelta | None) -> Prepared:
         """The batch with a part of its rows."""
         prints = self.prints.filter(mask)
         rows, bars = self.rows.filter(mask), bars_of(prints, max_quote_age)
-        return Prepared(prints, rows, bars, self.given, self.epoch, self.too_large)
+        return replace(self, prints=prints, rows=rows, bars=bars)
 
 
 def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Which prints stand: identity of rows and the cancels among them.
+"""Which prints stand: each row once (`identity`), without cancels and what they remove.
 
 A cancel names no sequence: it removes the latest earlier print of the same contract, size and price, on the
 same trading day, that still stands (docs/store.md). That is bracket matching: in event order each
@@ -12,33 +12,23 @@ from collections.abc import Sequence
 import polars as pl
 
 from flowtape.conditions import is_cancel, is_official
-from flowtape.prints import CONTRACT, IDENTITY, Asset, Timestamp, trading_days
+from flowtape.identity import EVENT_ORDER, unique
+from flowtape.prints import CONTRACT, Timestamp, trading_days
 
-ORDER = ("ts", "seq", "venue")
-"""Event order: "earlier" and "latest" mean this."""
+_GROUP = ("_day", *CONTRACT, "size", "price")
+"""What a cancel and the print it removes have in common."""
+_ORDER = tuple(name for name in EVENT_ORDER if name not in _GROUP)
+"""Event order within such a group: "earlier" and "latest" mean this."""
 _PRIMES = (17, 104_729, 7919, 31)
 _PLACES = 2**20
 """Of a table of hashes; a power of two."""
 
 
-def unique(prints: pl.DataFrame) -> pl.DataFrame:
-    """Each row once: of those with one identity the one with the latest quote, and of equal ones the last; order is
-    kept."""
-    # An asset's sequence that only rises cannot repeat a row, and this is by far the commonest tape.
-    sequences = (prints["seq"].filter(prints["asset"] == asset) for asset in Asset.categories)
-    if all((seq.diff().slice(1) > 0).all() for seq in sequences):
-        return prints
-    ordered = prints.with_row_index("#row").sort("quote_ts", nulls_last=False, maintain_order=True)
-    standing = ordered.unique(list(IDENTITY), keep="last")["#row"]
-    return prints[standing.sort()]
-
-
 def resolve(rows: pl.DataFrame) -> pl.DataFrame:
     """Match cancels to prints; adds `removed_at` (Timestamp): when the print was cancelled, null while it stands.
 
-    `rows` holds prints and cancels with the contract's columns, `ts`, `seq`, `venue`, `size`, `price` and
-    `condition`, each row once, in any order; what comes back is in the same order, cancels among it. A
-    cancel's own `removed_at` is null.
+    `rows` holds prints and cancels with the columns of `identity.EVENT_ORDER`, each row once, in any
+    order; what comes back is in the same order, cancels among it. A cancel's own `removed_at` is null.
     """
     matched = removals(rows)
     at = pl.Series("removed_at", [None], Timestamp).new_from_index(0, rows.height)
@@ -51,12 +41,11 @@ def removals(rows: pl.DataFrame) -> pl.DataFrame:
     if not cancels.any():
         return pl.DataFrame(schema={"row": pl.UInt32, "removed_at": Timestamp})
     near = maybe_in(rows, rows.filter(cancels), ("strike", "expiry", "size", "price")).arg_true()
-    columns = list(dict.fromkeys((*CONTRACT, *ORDER, "size", "price")))
+    columns = [*CONTRACT, "size", "price", *_ORDER]
     few = rows.select(columns)[near].with_columns(near.alias("row"), cancels.gather(near).alias("_cancel"))
     few = few.with_columns(trading_days(few["ts"]).alias("_day"))
-    key = ["_day", *CONTRACT, "size", "price"]
-    found = few.join(few.filter("_cancel").select(key).unique(), on=key, how="semi", nulls_equal=True)
-    return _match(found, key)
+    groups = few.filter("_cancel").select(_GROUP).unique()
+    return _match(few.join(groups, on=list(_GROUP), how="semi", nulls_equal=True))
 
 
 def maybe_in(rows: pl.DataFrame, wanted: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
@@ -74,15 +63,16 @@ def maybe_in(rows: pl.DataFrame, wanted: pl.DataFrame, columns: Sequence[str]) -
     return rows.select(pl.lit(table).gather(rough)).to_series()
 
 
-def _match(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+def _match(rows: pl.DataFrame) -> pl.DataFrame:
     """`row` and `removed_at` of the prints that a cancel removes."""
+    key = list(_GROUP)
     step = pl.when("_cancel").then(-1).otherwise(1).cum_sum().over(key)
     floor = pl.min_horizontal(pl.col("_height").cum_min().over(key), 0)
     ignored = pl.col("_cancel") & (pl.col("_floor") < pl.col("_floor").shift(1, fill_value=0).over(key))
     depth = pl.col("_height") - pl.col("_floor")
     return (
-        rows.select(*key, *ORDER, "row", "_cancel")
-        .sort(*ORDER, maintain_order=True)
+        rows.select(*key, *_ORDER, "row", "_cancel")
+        .sort(*_ORDER, maintain_order=True)
         .with_columns(_height=step)
         .with_columns(_floor=floor)
         .filter(~ignored)

@@ -16,6 +16,7 @@ from flowtape.batches import bars_of
 from flowtape.board import FIELDS as BOARD_FIELDS
 from flowtape.board import Bars, Board, BoardTotals, Ints
 from flowtape.conditions import family, is_cancel
+from flowtape.identity import EVENT_ORDER
 from flowtape.loading import FOREVER, Missing
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import NEW_YORK, day_bounds, trading_days
@@ -29,9 +30,6 @@ _PIECE = 120
 """Minutes of all symbols that are read from the store at a time."""
 _WIDER = 8
 """How much further back each next look for the newest prints goes."""
-_DOWN = ("ts", "seq", "venue", "root", "expiry", "right", "strike")
-"""Newest first; of prints alike in time and sequence the names of venue and contract decide, so that there is one
-order."""
 
 
 class Span(NamedTuple):
@@ -127,14 +125,14 @@ class Desk:
         return sign(self._counted(query, span), max_quote_age=self.max_quote_age)
 
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
-        """The newest of `signed` (by `ts`, then `seq`, descending), newest first: at most so many, of `min_size` or
-        more."""
+        """The newest of `signed` by event order (`identity.EVENT_ORDER`), newest first: at most so many, of
+        `min_size` or more."""
         last = self._newest(query)
         look = Span(max(span.start, (span.end - 1 if last is None else last) - _FIRST_LOOK), span.end)
         while True:
             found = self._counted(query, look, min_size)
             if found.height >= most or look.start <= span.start:
-                ordered = found.sort(_DOWN, descending=True, nulls_last=True).head(most)
+                ordered = found.sort(EVENT_ORDER, descending=True, nulls_last=True).head(most)
                 return sign(ordered, max_quote_age=self.max_quote_age)
             look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,15 +15,18 @@ import polars as pl
 
 from flowtape.ahead import ahead
 from flowtape.batches import Change, Prepared, bar_keys, bars_of, bounded
-from flowtape.cancels import maybe_in, resolve, unique
+from flowtape.cancels import maybe_in, resolve
 from flowtape.claims import Claims, Refusal
 from flowtape.conditions import is_cancel
+from flowtape.corrections import Corrections
+from flowtape.identity import PRECEDENCE, better, current, unique
 from flowtape.minutes import NS_PER_MINUTE, merge
 from flowtape.prints import SCHEMA as PRINTS
 from flowtape.prints import Side, check, conform, day_bounds, trading_days
 from flowtape.readers import Tape
+from flowtape.side import in_force
 from flowtape.store import Point, Store
-from flowtape.store.catalog import BAR_KEY, GROUP, ROW_QUOTE
+from flowtape.store.catalog import BAR_KEY, GROUP
 from flowtape.window import Window
 
 T = TypeVar("T")
@@ -33,18 +37,30 @@ COMPACT_MINUTES = 10
 
 @dataclass(slots=True)
 class Report:
-    """What became of the rows of a tape. `rows` = `added` + `repeated` + `rejected` + `refused`."""
+    """What became of the rows of a tape.
+
+    `rows` = `added` + `duplicates` + `replaced_quotes` + `corrections` + `official` + `rejected` + `refused`.
+    """
 
     source: str
     rows: int = 0
     added: int = 0
-    repeated: int = 0
+    duplicates: int = 0
+    """Rows of prints that are kept already, with no better quote."""
+    replaced_quotes: int = 0
+    """Rows of prints that are kept already, whose quote replaced the kept one."""
+    corrections: int = 0
+    """Rows that replaced another by their source's mark, and rows that were, or had been, replaced so."""
+    official: int = 0
+    """Rows that repeat a print as an official open or close."""
     rejected: int = 0
     refused: int = 0
     cancels: int = 0
     removed: int = 0
-    amended: int = 0
-    """Of `repeated`: rows whose quote was replaced by a later one."""
+    counted: int = 0
+    """Prints among the rows, each once, whether they were kept already or not."""
+    unquoted: int = 0
+    """Of `counted`: those that have no quote in force in this tape."""
     refusals: set[Refusal] = field(default_factory=set)
     notes: Counter[str] = field(default_factory=Counter)
     volumes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -67,6 +83,7 @@ class Engine:
         self._lock = threading.RLock()
         self._groups: dict[date, pl.DataFrame] = {}
         self._claims = Claims(store)
+        self._corrections = Corrections(store)
         self._position = Point({})
         self._compacted: int | None = None
         self._newest = 0
@@ -105,6 +122,9 @@ class Engine:
             if progress is not None:
                 progress(report, batch.done)
         report.rejected = tape.rejects.count
+        report.official += tape.official
+        report.corrections += tape.corrections.total()
+        report.notes.update(tape.corrections)
         report.notes.update(tape.notes)
         return report
 
@@ -270,11 +290,25 @@ class Engine:
         else:
             prints = conform(prints)
         summable = bounded(prints)
-        fresh = unique(summable)
+        uncorrected = current(summable)
+        fresh = unique(uncorrected)
         epoch, rows = self.store.catalog.encode(fresh)
         fresh = fresh.with_columns(rows["series"])
-        bars = bars_of(fresh, self.max_quote_age)
-        return Prepared(fresh, rows, bars, prints.height, epoch, prints.height - summable.height)
+        counted = ~is_cancel()
+        unquoted = counted & ~in_force(fresh, None).fill_null(value=False)
+        many = fresh.select(counted.sum().alias("counted"), unquoted.sum().alias("unquoted")).row(0)
+        return Prepared(
+            fresh,
+            rows,
+            bars_of(fresh, self.max_quote_age),
+            counted=many[0],
+            unquoted=many[1],
+            given=prints.height,
+            epoch=epoch,
+            too_large=prints.height - summable.height,
+            duplicates=uncorrected.height - fresh.height,
+            corrected=summable.height - uncorrected.height,
+        )
 
     def _take(
         self, batch: Prepared, source: str, *, replace: bool, report: Report, cursor: str | None = None
@@ -299,9 +333,8 @@ class Engine:
             return batch
         epoch, rows = self.store.catalog.encode(batch.prints)
         prints = batch.prints.with_columns(rows["series"])
-        return Prepared(
-            prints, rows, bars_of(prints, self.max_quote_age), batch.given, epoch, batch.too_large
-        )
+        bars = bars_of(prints, self.max_quote_age)
+        return dataclasses.replace(batch, prints=prints, rows=rows, bars=bars, epoch=epoch)
 
     def _fitting_step(self, batch: Prepared, source: str, report: Report) -> Change:
         _count(batch, report)
@@ -338,6 +371,7 @@ class Engine:
     def _undo(self) -> None:
         """After a failed commit memory must hold no more than the store does."""
         self._groups.clear()
+        self._corrections.forget()
         self._claims.forget()
 
     def _show(self, change: Change) -> None:
@@ -353,17 +387,24 @@ class Engine:
         held, dropped = self._claims.claim(batch.rows["series"], days, source, replace, report.refusals)
         if dropped:
             self._groups.clear()
+            self._corrections.forget()
         if held is not None:
             report.refused += int(held.sum())
             batch, days = batch.only(~held, self.max_quote_age), days.filter(~held)
-        amended = bar_keys(batch.prints.head(0))
+        corrected = self._corrections.apply(batch, days.unique())
+        if corrected.dropped is not None:
+            report.corrections += int(corrected.dropped.sum())
+            batch = batch.only(~corrected.dropped, self.max_quote_age)
+            days = days.filter(~corrected.dropped)
+        gone = self.store.catalog.decode(corrected.gone)
+        amended = bar_keys(gone.filter(pl.col("removed_at").is_null(), ~is_cancel()))
         known = self.store.known(batch.rows) if batch.rows.height else pl.DataFrame()
         if known.height:
-            amended = self._amend(batch, known, report)
+            amended = pl.concat([amended, self._amend(batch, known, report)])
             new = ~pl.int_range(batch.rows.height, dtype=pl.UInt32, eager=True).is_in(known["row"].implode())
             batch, days = batch.only(new, self.max_quote_age), days.filter(new)
-        report.added += batch.rows.height
-        report.repeated = report.rows - report.added - report.rejected - report.refused
+        report.added += batch.rows.height - corrected.replacing
+        report.corrections += corrected.replacing
         self.store.append_prints(batch.rows)
         self.store.append_bars(batch.bars)
         cancels = batch.prints.select(is_cancel()).to_series()
@@ -371,31 +412,25 @@ class Engine:
         if batch.bars.height:
             self._newest = max(self._newest, batch.bars.select(pl.col("minute").max()).item())
         change = Change(batch.bars, dropped=dropped)
-        cancelled = self._changed_by_cancels(batch.rows, days, cancels, report)
+        rows = pl.concat([batch.rows, corrected.gone.select(batch.rows.columns)])
+        days = pl.concat([days, trading_days(gone["ts"])])
+        cancels = pl.concat([cancels, pl.repeat(False, gone.height, eager=True).alias(cancels.name)])
+        cancelled = self._changed_by_cancels(rows, days, cancels, report)
         self._restate(pl.concat([amended, *cancelled]).unique(), change)
         return change
 
     def _amend(self, batch: Prepared, known: pl.DataFrame, report: Report) -> pl.DataFrame:
-        """Of rows that are kept already, let the one with the later quote stand, or the one that came later where
-        both quotes are of one time; gives the keys of the bars that changes.
-
-        A quote before a print can only be found to be a later one as late messages come in, so that the order in
-        which they come does not matter in the end.
-        """
-        mine = batch.rows.select(ROW_QUOTE)[known["row"]]
-        later = (mine["quote_ts"] > known["quote_ts"]).fill_null(value=False)
-        later |= known["quote_ts"].is_null() & mine["quote_ts"].is_not_null()
-        alike = mine["quote_ts"].eq_missing(known["quote_ts"])
-        other = pl.Series([False]).new_from_index(0, known.height)
-        for name in ROW_QUOTE[1:]:
-            other |= mine[name].ne_missing(known[name])
-        better = known["row"].filter(later | (alike & other))
-        if better.is_empty():
+        """Of rows that are kept already, let the one with the better quote stand (`identity.PRECEDENCE`), whichever
+        came first; gives the keys of the bars that changes."""
+        mine = batch.rows.select(pl.col(PRECEDENCE).name.prefix("new_"))[known["row"]]
+        greater = mine.hstack(known.select(PRECEDENCE)).select(better("new_", "")).to_series()
+        replacing = known["row"].filter(greater)
+        report.replaced_quotes += len(replacing)
+        report.duplicates += known.height - len(replacing)
+        if replacing.is_empty():
             return bar_keys(batch.prints.head(0))
-        report.amended += len(better)
-        self.store.replace_prints(batch.rows[better])
-        counted = batch.prints[better].filter(~is_cancel())
-        return bar_keys(counted)
+        self.store.replace_prints(batch.rows[replacing])
+        return bar_keys(batch.prints[replacing].filter(~is_cancel()))
 
     def _changed_by_cancels(
         self, rows: pl.DataFrame, days: pl.Series, cancels: pl.Series, report: Report
@@ -462,6 +497,10 @@ class Engine:
 
 def _count(batch: Prepared, report: Report) -> None:
     report.rows += batch.given
+    report.counted += batch.counted
+    report.unquoted += batch.unquoted
+    report.duplicates += batch.duplicates
+    report.corrections += batch.corrected
     if batch.too_large:
         report.refused += batch.too_large
         report.notes[TOO_LARGE] += batch.too_large

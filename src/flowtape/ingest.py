@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from flowtape.engine import Engine, Report
+from flowtape.quotes import few_quotes
 from flowtape.readers import Options, Reject, Tape, open_tapes
 
 SHOWN_REJECTS = 1000
@@ -51,11 +52,16 @@ class Outcome(msgspec.Struct, kw_only=True):
     format: str
     rows: int
     added: int
-    repeated: int
+    duplicates: int
+    replaced_quotes: int
+    corrections: int
+    official: int
     rejected: int
     refused: int
     cancels: int
     removed: int
+    unquoted: int
+    warnings: list[str]
     reasons: dict[str, int]
     notes: dict[str, int]
     first: list[RejectedRow]
@@ -116,11 +122,16 @@ def outcome_of(tape: Tape, report: Report) -> Outcome:
         format=tape.format,
         rows=report.rows,
         added=report.added,
-        repeated=report.repeated,
+        duplicates=report.duplicates,
+        replaced_quotes=report.replaced_quotes,
+        corrections=report.corrections,
+        official=report.official,
         rejected=report.rejected,
         refused=report.refused,
         cancels=report.cancels,
         removed=report.removed,
+        unquoted=report.unquoted,
+        warnings=[text for text in (few_quotes(report.unquoted, report.counted),) if text],
         reasons=dict(tape.rejects.reasons),
         notes=dict(report.notes),
         first=[_row(reject) for reject in tape.rejects.first[:SHOWN_REJECTS]],

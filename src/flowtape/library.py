@@ -18,8 +18,9 @@ from typing import Any
 import polars as pl
 
 from flowtape import answers, columns
-from flowtape.conditions import price_flags
+from flowtape.conditions import is_cancel, price_flags
 from flowtape.errors import NothingRead, UsageError
+from flowtape.identity import Copies
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.minutes import SCHEMA as BARS
 from flowtape.minutes import minutes as _minutes
@@ -33,7 +34,9 @@ from flowtape.prints import (
     Timestamp,
     conform,
 )
+from flowtape.quotes import NO_QUOTE_OF, few_quotes
 from flowtape.readers import Options, Tape, open_tapes
+from flowtape.side import in_force
 from flowtape.side import sign as _sign
 from flowtape.symbols import asked, meant
 from flowtape.window import COLUMNS, Totals, columns_of, totals
@@ -52,9 +55,9 @@ def read(
     """Read one or more files as one frame of prints, in `flowtape.prints.SCHEMA`: prices, quotes and strikes are
     integers of 1/10,000 USD, times UTC in nanoseconds.
 
-    Trades are given together with the quotes or definitions that belong to them. Rows left out are told of in
-    a warning; `strict` raises `RowError` at the first instead. Raises `TapeError` for what is no tape, `NothingRead`
-    where every row is bad.
+    Trades are given together with the quotes or definitions that belong to them. Rows left out are told of
+    in a warning; `strict` raises `RowError` at the first instead. Where quotes were given and many prints have none in
+    force, a warning tells it. Raises `TapeError` for what is no tape, `NothingRead` where every row is bad.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
     if not paths:
@@ -67,7 +70,8 @@ def prints_of(tapes: Iterable[Tape]) -> pl.DataFrame:
     """All prints of some tapes; warns of rows left out."""
     frames = []
     for tape in tapes:
-        frames += [batch.prints for batch in tape.batches]
+        found = [batch.prints for batch in tape.batches]
+        frames += found
         if tape.nothing_read is not None:
             raise NothingRead(tape.nothing_read)
         if tape.rejects.count:
@@ -75,7 +79,22 @@ def prints_of(tapes: Iterable[Tape]) -> pl.DataFrame:
                 f"{reason} ({count})" for reason, count in tape.rejects.reasons.most_common(3)
             )
             warnings.warn(f"{tape.name}: {tape.rejects.count} rows left out: {reasons}", stacklevel=3)
+        for text in _about_quotes(tape, found):
+            warnings.warn(f"{tape.name}: {text}", stacklevel=3)
     return pl.concat(frames)
+
+
+def _about_quotes(tape: Tape, found: Sequence[pl.DataFrame]) -> list[str]:
+    """What to warn of where quotes were given and few prints have one in force."""
+    texts = [note for note in tape.notes if note.startswith(NO_QUOTE_OF)]
+    if not texts and not any(prints["ask"].count() for prints in found):
+        return []
+    counted = [prints.filter(~is_cancel()) for prints in found]
+    unquoted = sum(
+        prints.select((~in_force(prints, None).fill_null(value=False)).sum()).item() for prints in counted
+    )
+    few = few_quotes(unquoted, sum(prints.height for prints in counted))
+    return texts + ([few] if few else [])
 
 
 def sign(
@@ -166,6 +185,8 @@ def _prints(frame: Frame) -> pl.DataFrame:
     told = conform(frame)
     if "price_flags" not in given.columns:
         told = told.with_columns(price_flags())
+    if "copy" not in given.columns:
+        told = Copies().number(told)
     return told.hstack([column for column in given if column.name not in told.columns])
 
 

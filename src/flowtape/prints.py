@@ -104,17 +104,19 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "venue": pl.Categorical,
     "seq": pl.Int64,
     "copy": pl.Int64,
+    "corrects": pl.UInt8,
     "underlying": pl.Int64,
     "price_flags": pl.UInt8,
 }
-"""`copy` numbers equal rows without a sequence (`seq` 0) from 1; `quote_seq` is the quote's own sequence number, null
-when unknown; `price_flags` (`SETS_RANGE`, `SETS_ENDS`) counts for stocks only."""
-_FILLED = {"copy": 1, "price_flags": SETS_RANGE | SETS_ENDS, "quote_class": None}
-REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue", "seq")
+"""`copy` numbers equal rows without a sequence (`seq` 0) from 1; `corrects` is 1 where the source marks the row as one
+that replaces another of its sequence number; `quote_seq` is the quote's own sequence number, null when unknown;
+`price_flags` (`SETS_RANGE`, `SETS_ENDS`) counts for stocks only."""
+_FILLED = {"seq": 0, "copy": 1, "corrects": 0, "price_flags": SETS_RANGE | SETS_ENDS, "quote_class": None}
+REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue")
 PARTS = ("expiry", "right", "strike")
 """What an option has beside its root; null for a stock."""
 CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
-IDENTITY = ("venue", *CONTRACT, "ts", "seq")
+IDENTITY = ("venue", *CONTRACT, "ts", "seq", "price", "size", "condition", "copy")
 """With the source, what makes a row itself: the same row seen twice counts once."""
 
 _INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPXPM": "SPX", "MRUTW": "MRUT",
@@ -254,7 +256,7 @@ _CONVERT: dict[str, Convert] = {
     "right": _chosen(Right, "is neither call nor put", {"CALL": "C", "PUT": "P"}),
     "condition": _chosen(Condition, "is no sale condition", {"": "unknown"}),
     "quote_class": _chosen(QuoteClass, "is no class of a quote"),
-    "copy": _within(1, 2**53),
+    "corrects": _within(0, 1),
     "price_flags": _within(0, SETS_RANGE | SETS_ENDS),
 }
 """How a column of a caller's frame takes the type of `SCHEMA`; all others are whole numbers."""
@@ -276,8 +278,8 @@ def arranged(frame: pl.DataFrame) -> pl.DataFrame:
     """Give a frame whose values are those of prints the columns, order and types of `SCHEMA`; no row is checked.
 
     An option's `symbol` becomes the underlying of the root it may name (`SPXW` → `SPX`); a stock's is not changed.
-    Absent optional columns become null, except these, whose nulls are filled too: `copy` becomes 1, `price_flags`
-    both bits, `quote_class` "own" where the row has a quote and "none" where it has none.
+    Absent optional columns become null, except these, whose nulls are filled too: `seq` and `corrects` become 0,
+    `copy` 1, `price_flags` both bits, `quote_class` "own" where the row has a quote and "none" where it has none.
 
     Raises `UsageError` where a required column is missing, a type cannot be cast, or a symbol is an OSI symbol.
     """

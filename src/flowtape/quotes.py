@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import date
 
 import polars as pl
 
 from flowtape.errors import TapeError
+from flowtape.identity import better
+from flowtape.prints import QuoteClass, trading_days
 
 QUOTE_COLUMNS = ("bid", "ask", "bid_size", "ask_size")
+JOINED = (*QUOTE_COLUMNS, "quote_ts", "quote_seq", "quote_class")
+"""The columns that a join adds to trades."""
+PRECEDENCE = ("quote_class", "quote_ts", "quote_seq", *QUOTE_COLUMNS)
+"""Of two quotes of one print the greater in these columns counts: `identity.PRECEDENCE` as far as it is the quote's."""
+FEW_QUOTES = 0.1
+"""Share of prints without a quote in force above which reading a tape ends with a warning."""
+NO_QUOTE_OF = "no quote of "
 _HELD_ROWS = 1_000_000
 
 _Position = tuple[str, int]
@@ -16,19 +27,25 @@ _Position = tuple[str, int]
 _START: _Position = ("", -(2**63))
 
 
-def join_quotes(trades: pl.DataFrame, quotes: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+def join_quotes(
+    trades: pl.DataFrame, quotes: pl.DataFrame, by: Sequence[str], quote_class: str = "joined"
+) -> pl.DataFrame:
     """Give each trade the last quote of its contract set strictly before it.
 
     Both frames hold `ts` (one type, any unit) and the `by` columns; quotes also `bid`, `ask`, `bid_size`,
     `ask_size`. Of quotes with one `ts` the last in `seq` wins (if they have that column), then the last in
-    the frame. Returns the trades in their order with those four columns and `quote_ts`, null where no quote
-    stands before. A quote of an earlier day is attached too: the side rule leaves it out by its `quote_ts`.
+    the frame. Returns the trades in their order with those four columns, `quote_ts` and `quote_seq`, null where no
+    quote stands before, and `quote_class`: the given one, or "none". A quote of an earlier day is attached too: the
+    side rule leaves it out by its `quote_ts`.
     """
     order = ["ts", "seq"] if "seq" in quotes.columns else ["ts"]
     known = (
         quotes.join(trades.select(by).unique(), on=list(by), how="semi", maintain_order="left")
         .sort(order, maintain_order=True)
-        .select(*by, *QUOTE_COLUMNS, pl.col("ts").alias("quote_ts"))
+        .select(*by, *QUOTE_COLUMNS, pl.col("ts").alias("quote_ts"), _sequence(quotes).alias("quote_seq"))
+    )
+    known_class = (
+        pl.when(pl.col("quote_ts").is_not_null()).then(pl.lit(quote_class)).otherwise(pl.lit("none"))
     )
     return (
         trades.with_row_index("#place")
@@ -45,7 +62,22 @@ def join_quotes(trades: pl.DataFrame, quotes: pl.DataFrame, by: Sequence[str]) -
         )
         .sort("#place")
         .drop("#place")
+        .with_columns(known_class.cast(QuoteClass).alias("quote_class"))
     )
+
+
+def _sequence(quotes: pl.DataFrame) -> pl.Expr:
+    return pl.col("seq").cast(pl.Int64) if "seq" in quotes.columns else pl.lit(None, pl.Int64)
+
+
+def best(joined: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Of the same trades joined with several lots of quotes, each with the quote that counts (`PRECEDENCE`)."""
+    found = joined[0]
+    for other in joined[1:]:
+        both = found.select(PRECEDENCE).hstack(other.select(pl.col(PRECEDENCE).name.prefix("other_")))
+        wins = both.select(better("other_", "", PRECEDENCE)).to_series()
+        found = found.with_columns(other[name].zip_with(wins, found[name]) for name in JOINED)
+    return found
 
 
 class QuoteJoin:
@@ -66,8 +98,13 @@ class QuoteJoin:
         grouped: bool = False,
         slack: int = 0,
         names: tuple[str, str] = ("trades", "quotes"),
+        quote_class: str = "joined",
     ) -> None:
-        """`names` are what errors call the trades and the quotes."""
+        """`names` are what errors call the trades and the quotes; `quote_class` is what the quotes are: "joined" for
+        every quote there was, "sampled" for samples of them."""
+        self.trade_days, self.quote_days = Counter[date](), set[date]()
+        """How many trades there were of each trading day, and the days that quotes were of."""
+        self._class = quote_class
         self._quotes, self._by, self._grouped, self._slack = quotes, list(by), grouped, slack
         self._names = names
         self._held: list[pl.DataFrame] = []
@@ -78,7 +115,8 @@ class QuoteJoin:
     def attach(self, trades: pl.DataFrame) -> pl.DataFrame:
         """The next batch of trades, in its order, with their quotes. Raises `TapeError`."""
         if trades.is_empty():
-            return join_quotes(trades, self._known(trades), self._by)
+            return join_quotes(trades, self._known(trades), self._by, self._class)
+        self.trade_days.update(dict(_days(trades).value_counts().iter_rows()))
         if self._span(trades)[0] < self._floor:
             raise TapeError(f"{self._names[0]}: trades not in order of {self._order}")
         rest = trades.with_row_index("#batch_place")
@@ -88,7 +126,7 @@ class QuoteJoin:
             late = self._before(self._seen, inclusive=True)
             ready, rest = (rest, rest.clear()) if self._exhausted else (rest.filter(late), rest.filter(~late))
             if not ready.is_empty():
-                parts.append(join_quotes(ready, self._known(trades), self._by))
+                parts.append(join_quotes(ready, self._known(trades), self._by, self._class))
                 self._answered = max(self._answered, self._span(ready)[1])
             if self._new_rows >= _HELD_ROWS:
                 group, latest = self._span(trades)[1]
@@ -132,6 +170,7 @@ class QuoteJoin:
     def _check(self, quotes: pl.DataFrame) -> _Position:
         """The last place in a frame of quotes, none of which may be older than a trade already answered."""
         first, last = self._span(quotes) if not quotes.is_empty() else (self._answered, self._seen)
+        self.quote_days.update(_days(quotes).unique())
         if first < self._answered:
             raise TapeError(f"{self._names[1]}: quotes not in order of {self._order}")
         return last
@@ -166,3 +205,28 @@ class QuoteJoin:
         earlier = ts <= place[1] if inclusive else ts < place[1]
         group = pl.col(self._by[0])
         return (group < place[0]) | ((group == place[0]) & earlier) if self._grouped else earlier
+
+
+def _days(frame: pl.DataFrame) -> pl.Series:
+    """The trading day of each row; none where `ts` is no instant but a bare number."""
+    if not isinstance(frame.schema["ts"], pl.Datetime):
+        return pl.Series("day", [], pl.Date)
+    return trading_days(frame["ts"])
+
+
+def few_quotes(unquoted: int, prints: int) -> str | None:
+    """A warning where more than `FEW_QUOTES` of some prints have no quote in force; else None."""
+    if unquoted <= FEW_QUOTES * prints:
+        return None
+    return (
+        f"{unquoted:,} of {prints:,} prints ({unquoted / prints:.0%}) have no quote in force: their side is mid."
+        " Give the quotes of the same day together with the trades"
+    )
+
+
+def note_days_without_quotes(joins: Sequence[QuoteJoin], notes: Counter[str]) -> None:
+    """Note the trading days of trades of which no lot of quotes has a quote. To be called once all is joined."""
+    days = set[date]().union(*(join.quote_days for join in joins))
+    for day, trades in joins[0].trade_days.items() if joins else ():
+        if day not in days:
+            notes[f"{NO_QUOTE_OF}{day} was given: its prints have no quote in force"] += trades

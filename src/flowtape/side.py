@@ -80,6 +80,7 @@ _SIDED = ~pl.col("condition").is_in(UNSIDED)
 _BUY, _SELL, _MID = (pl.lit(number, pl.UInt8) for number in range(len(Side.categories)))
 _NUMBERS = {name: pl.lit(number, pl.UInt8) for number, name in enumerate(DecidedBy.categories)}
 _EVENT = ("ts", "seq", "venue", "price")
+"""Event order (`identity.EVENT_ORDER`) within a contract, as far as it can change which price differs from which."""
 _READ = ("condition", "size", "bid", "ask", "bid_size", "ask_size", "quote_ts", *CONTRACT, *_EVENT)
 
 
@@ -158,8 +159,8 @@ def _ticks(prints: pl.DataFrame, name: str) -> pl.Series:
     """Each print against the last (`tick`) or next (`rtick`) different price of its contract: +1 above it,
     −1 below it, 0 while there is none; Int8, in the frame's row order.
 
-    A contract's prints are taken in event order (`ts`, `seq`; then venue and price, so that the order of rows
-    cannot matter); its sequence runs through the whole frame, over nights too. Cancels are not part of it.
+    A contract's prints are taken in event order (`identity.EVENT_ORDER`); its sequence runs through the
+    whole frame, over nights too. Cancels are not part of it.
     """
     step = 1 if name == "tick" else -1
     events = (

@@ -81,7 +81,7 @@ class Outlet:
 def kept(frames):
     frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
     rows = frame.sort("quote_ts", nulls_last=False, maintain_order=True)
-    return rows.unique(IDENTITY, keep="last", maintain_order=True).sort("ts", "root", "strike", "seq")
+    return rows.unique(IDENTITY, keep="last", maintain_order=True).sort("ts", "root", "strike", "seq", "copy")
 
 
 class Running:
@@ -180,7 +180,7 @@ def test_stock_prints(server, start):
     server.trade("BRK.B", NS + 2 * MS, 480.5, 7, exchange="N", id=9)
     one.outlet.until_prints(2)
     prints = one.stop().prints()
-    columns = ("asset", "symbol", "price", "size", "bid", "condition", "venue", "seq")
+    columns = ("asset", "symbol", "price", "size", "bid", "condition", "venue", "copy")
     assert prints.select(columns).rows() == [
         ("stock", "SPY", 5_000_100, 100, 5_000_000, "STK_EXTENDED", "V", 77),
         ("stock", "BRK.B", 4_805_000, 7, None, "STK_REGULAR", "N", 9),
@@ -341,11 +341,11 @@ def test_a_cancel_takes_its_trade_back(server, start):
     one.outlet.until_prints(4)
     prints = one.stop().prints()
     cancel = prints.filter(condition="CANC")
-    columns = ("symbol", "price", "size", "venue", "seq")
+    columns = ("symbol", "price", "size", "venue", "copy")
     assert cancel.select(pl.col("ts").cast(pl.Int64) - NS, *columns).rows() == [
-        (MS + 1, "SPY", 5_000_000, 5, "C", -3)
+        (MS + 1, "SPY", 5_000_000, 5, "C", 2)
     ]
-    assert standing(prints)["seq"].to_list() == [1, 3]
+    assert standing(prints)["copy"].to_list() == [1, 3]
     again = start("SPY", "stocks", cursor=str(NS))
     again.outlet.until_prints(4)
     assert again.stop().prints().equals(prints)
@@ -377,11 +377,11 @@ def test_a_correction_is_a_cancel_and_another_trade(server, start):
     server.correct("SPY", 7, NS + 60_000 * MS, 501.0, 6, new_id=7)
     one.outlet.until_prints(3)
     prints = one.stop().prints()
-    columns = ("price", "size", "condition", "seq")
+    columns = ("price", "size", "condition", "copy")
     assert prints.select(pl.col("ts").cast(pl.Int64) - NS, *columns).rows() == [
         (MS, 5_000_000, 5, "STK_REGULAR", 7),
-        (MS + 1, 5_000_000, 5, "CANC", -8),
-        (60_000 * MS, 5_010_000, 6, "STK_SOLD", -8),
+        (MS + 1, 5_000_000, 5, "CANC", 7),
+        (60_000 * MS, 5_010_000, 6, "STK_SOLD", 7),
     ]
     assert standing(prints)["size"].to_list() == [6]
     again = start("SPY", "stocks", cursor=str(NS))

@@ -70,7 +70,7 @@ def kept(frames):
     frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
     rows = frame.sort("quote_ts", nulls_last=False, maintain_order=True)
     return rows.unique(IDENTITY, keep="last", maintain_order=True).sort(
-        "ts", "root", "strike", "venue", "seq"
+        "ts", "root", "strike", "venue", "copy"
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.joining import LiveJoin
 from flowtape.feeds.live import STANDING
-from flowtape.prints import Timestamp
+from flowtape.prints import QuoteClass, Timestamp
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
@@ -57,6 +57,8 @@ def test_a_quote_counts_only_strictly_before_the_trade():
         "number": pl.Int64,
         "quote_ts": Timestamp,
         **dict.fromkeys(QUOTE[:4], pl.Int64),
+        "quote_seq": pl.Int64,
+        "quote_class": QuoteClass,
     }
     assert join.due().schema == given_.schema
     assert join.due().is_empty()

@@ -76,7 +76,7 @@ class Outlet:
 def kept(frames):
     frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
     rows = frame.sort("quote_ts", nulls_last=False, maintain_order=True)
-    return rows.unique(IDENTITY, keep="last", maintain_order=True).sort("ts", "root", "strike", "seq")
+    return rows.unique(IDENTITY, keep="last", maintain_order=True).sort("ts", "root", "strike", "seq", "copy")
 
 
 class Running:
@@ -310,7 +310,12 @@ def test_trades_of_one_number_are_told(server, start):
         + "]"
     )
     one.outlet.until_prints(1)
-    one.outlet.until(lambda: one.outlet.counts == {"trades of one sequence number, counted once": 1})
+    one.outlet.until(
+        lambda: (
+            one.outlet.counts
+            == {"trades alike in sequence number, price, size and condition, counted once": 1}
+        )
+    )
     one.stop()
 
 

@@ -6,7 +6,7 @@ import polars as pl
 
 from flowtape.readers import Options, Tape, open_tapes
 
-LATER = ("quote_seq", "quote_class", "copy", "price_flags")
+LATER = ("quote_seq", "quote_class", "copy", "corrects", "price_flags")
 """Columns that follow from a print's others."""
 
 

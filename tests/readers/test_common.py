@@ -6,8 +6,6 @@ from functools import partial
 import polars as pl
 import pytest
 import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from flowtape.errors import TapeError
 from flowtape.readers import Rejects, common, delimited, guess
@@ -275,21 +273,3 @@ def test_the_two_odd_hours_of_the_clock():
         utc(2016, 11, 6, 4, 59, 59), utc(2016, 11, 6, 5, 30), utc(2016, 11, 6, 7), None,
     ]  # fmt: skip
     assert notes == {"times in the hour the America/New_York clock repeats, taken as the first pass": 1}
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.integers(0, 4)), max_size=40),
-    st.integers(1, 9),
-    st.booleans(),
-)
-def test_places_do_not_depend_on_batches(rows, size, grouped):
-    rows = sorted(rows, key=lambda row: (row[0], row[2]) if grouped else row[2])
-    counts, expected = Counter(), []
-    for row in rows:
-        expected.append(counts[row])
-        counts[row] += 1
-    frame = pl.DataFrame(rows, schema={"ticker": pl.String, "venue": pl.String, "ts": pl.Int64}, orient="row")
-    places = common.Places(["ticker", "venue", "ts"])
-    found = [place for start in range(0, len(rows), size) for place in places.of(frame.slice(start, size))]
-    assert found == expected

@@ -60,11 +60,11 @@ def test_strict_stops_at_the_first_bad_record(tmp_path: Path, reason: str) -> No
         read(path, strict=True)
 
 
-def test_more_prints_alike_than_seq_can_number_are_rejected(tmp_path: Path) -> None:
+def test_more_prints_alike_than_copy_can_number_are_rejected(tmp_path: Path) -> None:
     path = write(tmp_path / "t.dbn", "tcbbo", [tcbbo()] * 1030 + [tcbbo(ts=OPEN + 1)])
     tape, prints = read(path, batch_rows=100)
     assert prints.height == 1025
-    assert prints.select("ts", "seq").is_unique().all()
+    assert prints.select("ts", "copy").is_unique().all()
     assert [reject.row for reject in tape.rejects.first] == list(range(1025, 1031))
 
 

@@ -139,7 +139,8 @@ def test_a_print_is_one_print_by_whatever_schema_it_comes(tmp_path: Path) -> Non
     with closing(engine.store):
         tapes = [databento.read([tmp_path / f"{schema}.dbn"], Options())[0] for schema in files]
         reports = [engine.ingest(tape) for tape in tapes]
-    assert [(report.added, report.repeated) for report in reports] == [(30, 0)] + [(0, 30)] * 3
+    counts = [(report.added, report.duplicates, report.replaced_quotes) for report in reports]
+    assert counts == [(30, 0, 0), (0, 0, 30), (0, 30, 0), (0, 0, 30)]
 
 
 def test_trades_with_the_book_of_their_venue_by_hand(tmp_path: Path) -> None:

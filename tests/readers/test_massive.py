@@ -90,7 +90,7 @@ def test_trap_restated_rows_are_left_out_and_counted(write):
     tape, prints = read_all(write("x.csv", [TRADES, *lines]))
     assert (prints["ts"].cast(pl.Int64) - NS).to_list() == [0, 1, 2, 3]
     assert tape.rejects.count == 0
-    assert {int(note.split()[1]): count for note, count in tape.notes.items()} == {
+    assert {int(note.split()[1]): count for note, count in tape.corrections.items()} == {
         7: 1,
         8: 1,
         10: 1,
@@ -99,11 +99,12 @@ def test_trap_restated_rows_are_left_out_and_counted(write):
     }
 
 
-def test_sequence_is_the_place_among_rows_of_one_time(write):
+def test_equal_rows_without_a_sequence_are_numbered(write):
     lines = [trade(ts=0), trade(ts=0), trade(ts=0, exchange=5), trade(ts=1), trade(ts=1), trade(SPXW, ts=1)]
     for rows in (1, 2, 100):
         _, prints = read_all(write("x.csv", [TRADES, *lines]), batch_rows=rows)
-        assert prints["seq"].to_list() == [0, 1, 0, 0, 1, 0]
+        assert prints["seq"].to_list() == [0] * 6
+        assert prints["copy"].to_list() == [1, 2, 1, 1, 2, 1]
     header = TRADES + ",sequence_number"
     _, prints = read_all(write("y.csv", [header, trade() + ",77"]))
     assert prints["seq"].to_list() == [77]

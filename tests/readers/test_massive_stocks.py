@@ -87,7 +87,8 @@ def test_restated_rows_are_left_out_and_counted(write):
     lines = [trade(correction=value, seq=n) for n, value in enumerate(["", 0, 1, 2, 7, 8, 10, 11, 12])]
     tape, prints = read_all(write("x.csv", [TRADES, *lines]))
     assert prints["seq"].to_list() == [0, 1, 2, 3]
-    assert sorted(tape.notes.values()) == [1] * 5
+    assert sorted(tape.corrections.values()) == [1] * 5
+    assert prints["corrects"].to_list() == [0, 0, 1, 0]
     assert tape.rejects.count == 0
 
 

@@ -289,11 +289,12 @@ def test_an_option_in_a_table_without_contracts_is_a_bad_row(write):
     assert prints["asset"].to_list() == ["stock"]
 
 
-def test_sequence_is_the_place_among_equal_rows(write):
+def test_equal_rows_without_a_sequence_are_numbered(write):
     lines = [f"{NS + n // 2},A,1,1" for n in range(9)]
     for rows in (1, 2, 100):
         _, prints = read_all(write("x.csv", ["ts,symbol,price,size", *lines]), batch_rows=rows)
-        assert prints["seq"].to_list() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+        assert prints["seq"].to_list() == [0] * 9
+        assert prints["copy"].to_list() == [1, 2, 1, 2, 1, 2, 1, 2, 1]
 
 
 def test_conditions_by_code_or_name_and_numbers_by_vocabulary(write):

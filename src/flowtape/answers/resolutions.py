@@ -13,6 +13,7 @@ from flowtape.answers.flow import flow_columns, flow_fields
 from flowtape.answers.numbers import Ints, stamp, stamps
 from flowtape.answers.spans import minutes_of
 from flowtape.desk import Desk, Span
+from flowtape.identity import EVENT_ORDER
 from flowtape.minutes import NS_PER_MINUTE, combined
 from flowtape.prints import Side
 from flowtape.query import Query
@@ -107,8 +108,7 @@ def _of_seconds(desk: Desk, query: Query, span: Span) -> _Bars:
     of_side = [(side, pl.col("side") == side) for side in Side.categories]
     found = (
         desk.signed(query, span)
-        # Of prints alike in time and sequence the lowest price opens and the highest closes, as in minutes.
-        .sort("ts", "seq", "price")
+        .sort(EVENT_ORDER)
         .group_by(start=pl.col("ts").to_physical() // _NS * _NS, maintain_order=True)
         .agg(
             *(size.filter(mine).sum().alias(f"{side}_volume") for side, mine in of_side),

@@ -37,10 +37,12 @@ def progress_bar() -> Iterator[Callable[[Step], None]]:
 def tell_outcome(outcome: Outcome) -> None:
     """What became of a tape, on standard output; rows left out and days refused, on standard error."""
     simulated = " (simulated)" if outcome.source == SIMULATED else ""
+    official = f"{outcome.official:,} official prices, " if outcome.official else ""
     click.echo(
         f"{outcome.name}: {outcome.format}, source {outcome.source}{simulated}: {outcome.rows:,} rows,"
-        f" {outcome.added:,} new, {outcome.repeated:,} known already, {outcome.rejected:,} left out,"
-        f" {outcome.refused:,} refused; {outcome.cancels:,} cancels, {outcome.removed:,} prints removed by them"
+        f" {outcome.added:,} new, {outcome.duplicates:,} duplicates, {outcome.replaced_quotes:,} replaced quotes,"
+        f" {outcome.corrections:,} corrections, {official}{outcome.rejected:,} left out, {outcome.refused:,} refused;"
+        f" {outcome.cancels:,} cancels, {outcome.removed:,} prints removed by them"
     )
     for reject in outcome.first:
         click.echo(f"{reject.file}: row {reject.row}: {reject.reason}", err=True)
@@ -52,6 +54,8 @@ def tell_outcome(outcome: Outcome) -> None:
             click.echo(f"  {count:>12,}  {reason}", err=True)
     for note, count in outcome.notes.items():
         click.echo(f"{outcome.name}: note: {note}: {count:,} rows", err=True)
+    for warning in outcome.warnings:
+        click.echo(f"{outcome.name}: warning: {warning}", err=True)
     for refusal in outcome.refusals[:20]:
         click.echo(
             f"{outcome.name}: refused: {refusal.symbol} on {refusal.day} ({refusal.asset}) comes from"

@@ -248,10 +248,10 @@ def _parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.Da
 
 
 class Trades:
-    """Source rows → trades with `instrument`, their contract's parts and `seq`, and what cancels trades.
+    """Source rows → trades with `instrument`, their contract's parts and `copy`, and what cancels trades.
 
-    A stock's trade has its id as `seq`; what cancels it has −1 − that id and stands 1 ns after it, so that it removes
-    that very trade and is the same row whether the stream or REST told of it.
+    A stock's trade has its id as `copy`. What cancels it has that id, too, and stands 1 ns after it with a `seq` before
+    all others, so that it removes that very trade and is the same row whether the stream or REST told of it.
     """
 
     def __init__(self, outlet: Outlet, *, stocks: bool) -> None:
@@ -275,7 +275,10 @@ class Trades:
         repeats = cancels["repeats"].fill_null(False)
         notes[CANCELS_OF_REPEATS] += int(repeats.sum())
         cancels = cancels.filter(~repeats).with_columns(
-            pl.col("ts").dt.offset_by("1ns"), seq=-1 - pl.col("id"), condition=pl.lit("CANC", Condition)
+            pl.col("ts").dt.offset_by("1ns"),
+            seq=pl.lit(-1, pl.Int64),
+            copy=pl.col("id"),
+            condition=pl.lit("CANC", Condition),
         )
         trades = without_official(trades, notes)
         for what, many in notes.items():
@@ -284,7 +287,7 @@ class Trades:
         # The quote at the time of a correction says nothing of the trade, hence a condition without a side.
         corrected = pl.col("update").eq_missing(CORRECTED)
         trades = trades.with_columns(
-            seq=pl.when(corrected).then(-1 - pl.col("id")).otherwise(pl.col("id")),
+            copy=pl.col("id"),
             condition=pl.when(corrected).then(pl.lit("STK_SOLD", Condition)).otherwise("condition"),
         )
         return trades, cancels

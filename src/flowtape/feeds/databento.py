@@ -5,9 +5,9 @@ of stocks `mbp-1`) come apart and are joined here. Records are read as those of 
 day may be taken from either: live feed and files are one source. The gap since the cursor comes by the vendor's
 intraday replay, of at most 24 hours, which chooses records by `ts_event`.
 
-A print's `seq` holds its place among those of the same venue, contract and times, and these follow each other. The
-vendor does not number them, so a record that came twice in one connection would be two prints; a stream over TCP has
-no such repeats, and the replay of a new connection numbers its records as the old one did.
+A print's `copy` is made of when it was received, and of its place among those of the same venue, contract and times.
+The vendor does not number them, so a record that came twice in one connection would be two prints; a stream over TCP
+has no such repeats, and the replay of a new connection numbers its records as the old one did.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class _Decoder:
     def quotes(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
         """Quote records as `live.STANDING`; of equal times the last to come has the highest `seq`."""
         records, again = self._packet(rtype, data)
-        feed, seq = self._feed, files.sequence(records)[again:]
+        feed, seq = self._feed, files.arrivals(records)[again:]
         raw = files.quotes_of(
             feed.schemas[1], feed.dataset, records[again:], self._contracts, feed.by, self._note, seq
         )

@@ -11,7 +11,7 @@ import polars as pl
 
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.live import STANDING, Outlet
-from flowtape.prints import FIRST_DAY, Timestamp, latest_instant, out_of_range
+from flowtape.prints import FIRST_DAY, QuoteClass, Timestamp, latest_instant, out_of_range
 from flowtape.quotes import QUOTE_COLUMNS
 
 _QUOTE = ("quote_ts", "quote_seq", *QUOTE_COLUMNS)
@@ -119,7 +119,8 @@ class LiveJoin:
 
     def due(self) -> pl.DataFrame:
         """Trades not yet given, and those whose quote became a later one since they were: their columns and `bid`,
-        `ask`, `bid_size`, `ask_size`, `quote_ts`, null where no quote is known. Of a trade here twice the last
+        `ask`, `bid_size`, `ask_size`, `quote_ts`, `quote_seq`, null where no quote is known, and `quote_class`. Of a
+        trade here twice the last
         copy holds."""
         self._join()
         ready, self._ready = self._ready, []
@@ -250,7 +251,14 @@ def _check(frame: pl.DataFrame, what: str) -> None:
 
 
 def _given(trades: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    return trades.hstack(known.select(*QUOTE_COLUMNS, pl.col("quote_ts").cast(Timestamp)))
+    joined = pl.when(pl.col("quote_ts").is_not_null()).then(pl.lit("joined")).otherwise(pl.lit("none"))
+    quote = known.select(
+        *QUOTE_COLUMNS,
+        pl.col("quote_ts").cast(Timestamp),
+        "quote_seq",
+        joined.cast(QuoteClass).alias("quote_class"),
+    )
+    return trades.hstack(quote)
 
 
 def _before(trades: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:

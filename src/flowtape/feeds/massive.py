@@ -7,10 +7,10 @@ engine refuses a day of the one that the other holds:
 - The websocket's times are SIP times in whole milliseconds; files and REST have nanoseconds. Rows of REST are cut to
   the millisecond, so that a row fetched twice is one row. A quote is in force after its millisecond: a side can differ
   from the files' where quote and trade lie within one.
-- Only the websocket numbers an option's trades (`q`); REST and the files do not. The `seq` of an option's trade is made
-  of its price, size and condition, and its place among trades alike in all of them, in venue and in millisecond: the
-  same from both. A stock's trades are numbered everywhere (`q`, `sequence_number`), and that is their `seq`; two
-  trades of one number, as over-the-counter reports sometimes are, count once, and it is told how many.
+- Only the websocket numbers an option's trades (`q`); REST and the files do not. So an option's trade has no `seq`, and
+  its `copy` numbers it among trades alike in price, size, condition, venue and millisecond: the same from both. A
+  stock's trades are numbered everywhere (`q`, `sequence_number`), and that is their `seq`; trades alike in number,
+  price, size and condition count once, and it is told how many.
 
 Contracts are listed anew now and then; where one was added its trades since are fetched, and the connection is made
 again with it.

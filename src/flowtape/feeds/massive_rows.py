@@ -13,7 +13,6 @@ import polars as pl
 from flowtape.conditions import without_official
 from flowtape.feeds.joining import timely
 from flowtape.feeds.live import Outlet
-from flowtape.prices import units
 from flowtape.readers import Rejects, common
 from flowtape.readers import massive as files
 from flowtape.readers.common import ROW, Field
@@ -24,7 +23,6 @@ ALIKE = 2 * 10**9
 and alike another is taken for the same."""
 NOT_UNDERSTOOD = "messages not understood"
 _MS = 1_000_000
-_PLACES = 2**20
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Millis = Annotated[int, msgspec.Meta(ge=10**12, le=4 * 10**12)]
@@ -203,7 +201,8 @@ def _parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.Da
 
 
 class Trades:
-    """Source rows → trades with `instrument`, their contract's parts and `seq`; one object for a connection."""
+    """Source rows → trades with `instrument`, their contract's parts, and `seq` (stocks) or `copy` (options); one
+    object for a connection."""
 
     def __init__(self, outlet: Outlet, *, stocks: bool) -> None:
         self._outlet, self._stocks = outlet, stocks
@@ -224,30 +223,34 @@ class Trades:
                 self._outlet.count(f"correction {value} ({files.RESTATED[value]}), left out", many)
         trades = trades.filter(~pl.col("correction").is_in(list(files.RESTATED)))
         notes = Counter[str]()
-        trades = trades.with_columns(files.conditions_of(trades, notes, stocks=self._stocks))
+        trades = trades.with_columns(
+            *files.conditions_of(trades, notes, stocks=self._stocks),
+            corrects=(trades["correction"] == files.CORRECTED).cast(pl.UInt8),
+        )
         trades = without_official(trades, notes)
         for what, many in notes.items():
             self._outlet.count(what, many)
         if not self._stocks:
             return self._alike.number(trades)
-        key = pl.struct("instrument", "venue", "ts", "seq")
+        key = pl.struct("instrument", "venue", "ts", "seq", "price", "size", "condition")
         if same := trades.select(pl.struct(key, "id").n_unique() - key.n_unique()).item():
-            self._outlet.count("trades of one sequence number, counted once", same)
+            self._outlet.count(
+                "trades alike in sequence number, price, size and condition, counted once", same
+            )
         return trades
 
 
 class Alike:
-    """Numbers for option trades: the same whether a trade comes by websocket or from REST, and however often."""
+    """Numbers option trades that are alike: `copy` is the same whether a trade comes by websocket or from REST, and
+    however often."""
 
-    _KEY = ("instrument", "venue", "ts", "#content")
+    _KEY = ("instrument", "venue", "ts", "price", "size", "condition")
 
     def __init__(self) -> None:
         self._seen: pl.DataFrame | None = None
 
     def number(self, trades: pl.DataFrame) -> pl.DataFrame:
-        """Trades with `seq`, without those whose `q` has been seen (a null `q` is none)."""
-        content = units(pl.col("price")) * 1_000_003 + pl.col("size") * 61 + pl.col("condition").to_physical()
-        trades = trades.with_columns((content % 2**43).alias("#content"))
+        """Trades with `copy`, without those whose `q` has been seen (a null `q` is none)."""
         row = [*self._KEY, "q"]
         trades = trades.filter(pl.struct(row).is_first_distinct() | pl.col("q").is_null())
         before = pl.lit(0)
@@ -256,10 +259,10 @@ class Alike:
             counts = self._seen.group_by(self._KEY).agg(pl.len().alias("#before"))
             trades = trades.join(counts, on=list(self._KEY), how="left", maintain_order="left")
             before = pl.col("#before").fill_null(0)
-        place = pl.int_range(pl.len(), dtype=pl.Int64).over(self._KEY) + before
-        trades = trades.with_columns((pl.col("#content") * _PLACES + place).alias("seq"))
+        place = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(self._KEY) + before
+        trades = trades.with_columns(place.alias("copy"))
         seen = trades.select(row) if self._seen is None else pl.concat([self._seen, trades.select(row)])
         # A time ahead of the clock must not make what is real be forgotten.
         newest = pl.min_horizontal(pl.col("ts").to_physical().max(), pl.lit(time.time_ns()))
         self._seen = seen.filter(pl.col("ts").to_physical() > newest - ALIKE)
-        return trades.select(pl.exclude("#content", "#before"))
+        return trades.select(pl.exclude("#before"))

@@ -16,6 +16,7 @@ import polars as pl
 
 from flowtape.conditions import without_official
 from flowtape.errors import RowError, TapeError, UsageError
+from flowtape.identity import Copies
 
 FORMATS = {
     "cboe": "flowtape.readers.cboe",
@@ -103,7 +104,10 @@ class Options:
 class Tape:
     """One readable tape: where it comes from, its files, and its batches, which can be iterated once.
 
-    `notes` counts what was kept but deserves a word (an unmapped condition number, say).
+    `notes` counts what was kept but deserves a word (an unmapped condition number, say); `corrections` counts rows that
+    are left out since their source marks them as replaced or taken back, `official` those that repeat a print as an
+    official price. `identified` says that the reader gives `copy` itself, by what its source tells of each row; else
+    `open_tapes` numbers equal rows.
     """
 
     source: str
@@ -112,6 +116,9 @@ class Tape:
     batches: Iterator[Batch]
     rejects: Rejects
     notes: Counter[str] = field(default_factory=Counter)
+    corrections: Counter[str] = field(default_factory=Counter)
+    official: int = 0
+    identified: bool = False
     kept: int = 0
     """Prints in the batches so far."""
 
@@ -161,14 +168,18 @@ def open_tapes(
     for name, files in groups.items():
         tapes += importlib.import_module(FORMATS[name]).read(files, options)
     for tape in tapes:
-        tape.batches = _counted(tape.batches, tape.notes)
+        tape.batches = _identified(tape, tape.batches)
     return tapes
 
 
-def _counted(batches: Iterator[Batch], notes: Counter[str]) -> Iterator[Batch]:
-    """Batches without the rows that repeat a print; what is left out is noted."""
+def _identified(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches without the rows that repeat a print, which are noted and counted, and with equal rows numbered over all
+    of the tape."""
+    copies = Copies(tape.name)
     for batch in batches:
-        yield replace(batch, prints=without_official(batch.prints, notes))
+        prints = without_official(batch.prints, tape.notes)
+        tape.official += batch.prints.height - prints.height
+        yield replace(batch, prints=prints if tape.identified else copies.number(prints))
 
 
 def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:

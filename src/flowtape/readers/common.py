@@ -32,7 +32,7 @@ from flowtape.readers.times import (
 )
 
 __all__ = [
-    "FIELDS", "LIMITS", "ROW", "Chunk", "Csv", "Field", "Places", "Stream", "condition", "dates", "expiry", "from_wall",
+    "FIELDS", "LIMITS", "ROW", "Chunk", "Csv", "Field", "Stream", "condition", "dates", "expiry", "from_wall",
     "head", "header_of", "in_nanoseconds", "instants", "integer", "nanoseconds", "note_unknown", "noting", "number",
     "open_stream", "parse", "price", "quote", "quote_size", "right", "size", "strike", "text", "whole",
 ]  # fmt: skip
@@ -219,35 +219,3 @@ def note_unknown(conditions: pl.Series, source: pl.Series, notes: Counter[str]) 
     """Note which of the source's conditions have no name here; their prints are kept as `unknown`."""
     for value, count in source.filter(conditions == "unknown").drop_nulls().value_counts().iter_rows():
         notes[f"condition {value} has no name here: kept as unknown"] += count
-
-
-class Places:
-    """A sequence number where the source has none: a row's place, from 0, among the rows of one key.
-
-    Counts go on from batch to batch while the key is the last row's, or that of the newest `ts`: enough where
-    rows of one key stand together or the file is in order of time.
-    """
-
-    def __init__(self, key: Sequence[str]) -> None:
-        """`key` names the columns that are alike in such rows; `ts` and the contract are among them."""
-        self._key = list(key)
-        self._counts: pl.DataFrame | None = None
-
-    def of(self, frame: pl.DataFrame) -> pl.Series:
-        """The places of the next rows, type Int64."""
-        keys = frame.select(self._key)
-        places = keys.select(pl.int_range(pl.len(), dtype=pl.Int64).over(self._key).alias("seq"))
-        if self._counts is not None:
-            before = keys.join(
-                self._counts, on=self._key, how="left", nulls_equal=True, maintain_order="left"
-            )
-            places = places.select(pl.col("seq") + before["#count"].fill_null(0))
-        if frame.height:
-            seen = keys.with_columns((places["seq"] + 1).alias("#count"))
-            seen = seen if self._counts is None else pl.concat([self._counts, seen])
-            run = pl.all_horizontal(
-                pl.col(name).eq_missing(pl.col(name).last()) for name in self._key if name != "venue"
-            )
-            seen = seen.filter(run | (pl.col("ts") == pl.col("ts").max()))
-            self._counts = seen.group_by(self._key).agg(pl.col("#count").max())
-        return places["seq"]

@@ -21,8 +21,8 @@ import polars as pl
 
 from flowtape.errors import TapeError
 from flowtape.prices import Note, rounded
-from flowtape.prints import EARLIEST, MAX_SIZE, Timestamp, arranged, latest_instant
-from flowtape.quotes import QUOTE_COLUMNS, QuoteJoin
+from flowtape.prints import EARLIEST, MAX_SIZE, QuoteClass, Timestamp, arranged, latest_instant
+from flowtape.quotes import QuoteJoin, best, note_days_without_quotes
 from flowtape.readers import Batch, Options, Rejects, Tape, exports
 from flowtape.readers.common import LIMITS, ROW, Field, head, parse
 from flowtape.readers.dbn import (
@@ -53,7 +53,7 @@ OWN_BOOK = ("mbp-1", "bbo-1s")
 SAMPLED = ("cbbo-1s", "bbo-1s")
 DEFINITIONS = "definition"
 PLACES = 1024
-"""Prints of one contract and venue that may share both times before their `seq` cannot tell them apart."""
+"""Prints of one contract and venue that may share both times before their `copy` cannot tell them apart."""
 SLACK = 5 * 10**9
 """How late, in ns, a record may come by its event time: files are in the order of arrival over many lines."""
 CHUNK_RECORDS = 100_000
@@ -196,13 +196,17 @@ def _tape(trades: _File, others: Sequence[_File], options: Options) -> Tape:
     reader = _Reader(trades, others, options, rejects, notes)
     paths = tuple(dict.fromkeys(file.path for file in (trades, *others)))
     source = options.source or f"databento:{trades.header.dataset}"
-    return Tape(source, "databento", paths, reader.batches(), rejects, notes)
+    return Tape(source, "databento", paths, reader.batches(), rejects, notes, identified=True)
 
 
 def _without_trades(schema: str) -> str:
     if schema != "mbp-1":
         return f"a {schema} file without a trade"
     return "an mbp-1 file without a trade holds no prints: give it together with the trades file of its time"
+
+
+def _class_of(file: _File) -> str:
+    return "sampled" if file.schema in SAMPLED else "joined"
 
 
 def _of_all(file: _File) -> bool:
@@ -237,13 +241,13 @@ class _Reader:
         """The prints in file order, each batch with the number of trade records it came of."""
         self._load_contracts()
         self._note(QUOTES_LIMITED, sum(file.header.metadata.limit is not None for file in self._quotes))
-        joins = [QuoteJoin(self._lane(lane), self._by, slack=SLACK) for lane in _lanes(self._quotes)]
+        joins = self._joins()
         constant = {"asset": pl.lit("stock" if self._stocks else "option"), "condition": pl.lit("unknown")}
         parts, rows, done, trades = [], 0, 0.0, 0
         for numbers, records, done in self._records():
             prints = self._prints(numbers, records)
             if joins:
-                prints = _latest([join.attach(prints) for join in joins])
+                prints = best([join.attach(prints) for join in joins])
             if self._venue_quotes:
                 self._note(VENUE_QUOTES, int((~prints["venue"].is_in(AGGREGATED)).sum()))
             prints = prints.hstack(self._contracts.frame[prints["contract"]])
@@ -255,10 +259,19 @@ class _Reader:
                 parts, rows = [], 0
         for join in joins:
             join.finish()
+        note_days_without_quotes(joins, self._notes)
         if not trades:
             raise TapeError(f"{self._trades.path.name}: {_without_trades(self._trades.schema)}")
         if parts:
             yield Batch(pl.concat(parts), rows, done)
+
+    def _joins(self) -> list[QuoteJoin]:
+        """A join for each lane of quotes, samples apart from files of every quote."""
+        return [
+            QuoteJoin(self._lane(lane), self._by, slack=SLACK, quote_class=quote_class)
+            for quote_class in ("joined", "sampled")
+            for lane in _lanes([file for file in self._quotes if _class_of(file) == quote_class])
+        ]
 
     def _note(self, what: str, count: int) -> None:
         if count:
@@ -356,7 +369,9 @@ def prints_of(
     records = records[again:]
     found = contracts.numbers(records["instrument_id"], records["ts_event"].astype(np.int64))
     raw = raw.with_columns(pl.Series("contract", found, dtype=pl.Int64))
-    return parse(raw, _fields(dataset, quoted=quoted), rejects, name).drop(ROW)
+    prints = parse(raw, _fields(dataset, quoted=quoted), rejects, name).drop(ROW)
+    # A record without a bid and an ask says that there was no quote, which no other file knows better.
+    return prints.with_columns(quote_class=pl.lit("own", QuoteClass)) if quoted else prints
 
 
 def quotes_of(
@@ -404,19 +419,9 @@ def _lanes(files: Sequence[_File]) -> list[list[_File]]:
     return lanes
 
 
-def _latest(quoted: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Of the same prints with quotes from several lanes, each with its latest quote."""
-    best = quoted[0]
-    for other in quoted[1:]:
-        later = (other["quote_ts"] > best["quote_ts"]).fill_null(value=False) | best["quote_ts"].is_null()
-        names = (*QUOTE_COLUMNS, "quote_ts")
-        best = best.with_columns(other[name].zip_with(later, best[name]) for name in names)
-    return best
-
-
-def last_packet(arrivals: Records) -> int:
+def last_packet(received: Records) -> int:
     """Where the last run of equal `ts_recv` starts."""
-    others = np.flatnonzero(arrivals != arrivals[-1])
+    others = np.flatnonzero(received != received[-1])
     return int(others[-1]) + 1 if len(others) else 0
 
 
@@ -425,7 +430,7 @@ def _raw(numbers: Numbers, records: Records, *, quoted: bool) -> pl.DataFrame:
     names = ("ts_event", "ts_recv", "instrument_id", "publisher_id", "price", "size")
     columns: dict[str, Any] = {name: records[name] for name in names}
     columns["action"] = records["action"].view(np.uint8)
-    columns["seq"] = sequence(records)
+    columns["copy"] = arrivals(records)
     if quoted:
         columns |= _quote(records)
     return pl.DataFrame({ROW: numbers, **columns})
@@ -437,15 +442,15 @@ def _quote(records: Records) -> dict[str, pl.Series]:
     return {name: column.set(column == dbn.UNDEF_PRICE, None) for name, column in prices.items()} | sizes
 
 
-def sequence(records: Records) -> pl.Series:
-    """A number for each print: its delay, `ts_recv − ts_event` in ns, and its place among those of the same
+def arrivals(records: Records) -> pl.Series:
+    """A number for each record, made of its delay, `ts_recv − ts_event` in ns, and its place among those of the same
     venue, contract and times. Null where that takes more than 63 bits, as it does with an undefined time.
 
-    `tcbbo` has no sequence, and the same print may come by `trades` and by `tcbbo`: so that it is one print
-    either way, every schema is numbered alike.
+    It is the `copy` of a print. `tcbbo` has no sequence, and the same print may come by `trades` and by `tcbbo`, from a
+    file or live: so that it is one print either way, every schema is numbered alike.
     """
-    arrivals = records["ts_recv"]
-    new = np.diff(arrivals, prepend=~arrivals[:1]) != 0
+    received = records["ts_recv"]
+    new = np.diff(received, prepend=~received[:1]) != 0
     # Most packets hold one print, which needs no looking for another like it.
     shared = np.flatnonzero(~(new & np.append(new[1:], True)))
     keys = {"packet": np.cumsum(new)} | {name: records[name] for name in _ALIKE}
@@ -454,7 +459,7 @@ def sequence(records: Records) -> pl.Series:
     places[shared] = (
         alike.select(pl.int_range(pl.len()).over(list(keys)).alias("place")).to_series().to_numpy()
     )
-    delays = arrivals.astype(np.int64) - records["ts_event"].astype(np.int64)
+    delays = received.astype(np.int64) - records["ts_event"].astype(np.int64)
     fits = (np.abs(delays) < 2**53) & (places < PLACES)
     return pl.Series(delays * PLACES + places).set(pl.Series(~fits), None)
 
@@ -475,7 +480,7 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
         Field("size", "size", pl.col("size").cast(pl.Int64), "size is not from 1 up", 1, MAX_SIZE),
         Field("venue", "publisher_id", venue, "publisher_id is undefined"),
         Field("publisher", "publisher_id", number, "publisher_id is undefined"),
-        Field("seq", "ts_recv", pl.col("seq"), unnumbered),
+        Field("copy", "ts_recv", pl.col("copy"), unnumbered),
     ]
     if quoted:
         for name in ("bid", "ask"):

@@ -21,7 +21,9 @@ from flowtape.prints import SCHEMA
 from flowtape.readers import Rejects
 from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, header_of, open_stream
 
-READ = tuple(name for name in SCHEMA if name not in ("quote_seq", "quote_class", "copy", "price_flags"))
+READ = tuple(
+    name for name in SCHEMA if name not in ("quote_seq", "quote_class", "copy", "corrects", "price_flags")
+)
 """The columns of a print that a table may have; the others follow from these."""
 _PARQUET = b"PAR1"
 _ARROW_FILE = b"ARROW1"

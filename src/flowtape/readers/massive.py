@@ -21,9 +21,9 @@ from flowtape.conditions import BY_MASSIVE, stock_conditions, weightiest
 from flowtape.errors import TapeError
 from flowtape.prices import rounded
 from flowtape.prints import MAX_STRIKE, NEW_YORK, Condition, arranged, underlyings
-from flowtape.quotes import QuoteJoin
+from flowtape.quotes import QuoteJoin, note_days_without_quotes
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
-from flowtape.readers.common import Chunk, Csv, Field, Places
+from flowtape.readers.common import Chunk, Csv, Field
 from flowtape.readers.tickers import symbols_of
 
 OPTIONS, STOCKS = "massive:us_options_opra", "massive:us_stocks_sip"
@@ -38,7 +38,9 @@ RESTATED = {
     12: "correction record",
 }
 """Correction indicators (as in NYSE's Daily TAQ) of records that are no trade, or no longer one."""
-_KEPT = (0, 1, 2)
+CORRECTED = 1
+"""The indicator of a trade that was corrected later: the record holds its first time and the corrected data."""
+_KEPT = (0, CORRECTED, 2)
 TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
 _OPTION_ROW = re.compile(rb'^(?:.*[,;|\t])?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
 
@@ -131,14 +133,14 @@ class _Reading:
     def __init__(self, trades: Table, quotes: Table | None, options: Options, *, stocks: bool) -> None:
         self._trades, self._quotes, self._options, self._stocks = trades, quotes, options, stocks
         self._rejects, self._notes = Rejects(options.strict), Counter[str]()
-        self._places = None if "sequence_number" in trades.names else Places(["ticker", "venue", "ts"])
+        self._corrections = Counter[str]()
         self._quotes_done = 0.0
 
     def tape(self) -> Tape:
         """The tape; nothing is read before its batches are."""
         files = (self._trades.path, *([self._quotes.path] if self._quotes else []))
         source = self._options.source or (STOCKS if self._stocks else OPTIONS)
-        return Tape(source, "massive", files, self._batches(), self._rejects, self._notes)
+        return Tape(source, "massive", files, self._batches(), self._rejects, self._notes, self._corrections)
 
     def _batches(self) -> Iterator[Batch]:
         columns = (*TRADES, *CLOCKS, "sequence_number")
@@ -154,6 +156,7 @@ class _Reading:
             joined = join.attach(trades)
             yield self._batch(chunk, joined, min(chunk.done, self._quotes_done))
         join.finish()
+        note_days_without_quotes([join], self._notes)
 
     def _join(self, table: Table, trades: pl.DataFrame) -> QuoteJoin:
         quotes = self._quote_rows(table)
@@ -189,15 +192,15 @@ class _Reading:
             parts = pl.col("ticker").str.extract_groups(TICKER).alias("#parts")
             raw, contract = raw.with_columns(parts).unnest("#parts"), OPTION_FIELDS
         fields = [_clock(clocks[0]), *contract, *TRADED]
-        if self._places is None:
+        if "sequence_number" in self._trades.names:
             fields.append(common.number("seq", "sequence_number"))
         trades = common.parse(raw, fields, self._rejects, self._trades.path.name)
         for value, count in trades["correction"].value_counts().iter_rows():
             if value in RESTATED:
-                self._notes[f"correction {value} ({RESTATED[value]}), left out"] += count
+                self._corrections[f"correction {value} ({RESTATED[value]}), left out"] += count
         trades = trades.filter(~pl.col("correction").is_in(list(RESTATED)))
-        trades = trades.with_columns(conditions_of(trades, self._notes, stocks=self._stocks))
-        return trades if self._places is None else trades.with_columns(self._places.of(trades))
+        corrects = (trades["correction"] == CORRECTED).cast(pl.UInt8).alias("corrects")
+        return trades.with_columns(*conditions_of(trades, self._notes, stocks=self._stocks), corrects)
 
     def _batch(self, chunk: Chunk, trades: pl.DataFrame, done: float) -> Batch:
         symbol = trades["root"].alias("symbol") if self._stocks else underlyings(trades["root"])

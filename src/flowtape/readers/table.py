@@ -24,7 +24,6 @@ from flowtape.conditions import OPTION_NAMES, from_numbers, from_text, stock_con
 from flowtape.errors import TapeError
 from flowtape.prices import MAX_NANOS, NANOS, nanos, rounded, shortest_floats
 from flowtape.prints import (
-    CONTRACT,
     PARTS,
     PRICE_SCALE,
     SCHEMA,
@@ -37,7 +36,7 @@ from flowtape.prints import (
 )
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames, osi
 from flowtape.readers.columns import TEXT, check
-from flowtape.readers.common import LIMITS, Field, Places
+from flowtape.readers.common import LIMITS, Field
 from flowtape.readers.frames import READ, Mapping
 from flowtape.readers.times import NO_DATE
 
@@ -136,7 +135,6 @@ class _Reading:
         self.rejects, self.notes = Rejects(options.strict), Counter[str]()
         self._named = options.source or mapping.source
         self.source = self._named or (self._first_source() if "source" in columns else SOURCE)
-        self._places = None if "seq" in columns else Places(["venue", *CONTRACT, "ts"])
         self._contracts_in: list[str] = []
         meaning = _Meaning(table, columns, mapping)
         self._fields = [meaning.field(name) for name in columns if name != "source"]
@@ -149,10 +147,7 @@ class _Reading:
             raw = self._prepared(chunk.frame)
             prints = common.parse(raw, self._fields, self.rejects, self._table.path.name)
             prints = rounded(self._completed(prints), common.noting(self.notes))
-            prints = arranged(prints)
-            if self._places is not None:
-                prints = prints.with_columns(self._places.of(prints))
-            yield Batch(prints, chunk.rows, chunk.done)
+            yield Batch(arranged(prints), chunk.rows, chunk.done)
 
     def _first_source(self) -> str:
         column = self._columns["source"]

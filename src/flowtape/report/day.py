@@ -13,6 +13,7 @@ from flowtape.answers import Cumulative, Divergence, Sessions, Summary, TurningP
 from flowtape.claims import SIMULATED
 from flowtape.desk import Desk, Span
 from flowtape.errors import UsageError
+from flowtape.identity import EVENT_ORDER
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.prints import PRICE_SCALE, day_bounds
 from flowtape.query import Query
@@ -82,7 +83,7 @@ def _with(query: Query, **changes: Any) -> Query:
 
 
 def _largest(desk: Desk, query: Query, start: int, end: int) -> list[Large]:
-    order = ("size", "ts", "seq", "venue", "root", "expiry", "right", "strike")
+    order = ("size", *(name for name in EVENT_ORDER if name != "size"))
     rows = desk.signed(query, Span(start, end)).sort(
         order, descending=[True] + [False] * (len(order) - 1), nulls_last=True
     )

@@ -55,8 +55,8 @@ class Store(Protocol):
 
     # identity and sources
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: `row`, places in `rows` (UInt32), and the
-        quote each is kept with (`catalog.ROW_QUOTE`)."""
+        """Which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: `row`, places in `rows` (UInt32), and what
+        decides between rows of one key (`identity.PRECEDENCE`), of the kept row."""
 
     def sources(self) -> pl.DataFrame:
         """asset, symbol, day, source: where each symbol's trading day comes from."""
@@ -72,14 +72,20 @@ class Store(Protocol):
         """Keep rows (`catalog.ROWS`) and the series and venues they brought."""
 
     def replace_prints(self, rows: pl.DataFrame) -> None:
-        """Put rows in the place of those of the same identity, each of which is kept."""
+        """Put rows in the place of those of the same key, each of which is kept."""
+
+    def remove_prints(self, rows: pl.DataFrame) -> None:
+        """Remove kept rows, and what cancels did to them, by their keys."""
+
+    def corrections(self, start: int, end: int) -> pl.DataFrame:
+        """The slots (`catalog.ROW_SLOT`) of the rows of [start, end) ns that correct others."""
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """Rows of [start, end) ns of some series, of `min_size` or more, with `removed_at`."""
 
     def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
         """The underlying's last mid of each minute, on prints in [start, end) ns of some series: `minute` (since
-        1970, rising) and `price` (1/10,000 USD). Last is by `ts`, then `seq`; of equals the highest."""
+        1970, rising) and `price` (1/10,000 USD). Last is by event order (`identity.EVENT_ORDER`)."""
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """Rows of [start, end) ns that match `keys` in all of its columns, with `removed_at`."""

@@ -13,6 +13,7 @@ from datetime import date
 import polars as pl
 
 from flowtape.errors import StoreError
+from flowtape.identity import EVENT_ORDER
 from flowtape.prints import SCHEMA as PRINT_SCHEMA
 from flowtape.prints import Asset, Condition, QuoteClass, Right
 
@@ -38,12 +39,15 @@ ROWS: Schema = {
     "venue": pl.UInt16,
     "seq": pl.Int64,
     "copy": pl.Int64,
+    "corrects": pl.UInt8,
     "underlying": pl.Int64,
     "price_flags": pl.UInt8,
 }
 """A print as kept: prices in 1/10,000 USD, times naive UTC, a stock's strike 0."""
-ROW_IDENTITY = ("ts", "seq", "series", "strike", "venue")
-ROW_QUOTE = ("quote_ts", "bid", "ask", "bid_size", "ask_size")
+ROW_IDENTITY = ("ts", "seq", "series", "strike", "venue", "price", "size", "condition", "copy")
+"""The key of a row: `prints.IDENTITY` by number."""
+ROW_SLOT = ("ts", "seq", "series", "strike", "venue")
+"""What a row that corrects another has in common with it: `identity.SLOT` by number."""
 BAR_KEY = ("series", "family", "minute")
 GROUP = ("series", "strike", "size", "price")
 """What a cancel and the print it removes have in common."""
@@ -208,6 +212,19 @@ class Catalog:
             names = self.venues["name"].to_physical().alias("key")
             self._venue_keys = pl.DataFrame([names, self.venues["venue"].alias("number")])
         return _numbers(venue.to_physical().alias("key"), self._venue_keys)
+
+
+def last_mids(catalog: Catalog, rows: pl.DataFrame) -> pl.DataFrame:
+    """The underlying's last mid of each minute by event order, of rows (`ROWS`) that all have one: `minute` (since
+    1970, rising) and `price` (1/10,000 USD)."""
+    minute = pl.col("ts").to_physical() // 60_000_000_000
+    return (
+        catalog.decode(rows)
+        .sort(*EVENT_ORDER)
+        .group_by(minute.alias("minute"))
+        .agg(pl.col("underlying").last().alias("price"))
+        .sort("minute")
+    )
 
 
 def typed(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:

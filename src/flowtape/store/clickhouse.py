@@ -11,6 +11,7 @@ import polars as pl
 
 from flowtape.conditions import CANCEL, FAMILY_OF
 from flowtape.feeds.live import STANDING
+from flowtape.identity import PRECEDENCE
 from flowtape.minutes import FIELDS, NS_PER_MINUTE, merge
 from flowtape.prints import CONDITION_NAMES, day_bounds
 from flowtape.store import Changes, Point
@@ -18,9 +19,10 @@ from flowtape.store.catalog import (
     BAR_KEY,
     GROUP,
     ROW_IDENTITY,
-    ROW_QUOTE,
+    ROW_SLOT,
     ROWS,
     Schema,
+    last_mids,
     typed,
 )
 from flowtape.store.commits import Commits, seen, since
@@ -86,18 +88,19 @@ class ClickStore(Commits):
         where = f"{span_of(first, last + 1)} AND {chosen(self.catalog, rows['series'])}"
         many, low, high = self._ask("prints", _EXTENT, where, own=True).row(0)
         if not many:
-            return pl.DataFrame(schema={"row": pl.UInt32, **{name: ROWS[name] for name in ROW_QUOTE}})
+            return pl.DataFrame(schema={"row": pl.UInt32, **{name: ROWS[name] for name in PRECEDENCE}})
         fresh = rows.select(ROW_IDENTITY).with_row_index("row").filter(ts.is_between(low, high))
         where = f"{span_of(low, high + 1)} AND {chosen(self.catalog, rows['series'])}"
         kept = self._rows(where, own=True)
-        return fresh.join(kept.select(*ROW_IDENTITY, *ROW_QUOTE), on=ROW_IDENTITY).select(
-            pl.col("row").cast(pl.UInt32), *ROW_QUOTE
+        return fresh.join(kept.select(*ROW_IDENTITY, *PRECEDENCE), on=ROW_IDENTITY).select(
+            pl.col("row").cast(pl.UInt32), *PRECEDENCE
         )
 
     def _rows(self, where: str, own: bool, also: str = "") -> pl.DataFrame:
         """Prints as `catalog.ROWS`, each once. `where` is of what makes a row itself; what a later copy may tell
         otherwise is asked of the one that stands, by `also`."""
-        found = self._ask("prints", ", ".join(PRINT_ROW), where, own, ", ".join(IDENTITY), "prints", also)
+        columns, also = ", ".join((*PRINT_ROW, "gone")), f"gone = 0 AND ({also or 1})"
+        found = self._ask("prints", columns, where, own, ", ".join(IDENTITY), "prints", also)
         return by_number(self.catalog, found, ROWS)
 
     def _removed(self, where: str, own: bool) -> pl.DataFrame:
@@ -143,11 +146,25 @@ class ClickStore(Commits):
         if series.height:
             self._write_rows("series", by_name(self.catalog, series, ()))
             self._grew = self._stamp
-        self._write_rows("prints", by_name(self.catalog, rows, PRINT_ROW))
+        self._write_prints(rows, gone=0)
+
+    def _write_prints(self, rows: pl.DataFrame, gone: int) -> None:
+        named = by_name(self.catalog, rows, PRINT_ROW).with_columns(pl.lit(gone, pl.UInt8).alias("gone"))
+        self._write_rows("prints", named)
 
     def replace_prints(self, rows: pl.DataFrame) -> None:
         """See `Store.replace_prints`."""
-        self._write_rows("prints", by_name(self.catalog, rows, PRINT_ROW))
+        self._write_prints(rows, gone=0)
+
+    def remove_prints(self, rows: pl.DataFrame) -> None:
+        """See `Store.remove_prints`."""
+        self._write_prints(rows, gone=1)
+        none = rows.select(*ROW_IDENTITY).with_columns(pl.lit(None, pl.Datetime("ns")).alias("removed_at"))
+        self._write_rows("removals", by_name(self.catalog, none, (*IDENTITY, "removed_at")))
+
+    def corrections(self, start: int, end: int) -> pl.DataFrame:
+        """See `Store.corrections`."""
+        return self._rows(span_of(start, end), own=True, also="corrects = 1").select(ROW_SLOT)
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """See `Store.prints`."""
@@ -165,13 +182,8 @@ class ClickStore(Commits):
         where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
         rows = self._rows(where, own=False, also="underlying IS NOT NULL")
         rows = rows.filter(pl.col("series").is_in(series.implode()))
-        return (
-            rows.select(pl.col("ts").to_physical() // NS_PER_MINUTE, "underlying", at="ts", seq="seq")
-            .sort("at", "seq", "underlying")
-            .group_by(pl.col("ts").alias("minute"), maintain_order=True)
-            .agg(pl.col("underlying").last().alias("price"))
-            .sort("minute")
-        )
+        minute = pl.col("ts").to_physical() // NS_PER_MINUTE
+        return last_mids(self.catalog, rows.filter(pl.col("ts") == pl.col("ts").max().over(minute)))
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """See `Store.prints_of`; sees the open transaction."""
@@ -213,12 +225,12 @@ class ClickStore(Commits):
 
     def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
         """See `Store.set_removed`."""
-        made = removed.select(*ROW_IDENTITY, "size", "price", "removed_at")
+        made = removed.select(*ROW_IDENTITY, "removed_at")
         if groups.height:
             kept = self.prints_of(groups, start, end).filter(pl.col("removed_at").is_not_null())
-            gone = kept.join(made, on=ROW_IDENTITY, how="anti").select(*ROW_IDENTITY, "size", "price")
+            gone = kept.join(made, on=ROW_IDENTITY, how="anti").select(*ROW_IDENTITY)
             made = pl.concat([made, gone.with_columns(pl.lit(None, pl.Datetime("ns")).alias("removed_at"))])
-        self._write_rows("removals", by_name(self.catalog, made, (*IDENTITY, "size", "price", "removed_at")))
+        self._write_rows("removals", by_name(self.catalog, made, (*IDENTITY, "removed_at")))
 
     # minutes
     def append_bars(self, bars: pl.DataFrame) -> None:

@@ -16,6 +16,7 @@ from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.feeds.live import STANDING
 from flowtape.files import Held
+from flowtape.identity import PRECEDENCE
 from flowtape.minutes import FIELDS, SUMS, merge
 from flowtape.prints import CONDITION_NAMES, QUOTE_CLASSES, day_bounds
 from flowtape.store import Changes, Point, other_format
@@ -23,11 +24,12 @@ from flowtape.store.catalog import (
     BAR_KEY,
     GROUP,
     ROW_IDENTITY,
-    ROW_QUOTE,
+    ROW_SLOT,
     ROWS,
     SERIES,
     VENUES,
     Catalog,
+    last_mids,
     typed,
 )
 
@@ -40,7 +42,7 @@ _TYPES = {
     "price": "BIGINT NOT NULL", "size": "BIGINT NOT NULL", "bid": "BIGINT", "ask": "BIGINT",
     "bid_size": "BIGINT", "ask_size": "BIGINT", "quote_ts": "TIMESTAMP_NS", "quote_seq": "BIGINT",
     "quote_class": "UTINYINT NOT NULL", "condition": "UTINYINT NOT NULL", "venue": "USMALLINT NOT NULL",
-    "seq": "BIGINT NOT NULL", "copy": "BIGINT NOT NULL", "underlying": "BIGINT",
+    "seq": "BIGINT NOT NULL", "copy": "BIGINT NOT NULL", "corrects": "UTINYINT NOT NULL", "underlying": "BIGINT",
     "price_flags": "UTINYINT NOT NULL",
 }  # fmt: skip
 _BAR_TYPES = {
@@ -66,14 +68,14 @@ CREATE TABLE series (series INTEGER, asset VARCHAR, symbol VARCHAR, root VARCHAR
 CREATE TABLE venues (venue USMALLINT, name VARCHAR);
 CREATE TABLE print_rows ({_columns(_TYPES)});
 CREATE TABLE bar_rows ({_columns(_BAR_TYPES)});
-CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in (*ROW_IDENTITY, "size", "price")})},
+CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in ROW_IDENTITY})},
     removed_at TIMESTAMP_NS NOT NULL);
 CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
 CREATE TABLE cursors (source VARCHAR PRIMARY KEY, position VARCHAR);
 CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, price / 1e4 AS price,
     size, bid / 1e4 AS bid, ask / 1e4 AS ask, bid_size, ask_size, quote_ts, quote_seq,
     {_named(QUOTE_CLASSES)}[quote_class + 1] AS quote_class, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
-    name AS venue, seq, copy, underlying / 1e4 AS underlying, price_flags
+    name AS venue, seq, copy, corrects, underlying / 1e4 AS underlying, price_flags
     FROM print_rows JOIN series USING (series) JOIN venues USING (venue);
 CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}[family + 1] AS family,
     make_timestamp(minute::BIGINT * 60000000) AS minute,
@@ -85,7 +87,7 @@ CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}
     arg_max(close, (last_ts, last_seq, close)) / 1e4 AS close
     FROM bar_rows JOIN series USING (series) GROUP BY ALL;
 CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, size,
-    price / 1e4 AS price, name AS venue, seq, removed_at
+    price / 1e4 AS price, {_named(CONDITION_NAMES)}[condition + 1] AS condition, name AS venue, seq, copy, removed_at
     FROM removed_rows JOIN series USING (series) JOIN venues USING (venue);
 """
 
@@ -242,9 +244,9 @@ class DuckStore:
         # A tape in order of time meets what is kept only at its edge, and only there need it be compared.
         low, high = self._frame(f"SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b {within}", True).row(0)
         if low is None:
-            return pl.DataFrame(schema={"row": pl.UInt32, **{name: ROWS[name] for name in ROW_QUOTE}})
+            return pl.DataFrame(schema={"row": pl.UInt32, **{name: ROWS[name] for name in PRECEDENCE}})
         fresh = rows.select(*ROW_IDENTITY).with_row_index("row").filter(ts.is_between(low, high))
-        names, quote = ", ".join(ROW_IDENTITY), ", ".join(ROW_QUOTE)
+        names, quote = ", ".join(ROW_IDENTITY), ", ".join(PRECEDENCE)
         sql = f"SELECT row, {quote} FROM fresh JOIN (SELECT {names}, {quote} {within}) USING ({names})"
         return self._frame(sql, True, fresh=fresh).cast({"row": pl.UInt32})
 
@@ -287,13 +289,21 @@ class DuckStore:
 
     def replace_prints(self, rows: pl.DataFrame) -> None:
         """See `Store.replace_prints`."""
-        first, last = rows.select(
-            pl.col("ts").to_physical().min(), last=pl.col("ts").to_physical().max()
-        ).row(0)
-        same = " AND ".join(f"p.{name} = f.{name}" for name in ROW_IDENTITY)
-        self._run(f"DELETE FROM print_rows p USING fresh f WHERE {same} AND {_between(first, last + 1, 'p.ts')}",
-                  fresh=rows.select(ROW_IDENTITY))  # fmt: skip
+        self._delete("print_rows", rows)
         self._run(f"INSERT INTO print_rows SELECT {', '.join(ROWS)} FROM fresh", fresh=rows)
+
+    def remove_prints(self, rows: pl.DataFrame) -> None:
+        """See `Store.remove_prints`."""
+        self._delete("print_rows", rows)
+        self._delete("removed_rows", rows)
+
+    def _delete(self, table: str, rows: pl.DataFrame) -> None:
+        """Delete the rows of a table that have the keys of some rows."""
+        ts = rows["ts"].to_physical()
+        first, last = pl.select(ts.min(), last=ts.max()).row(0)
+        same = " AND ".join(f"t.{name} = f.{name}" for name in ROW_IDENTITY)
+        self._run(f"DELETE FROM {table} t USING fresh f WHERE {same} AND {_between(first, last + 1, 't.ts')}",
+                  fresh=rows.select(ROW_IDENTITY))  # fmt: skip
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """See `Store.prints`."""
@@ -302,11 +312,11 @@ class DuckStore:
 
     def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
         """See `Store.underlying`."""
-        sql = f"""SELECT epoch_ns(ts) // 60000000000 AS minute,
-                arg_max(underlying, (ts, seq, underlying)) AS price
-            FROM print_rows SEMI JOIN keys USING (series)
-            WHERE {_between(start, end)} AND underlying IS NOT NULL GROUP BY minute ORDER BY minute"""
-        return self._frame(sql, keys=series.alias("series").to_frame())
+        sql = f"""WITH p AS (SELECT {", ".join(ROWS)} FROM print_rows SEMI JOIN keys USING (series)
+                       WHERE {_between(start, end)} AND underlying IS NOT NULL),
+                 newest AS (SELECT max(ts) AS ts FROM p GROUP BY epoch_ns(ts) // 60000000000)
+            SELECT p.* FROM p SEMI JOIN newest USING (ts)"""
+        return last_mids(self.catalog, self._frame(sql, keys=series.alias("series").to_frame()))
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """See `Store.prints_of`; sees the open transaction."""
@@ -341,6 +351,11 @@ class DuckStore:
             True,
         )
 
+    def corrections(self, start: int, end: int) -> pl.DataFrame:
+        """See `Store.corrections`."""
+        sql = f"SELECT {', '.join(ROW_SLOT)} FROM print_rows WHERE corrects = 1 AND {_between(start, end)}"
+        return typed(self._frame(sql, True), {name: ROWS[name] for name in ROW_SLOT})
+
     def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
         """See `Store.set_removed`."""
         same = " AND ".join(f"r.{name} = g.{name}" for name in GROUP)
@@ -349,7 +364,7 @@ class DuckStore:
             groups=groups,
         )
         if removed.height:
-            names = ", ".join((*ROW_IDENTITY, "size", "price", "removed_at"))
+            names = ", ".join((*ROW_IDENTITY, "removed_at"))
             self._run(f"INSERT INTO removed_rows ({names}) SELECT {names} FROM removed", removed=removed)
 
     def append_bars(self, bars: pl.DataFrame) -> None:

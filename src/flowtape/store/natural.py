@@ -14,9 +14,9 @@ from flowtape.conditions import FAMILIES
 from flowtape.minutes import FIELDS
 from flowtape.store.catalog import ROWS, SERIES, SERIES_KEY, Catalog, Schema, typed
 
-IDENTITY = ("ts", *SERIES_KEY, "strike", "venue", "seq")
+IDENTITY = ("ts", *SERIES_KEY, "strike", "venue", "seq", "price", "size", "condition", "copy")
 SYMBOL = "asset, symbol"
-PRINT_ROW = (*IDENTITY, *(name for name in ROWS if name not in ("ts", "series", "strike", "venue", "seq")))
+PRINT_ROW = (*IDENTITY, *(name for name in ROWS if name not in (*IDENTITY, "series")))
 BAR_ROW = (*SERIES_KEY, "family", "minute", *FIELDS)
 _NO_EXPIRY = date(1970, 1, 1)
 _FAMILY = pl.Enum(FAMILIES)

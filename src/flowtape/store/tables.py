@@ -22,6 +22,7 @@ SERIES_COLUMNS = {
 _INSTANT = "DateTime64(9, 'UTC') CODEC(DoubleDelta, ZSTD)"
 _IDENTITY = {
     "ts": _INSTANT, **SERIES_COLUMNS, "strike": "Int32", "venue": _TEXT, "seq": "Int64 CODEC(Delta, ZSTD)",
+    "price": "Int64 CODEC(Delta, ZSTD)", "size": "Int64 CODEC(ZSTD)", "condition": "UInt8", "copy": "Int64 CODEC(ZSTD)",
 }  # fmt: skip
 _INDEX = "INDEX stamps v TYPE minmax GRANULARITY 1"
 
@@ -43,12 +44,12 @@ class Table:
 
 _NULLABLE = "Nullable(Int64) CODEC(Delta, ZSTD)"
 _KEPT = {
-    "price": "Int64 CODEC(Delta, ZSTD)", "size": "Int64 CODEC(ZSTD)", "bid": _NULLABLE, "ask": _NULLABLE,
+    "bid": _NULLABLE, "ask": _NULLABLE,
     "bid_size": _NULLABLE, "ask_size": _NULLABLE,
     "quote_ts": "Nullable(DateTime64(9, 'UTC')) CODEC(DoubleDelta, ZSTD)", "quote_seq": _NULLABLE,
-    "quote_class": "UInt8", "condition": "UInt8", "copy": "Int64 CODEC(ZSTD)", "underlying": _NULLABLE,
-    "price_flags": "UInt8",
+    "quote_class": "UInt8", "corrects": "UInt8", "underlying": _NULLABLE, "price_flags": "UInt8", "gone": "UInt8",
 }  # fmt: skip
+"""`gone` is 1 in the row that removes a print."""
 _BAR = {
     **dict.fromkeys(VALUES, "Int64 CODEC(ZSTD)"),
     **dict.fromkeys(EDGES, "Nullable(Int64) CODEC(ZSTD)"),
@@ -60,7 +61,7 @@ TABLES = (
                       "restated": "UInt8", **STAMP},
           ("asset", "symbol", "minute", "expiry", "right", "family", "v"), "symbol", "toYYYYMM(minute)", "minute",
           index=_INDEX),
-    Table("removals", {**_IDENTITY, "price": "Int64", "size": "Int64",
+    Table("removals", {**_IDENTITY,
                        "removed_at": "Nullable(DateTime64(9, 'UTC'))", **STAMP},
           ("asset", "symbol", "ts", "seq", "v"), "symbol", "toYYYYMM(ts)", "ts", index=_INDEX),
     Table("series", {**SERIES_COLUMNS, **STAMP}, ("asset", "symbol", "expiry", "right", "root", "v"), "symbol",
