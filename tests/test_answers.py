@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import oracle_routes as routes
 from flowtape import answers
 from flowtape.answers import boards, numbers, spans, tape
-from flowtape.conditions import CANCEL, FAMILIES
+from flowtape.conditions import CANCEL, FAMILIES, OFFICIAL
 from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.query import Filter, Query
@@ -382,7 +382,7 @@ def test_tables_have_types(kept):
     made = kept(flow(range(3)))
     desk = made.desk
     point = answers.table(answers.cumulative(desk, Query(symbol="SPY", minutes=60, quality=True)).body)
-    families = [f"family_{name}" for name in FAMILIES if name != CANCEL]
+    families = [f"family_{name}" for name in FAMILIES if name not in (CANCEL, OFFICIAL)]
     assert point.schema == {
         "ts": pl.Datetime("ns", "UTC"), "netVolume": pl.Int64, "cumulative": pl.Int64, "vwap": pl.Float64,
         "tradeCount": pl.Int64, "nbboShare": pl.Float64, "sidedShare": pl.Float64,

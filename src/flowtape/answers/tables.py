@@ -10,7 +10,7 @@ import polars as pl
 from flowtape.answers.boards import Leaderboard
 from flowtape.answers.bodies import Rows
 from flowtape.answers.readings import SessionPart, Sessions
-from flowtape.conditions import CANCEL, FAMILIES
+from flowtape.conditions import CANCEL, FAMILIES, OFFICIAL
 from flowtape.prints import Timestamp
 
 _DATES = {"expiry", "session"}
@@ -88,5 +88,5 @@ def _families(shares: list[dict[str, float]]) -> list[pl.Series]:
     return [
         pl.Series(f"family_{name}", [share.get(name, 0.0) for share in shares], pl.Float64)
         for name in FAMILIES
-        if name != CANCEL
+        if name not in (CANCEL, OFFICIAL)
     ]
