@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from html import escape
 from typing import NamedTuple
 
 import pytest
@@ -153,3 +154,20 @@ def test_the_line_in_the_terminal(folder):
     both = flowtape(*words, "--plot", "--as", "csv", cwd=folder)
     assert both.returncode == 2
     assert "leave out --as" in both.stderr
+
+
+@pytest.mark.parametrize("symbol", ["$$", "$A_B$", "&AMP"])
+def test_a_symbol_is_drawn_as_it_is_written(symbol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        "ts,symbol,price,size",
+        *(f"2026-05-12T14:{minute}:00Z,{symbol},1.0,3" for minute in range(10, 40)),
+    ]
+    (tmp_path / "x.csv").write_text("\n".join([*lines, ""]))
+    assert flowtape("ingest", "x.csv", "--store", "x.duckdb", cwd=tmp_path).returncode == 0
+    for out in ("x.svg", "x.html", "x.png"):
+        words = ["report", symbol, "--asset", "stock", "--day", str(DAY), "-o", out, "--store", "x.duckdb"]
+        assert CliRunner().invoke(commands, words, standalone_mode=False).exception is None
+    texts = "".join(ET.parse(tmp_path / "x.svg").getroot().itertext())
+    assert f"{symbol} stocks, {DAY}" in texts
+    assert f"<title>{escape(symbol)} stocks" in (tmp_path / "x.html").read_text("utf-8")

@@ -131,13 +131,14 @@ def dates(values: pl.Series) -> pl.Series:
     return values.cast(pl.Date)
 
 
-def names(values: pl.Series, good: Callable[[str], bool], what: str, strip: str = "") -> pl.Series:
+def names(values: pl.Series, good: Callable[[str], bool], what: str, most: int, strip: str = "") -> pl.Series:
     """Names in upper case, without blanks around them and without what is stripped off their start, as Categorical.
 
     Args:
         values: text.
         good: whether a name is one.
         what: what is said of a name that is none.
+        most: how many distinct names there may be.
         strip: characters that may lead a name and are no part of it.
     """
     if values.dtype == pl.Null:
@@ -145,6 +146,8 @@ def names(values: pl.Series, good: Callable[[str], bool], what: str, strip: str 
     if not isinstance(values.dtype, _TEXT):
         raise Fault(values.name, f"{_named(values.dtype)} is no name: text is wanted")
     found = values.unique().drop_nulls().cast(pl.String)
+    if len(found) > most:
+        raise Fault(values.name, f"more than {most:,} distinct names")
     table = {name: name.strip().upper().lstrip(strip) for name in found}
     bad = [name for name, right in table.items() if not good(right)]
     if bad:

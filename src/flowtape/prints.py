@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 
 from flowtape import columns, prices
-from flowtape.errors import UsageError
+from flowtape.errors import TapeError, UsageError
 
 PRICE_SCALE = prices.PRICE_SCALE
 MAX_PRICE = prices.MAX_PRICE
@@ -137,6 +137,19 @@ syntax is common to Python, Polars and ECMAScript."""
 _SYMBOL = re.compile(SYMBOL_PATTERN[1:-1])
 
 
+MAX_NAMES = {"symbol": 100_000, "root": 100_000, "venue": 5_000}
+"""How many distinct names a column may have in a batch. OPRA has about 6,000 roots, the stock tapes 12,000 symbols; a
+process keeps every name for good, so that text of another kind would fill its memory."""
+
+
+def check_distinct(names: pl.Series, column: str, file: str = "") -> None:
+    """Raise `TapeError` where there are more distinct names than `MAX_NAMES` says of a column of prints."""
+    if len(names) > MAX_NAMES[column]:
+        some = ", ".join(map(repr, names.head(3)))
+        what = f"more than {MAX_NAMES[column]:,} distinct names as {column} ({some}, …): is it really one?"
+        raise TapeError(f"{file}: {what}" if file else what)
+
+
 NAME_LENGTH = 32
 NAME_PATTERN = f"^[ -~]{{0,{NAME_LENGTH}}}$"
 """What a venue's name is: up to 32 printable ASCII characters."""
@@ -165,7 +178,9 @@ def underlying_of(root: str) -> str:
 def underlyings(roots: pl.Series) -> pl.Series:
     """`underlying_of` for a column of roots; as many calls as there are distinct roots."""
     names = roots.cast(pl.String)
-    table = {root: underlying_of(root) for root in names.unique().drop_nulls()}
+    distinct = names.unique().drop_nulls()
+    check_distinct(distinct, "root")
+    table = {root: underlying_of(root) for root in distinct}
     return (
         names.replace_strict(table, default=None, return_dtype=pl.String).cast(pl.Categorical).alias("symbol")
     )
@@ -223,7 +238,10 @@ Convert = Callable[[pl.Series], pl.Series]
 
 
 def _named(good: Callable[[str], bool], pattern: str, strip: str = "") -> Convert:
-    return lambda column: columns.names(column, good, f"is none of {pattern}", strip)
+    def convert(column: pl.Series) -> pl.Series:
+        return columns.names(column, good, f"is none of {pattern}", MAX_NAMES[column.name], strip)
+
+    return convert
 
 
 def _instants(column: pl.Series) -> pl.Series:

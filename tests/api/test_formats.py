@@ -8,7 +8,8 @@ import httpx
 import polars as pl
 import pytest
 
-from flowtape.api.formats import FORMATS, MEDIA, Format, accepted
+from flowtape.answers import Summary
+from flowtape.api.formats import FORMATS, MEDIA, Format, accepted, writer
 from flowtape.api.routes import ROUTES
 from oracle import MINUTE
 from serving import Kept, kept
@@ -177,3 +178,18 @@ def test_csv_is_compressed_too(server: Kept) -> None:
     (found,) = server.ask(("/v1/flow/options/SPY/recent", {"format": "csv", "limit": "500"}))
     assert found.headers["Content-Encoding"] == "gzip"
     assert found.text.startswith("ts,instrumentId,expiry,strike,right,price,size,side,isBlock,bid,ask\n")
+
+
+@pytest.mark.parametrize("symbol", ["=1+1", "+X", "-X", "@X", "\tX", "\rX"])
+def test_a_csv_cell_is_no_formula(symbol: str) -> None:
+    body = Summary(
+        symbol=symbol, total_trades=1, buy_volume=0, sell_volume=3, mid_volume=0, net_volume=-3,
+        biggest_single_trade=3, last_trade_utc="2026-03-02T14:30:00Z",
+    )  # fmt: skip
+    made = writer("csv")(body)
+    assert pl.read_csv(io.BytesIO(made))["symbol"].to_list() == ["'" + symbol]
+    assert pl.read_csv(io.BytesIO(made))["netVolume"].to_list() == [-3]
+    named = writer("csv")(
+        Summary(**{name: getattr(body, name) for name in body.__struct_fields__} | {"symbol": "A-B"})
+    )
+    assert pl.read_csv(io.BytesIO(named))["symbol"].to_list() == ["A-B"]

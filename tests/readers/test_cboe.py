@@ -148,8 +148,8 @@ def test_larger_file_in_bounded_batches(write):
         ({"time": "2024-06-14"}, "quote_datetime is not a time of New York: '2024-06-14'"),
         ({"time": "2016-03-13 02:30:00"}, "quote_datetime is not a time of New York: '2016-03-13 02:30:00'"),
         ({"seq": ""}, "sequence_number is not a whole number: None"),
-        ({"root": " "}, "root is blank: ' '"),
-        ({"underlying": "^"}, "underlying_symbol is blank: '^'"),
+        ({"root": " "}, "root is blank or no symbol of at most 32 characters: ' '"),
+        ({"underlying": "^"}, "underlying_symbol is blank or no symbol of at most 32 characters: '^'"),
         (
             {"expiry": "2024-06-31"},
             "expiration is not a date from 1990 to 2099, YYYY-MM-DD or YYYYMMDD: '2024-06-31'",
@@ -162,7 +162,7 @@ def test_larger_file_in_bounded_batches(write):
         ({"size": "1.5"}, "trade_size is not a whole number from 1 up: '1.5'"),
         ({"bid": "x"}, "best_bid is not a price in USD: 'x'"),
         ({"condition": "x"}, "trade_condition_id is not a number: 'x'"),
-        ({"venue": ""}, "exchange_id is blank: None"),
+        ({"venue": ""}, "exchange_id is blank or no name of at most 32 printable characters: None"),
     ],
 )
 def test_bad_rows(write, changed, reason):

@@ -207,7 +207,7 @@ def test_days_are_paired(write):
         ({"price": "-0.05"}, "price is not a price in USD from 0 up: '-0.05'"),
         ({"price": "x"}, "price is not a price in USD from 0 up: 'x'"),
         ({"size": "0"}, "size is not a whole number from 1 up: '0'"),
-        ({"exchange": ""}, "exchange is blank: None"),
+        ({"exchange": ""}, "exchange is blank or no name of at most 32 printable characters: None"),
         ({"correction": "5"}, "correction is not a known indicator: '5'"),
         ({"correction": "x"}, "correction is not a known indicator: 'x'"),
         ({"ts": -NS + 1_718_373_600_000}, "sip_timestamp is no time in nanoseconds: '1718373600000'"),

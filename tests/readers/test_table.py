@@ -317,8 +317,8 @@ def test_conditions_by_code_or_name_and_numbers_by_vocabulary(write):
     ("column", "value", "reason"),
     [
         ("ts", None, "ts is no time: None"),
-        ("symbol", "^", "symbol is blank: '^'"),
-        ("root", None, "root is blank: None"),
+        ("symbol", "^", "symbol is blank or no symbol of at most 32 characters: '^'"),
+        ("root", None, "root is blank or no symbol of at most 32 characters: None"),
         ("expiry", None, "an option without expiry, right or strike"),
         ("right", "X", "right is neither call nor put: 'X'"),
         ("strike", 12.50004, "strike is not a price in USD within bounds: 12.50004"),

@@ -130,7 +130,7 @@ def test_times_without_an_offset_are_of_new_york(write):
         ({"trade": "x"}, "trade_timestamp is not a time: 'x'"),
         ({"quote": "x"}, "quote_timestamp is not a time: 'x'"),
         ({"sequence": "1.5"}, "sequence is not a whole number: '1.5'"),
-        ({"symbol": ""}, "symbol is blank: None"),
+        ({"symbol": ""}, "symbol is blank or no symbol of at most 32 characters: None"),
         ({"expiration": "x"}, "expiration is not a date from 1990 to 2099, YYYY-MM-DD or YYYYMMDD: 'x'"),
         ({"strike": "500.00001"}, "strike is not a strike in USD: '500.00001'"),
         ({"strike": "500.00000000000006"}, None),
@@ -246,7 +246,7 @@ def test_options_that_lack_a_column_are_not_stocks(write, missing):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"symbol": ""}, "symbol is blank: None"),
+        ({"symbol": ""}, "symbol is blank or no symbol of at most 32 characters: None"),
         ({"size": "0.5"}, "size is not a whole number from 1 up: '0.5'"),
         ({"condition": "x"}, "condition is not a number: 'x'"),
     ],

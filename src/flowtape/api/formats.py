@@ -76,7 +76,12 @@ def _csv(body: msgspec.Struct) -> bytes:
         for name, dtype in frame.schema.items()
         if isinstance(dtype, pl.Datetime)
     ]
-    return frame.with_columns(texts).write_csv().encode()
+    return frame.with_columns(texts).with_columns(_guarded(pl.col(pl.String))).write_csv().encode()
+
+
+def _guarded(texts: pl.Expr) -> pl.Expr:
+    """Texts that a spreadsheet would take for formulas, led by an apostrophe (OWASP, "CSV Injection")."""
+    return texts.str.replace(r"^([=+\-@\t\r])", "'$1")
 
 
 def _sample(body: msgspec.Struct) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from flowtape.conditions import without_official
@@ -53,12 +55,16 @@ class Rejects:
     _earliest: Reject | None = None
 
     def add(
-        self, file: str, rows: Sequence[int], reason: str, values: Sequence[object] | None = None
+        self,
+        file: str,
+        rows: Sequence[int] | npt.NDArray[np.int64],
+        reason: str,
+        values: Sequence[object] | None = None,
     ) -> None:
-        """Count bad rows, numbers ascending; `values` names the offending value of each."""
-        if not rows:
+        """Count bad rows, numbers ascending; `values` names the offending value of each that is kept."""
+        if not len(rows):
             return
-        for place, row in enumerate(rows[: max(1, self.keep - len(self.first))]):
+        for place, row in enumerate(map(int, rows[: max(1, self.keep - len(self.first))])):
             reject = Reject(file, row, reason if values is None else f"{reason}: {values[place]!r}")
             if len(self.first) < self.keep:
                 self.first.append(reject)
@@ -202,12 +208,13 @@ def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
 def guess(path: Path) -> str:
     """The format of a file, by its content. Raises `TapeError` where none fits."""
     from flowtape.readers.common import head
-    from flowtape.readers.delimited import header_of, separated_by
+    from flowtape.readers.delimited import check_encoding, header_of, separated_by
 
     start = head(path)
     for name, module in FORMATS.items():
         if importlib.import_module(module).matches(path, start):
             return name
+    check_encoding(path.name, start)
     names = header_of(start)
     seen = f"; its first line has {len(names)} names between {separated_by(start)}" if len(names) > 1 else ""
     raise TapeError(

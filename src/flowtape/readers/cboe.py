@@ -67,7 +67,7 @@ def _fields(fixed: int | None) -> list[Field]:
     condition = common.condition("trade_condition_id", "nanex")
     fields = [
         Field("ts", "quote_datetime", pl.col("#ts"), "quote_datetime is not a time of New York"),
-        Field("symbol", "underlying_symbol", _symbol(), "underlying_symbol is blank"),
+        common.text("symbol", "underlying_symbol"),
         common.text("root", "root"),
         common.expiry("expiration"),
         common.strike("strike"),
@@ -91,11 +91,6 @@ def _fields(fixed: int | None) -> list[Field]:
         what = f"the line does not hold the exchanges that {_COUNT} tells"
         fields.append(Field("#exchanges", _COUNT, whole, what))
     return fields
-
-
-def _symbol() -> pl.Expr:
-    name = pl.col("underlying_symbol").str.strip_chars().str.strip_prefix("^").str.to_uppercase()
-    return pl.when(name != "").then(name)
 
 
 def _best_sizes(extra: Sequence[str], fixed: int) -> list[pl.Expr]:

@@ -5,6 +5,7 @@ CSV in pieces is in `delimited`, times in `times`, a file's decompressed bytes i
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,18 @@ import polars as pl
 from flowtape.conditions import from_numbers
 from flowtape.prices import NANOS, Note, nanos
 from flowtape.prints import LIMITS as UNITS
-from flowtape.prints import MAX_SIZE, OUT_OF_RANGE, out_of_range, strike_units
+from flowtape.prints import (
+    MAX_SIZE,
+    NAME_LENGTH,
+    OSI,
+    OUT_OF_RANGE,
+    SYMBOL_LENGTH,
+    check_distinct,
+    is_name,
+    is_symbol,
+    out_of_range,
+    strike_units,
+)
 from flowtape.readers import Rejects
 from flowtape.readers.columns import is_missing
 from flowtape.readers.delimited import FIELDS, ROW, Chunk, Csv, header_of
@@ -63,12 +75,15 @@ class Field:
     low: int | None = None
     high: int | None = None
     required: bool = True
+    names: bool = False
+    """The column holds names: `value` is text as the source has it, which `names` brings into its form."""
 
 
 def parse(raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str) -> pl.DataFrame:
     """The prints' columns of a frame of source rows (with `ROW`), without the bad rows, each of them reported
     once, by the first of `fields` it fails. A quote whose time is out of range is unknown."""
     parsed = raw.select(pl.col(ROW), *(field.value.alias(field.name) for field in fields))
+    parsed = parsed.with_columns(names(parsed[field.name], file)[0] for field in fields if field.names)
     good: pl.Series | None = None
     for field in fields:
         for bad, what in _faults(parsed[field.name], raw[field.column], field):
@@ -85,6 +100,48 @@ def parse(raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: st
                 rejects.add(file, rows, f"{field.column} {what}" if what is OUT_OF_RANGE else what, values)
                 good = ~fresh if good is None else good & ~fresh
     return parsed if good is None else parsed.filter(good)
+
+
+_OSI = re.compile(OSI)
+_NO_SYMBOL = f"is blank or no symbol of at most {SYMBOL_LENGTH} characters"
+NO_NAME = {
+    "symbol": _NO_SYMBOL,
+    "root": _NO_SYMBOL,
+    "venue": f"is blank or no name of at most {NAME_LENGTH} printable characters",
+}
+
+
+def names(values: pl.Series, file: str, *, blank: bool = False) -> tuple[pl.Series, pl.Series]:
+    """Names of a column of prints (`symbol`, `root`, `venue`) in upper case, without blanks around them; of a symbol
+    without a `^` before it.
+
+    Args:
+        values: text or categories, called as the column of prints.
+        file: the file's name, for the error.
+        blank: whether a text without a character is a name.
+
+    Returns:
+        The names, type Categorical, null where a text is none; and each distinct name once.
+
+    Raises:
+        TapeError: for more distinct names than `MAX_NAMES`.
+    """
+    name = values.name
+    found = values.unique().drop_nulls().cast(pl.String)
+    check_distinct(found, name, file)
+    good = is_name if name == "venue" else _is_symbol_or_contract
+    right = (
+        found.str.strip_chars(" ").str.to_uppercase().str.strip_chars_start("^" if name == "symbol" else "")
+    )
+    right = pl.Series([text if good(text) and (text or blank) else None for text in right], dtype=pl.String)
+    if (found == right).all(ignore_nulls=False):
+        return values.cast(pl.Categorical), found
+    made = values.cast(pl.String).replace_strict(found, right, default=None, return_dtype=pl.String)
+    return made.cast(pl.Categorical), right
+
+
+def _is_symbol_or_contract(text: str) -> bool:
+    return is_symbol(text) or _OSI.match(text) is not None
 
 
 def _shown(values: pl.Series) -> list[object]:
@@ -180,9 +237,9 @@ def right(column: str = "right") -> Field:
 
 
 def text(name: str, column: str) -> Field:
-    """A name that must not be blank, in upper case."""
-    value = pl.col(column).str.strip_chars().str.to_uppercase()
-    return Field(name, column, pl.when(value != "").then(value), f"{column} is blank")
+    """A name that must not be blank, in upper case: a symbol or a root by `prints.SYMBOL_PATTERN`, another by
+    `prints.NAME_PATTERN`."""
+    return Field(name, column, pl.col(column), f"{column} {NO_NAME[name]}", names=True)
 
 
 def number(name: str, column: str) -> Field:
@@ -215,7 +272,13 @@ def noting(notes: Counter[str]) -> Note:
     return note
 
 
+_SHOWN, _MAX_NOTES = 40, 200
+"""How much of a text a note shows, and how many notes name a condition of their own."""
+_OTHERS = "other conditions without a name here: kept as unknown"
+
+
 def note_unknown(conditions: pl.Series, source: pl.Series, notes: Counter[str]) -> None:
     """Note which of the source's conditions have no name here; their prints are kept as `unknown`."""
     for value, count in source.filter(conditions == "unknown").drop_nulls().value_counts().iter_rows():
-        notes[f"condition {value} has no name here: kept as unknown"] += count
+        what = f"condition {value[:_SHOWN]} has no name here: kept as unknown"
+        notes[what if what in notes or len(notes) < _MAX_NOTES else _OTHERS] += count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ FIELDS = "#fields"
 """In a ragged CSV, the column that holds how many fields each line has."""
 CHUNK_BYTES = 8 * 2**20
 MAX_LINE = 16 * 2**20
+MAX_BLANK = 1_000_000
+"""How many blank lines a file may have in blocks that hold little else."""
+_SHORT = 4
+"""A block whose lines are shorter than this on average holds little but blank lines, or no table."""
+BLANK = "blank lines"
 
 _Places = npt.NDArray[np.intp]
 _Mask = npt.NDArray[np.bool_]
@@ -29,6 +35,11 @@ _Mask = npt.NDArray[np.bool_]
 _BOM = b"\xef\xbb\xbf"
 
 
+_OTHER_TEXT = (
+    (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
+)  # fmt: skip
+"""How a text file in another encoding begins: its byte order mark."""
+_LATIN_1 = re.compile(rb"[\x20-\x7e\t\r\x80-\xff]+[,;\t|][\x20-\x7e\t\r\x80-\xff]+")
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _UNNAMED = "\0"
 """How the name begins that stands for a column without a name, or with that of an earlier column."""
@@ -42,6 +53,22 @@ def header_of(start: bytes) -> list[str]:
 def separated_by(start: bytes) -> str:
     """What separates the columns in the first line of a text file, as a word for an error."""
     return _SEPARATORS[_header(start)[1]]
+
+
+def check_encoding(name: str, start: bytes) -> None:
+    """Raise `TapeError` where the first bytes of a file (called `name`) are text in another encoding than UTF-8."""
+    for mark, found in _OTHER_TEXT:
+        if start.startswith(mark):
+            raise TapeError(f"{name}: text in {found}, not UTF-8; save it as UTF-8")
+    line = start.split(b"\n", 1)[0]
+    if re.fullmatch(rb"(?:[\x20-\x7e\t\r]\0)+\0?|(?:\0[\x20-\x7e\t\r])+\0?", line) is not None:
+        raise TapeError(f"{name}: text in UTF-16, not UTF-8; save it as UTF-8")
+    if _LATIN_1.fullmatch(line) is None:
+        return
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        raise TapeError(f"{name}: a header that is not UTF-8 (Latin-1?); save it as UTF-8") from None
 
 
 def _header(start: bytes) -> tuple[list[str], str]:
@@ -61,7 +88,7 @@ def _header(start: bytes) -> tuple[list[str], str]:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Some rows of a CSV file: text columns and `ROW`, the count of data rows they came of (bad ones
-    included), and the share of the file read so far."""
+    included, blank lines not), and the share of the file read so far."""
 
     frame: pl.DataFrame
     rows: int
@@ -83,6 +110,7 @@ class Csv:
         Raises `TapeError` for a missing, empty, binary or wrong-format file.
         """
         start = head(path)
+        check_encoding(path.name, start)
         self.path, self.ragged = path, ragged
         self.names, self.separator = _header(start)
         missing = [name for name in required if name not in self.names]
@@ -116,9 +144,10 @@ class Csv:
         Raises `TapeError` where the file has no rows or its last line is cut off.
         """
         self._check_repeated(columns)
-        row = 0
+        row = seen = blank = 0
         with open_stream(self.path) as stream:
             for data in self._blocks(stream):
+                blank = self._check_blank(data, blank)
                 ended = data.endswith(b"\n")
                 lines = _Lines(
                     data if ended else data + b"\n", len(self.names), self.separator, exact=not self.ragged
@@ -131,15 +160,19 @@ class Csv:
                     high = min(low + max_rows, row + lines.count)
                     for reason, bad in lines.faults:
                         rows = (bad + row + 1)[(bad >= low - row) & (bad < high - row)]
-                        rejects.add(self.path.name, rows.tolist(), reason)
+                        rejects.add(self.path.name, rows, reason)
                     part = (
                         frame
                         if high - low == lines.count
                         else frame.filter(pl.col(ROW).is_between(low + 1, high))
                     )
-                    yield Chunk(part, high - low, stream.done)
+                    count = high - low - int(lines.blank[low - row : high - row].sum())
+                    seen += count
+                    yield Chunk(part, count, stream.done)
+                if without := int(lines.blank.sum()):
+                    notes[BLANK] += without
                 row += lines.count
-        if not row:
+        if not seen:
             raise TapeError(f"{self.path.name}: no rows, only a header")
 
     def _blocks(self, stream: Stream) -> Iterator[bytes]:
@@ -157,6 +190,16 @@ class Csv:
                 raise TapeError(f"{self.path.name}: a line of more than {MAX_LINE:,} bytes: not a CSV file")
         if held:
             yield held
+
+    def _check_blank(self, block: bytes, before: int) -> int:
+        """The number of blank lines so far, of blocks of short lines; `before` counts those before this block."""
+        if block.count(b"\n") * _SHORT < len(block):
+            return before
+        # Counted before the lines are told apart, which takes a hundred bytes of memory for each.
+        count = before + len(block) - len(block.replace(b"\n\n", b"\n")) + block.count(b"\n\r\n")
+        if count > MAX_BLANK:
+            raise TapeError(f"{self.path.name}: more than {MAX_BLANK:,} blank lines: not a tape")
+        return count
 
     def _check_end(self, lines: _Lines, row: int) -> None:
         if lines.fields[-1] < len(self.names):
@@ -207,7 +250,7 @@ class _Lines:
         separators, torn = self._unquoted(np.flatnonzero(self._bytes == ord(separator)))
         self.fields = np.diff(np.searchsorted(separators, self.ends), prepend=0) + 1
         lengths = self.ends - self.starts
-        blank = (lengths == 0) | ((lengths == 1) & (self._bytes[self.starts] == ord("\r")))
+        self.blank = blank = (lengths == 0) | ((lengths == 1) & (self._bytes[self.starts] == ord("\r")))
         wrong = self.fields != width if exact else self.fields < width
         found = (
             ("a NUL byte", self._holding(self._bytes == 0) if b"\0" in block else None),

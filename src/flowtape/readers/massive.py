@@ -41,7 +41,7 @@ RESTATED = {
 CORRECTED = 1
 """The indicator of a trade that was corrected later: the record holds its first time and the corrected data."""
 _KEPT = (0, CORRECTED, 2)
-TICKER = r"^O:([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
+TICKER = r"^O:([A-Z0-9./]{1,6}?)(\d{6})([CP])(\d{8})$"
 _OPTION_ROW = re.compile(rb'^(?:.*[,;|\t])?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
 
 

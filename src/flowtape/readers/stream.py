@@ -20,6 +20,9 @@ _ZSTD_SKIPPABLE = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
 _ZSTD_SLICE = 1024
 _GZIP_SLICE = 2**18
 _PIECE = 2**22
+MAX_EXPANSION = 500
+"""How many times its own size compressed data may become, beyond `FREE_BYTES`; tapes become 5 to 30 times theirs."""
+FREE_BYTES = 2**27
 
 
 class Stream:
@@ -27,7 +30,8 @@ class Stream:
 
     Read with `read`, or iterate for pieces of a convenient size. `done` is the share of the file's own
     (compressed) bytes consumed so far, 0 to 1. Raises `TapeError` where the file is missing, is no regular file
-    or a database that this process has open, or its compressed data is corrupt or ends in mid-frame.
+    or a database that this process has open, or its compressed data is corrupt, ends in mid-frame or becomes more
+    than `MAX_EXPANSION` times its size.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,9 +47,9 @@ class Stream:
         magic = self._raw.read(4)
         self._raw.seek(0)
         if magic.startswith(_GZIP):
-            self._pieces = self._gunzip()
+            self._pieces = self._bounded(self._gunzip())
         elif magic.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
-            self._pieces = self._unzstd()
+            self._pieces = self._bounded(self._unzstd())
         else:
             self._pieces = iter(lambda: self._raw.read(_PIECE), b"")
         self._left = b""
@@ -84,6 +88,17 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _bounded(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        made = 0
+        for piece in pieces:
+            made += len(piece)
+            if made > FREE_BYTES and made > MAX_EXPANSION * self._raw.tell():
+                raise TapeError(
+                    f"{self.path.name}: its compressed data becomes more than {MAX_EXPANSION} times its size: not a "
+                    f"tape; if it is one, decompress it first"
+                )
+            yield piece
 
     def _gunzip(self) -> Iterator[bytes]:
         data = self._raw.read(_GZIP_SLICE)

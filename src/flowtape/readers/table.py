@@ -24,6 +24,7 @@ from flowtape.conditions import OPTION_NAMES, from_numbers, from_text, stock_con
 from flowtape.errors import TapeError
 from flowtape.prices import MAX_NANOS, NANOS, nanos, rounded, shortest_floats
 from flowtape.prints import (
+    MAX_NAMES,
     PARTS,
     PRICE_SCALE,
     SCHEMA,
@@ -49,8 +50,8 @@ _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _COUNTS = ("size", "bid_size", "ask_size")
 _REQUIRED = ("ts", "symbol", "root", "asset", "price", "size")
 _FAULTS = {
-    "symbol": "is blank",
-    "root": "is blank",
+    "symbol": common.NO_NAME["symbol"],
+    "root": common.NO_NAME["root"],
     "asset": "is neither option nor stock",
     "right": "is neither call nor put",
     "expiry": NO_DATE,
@@ -59,7 +60,7 @@ _FAULTS = {
     "ask_size": "is not a whole number from 0 up",
     "seq": "is not a whole number",
     "condition": "is no condition of OPRA's",
-    "venue": "is no name",
+    "venue": common.NO_NAME["venue"],
 }
 _ALPACA = Mapping(
     columns={"ts": "timestamp", "venue": "exchange", "condition": "conditions", "seq": "id"}, source="alpaca"
@@ -172,10 +173,11 @@ class _Reading:
         for name, column in self._columns.items():
             if name in ("ts", "quote_ts"):
                 made.append(self._times(raw[column]).alias(f"#{name}"))
-            elif name in ("symbol", "root"):
-                names, distinct = _upper(raw[column], strip="^" if name == "symbol" else "")
+            elif name in MAX_NAMES and isinstance(raw.schema[column], (*TEXT, pl.Null)):
+                texts = raw[column].alias(name)
+                names, distinct = common.names(texts, self._table.path.name, blank=name == "venue")
                 made.append(names.alias(f"#{name}"))
-                if osi.among(distinct):
+                if name != "venue" and osi.among(distinct):
                     self._contracts_in.append(name)
             elif name in _CHOICES:
                 made.append(_chosen(raw[column], name).alias(f"#{name}"))
@@ -315,7 +317,9 @@ class _Meaning:
         elif name == "condition":
             self._check_vocabulary(column, dtype)
             value = here
-        elif name in ("venue", TAPE):
+        elif name == "venue" and not text:
+            value = common.whole(column).cast(pl.String)
+        elif name == TAPE:
             value = here if text else common.whole(column).cast(pl.String)
         return value, what
 
@@ -369,14 +373,3 @@ def _texts(values: pl.Series) -> pl.Series:
     if isinstance(values.dtype, pl.List):
         return values.list.eval(pl.element().cast(pl.String)).list.join(",")
     return values.cast(pl.String)
-
-
-def _upper(names: pl.Series, strip: str) -> tuple[pl.Series, pl.Series]:
-    """Names in upper case, without what is stripped off their start, null where nothing is left; and each once."""
-    names = names.cast(pl.Categorical)
-    found = names.unique().drop_nulls().cast(pl.String)
-    right = found.str.strip_chars().str.to_uppercase().str.strip_chars_start(strip)
-    if (found == right).all() and not (found == "").any():
-        return names, found
-    right = right.replace("", None)
-    return names.cast(pl.String).replace_strict(found, right, default=None).cast(pl.Categorical), right

@@ -11,7 +11,7 @@ import re
 
 import polars as pl
 
-from flowtape.prints import OSI
+from flowtape.prints import OSI, check_distinct, is_symbol
 
 _SUFFIXES = str.maketrans(
     {
@@ -35,11 +35,14 @@ def symbol_of(ticker: str) -> str | None:
     if found is None or _OSI.match(ticker):
         return None
     own, mark, rest = found.groups()
-    return own if mark is None else f"{own}.{(mark + rest).translate(_SUFFIXES)}"
+    name = own if mark is None else f"{own}.{(mark + rest).translate(_SUFFIXES)}"
+    return name if is_symbol(name) else None
 
 
 def symbols_of(tickers: pl.Series) -> pl.Series:
     """`symbol_of` for a column of tickers, type Categorical; as many calls as there are distinct tickers."""
-    table = {ticker: symbol_of(ticker) for ticker in tickers.unique().drop_nulls()}
+    distinct = tickers.unique().drop_nulls()
+    check_distinct(distinct, "symbol")
+    table = {ticker: symbol_of(ticker) for ticker in distinct}
     symbols = tickers.replace_strict(table, default=None, return_dtype=pl.String)
     return symbols.cast(pl.Categorical).alias("symbol")

@@ -48,7 +48,9 @@ def _times(texts: list[str]) -> list[datetime]:
 def _draw_line(axes: Any, day: Day) -> None:
     points = day.line.points
     label = " (simulated)" if day.simulated else ""
-    axes.set_title(f"{day.symbol} {day.asset}s, {day.day}{label}", loc="left", fontweight="bold")
+    axes.set_title(
+        f"{day.symbol} {day.asset}s, {day.day}{label}", loc="left", fontweight="bold", parse_math=False
+    )
     for session in day.sessions.sessions:
         if isinstance(session.open, str) and isinstance(session.close, str):
             axes.axvspan(*_times([session.open, session.close]), color=_COLORS["session"], alpha=0.06, lw=0)
