@@ -10,7 +10,7 @@ import zstandard
 from reading import faults, read_all
 from test_cboe import HEADER as CBOE
 from test_cboe import row as cboe_row
-from test_massive import NS, TRADES
+from test_massive import NS, QUOTES, TRADES, quote
 from test_massive import trade as massive_trade
 from test_thetadata import HEADER as THETADATA
 from test_thetadata import row as thetadata_row
@@ -115,15 +115,32 @@ def test_data_that_becomes_too_much_is_refused(tmp_path, monkeypatch, suffix: st
         read_all(path)
 
 
+def outcome_of(folder, *paths):
+    store = open_store(str(folder / "flow.duckdb"))
+    (outcome,) = ingest(Engine(store), Request(files=[str(path) for path in paths]))
+    store.close()
+    counts = ("added", "duplicates", "replaced_quotes", "corrections", "official", "rejected", "refused")
+    assert outcome.rows == sum(getattr(outcome, name) for name in counts)
+    return outcome
+
+
 def test_counts_add_up_with_blank_and_bad_lines(write, tmp_path) -> None:
     path = write("x.csv", [TABLE, "", line(), "", "", line("", at=1), line(at=2), "broken", line(at=2), ""])
-    store = open_store(str(tmp_path / "flow.duckdb"))
-    (outcome,) = ingest(Engine(store), Request(files=[str(path)]))
-    store.close()
-    assert (outcome.rows, outcome.rejected) == (5, 2)
+    outcome = outcome_of(tmp_path, path)
+    assert (outcome.rows, outcome.added, outcome.rejected) == (5, 3, 2)
     assert sorted(reject.row for reject in outcome.first) == [5, 7]
     assert outcome.notes["blank lines"] == 4
-    assert outcome.added + outcome.rejected <= outcome.rows
+    assert outcome_of(tmp_path, path).duplicates == 3
+
+
+def test_counts_add_up_with_corrections_and_bad_quotes(write, tmp_path) -> None:
+    trades = [
+        massive_trade(ts=n, correction=correction) for n, correction in enumerate((0, 0, 7, 8, 10, 12, 99))
+    ]
+    quotes = [quote(ts=-1), "", quote(ts=0, bid="x"), quote(ts=1, ask="y"), "short"]
+    paths = write("t.csv", [TRADES, *trades, ""]), write("q.csv", [QUOTES, *quotes])
+    outcome = outcome_of(tmp_path, *paths)
+    assert (outcome.rows, outcome.added, outcome.corrections, outcome.rejected) == (10, 2, 4, 4)
 
 
 def test_a_file_of_blank_lines_has_no_rows(write) -> None:

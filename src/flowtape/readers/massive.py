@@ -20,7 +20,7 @@ import polars as pl
 from flowtape.conditions import BY_MASSIVE, stock_conditions, weightiest
 from flowtape.errors import TapeError
 from flowtape.prices import rounded
-from flowtape.prints import MAX_STRIKE, NEW_YORK, Condition, arranged, underlyings
+from flowtape.prints import MAX_STRIKE, NEW_YORK, SCHEMA, Condition, arranged, underlyings
 from flowtape.quotes import QuoteJoin, note_days_without_quotes
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
 from flowtape.readers.common import Chunk, Csv, Field
@@ -134,7 +134,7 @@ class _Reading:
         self._trades, self._quotes, self._options, self._stocks = trades, quotes, options, stocks
         self._rejects, self._notes = Rejects(options.strict), Counter[str]()
         self._corrections = Counter[str]()
-        self._quotes_done = 0.0
+        self._quotes_done, self._bad_quotes = 0.0, 0
 
     def tape(self) -> Tape:
         """The tape; nothing is read before its batches are."""
@@ -156,6 +156,9 @@ class _Reading:
             joined = join.attach(trades)
             yield self._batch(chunk, joined, min(chunk.done, self._quotes_done))
         join.finish()
+        if self._bad_quotes:
+            # Rejected rows are rows of the tape: else its counts would not add up.
+            yield Batch(pl.DataFrame(schema=SCHEMA), self._bad_quotes, 1.0)
         note_days_without_quotes([join], self._notes)
 
     def _join(self, table: Table, trades: pl.DataFrame) -> QuoteJoin:
@@ -177,9 +180,16 @@ class _Reading:
         if "sequence_number" in table.names:
             fields.append(common.number("seq", "sequence_number"))
         columns = [field.column for field in fields]
-        for chunk in table.chunks(columns, self._rejects, self._notes, self._options.batch_rows):
+        chunks = table.chunks(columns, self._rejects, self._notes, self._options.batch_rows)
+        while True:
+            before = self._rejects.count
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
+            quotes = common.parse(chunk.frame, fields, self._rejects, table.path.name)
+            self._bad_quotes += self._rejects.count - before
             self._quotes_done = chunk.done
-            yield common.parse(chunk.frame, fields, self._rejects, table.path.name)
+            yield quotes
 
     def _trade_rows(self, chunk: Chunk) -> pl.DataFrame:
         """The trades of a chunk that stand, with their contract's parts."""
