@@ -3,6 +3,7 @@
 import itertools
 import random
 import threading
+import time
 from datetime import UTC, datetime
 
 import polars as pl
@@ -20,7 +21,7 @@ from flowtape.live import Live
 from flowtape.query import Query
 from flowtape.window import Window
 from serving import Clock
-from stores import every_print, examples
+from stores import every_print, examples, until
 from stores import make_store as open_store
 from tapes import SECOND, T0, frame, row, rows
 from test_engine import CUMULATIVE, LATER, MINUTE, from_store, from_window, points
@@ -324,6 +325,31 @@ def test_while_the_store_refuses_answers_do_too_and_nothing_is_lost(kept, monkey
     live.stop()
     assert live.failing is None
     assert from_store(kept.store, "SPY") == from_window(kept.window, "SPY")
+
+
+def test_told_to_end_while_the_store_refuses_it_ends_and_counts_what_is_lost(kept, monkeypatch):
+    failing(kept.store, monkeypatch, 10**9)
+
+    def burst(outlet):
+        number = 0
+        while not outlet.stop.is_set():
+            put(row(seq=number), cursor=str(number))(outlet)
+            number += 1
+
+    live, _ = running(kept, Feed(burst), queue_limit=10)
+    until(lambda: live.failing is not None and live.queue_prints == 10)
+    ending = threading.Thread(target=live.stop, daemon=True)
+    began = time.process_time()
+    ending.start()
+    ending.join(LIMIT)
+    assert not ending.is_alive()
+    assert time.process_time() - began < LIMIT / 4
+    assert live.lost >= 10
+    with pytest.raises(
+        StoreError, match=r"live prints could not be kept: x\.duckdb: no space left on device"
+    ):
+        live.raise_lost()
+    assert kept.store.cursor("test:x") is None
 
 
 OPEN = int(datetime(2026, 3, 6, 16, 0, tzinfo=UTC).timestamp()) * 10**9

@@ -55,4 +55,5 @@ def feed_into(
     live.stop()
     if live.taken_over.is_set():
         raise TakenOver(live.failing or "another process has taken over")
+    live.raise_lost()
     live.raise_given_up()

@@ -133,6 +133,8 @@ class Live:
         self.failing: str | None = None
         self.queue_limit, self.queue_prints, self.uncommitted = queue_limit, 0, 0
         self._engine, self._clock, self._listener = engine, clock, listener
+        self.lost = 0
+        """Prints that were delivered and could not be kept when the server ended."""
         self._stop, self._drain = threading.Event(), threading.Event()
         self.taken_over = threading.Event()
         self._started = False
@@ -224,7 +226,7 @@ class Live:
                 lambda: (
                     self.queue_prints == 0
                     or self.queue_prints + many <= self.queue_limit
-                    or self._drain.is_set()
+                    or self._stop.is_set()
                 )
             )
             line.cursor = delivery.cursor
@@ -271,14 +273,14 @@ class Live:
         due = time.monotonic() + COMMIT_EVERY
         while True:
             batch = self._next(due)
-            if batch:
-                self._insist(lambda batch=batch: self._show(batch))  # type: ignore[misc]
-            ending = self._drain.is_set() and not self._waiting
+            shown = not batch or self._insist(lambda batch=batch: self._show(batch))  # type: ignore[misc]
+            ending = self._drain.is_set() and not (shown and self._waiting)
             if time.monotonic() >= due or ending:
                 self._insist(self._commit)
                 self._mind_the_hours()
                 due = time.monotonic() + COMMIT_EVERY
             if ending:
+                self._end([] if shown else batch)
                 return
 
     def _next(self, due: float) -> list[_Waiting]:
@@ -345,8 +347,27 @@ class Live:
             self._backlogs.set(name, backlog)
         self._places, self._standing, self._reached, self.uncommitted = {}, {}, {}, 0
 
-    def _insist(self, work: Callable[[], None]) -> None:
-        """Do it; while the store refuses, try again."""
+    def _end(self, batch: list[_Waiting]) -> None:
+        """Let go of what could not be kept: of a batch that was not shown, and of what waits and is not committed."""
+        with self._changed:
+            self.lost = (
+                self.uncommitted + self.queue_prints + sum(one.delivery.prints.height for one in batch)
+            )
+            self._waiting.clear()
+            self.queue_prints = 0
+            self._changed.notify_all()
+
+    def raise_lost(self) -> None:
+        """Raise `StoreError` where prints were lost at the end; the feeds fetch them again from their cursors."""
+        if self.lost:
+            raise StoreError(
+                f"{self.lost:,} live prints could not be kept: {self.failing}; the feeds fetch them again from the last"
+                " commit"
+            )
+
+    def _insist(self, work: Callable[[], None]) -> bool:
+        """Do it; while the store refuses, try again, but once the feeds have ended only once. Whether it is done, or
+        is not to be done any more."""
         while True:
             try:
                 work()
@@ -355,7 +376,7 @@ class Live:
                 self.taken_over.set()
                 self._stop.set()
                 self._drain.set()
-                return
+                return True
             except StoreError as error:
                 self._fail(str(error))
             except Exception as error:
@@ -365,11 +386,11 @@ class Live:
                 if self.failing is not None:
                     _tell(logging.INFO, "live prints are kept again")
                 self.failing = None
-                return
+                return True
             if self._drain.is_set():
-                # Told to end: what is not kept is fetched again from the cursor.
-                return
-            self._stop.wait(RETRY)
+                return False
+            # Not busily while the feeds end.
+            (self._drain if self._stop.is_set() else self._stop).wait(RETRY)
 
     def _fail(self, reason: str) -> None:
         if self.failing != reason:

@@ -161,6 +161,7 @@ async def _serve(
         if follower:
             await asyncio.to_thread(follower.stop)
         flow.close()
+    live.raise_lost()
 
 
 def _backlogs(store: Store, feeds: Sequence[Feed], sources: Sources) -> Backlogs:
