@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from datetime import date
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
@@ -291,3 +291,21 @@ def test_one_answer_reads_one_state_of_the_store(path):
         assert desk.trades(query, day) == desk.signed(query, day).height == 2
     finally:
         store.close()
+
+
+def test_a_print_of_the_next_day_between_two_reads_changes_no_day(tmp_path):
+    # 23:59:30 and 00:09:30 in New York.
+    before = int(datetime(2026, 3, 11, 3, 59, 30, tzinfo=UTC).timestamp()) * 10**9
+    query = Query(symbol="SPY", limit=50, min_size=1)
+    store = open_store(tmp_path / "x.duckdb")
+    engine = Engine(store)
+    engine.take(frame([row(seq=1, ts=before, size=7), row(seq=2, ts=before - 3600 * SECOND, size=9)]), "test")
+    desk = Desk(store, None, before + SECOND)
+    day = desk.day(query)
+    engine.take(frame([row(seq=3, ts=before + 600 * SECOND)]), "test")
+    for most, min_size, sizes in ((1, 1, [7]), (50, 1, [7, 9]), (500, 9, [9]), (500, 100, [])):
+        assert desk.newest(query, day, most, min_size)["size"].to_list() == sizes
+    (made, after) = (desk.day(query), desk.newest(query, desk.day(query), 50))
+    assert made.start == day.end
+    assert after.height == 1
+    store.close()

@@ -33,10 +33,12 @@ _WIDER = 8
 
 
 class Span(NamedTuple):
-    """Instants [start, end) in ns UTC."""
+    """Instants [start, end) in ns UTC. Of a trading day, `newest` is the symbol's newest counted print in it, None
+    where that is not known."""
 
     start: int
     end: int
+    newest: int | None = None
 
 
 class Flows(NamedTuple):
@@ -108,7 +110,7 @@ class Desk:
             return None
         day = datetime.fromtimestamp(newest // 10**9, UTC).astimezone(NEW_YORK).date()
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
-        return Span(start, end if query.at is None else min(end, query.at))
+        return Span(start, end if query.at is None else min(end, query.at), newest)
 
     def trades(self, query: Query, span: Span) -> int:
         """How many counted prints of a span pass the query's filter."""
@@ -127,8 +129,9 @@ class Desk:
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
         """The newest of `signed` by event order (`identity.EVENT_ORDER`), newest first: at most so many, of
         `min_size` or more."""
-        last = self._newest(query)
-        look = Span(max(span.start, (span.end - 1 if last is None else last) - _FIRST_LOOK), span.end)
+        # Not read again: a print that came in since may be of the next day.
+        last = span.end - 1 if span.newest is None else min(span.newest, span.end - 1)
+        look = Span(max(span.start, last - _FIRST_LOOK), span.end)
         while True:
             found = self._counted(query, look, min_size)
             if found.height >= most or look.start <= span.start:

@@ -1,4 +1,5 @@
-"""Which paths may be opened by hand: regular files that this process does not hold open as a database."""
+"""Files: which may be opened by hand (regular ones that this process does not hold open as a database), and how files
+are made that are their owner's alone."""
 
 from __future__ import annotations
 
@@ -6,11 +7,16 @@ import os
 import stat
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MOST_TEXT = 2**20
 """Bytes of the largest text file that a command takes as settings, a mapping or a credential."""
 
+_umask = threading.Lock()
+_private = 0
+_before = 0
 _held: Counter[tuple[int, int]] = Counter()
 _lock = threading.Lock()
 
@@ -75,3 +81,23 @@ def read_text(path: Path) -> str:
 
 def _number(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+@contextmanager
+def private() -> Iterator[None]:
+    """Files that this process makes meanwhile are open to their owner alone.
+
+    For libraries that make files themselves. The mask is the process's, so files of other threads are private too.
+    """
+    global _private, _before  # noqa: PLW0603 - the mask is one for the process
+    with _umask:
+        if not _private:
+            _before = os.umask(0o077)
+        _private += 1
+    try:
+        yield
+    finally:
+        with _umask:
+            _private -= 1
+            if not _private:
+                os.umask(_before)

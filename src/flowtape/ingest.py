@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
 import msgspec
 
 from flowtape.engine import Engine, Report
+from flowtape.errors import StoreError
 from flowtape.quotes import few_quotes
 from flowtape.readers import Options, Reject, Tape, open_tapes
 
@@ -101,8 +103,12 @@ def ingest(
                 progress=lambda report, done, name=tape.name: progress(Step(name, report.rows, done)),  # type: ignore[misc]
                 stop=stop,
             )
-        finally:
-            engine.store.release(f"files of {tape.source}")
+        except BaseException:
+            # A store that is away refuses this too; what ended the run is what gets told.
+            with suppress(StoreError):
+                engine.store.release(f"files of {tape.source}")
+            raise
+        engine.store.release(f"files of {tape.source}")
         outcomes.append(outcome_of(tape, report))
     return outcomes
 

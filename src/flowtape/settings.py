@@ -73,6 +73,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=65_536)] | None,
         Meta(description="Streams that a key may have open at a time."),
     ] = 100
+    hosts: Annotated[
+        str,
+        Meta(
+            description="Names by which `/metrics`, `/docs` and `/openapi.json` may be asked, a list with commas,"
+            " besides addresses, names without a dot, `localhost` and the setting `host`; `*`: any."
+        ),
+    ] = ""
     proxies: Annotated[
         str,
         Meta(

@@ -21,11 +21,12 @@ from flowtape.api.account import ACCOUNT, SYMBOLS, account
 from flowtape.api.connections import Connections
 from flowtape.api.errors import Headers, Refusal, UnhealthyBody
 from flowtape.api.formats import Format, accepted
+from flowtape.api.hosts import Hosts
 from flowtape.api.keys import Key, Keys
 from flowtape.api.logs import event, redact
 from flowtape.api.metrics import Metrics
 from flowtape.api.names import Names, plain
-from flowtape.api.pages import ALWAYS, Pages
+from flowtape.api.pages import ALWAYS, GUARDED, Pages
 from flowtape.api.params import KEY_PARAMETER, MOST_QUERY, check_query, is_named, key_in, query_pairs
 from flowtape.api.queries import read_request
 from flowtape.api.quotas import Quotas
@@ -105,6 +106,7 @@ class Application:
         self._permitted = frozenset(PLANS[PLANS.index(settings.flow_plan) :])
         self.streams = Streams(flow, settings.streams_per_key)
         self.connections = Connections(settings)
+        self._hosts = Hosts(settings)
         self.metrics = metrics or Metrics()
         self.metrics.count_streams(lambda: self.streams.clients)
         self.metrics.watch_connections(self.connections)
@@ -191,6 +193,8 @@ class Application:
             raise errors.method_not_allowed(method, _ALLOW)
         headers = dict(scope["headers"])
         if page is not None:
+            if path.startswith(GUARDED):
+                self._hosts.check(headers.get(b"host"))
             return await page(headers)
         given = headers.get(b"x-api-key") or key_in(target[1])
         key = self.keys.find(given)

@@ -12,6 +12,8 @@ import hashlib
 import logging
 import os
 import socket
+import stat
+import struct
 import tempfile
 import threading
 from collections.abc import Callable
@@ -35,6 +37,10 @@ from flowtape.symbols import meant
 LONGEST_PATH = 100
 """Bytes; a Unix socket's name has room for about this much."""
 LONGEST_LINE = 2**24
+ALIVE_EVERY = 2.0
+"""Seconds between signs of life while a command is carried out."""
+PATIENCE = 30.0
+"""Seconds without a sign of life after which a command gives up."""
 
 
 class Ingest(msgspec.Struct, tag="ingest"):
@@ -73,6 +79,10 @@ class Progress(msgspec.Struct, tag="progress"):
     step: Step
 
 
+class Alive(msgspec.Struct, tag="alive"):
+    """The server has the command and is at it."""
+
+
 class Done(msgspec.Struct, tag="done"):
     """It is done; the field that fits the request is set."""
 
@@ -90,7 +100,7 @@ class Failed(msgspec.Struct, tag="failed"):
 
 
 Command = Ingest | Rebuild | Cumulative | Report
-Reply = Progress | Done | Failed
+Reply = Alive | Progress | Done | Failed
 _command = msgspec.json.Decoder(Command)
 _log = logging.getLogger(__name__)
 _reply = msgspec.json.Decoder(Reply)
@@ -101,37 +111,85 @@ def address(store: Path) -> Path:
     beside = store.resolve().with_name(f".{store.name}.sock")
     if len(os.fsencode(beside)) <= LONGEST_PATH:
         return beside
+    return _own_folder() / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:32]}.sock"
+
+
+def _own_folder() -> Path:
+    """A folder in the temporary directory that no other user can write to. Raises `StoreError` where another user may
+    have made it, who would then answer in the server's place."""
     folder = Path(tempfile.gettempdir()) / f"flowtape-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:32]}.sock"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise StoreError(
+            f"{folder}: must be a folder of your own with mode 0700, and no link: remove it, set TMPDIR, or keep the"
+            " store under a shorter path"
+        )
+    return folder
 
 
 def ask(name: str, command: Command, progress: Callable[[Step], None] = lambda step: None) -> Done | None:
     """Have the server of a store carry out a command; None where no server holds the store.
 
-    Raises the error the server met, or `StoreError` where it went away in the middle.
+    Raises the error the server met, or `StoreError` where it went away in the middle, gives no sign of life for
+    `PATIENCE` seconds, or is another user's.
     """
     if shared(name):
         return None
     store = Path(name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        line.settimeout(PATIENCE)
         try:
             line.connect(os.fspath(address(store)))
+        except TimeoutError:
+            raise _silent(store) from None
         except OSError:
             return None
-        line.sendall(msgspec.json.encode(command) + b"\n")
-        with line.makefile("rb") as replies:
-            for text in replies:
-                reply: Reply = _reply.decode(text)
-                if isinstance(reply, Progress):
-                    progress(reply.step)
-                elif isinstance(reply, Failed):
-                    raise _error(reply)
-                else:
-                    return reply
+        _check_owner(line, store)
+        try:
+            line.sendall(msgspec.json.encode(command) + b"\n")
+            with line.makefile("rb") as replies:
+                while text := replies.readline(LONGEST_LINE):
+                    reply: Reply = _reply.decode(text)
+                    if isinstance(reply, Progress):
+                        progress(reply.step)
+                    elif isinstance(reply, Failed):
+                        raise _error(reply)
+                    elif isinstance(reply, Done):
+                        return reply
+        except TimeoutError:
+            raise _silent(store) from None
+        except msgspec.DecodeError:
+            raise StoreError(f"{store.name}: what listens beside this store is no flowtape server") from None
+        except ConnectionError:
+            pass
     raise StoreError(
         f"{store.name}: the server that holds this store went away; what it had committed is kept"
     )
+
+
+def _silent(store: Path) -> StoreError:
+    return StoreError(f"{store.name}: the server that holds this store has not answered for {PATIENCE:.0f} s")
+
+
+def _check_owner(line: socket.socket, store: Path) -> None:
+    """Raise `StoreError` where who listens is neither this user nor the owner of the store's file."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return
+    _, uid, _ = struct.unpack(
+        "3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
+    owners = {os.getuid()}
+    with contextlib.suppress(OSError):
+        owners.add(store.stat().st_uid)
+    if uid not in owners:
+        raise StoreError(
+            f"{store.name}: the process that answers for this store is another user's (id {uid})"
+        )
 
 
 def _error(reply: Failed) -> FlowtapeError:
@@ -151,6 +209,7 @@ class Control:
         self._server: asyncio.Server | None = None
         self._stops: set[threading.Event] = set()
         self._working: set[asyncio.Task[None]] = set()
+        self._greeted: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen. A socket left by a killed server is replaced: whoever holds the store is the server."""
@@ -167,6 +226,9 @@ class Control:
             self._server.close()
         for stop in self._stops:
             stop.set()
+        # Who has said nothing yet is not waited for.
+        for task in self._greeted:
+            task.cancel()
         await asyncio.gather(*self._working, return_exceptions=True)
         self._path.unlink(missing_ok=True)
 
@@ -175,12 +237,16 @@ class Control:
         if task is None:
             raise RuntimeError("connections are served by tasks")
         self._working.add(task)
+        self._greeted.add(task)
         try:
-            command = _command.decode(await reader.readline())
-            await self._answer(command, reader, writer)
-        except (msgspec.DecodeError, ValueError, ConnectionError):
+            async with asyncio.timeout(PATIENCE):
+                text = await reader.readline()
+            self._greeted.discard(task)
+            await self._answer(_command.decode(text), reader, writer)
+        except (msgspec.DecodeError, ValueError, ConnectionError, TimeoutError):
             pass
         finally:
+            self._greeted.discard(task)
             self._working.discard(task)
             writer.close()
 
@@ -202,7 +268,12 @@ class Control:
             await reader.read()
             stop.set()
 
-        gone = asyncio.create_task(watch())
+        async def live() -> None:
+            while True:
+                send(Alive())
+                await asyncio.sleep(ALIVE_EVERY)
+
+        gone, living = asyncio.create_task(watch()), asyncio.create_task(live())
         try:
             send(await asyncio.to_thread(self._carry_out, command, tell, stop))
         except FlowtapeError as error:
@@ -212,6 +283,7 @@ class Control:
             send(Failed("FlowtapeError", "the server failed to do it; its log says why"))
         finally:
             gone.cancel()
+            living.cancel()
             self._stops.discard(stop)
             with contextlib.suppress(ConnectionError):
                 await writer.drain()

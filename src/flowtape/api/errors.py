@@ -123,6 +123,12 @@ def not_found(path: str) -> Refusal:
     return Refusal(404, ErrorBody("not_found", f"There is nothing at {shown(path)}."))
 
 
+def unknown_host(host: str) -> Refusal:
+    """421: the page was asked under a name that is not this server's."""
+    message = f"This server is not known as {shown(host)}; the setting `hosts` names what it may be asked as."
+    return Refusal(421, ErrorBody("unknown_host", message))
+
+
 def method_not_allowed(method: str, allow: bytes) -> Refusal:
     """405: the path is known, the method is not."""
     message = f"{shown(method)} is not allowed here; {allow.decode()} are."

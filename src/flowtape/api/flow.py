@@ -32,6 +32,8 @@ KEPT = 256 * 2**20
 """Bytes of bodies, plain and compressed, that are kept ready."""
 KEPT_FOR = 60.0
 """Seconds that an answer is kept without being asked for."""
+FAILED_FOR = 30.0
+"""Seconds that the server is not healthy after an answer could not be read from the store."""
 READERS = 4
 LOOK_EVERY = 1.0
 """Seconds between looks at the store and the clock."""
@@ -104,6 +106,7 @@ class Flow:
         self._backlogs = backlogs or Backlogs()
         self._replay = "" if replay is None else str(replay)
         self._unreadable: str | None = None
+        self._failed = (float("-inf"), "")
         self._last_look: tuple[int, int] | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
@@ -125,6 +128,10 @@ class Flow:
             if silent is not None and silent > self._silence_limit:
                 raise FeedError(f"a live feed has delivered nothing for {silent:.0f} s")
         if asset is None:
+            # A store may be damaged where not every answer reads it.
+            at, reason = self._failed
+            if time.monotonic() - at < FAILED_FOR:
+                raise StoreError(reason)
             self._backlogs.check()
 
     async def watch(self) -> None:
@@ -211,6 +218,8 @@ class Flow:
 
         def settle(done: asyncio.Future[Wire]) -> None:
             failed = done.cancelled() or done.exception() is not None
+            if failed and not done.cancelled() and isinstance(error := done.exception(), StoreError):
+                self._failed = time.monotonic(), str(error)
             # Where another was begun since, what this one rests on has changed.
             if self._making.get(key) is making:
                 del self._making[key]

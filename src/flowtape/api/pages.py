@@ -21,6 +21,9 @@ from flowtape.settings import Settings
 
 ALWAYS = ("/health", "/metrics")
 """Paths that are answered however many requests an address has under way."""
+GUARDED = ("/metrics", "/docs", "/openapi.json")
+"""Beginnings of paths that are answered only under a name of this server: a page of another site, whose name was made
+to lead here, must not read them."""
 Page = Callable[[dict[bytes, bytes]], Awaitable[Reply]]
 
 _HTML = """<!doctype html>

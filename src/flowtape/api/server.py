@@ -18,7 +18,7 @@ from flowtape.api.app import Application
 from flowtape.api.connections import most_connections
 from flowtape.api.logs import event
 from flowtape.api.streams import MOST as MOST_STREAMS
-from flowtape.errors import FlowtapeError, UsageError
+from flowtape.errors import FlowtapeError, StoreError, UsageError
 
 BACKLOG = 1024
 HEADER_BYTES = 65_536
@@ -70,7 +70,11 @@ async def run(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        app.usage.flush()
+        try:
+            app.usage.flush()
+        except StoreError as error:
+            # Tried again when the counts are closed; raised here it would hide what ended the server.
+            event(_log, logging.ERROR, "counts cannot be written", reason=str(error))
     if not stopping.is_set():
         raise FlowtapeError("the HTTP server ended by itself; the log may say why")
     event(_log, logging.INFO, "stopped")

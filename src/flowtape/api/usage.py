@@ -90,7 +90,16 @@ class Usage:
 
     def flush(self) -> None:
         """Write what `count` has gathered. Not for use beside a running `watch`."""
-        self._write(self._take())
+        batch = self._take()
+        try:
+            self._write(batch)
+        finally:
+            self._put_back(batch)
+
+    def _put_back(self, batch: dict[tuple[str, int], int]) -> None:
+        """Keep what of a batch could not be written, for the next time."""
+        for (name, day), number in batch.items():
+            self._later(name, day, number)
 
     def _take(self) -> dict[tuple[str, int], int]:
         batch, self._pending = self._pending, {}
@@ -131,8 +140,7 @@ class Usage:
         try:
             await asyncio.to_thread(self._write, batch)
         finally:
-            for (name, day), number in batch.items():
-                self._later(name, day, number)
+            self._put_back(batch)
 
     def close(self) -> None:
         """Write what is left and let go. May be called again."""

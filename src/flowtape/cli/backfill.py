@@ -19,7 +19,7 @@ from flowtape.cli.show import tell_outcome
 from flowtape.errors import SourceConflict, StoreError, TapeError, UsageError
 from flowtape.files import read_text
 from flowtape.settings import load
-from flowtape.store import shared
+from flowtape.store import check_name, shared
 
 if TYPE_CHECKING:
     from flowtape.backfill import Step, Summary
@@ -76,6 +76,8 @@ def backfill(
     settings = load()
     name = store or settings.store
     reading = Reading(format, source, None if mapping is None else _text(mapping))
+    if not shared(name):
+        check_name(name)
     place = Place(name if shared(name) else str(Path(name).absolute()), settings.max_quote_age)
     with _pool(name, on, workers, retries) as pool, _bar() as progress:
         summary = run(place, sources, reading, pool, progress)

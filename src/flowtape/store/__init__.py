@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import date
@@ -10,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import polars as pl
 
+from flowtape.errors import UsageError
 from flowtape.store.catalog import Catalog
 
 
@@ -185,16 +187,36 @@ def shown(name: str) -> str:
     return name
 
 
+_PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]*):")
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError` where the name of an embedded store is not that of a file.
+
+    DuckDB takes `md:x`, `sqlite:x` and the like for other databases, whose extensions it fetches from the network, and
+    `:memory:` for a store that ends with the process.
+    """
+    if name.strip().lower() in ("", ":memory:", ":default:"):
+        raise UsageError(f"store: {name!r} keeps nothing; give the path of a file")
+    prefix = _PREFIX.match(name)
+    if prefix is not None:
+        raise UsageError(
+            f"store: {name!r} would be a store of the kind {prefix[1]!r}, and there is none; a file of this name is"
+            f" './{name}'"
+        )
+
+
 def open_store(name: str | Path, read_only: bool = False) -> Store:
     """Open a store by its path or its address (`clickhouse://`, `clickhouses://`, `chdb://`), made where there is none.
 
-    Raises `StoreError`, `StoreBusy`; `UsageError` where an address cannot be understood.
+    Raises `StoreError`, `StoreBusy`; `UsageError` where an address cannot be understood, or a name is no file's.
     """
     if shared(name):
         from flowtape.store.clickhouse import ClickStore
         from flowtape.store.links import parse
 
         return ClickStore(parse(str(name)), read_only=read_only)
+    check_name(str(name))
     from flowtape.store.duckdb import DuckStore
 
     return DuckStore(Path(name), read_only=read_only)

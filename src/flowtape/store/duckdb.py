@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
@@ -15,7 +15,7 @@ import polars as pl
 from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.feeds.live import STANDING
-from flowtape.files import Held
+from flowtape.files import Held, private
 from flowtape.identity import PRECEDENCE
 from flowtape.minutes import FIELDS, SUMS, merge
 from flowtape.prints import CONDITION_NAMES, QUOTE_CLASSES, day_bounds
@@ -34,6 +34,11 @@ from flowtape.store.catalog import (
 )
 
 VERSION = "3"
+_CONFIG: dict[str, Any] = {
+    # DuckDB would fetch an extension from the network where a name or a query seems to need one.
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
 CLOSE_WAIT = 5.0
 """Seconds that closing waits for a transaction to end."""
 _CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
@@ -122,12 +127,15 @@ class DuckStore:
                 raise OSError("it is not a regular file")
             if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = duckdb.connect(str(path), read_only=read_only)
+            with private():
+                # Absolute: DuckDB takes what stands before a colon at the beginning for a kind of database.
+                self._db = duckdb.connect(str(path.absolute()), read_only=read_only, config=_CONFIG)
         except (duckdb.Error, OSError) as error:
             raise _opening(path, error) from None
         self._held = Held(path)
         try:
-            self._prepare(read_only)
+            with private():
+                self._prepare(read_only)
         except (duckdb.Error, StoreError) as error:
             self._db.close()
             self._held.release()
@@ -156,7 +164,9 @@ class DuckStore:
         """Commit what DuckDB still holds back and release the file; a transaction that is open is undone."""
         free = self._write.acquire(timeout=CLOSE_WAIT)
         try:
-            self._db.close()
+            # What is committed is in the file or in its log, also where closing could not fold the log into the file.
+            with suppress(duckdb.Error):
+                self._db.close()
             self._held.release()
         finally:
             if free:
@@ -176,7 +186,9 @@ class DuckStore:
             try:
                 self._db.execute("BEGIN")
                 yield
-                self._db.execute("COMMIT")
+                # The write-ahead log is made here, where there is none yet.
+                with private():
+                    self._db.execute("COMMIT")
             except BaseException as error:
                 self.catalog.rollback()
                 with suppress(duckdb.Error):  # the fault itself is what gets told
@@ -196,7 +208,8 @@ class DuckStore:
         finally:
             self._mine.held = False
             if self._mine.reader is not None:
-                self._mine.reader.close()
+                with suppress(duckdb.Error):
+                    self._mine.reader.close()
 
     # A cursor is DuckDB's name for a connection of one's own on the same database: reads on it see what is
     # committed and never wait for a writer.
@@ -221,10 +234,10 @@ class DuckStore:
         except duckdb.Error as error:
             raise StoreError(f"{self.path.name}: {_first_line(error)}") from error
         finally:
-            for name in frames:
-                connection.unregister(name)
+            _let_go(connection, frames)
             if not own and not getattr(self._mine, "held", False):
-                connection.close()
+                with suppress(duckdb.Error):
+                    connection.close()
 
     def _run(self, sql: str, parameters: list[Any] | None = None, /, **frames: pl.DataFrame) -> None:
         """Run a statement in the open transaction."""
@@ -233,8 +246,7 @@ class DuckStore:
                 self._db.register(name, _Arrow(frame))
             self._db.execute(sql, parameters)
         finally:
-            for name in frames:
-                self._db.unregister(name)
+            _let_go(self._db, frames)
 
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:
         """See `Store.known`."""
@@ -451,6 +463,13 @@ class DuckStore:
         """See `Store.span`."""
         low, high = self._frame("SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows").row(0)
         return None if low is None else (low, high)
+
+
+def _let_go(connection: Any, frames: Iterable[str]) -> None:
+    """Take back the names of frames. A database that is invalid refuses that too, which must not hide its own error."""
+    for name in frames:
+        with suppress(duckdb.Error):
+            connection.unregister(name)
 
 
 def _between(start: int, end: int, ts: str = "ts") -> str:

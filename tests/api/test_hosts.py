@@ -1,0 +1,57 @@
+"""Pages without a key are answered only under a name of the server."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from flowtape.settings import Settings
+
+from .conftest import PATH, World
+
+GUARDED = ("/metrics", "/docs", "/docs/start.js", "/openapi.json")
+OURS = (
+    "127.0.0.1",
+    "127.0.0.1:8787",
+    "localhost:1",
+    "[::1]:8787",
+    "10.1.2.3",
+    "api-1:8787",
+    "a.localhost",
+    "LOCALHOST.",
+)
+
+
+def status(world: World, path: str, host: str) -> int:
+    return httpx.get(world.url + path, headers={"Host": host}).status_code
+
+
+@pytest.mark.parametrize("path", GUARDED)
+def test_a_page_is_refused_under_another_name(world: World, path: str) -> None:
+    assert [status(world, path, host) for host in OURS] == [200] * len(OURS)
+    refused = httpx.get(world.url + path, headers={"Host": "evil.example:8787"})
+    assert refused.status_code == 421
+    assert refused.json()["error"] == "unknown_host"
+    assert "evil.example" in refused.json()["message"]
+    assert status(world, path, "127.0.0.1.evil.example") == 421
+
+
+def test_what_has_a_key_and_health_are_asked_by_any_name(world: World) -> None:
+    assert status(world, "/health", "evil.example") == 200
+    assert world.get(PATH, headers={"Host": "evil.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "good", "bad"),
+    [
+        (Settings(hosts="flow.example, b.example."), ["flow.example", "B.example:443"], ["c.example"]),
+        (Settings(hosts="*"), ["any.example"], []),
+        (Settings(host="desk.example"), ["desk.example"], ["x.example"]),
+    ],
+)
+def test_names_are_a_setting(
+    worlds: Callable[[Settings], World], settings: Settings, good: list[str], bad: list[str]
+) -> None:
+    world = worlds(settings)
+    assert [status(world, "/metrics", host) for host in good] == [200] * len(good)
+    assert [status(world, "/metrics", host) for host in bad] == [421] * len(bad)

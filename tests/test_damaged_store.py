@@ -1,0 +1,63 @@
+"""A store whose file is damaged: answers that need the damaged part are 502, and the server is not healthy."""
+
+import httpx
+import polars as pl
+import pytest
+
+from flowtape.engine import Engine
+from flowtape.errors import StoreError
+from flowtape.store import open_store
+from serving import kept, serving
+from tapes import T0, frame, row
+
+HOUR = 3600 * 10**9
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A folder with a store, a part of whose file is overwritten."""
+    path = tmp_path / "x.duckdb"
+    store = open_store(path)
+    engine = Engine(store)
+    for turn in range(4):
+        engine.take(
+            frame([row(seq=n + 1, ts=T0 - turn * HOUR - n * 10**6, size=1 + n % 13) for n in range(20_000)]),
+            "test",
+        )
+    store.close()
+    whole = path.read_bytes()
+    start, end = len(whole) * 3 // 10, len(whole) * 6 // 10
+    path.write_bytes(whole[:start] + b"\xa5" * (end - start) + whole[end:])
+    return tmp_path
+
+
+def test_a_damaged_store_answers_502_and_is_not_healthy(damaged):
+    with kept(damaged, T0 + HOUR) as made, serving(made.app) as url:
+        headers = {"X-Api-Key": made.keys["alpha"]}
+        assert httpx.get(url + "/health").status_code == 200
+        found = httpx.get(url + "/v1/flow/options/SPY/blocks?minSize=1", headers=headers)
+        assert found.status_code == 502
+        assert found.json()["error"] == "upstream_unavailable"
+        health = httpx.get(url + "/health")
+        assert health.status_code == 503
+        assert health.json() == {"status": "Unhealthy", "reason": "The store cannot be read or written."}
+        # Answers that do not need the damaged part are given.
+        assert httpx.get(url + "/v1/flow/options/SPY/cumulative", headers=headers).status_code == 200
+
+
+def test_a_store_s_own_error_is_told_whatever_fails_after_it(tmp_path):
+    store = open_store(tmp_path / "x.duckdb")
+    engine = Engine(store)
+    engine.take(frame([row()]), "test")
+    series = store.catalog.find("option", "SPY")
+    store.close()
+    for ask in (
+        lambda: store.prints(series, 0, T0 * 2),
+        lambda: store.bars(series, 0, 2**31 - 1),
+        lambda: store.prints_of(pl.DataFrame({"series": series}), 0, T0 * 2),
+        lambda: engine.take(frame([row(seq=2)]), "test"),
+        store.check,
+        store.span,
+    ):
+        with pytest.raises(StoreError):
+            ask()
