@@ -4,8 +4,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from playwright.sync_api import expect
 
 from browsing import chromium, needs_chromium
+from flowtape.settings import Settings
 from oracle import MINUTE
 from serving import kept, serving
 from tapes import T0, row
@@ -97,6 +99,23 @@ def test_a_script_reads_why_it_is_refused(world, script, path, key, status):
     found = script.evaluate(FETCH, [world.url + path, {"X-Api-Key": key or world.keys["alpha"]}])
     assert found["status"] == status
     assert found["text"].startswith("{")
+
+
+def test_the_page_to_try_the_api_asks_where_it_came_from(tmp_path, chromium):
+    with (
+        kept(tmp_path, T0, Settings(public_url="https://elsewhere.example")) as made,
+        serving(made.app) as url,
+    ):
+        context = chromium.new_context()
+        page = context.new_page()
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url + "/docs#/server/health")
+        page.get_by_role("button", name="Execute").click(timeout=LIMIT)
+        expect(page.locator(".live-responses-table .response .response-col_status")).to_contain_text("200")
+        expect(page.locator(".request-url")).to_contain_text(url + "/health")
+        context.close()
+        assert errors == []
 
 
 def test_a_script_reads_how_long_to_wait(world, script):

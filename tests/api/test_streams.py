@@ -201,6 +201,17 @@ def test_the_leaderboard_is_told_when_it_changes(world):
     client.close()
 
 
+def test_a_stream_of_the_leaderboard_keeps_to_its_right(world):
+    world.take([step(1), step(2, symbol="QQQ", root="QQQ", right="P")])
+    client = follow(world, "/v1/flow/options/leaderboard/stream?right=P")
+    assert client.next() == "leaderboard"
+    assert [one["symbol"] for one in client.body["buyers"]] == ["QQQ"]
+    world.take([step(3, symbol="IWM", root="IWM", right="P")])
+    assert client.next() == "leaderboard"
+    assert [one["symbol"] for one in client.body["buyers"]] == ["IWM", "QQQ"]
+    client.close()
+
+
 def test_stocks_have_streams_too(world):
     assert follow_once(world, "/v1/flow/stocks/SPY/cumulative/stream") == "window"
     assert follow_once(world, "/v1/flow/stocks/leaderboard/stream") == "leaderboard"

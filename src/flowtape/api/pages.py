@@ -41,13 +41,17 @@ _HTML = """<!doctype html>
 </body>
 </html>
 """
-_START = """SwaggerUIBundle({
-  url: "/openapi.json",
-  dom_id: "#page",
-  deepLinking: true,
-  displayRequestDuration: true,
-  tryItOutEnabled: true,
-  validatorUrl: null,
+_START = """fetch("/openapi.json").then((found) => found.json()).then((spec) => {
+  // Requests go where the page came from, also behind a proxy that the document does not know of.
+  spec.servers = [{ url: location.origin }];
+  SwaggerUIBundle({
+    spec,
+    dom_id: "#page",
+    deepLinking: true,
+    displayRequestDuration: true,
+    tryItOutEnabled: true,
+    validatorUrl: null,
+  });
 });
 """
 # Swagger UI writes style attributes and draws its icons from data: URLs; nothing else is allowed in.
