@@ -1,6 +1,7 @@
 """The contract worked out in plain Python, one row at a time, sharing no code with the program.
 
-A row is a dict of `prints` columns with plain values: ts in ns, prices in 1/10,000 USD, condition by name.
+A row is a dict of `prints` columns with plain values: ts in ns, prices in 1/10,000 USD, sizes in contracts or shares (a
+stock's may be a Fraction), condition by name.
 """
 
 import csv
@@ -95,14 +96,13 @@ def cumulative(rows, symbol, start, end, expiry=None, asset="option"):
         prints = minutes[minute]
         net = sum(side(row) * row["size"] for row in prints)
         running += net
-        price = Fraction(
-            sum(row["price"] * row["size"] for row in prints), sum(row["size"] for row in prints)
-        )
+        volume = Fraction(sum(row["size"] for row in prints))
+        price = sum(row["price"] * row["size"] for row in prints) / volume
         points.append(
             {
                 "ts": datetime.fromtimestamp(minute * 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "netVolume": net,
-                "cumulative": running,
+                "netVolume": round(net),
+                "cumulative": round(running),
                 "vwap": round(price) / 10_000,
                 "tradeCount": len(prints),
             }

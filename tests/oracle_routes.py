@@ -72,12 +72,12 @@ def _in_dates(expiry, text):
 
 def usd(units, times=1):
     """1/10,000 USD as USD: the float nearest to the exact number."""
-    return float(Fraction(units * times, 10_000))
+    return float(Fraction(units) * times / 10_000)
 
 
 def vwap(rows):
     notional = sum(row["price"] * row["size"] for row in rows)
-    return usd(round(Fraction(notional, sum(row["size"] for row in rows))))
+    return usd(round(Fraction(notional) / Fraction(sum(row["size"] for row in rows))))
 
 
 def instant(ts):
@@ -145,7 +145,7 @@ def _contract(row):
 
 
 def _trade(row):
-    return {"price": usd(row["price"]), "size": row["size"], "side": SIDES[row["sign"]]}
+    return {"price": usd(row["price"]), "size": round(row["size"]), "side": SIDES[row["sign"]]}
 
 
 def _recent_row(row):
@@ -175,10 +175,10 @@ def blocks(tape, asset, symbol, *, at=None, minSize=None, **asked):  # noqa: N80
 
 def _volumes(rows):
     return {
-        "buyVolume": volume(rows, 1),
-        "sellVolume": volume(rows, -1),
-        "midVolume": volume(rows, 0),
-        "netVolume": net(volume, rows),
+        "buyVolume": round(volume(rows, 1)),
+        "sellVolume": round(volume(rows, -1)),
+        "midVolume": round(volume(rows, 0)),
+        "netVolume": round(net(volume, rows)),
     }
 
 
@@ -192,24 +192,34 @@ def summary(tape, asset, symbol, *, at=None, **asked):
         | {"totalTrades": len(rows)}
         | _volumes(rows)
         | {
-            "biggestSingleTrade": max((row["size"] for row in rows), default=0),
+            "biggestSingleTrade": round(_biggest(rows)) if rows else 0,
             "lastTradeUtc": instant_ms(newest(rows)) if rows else None,
         }
     )
 
 
 def opening(rows):
-    """The price of the first print by (ts, seq); of those alike, the lowest."""
-    return min(rows, key=lambda row: (row["ts"], row["seq"], row["price"]))["price"]
+    """The price of the first print in event order, of those that may set it."""
+    return min(allowed(rows, 2), key=_event)["price"]
 
 
 def closing(rows):
-    """The price of the last print by (ts, seq); of those alike, the highest."""
-    return max(rows, key=lambda row: (row["ts"], row["seq"], row["price"]))["price"]
+    """The price of the last print in event order, of those that may set it."""
+    return max(allowed(rows, 2), key=_event)["price"]
+
+
+def _event(row):
+    return row["ts"], row["seq"], row["venue"], row["price"]
+
+
+def allowed(rows, flag):
+    """Of stocks the prints that may set a price, if there are any; else all."""
+    some = [row for row in rows if row.get("price_flags", 3) & flag]
+    return some if some and rows[0]["asset"] == "stock" else rows
 
 
 def _extremes(rows):
-    prices = [row["price"] for row in rows]
+    prices = [row["price"] for row in allowed(rows, 1)]
     return {"high": usd(max(prices)), "low": usd(min(prices))}
 
 
@@ -222,7 +232,7 @@ def quality(rows):
     total = volume(rows)
 
     def share(some):
-        return round(Fraction(volume(some), total) * 10_000) / 10_000
+        return round(Fraction(volume(some)) / total * 10_000) / 10_000
 
     families = {oracle.FAMILY[row["condition"]] for row in rows}
     ages = [
@@ -240,7 +250,7 @@ def quality(rows):
 
 def _history_row(asset, minute, rows, with_quality):
     body = {"ts": instant(minute * MINUTE)} | _volumes(rows)
-    body |= {"tradeCount": len(rows), "biggestTrade": _biggest(rows), "vwap": vwap(rows)}
+    body |= {"tradeCount": len(rows), "biggestTrade": round(_biggest(rows)), "vwap": vwap(rows)}
     if asset == "stock":
         body |= {"open": usd(opening(rows)), "close": usd(closing(rows))}
     return body | _extremes(rows) | (quality(rows) if with_quality else {})
@@ -263,7 +273,7 @@ def points(asset, found, *, measure="volume", include=None, opens=None):
         step = net(volume, rows) if measure == "volume" else net(notional, rows) * MULTIPLIER[asset]
         running += step
         if measure == "volume":
-            numbers = {"netVolume": step, "cumulative": running}
+            numbers = {"netVolume": round(step), "cumulative": round(running)}
         else:
             numbers = {"netPremium": usd(step), "cumulative": usd(running)}
         point = {"ts": instant(minute * MINUTE)} | ({"session": session} if opens else {}) | numbers
@@ -336,7 +346,7 @@ def bars(tape, symbol, *, now, resolution, minutes=60):
     for begun, rows in sorted(found.items()):
         bar = {"ts": instant(begun), "closed": now >= begun + long, "open": usd(opening(rows))}
         bar |= _extremes(rows) | {"close": usd(closing(rows)), "vwap": vwap(rows)} | _volumes(rows)
-        made.append(bar | {"tradeCount": len(rows), "biggestTrade": _biggest(rows)})
+        made.append(bar | {"tradeCount": len(rows), "biggestTrade": round(_biggest(rows))})
     oldest = instant(min(row["ts"] for row in all_of_it)) if all_of_it else None
     return {
         "symbol": symbol, "resolution": resolution, "minutes": minutes, "count": len(made),
@@ -357,9 +367,9 @@ def by_symbol(tape, asset, now, minutes):
 def leaderboard(tape, asset, *, now, n=10, windowMinutes=240):  # noqa: N803
     rows = []
     for symbol, prints in by_symbol(tape, asset, now, windowMinutes).items():
-        row = {"symbol": symbol, "netVolume": net(volume, prints)}
+        row = {"symbol": symbol, "netVolume": round(net(volume, prints))}
         row |= {"netNotional": usd(net(notional, prints), MULTIPLIER[asset])}
-        row |= {"buyVolume": volume(prints, 1), "sellVolume": volume(prints, -1)}
+        row |= {"buyVolume": round(volume(prints, 1)), "sellVolume": round(volume(prints, -1))}
         row |= {"avgPremium" if asset == "option" else "vwap": vwap(prints), "tradeCount": len(prints)}
         rows.append((net(notional, prints), row | {"lastTradeUtc": instant(newest(prints))}))
     buyers = sorted((one for one in rows if one[0] > 0), key=lambda one: (-one[0], one[1]["symbol"]))
@@ -380,7 +390,7 @@ def skew(imbalance):
 def _outlier(asset, symbol, prints, now):
     buy, sell = volume(prints, 1), volume(prints, -1)
     imbalance = (
-        Fraction(round(Fraction(10_000 * abs(buy - sell), buy + sell)), 100) if buy + sell else Fraction()
+        Fraction(round(Fraction(10_000 * abs(buy - sell)) / (buy + sell)), 100) if buy + sell else Fraction()
     )
     biggest = min(row["ts"] for row in prints if row["size"] == _biggest(prints))
     last_minute = max(row["ts"] // MINUTE for row in prints)
@@ -392,7 +402,7 @@ def _outlier(asset, symbol, prints, now):
             "skew": skew(imbalance if buy > sell else -imbalance),
             "notional": usd(notional(prints), MULTIPLIER[asset]),
             "netNotional": usd(net(notional, prints), MULTIPLIER[asset]),
-            "biggestTrade": _biggest(prints),
+            "biggestTrade": round(_biggest(prints)),
             "biggestTradeUtc": instant(biggest),
             "biggestAgeSec": (now - biggest) // 10**9,
             "lastVwap": vwap([row for row in prints if row["ts"] // MINUTE == last_minute]),

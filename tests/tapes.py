@@ -3,11 +3,13 @@
 import csv
 import random
 from datetime import UTC, date, datetime
+from decimal import Decimal
+from fractions import Fraction
 
 import polars as pl
 from hypothesis import strategies as st
 
-from flowtape.prints import SCHEMA, conform
+from flowtape.prints import SCHEMA, SIZE_SCALE, conform
 
 T0 = int(datetime(2026, 3, 6, 20, 58, tzinfo=UTC).timestamp()) * 10**9
 """Late on a Friday in New York, two days before clocks change."""
@@ -17,6 +19,8 @@ ROW = {
     "strike": 6_000_000, "price": 12_000, "size": 1, "bid": 11_000, "ask": 13_000, "bid_size": 10, "ask_size": 10,
     "quote_ts": None, "condition": "AUTO", "venue": "XCBO", "seq": 0, "underlying": 6_001_000,
 }  # fmt: skip
+SIZES = ("size", "bid_size", "ask_size")
+"""Contracts or shares; a stock's size may be a Fraction of whole 1/10,000."""
 
 
 STOCK = ROW | {
@@ -37,10 +41,22 @@ def row(**changes):
 def frame(rows):
     """Rows as a frame of prints."""
     schema = {name: pl.Int64 if "ts" in name else dtype for name, dtype in SCHEMA.items()}
-    plain = pl.DataFrame(rows, {name: schema[name] for name in SCHEMA}, orient="row")
+    plain = pl.DataFrame(
+        [one | _in_units(one) for one in rows], {name: schema[name] for name in SCHEMA}, orient="row"
+    )
     return conform(
         plain.with_columns(pl.col("ts", "quote_ts").cast(pl.Datetime("ns")).dt.replace_time_zone("UTC"))
     )
+
+
+FRACTIONS = [Fraction(1, 10_000), Fraction(123_456, 10_000), Fraction(1, 2), Fraction(99_999_999, 10_000)]
+"""Sizes of stocks, in shares."""
+
+
+def _in_units(one):
+    """Sizes in the unit of a frame of prints."""
+    scale = SIZE_SCALE[one["asset"]]
+    return {name: int(one[name] * scale) for name in SIZES if one[name] is not None}
 
 
 CONDITIONS = [
@@ -65,6 +81,7 @@ def rows(draw, most=40, asset="option"):
     """A tape with few contracts, prices and sizes, so that repeats and cancels meet."""
     count = draw(st.integers(0, most))
     base = ROW if asset == "option" else STOCK
+    sizes = [1, 2, 1_000] if asset == "option" else [*FRACTIONS[:3], 1_000]
     made = []
     for seq in range(count):
         symbol, root = draw(st.sampled_from([("SPY", "SPY"), ("SPX", "SPX"), ("SPX", "SPXW")]))
@@ -87,7 +104,7 @@ def rows(draw, most=40, asset="option"):
                 "symbol": symbol,
                 "root": root,
                 "price": draw(st.sampled_from([11_000, 11_500, 12_000])),
-                "size": draw(st.sampled_from([1, 2, 1_000])),
+                "size": draw(st.sampled_from(sizes)),
                 "bid": bid,
                 "ask": draw(st.sampled_from([None, 0, 11_000, 12_000, 12_001])),
                 "quote_ts": draw(st.sampled_from([None, ts, ts - SECOND, ts - 30 * 3600 * SECOND, ts + 1])),
@@ -134,7 +151,7 @@ def stock_tape(seed=11, count=2000):
                 "symbol": symbol,
                 "root": symbol,
                 "price": (middle if bid is None else bid) + chance.choice([-50, 0, 50, 100, 150, 37]),
-                "size": chance.choice([1, 7, 100, 100, 300, 10_000, 25_000]),
+                "size": chance.choice([*FRACTIONS, 1, 7, 100, 100, 300, 10_000, 25_000]),
                 "bid": bid,
                 "ask": ask,
                 "quote_ts": quote_ts,
@@ -183,4 +200,5 @@ def write_csv(path, rows):
         writer.writeheader()
         for one in rows:
             units = {name: f"{one[name] / 10_000:.4f}" for name in money if one[name] is not None}
+            units["size"] = str(Decimal(int(one["size"] * 10_000)) / 10_000)
             writer.writerow(one | units)

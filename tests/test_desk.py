@@ -3,6 +3,7 @@
 import itertools
 import threading
 from datetime import UTC, date, datetime
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from flowtape import board as boards
 from flowtape.conditions import FAMILIES
 from flowtape.desk import Desk, Span
 from flowtape.engine import Engine
-from flowtape.minutes import SUMS, VALUES
+from flowtape.minutes import FIELDS, SUMS, VALUES, gross
+from flowtape.prints import SIZE_SCALE
 from flowtape.query import Filter, Query
-from flowtape.window import Window
+from flowtape.window import COLUMNS, Window
+from oracle_routes import allowed, closing, opening
 from stores import examples
 from stores import make_store as open_store
 from tapes import SECOND, T0, frame, row, rows
@@ -28,8 +31,20 @@ START, END = T0 // MINUTE - 5, LATER // MINUTE + 1
 
 
 def as_stocks(tape):
+    """Rows of options as those of stocks: with sizes in fractions, and prints that may not set every price."""
     plain = {"asset": "stock", "expiry": None, "right": None, "strike": None}
-    return [one | plain | {"root": one["symbol"]} for one in tape]
+    sizes = {1: Fraction(1, 10_000), 2: Fraction(25_001, 10_000)}
+    return [
+        one
+        | plain
+        | {"root": one["symbol"], "size": sizes.get(one["size"], one["size"]), "price_flags": one["seq"] % 4}
+        for one in tape
+    ]
+
+
+def units(size, asset):
+    """A size of a row in the unit of a frame."""
+    return int(size * SIZE_SCALE[asset])
 
 
 def distinct(tape):
@@ -82,7 +97,7 @@ FILTERS = st.builds(
 @given(rows(), st.lists(st.integers(0, 60), max_size=3), FILTERS, st.booleans())
 def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, which, stocks):
     tape = distinct(as_stocks(tape)) if stocks else tape
-    names = (*VALUES, "open", "close") if stocks else VALUES
+    names = FIELDS if stocks else VALUES
     which = Filter(exclude=which.exclude) if stocks else which
     store, window = taken(path, tape, cuts)
     try:
@@ -107,27 +122,25 @@ def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, 
         shown = now.newest(query, span, len(tape))
         assert shown.sort(shown.columns).equals(now.signed(query, span).sort(shown.columns))
         assert sorted(zip(shown["ts"].to_physical(), shown["size"], strict=True)) == sorted(
-            (one["ts"], one["size"]) for one in counted
+            (one["ts"], units(one["size"], query.asset)) for one in counted
         )
         assert now.newest(query, span, 3).rows() == shown.head(3).rows()
-        check_extremes(found, counted, stocks)
+        check_extremes(found, counted, query.asset)
     finally:
         store.close()
 
 
-def check_extremes(found, counted, stocks):
+def check_extremes(found, counted, asset):
     for place, minute in enumerate(found[0]):
         mine = [one for one in counted if one["ts"] // MINUTE == minute]
         value = {name: column[place] for name, column in found[1].items()}
-        assert value["biggest"] == max(one["size"] for one in mine)
-        assert value["biggest_ts"] == min(one["ts"] for one in mine if one["size"] == value["biggest"])
-        assert (value["high"], value["low"]) == (
-            max(one["price"] for one in mine),
-            min(one["price"] for one in mine),
-        )
-        if stocks:
-            ends = sorted((one["ts"], one["seq"], one["price"]) for one in mine)
-            assert (value["open"], value["close"]) == (ends[0][2], ends[-1][2])
+        biggest = max(one["size"] for one in mine)
+        assert value["biggest"] == units(biggest, asset)
+        assert value["biggest_ts"] == min(one["ts"] for one in mine if one["size"] == biggest)
+        ranging = [one["price"] for one in allowed(mine, 1)]
+        assert (value["high"], value["low"]) == (max(ranging), min(ranging))
+        if asset == "stock":
+            assert (value["open"], value["close"]) == (opening(mine), closing(mine))
 
 
 FAMILY = {
@@ -190,7 +203,7 @@ def check_board(window, asset, start, end, which):
         assert details.biggest[place] == biggest
         assert details.biggest_ts[place] == value["biggest_ts"][value["biggest"] == biggest].min()
         assert details.last_ts[place] == expected[symbol].as_of
-        assert details.last_notional[place] == sum(int(value[name][-1]) for name in SUMS[3:6])
+        assert details.last_notional[place] == gross(value, "notional")[-1]
         assert details.last_volume[place] == sum(int(value[name][-1]) for name in SUMS[:3])
 
 
@@ -231,7 +244,7 @@ def test_a_batch_and_the_cancels_in_it_show_at_once(path, monkeypatch):
         def spied(self, *args, real=real):
             before = self.bars().shape[1]
             real(self, *args)
-            seen.append((before, int(self.bars()[9].sum())))
+            seen.append((before, int(self.bars()[COLUMNS.index("trades")].sum())))
 
         monkeypatch.setattr(book, name, spied)
     tape = [
@@ -250,7 +263,7 @@ def test_a_batch_and_the_cancels_in_it_show_at_once(path, monkeypatch):
 @pytest.mark.parametrize("cuts", [[], [1, 2]])
 def test_the_sequence_decides_between_prints_of_one_instant(path, cuts):
     same = [row(seq=seq, price=price) for seq, price in ((2, 11_000), (1, 12_000), (3, 11_500))]
-    store, window = taken(path, as_stocks(same), cuts)
+    store, window = taken(path, [one | {"price_flags": 3} for one in as_stocks(same)], cuts)
     try:
         found = window.totals("stock", "SPY", START, END, ("open", "close"))
         assert plain(found)[1] == {"open": [12_000], "close": [11_500]}

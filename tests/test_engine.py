@@ -14,7 +14,7 @@ import oracle
 from flowtape.answers import CUMULATIVE, cumulative_columns, instants, window_minutes
 from flowtape.desk import Desk
 from flowtape.engine import Engine
-from flowtape.errors import StoreError
+from flowtape.errors import StoreError, UsageError
 from flowtape.query import Filter, Query
 from flowtape.window import MINUTES, Window
 from stores import ENGINE, every_print, examples
@@ -34,7 +34,7 @@ def store(tmp_path):
 
 def points(found):
     """Totals as the points of an answer."""
-    numbers = cumulative_columns(found)
+    numbers = cumulative_columns(found, "option")
     columns = (numbers["net_volume"], numbers["cumulative"], numbers["vwap"] / 10_000, numbers["trade_count"])
     names = ("ts", "netVolume", "cumulative", "vwap", "tradeCount")
     return [
@@ -217,10 +217,10 @@ def test_a_failed_commit_leaves_store_window_and_catalog_as_they_were(store, mon
     assert len(from_store(store, "NEWW")) == len(from_window(window, "NEWW")) == 1
 
 
-def test_a_print_too_large_to_sum_is_left_out_and_counted(store):
-    report = Engine(store).take(frame([row(price=10**11, size=2**31 - 1), row(seq=1)]), "test")
-    assert (report.rows, report.added, report.refused) == (2, 1, 1)
-    assert "left out" in next(iter(report.notes))
+def test_a_frame_with_a_print_beyond_the_limit_is_refused(store):
+    with pytest.raises(UsageError, match="row 2: 2147483647: of a print whose price x size is beyond"):
+        Engine(store).take(frame([row(seq=1), row(price=10**11, size=2**31 - 1)]), "test")
+    assert from_store(store, "SPY") == []
 
 
 @pytest.mark.skipif(ENGINE != "duckdb", reason="views of the embedded store")

@@ -12,9 +12,6 @@ from flowtape.minutes import FIELDS, NS_PER_MINUTE, aggregate
 from flowtape.side import sign
 from flowtape.store.catalog import BAR_KEY
 
-MAX_NOTIONAL = 10**16
-"""Price x size of one print, in 1/10,000 USD (a million million USD): beyond it sums could leave 64 bits."""
-
 
 @dataclass(slots=True)
 class Change:
@@ -41,7 +38,6 @@ class Prepared:
     bars: pl.DataFrame
     given: int
     epoch: int
-    too_large: int
     duplicates: int
     corrected: int
     counted: int
@@ -64,14 +60,6 @@ def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.
         return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64))
     signed = sign(prints, max_quote_age=max_quote_age).with_columns(family().to_physical())
     return aggregate(signed, ("series", "family"))
-
-
-def bounded(prints: pl.DataFrame) -> pl.DataFrame:
-    """The prints whose price x size is at most `MAX_NOTIONAL`."""
-    notional = prints["price"].cast(pl.Float64) * prints["size"]
-    if prints.is_empty() or notional.max() <= MAX_NOTIONAL:  # type: ignore[operator]
-        return prints
-    return prints.filter(notional <= MAX_NOTIONAL)
 
 
 def bar_keys(rows: pl.DataFrame) -> pl.DataFrame:

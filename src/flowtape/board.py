@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flowtape.minutes import NS_PER_MINUTE, SUMS, combined
+from flowtape.exact import Numbers, joined, numbers, square_sums
+from flowtape.minutes import NOTIONALS, NS_PER_MINUTE, SUMS, VOLUMES, combined
 
 Ints = npt.NDArray[np.int64]
 
@@ -27,13 +28,13 @@ _VOID = np.array([-1, 0, -1], np.int64)
 
 
 class Details(NamedTuple):
-    """Of some symbols of a board, within its minutes, arrays of one length: the largest print and when it first came
-    (ns), the newest print (ns), and notional (price x size, 1/10,000 USD) and volume of the last minute traded."""
+    """Of some symbols of a board, within its minutes, arrays of one length and in the units of bars: the largest print
+    and when it first came (ns), the newest print (ns), and notional and volume of the last minute traded."""
 
     biggest: Ints
     biggest_ts: Ints
     last_ts: Ints
-    last_notional: Ints
+    last_notional: Numbers
     last_volume: Ints
 
 
@@ -45,7 +46,7 @@ class BoardTotals(NamedTuple):
     symbols: list[str]
     sums: dict[str, Ints]
     details: Callable[[Ints], Details]
-    squares: Callable[[], Ints]
+    squares: Callable[[], Numbers]
     as_of: int | None
 
 
@@ -188,7 +189,8 @@ class _Segments(NamedTuple):
         found = [
             self._detail(void, *one) for one in zip(*(column.tolist() for column in columns), strict=True)
         ]
-        return Details(*np.array(found, np.int64).reshape(len(found), len(Details._fields)).T)
+        columns_found = zip(*found, strict=True) if found else [()] * len(Details._fields)
+        return Details(*(numbers(column) for column in columns_found))
 
     def _detail(
         self, void: Ints, owner: int, low: int, high: int, begin: int, end: int
@@ -202,9 +204,10 @@ class _Segments(NamedTuple):
         size, ts = max(largest, key=lambda one: (one[0], -one[1]))
         newest = max(int(some.max(initial=-1)) for some in (peaks[2], self.late.values[-1, begin:end]))
         sums = _sums_at(self.rows, self.late, (owner << 32) | newest // NS_PER_MINUTE)
-        notional = sums[_AT["buy_notional"]] + sums[_AT["sell_notional"]] + sums[_AT["mid_notional"]]
-        volume = sums[_AT["buy_volume"]] + sums[_AT["sell_volume"]] + sums[_AT["mid_volume"]]
-        return size, ts, newest, int(notional), int(volume)
+        notional = sum(
+            joined(sums[[_AT[upper]]], sums[[_AT[lower]]]).item() for upper, lower in NOTIONALS.values()
+        )
+        return size, ts, newest, notional, int(sum(sums[_AT[name]] for name in VOLUMES))
 
     @staticmethod
     def _largest(peaks: Ints) -> tuple[int, int]:
@@ -214,29 +217,25 @@ class _Segments(NamedTuple):
         size = int(peaks[0].max())
         return size, int(peaks[1, peaks[0] == size].min())
 
-    def squares(self) -> Ints:
+    def squares(self) -> Numbers:
         """See `BoardTotals.squares`."""
-        net = self.rows.prefix[_AT["buy_volume"]] - self.rows.prefix[_AT["sell_volume"]]
+        net = _net(self.rows.prefix)
         counts = self.high - self.low
         ends = np.cumsum(counts)
         place = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.low - (ends - counts), counts)
-        running = np.append(0, np.cumsum((net[place + 1] - net[place]) ** 2))
-        found: Ints = running[ends] - running[ends - counts]
-        if len(self.late.key):
-            begin = np.flatnonzero(np.diff(self.late.key, prepend=-1))
-            key = self.late.key[begin]
-            more = np.add.reduceat(
-                self.late.values[_AT["buy_volume"]] - self.late.values[_AT["sell_volume"]], begin
-            )
-            place = np.searchsorted(self.rows.key, key)
-            known = np.append(self.rows.key, -1)[place] == key
-            before = np.where(known, net[np.minimum(place + 1, len(net) - 1)] - net[place], 0)
-            by_number = np.argsort(self.owners)
-            owner = np.searchsorted(self.owners, key >> 32, sorter=by_number)
-            owner = np.minimum(owner, len(self.owners) - 1)
-            traded = self.owners[by_number[owner]] == key >> 32
-            np.add.at(found, by_number[owner[traded]], ((before + more) ** 2 - before**2)[traded])
-        return found
+        found = square_sums(net[place + 1] - net[place], ends - counts, ends)
+        if not len(self.late.key):
+            return found
+        begin = np.flatnonzero(np.diff(self.late.key, prepend=-1))
+        key = self.late.key[begin]
+        place = np.searchsorted(self.rows.key, key)
+        known = np.append(self.rows.key, -1)[place] == key
+        before = np.where(known, net[np.minimum(place + 1, len(net) - 1)] - net[place], 0)
+        after = before + np.add.reduceat(_net(self.late.values), begin)
+        # Late rows stand in order of owner: those of each are one stretch.
+        bounds = [np.searchsorted(key, (self.owners + more) << 32) for more in (0, 1)]
+        changed: Numbers = found + (square_sums(after, *bounds) - square_sums(before, *bounds))
+        return changed
 
     def newest(self) -> int | None:
         """The newest print of all."""
@@ -258,12 +257,18 @@ def _sorted(bars: Bars) -> tuple[Ints, Ints]:
     return _grouped(key[order], lambda name: bars.values[name][order])
 
 
+def _net(sums: Ints) -> Ints:
+    """Volume bought less volume sold, of columns by `SUMS`."""
+    net: Ints = sums[_AT["buy_volume"]] - sums[_AT["sell_volume"]]
+    return net
+
+
 def _grouped(key: Ints, column: Callable[[str], Ints]) -> tuple[Ints, Ints]:
     """Rows of rising keys with one a key."""
     starts = np.flatnonzero(np.diff(key, prepend=-1))
     if not len(starts):
         return key, np.empty((len(FIELDS), 0), np.int64)
-    return key[starts], np.stack(list(combined(column, starts, FIELDS).values()))
+    return key[starts], np.stack(list(combined(column, starts, FIELDS, edges=False).values()))
 
 
 def _ordered(rows: _Rows, oldest: int) -> _Rows:

@@ -83,6 +83,18 @@ def usd(values: pl.Series) -> pl.Series:
     )
 
 
+def nanos_of(values: pl.Series, most: int) -> pl.Series:
+    """Amounts of at most `most` in nanos (1e-9), of integers, floats or decimals. NaN is null."""
+    dtype = values.dtype
+    if dtype == pl.Null:
+        return values.cast(pl.Int64)
+    if not (dtype.is_numeric() or dtype.is_decimal()):
+        raise Fault(values.name, f"{_named(dtype)} is no number")
+    exact = shortest_floats(values.to_frame("#")).select(pl.col("#").cast(pl.Float64).fill_nan(None))
+    refuse(values, (exact["#"].abs() > most).fill_null(value=False), f"is beyond {most:,}")
+    return exact.select(nanos(pl.col("#"))).to_series()
+
+
 def whole(values: pl.Series, what: str = "is not a whole number") -> pl.Series:
     """Whole numbers in Int64, of integers, floats and decimals; `what` is said of another. NaN is null."""
     dtype = values.dtype

@@ -16,9 +16,10 @@ from flowtape.batches import bars_of
 from flowtape.board import FIELDS as BOARD_FIELDS
 from flowtape.board import Bars, Board, BoardTotals, Ints
 from flowtape.conditions import family, is_cancel
+from flowtape.exact import Numbers
 from flowtape.identity import EVENT_ORDER
 from flowtape.loading import FOREVER, Missing
-from flowtape.minutes import NS_PER_MINUTE
+from flowtape.minutes import NS_PER_MINUTE, net
 from flowtape.prints import NEW_YORK, day_bounds, trading_days
 from flowtape.query import Filter, Query
 from flowtape.side import sign
@@ -42,14 +43,14 @@ class Span(NamedTuple):
 
 
 class Flows(NamedTuple):
-    """Symbols with prints in some minutes, in order of name, and arrays as long: net volume, net notional (price x
-    size, 1/10,000 USD), the sum of the squares of each minute's net volume, and counted prints. `newest(places)` gives
+    """Symbols with prints in some minutes, in order of name, and arrays as long, in the units of bars: net volume, net
+    notional, the sum of the squares of each minute's net volume, and counted prints. `newest(places)` gives
     the newest print (ns) of the symbols at some places; `as_of` is that of all."""
 
     symbols: list[str]
     net: Ints
-    notional: Ints
-    squares: Ints
+    notional: Numbers
+    squares: Numbers
     trades: Ints
     newest: Callable[[Ints], Ints]
     as_of: int | None
@@ -85,8 +86,8 @@ class Desk:
     def totals(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
         """A symbol's minutes in [start, end) (minutes since 1970), by the query's filter and `at`.
 
-        `names` are of `minutes.VALUES`, and `open` and `close` for stocks. Minutes without a counted print are
-        left out. With `at`, as someone would have had them then.
+        `names` are of `minutes.VALUES`, and `minutes.EDGES` for stocks. Minutes without a counted print are left out.
+        With `at`, as someone would have had them then.
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if query.filter.by_print:
@@ -170,8 +171,8 @@ class Desk:
         sums = board.sums
         return Flows(
             board.symbols,
-            sums["buy_volume"] - sums["sell_volume"],
-            sums["buy_notional"] - sums["sell_notional"],
+            net(sums, "volume"),
+            net(sums, "notional"),
             board.squares(),
             sums["trades"],
             lambda places: board.details(places).last_ts,

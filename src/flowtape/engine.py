@@ -14,7 +14,7 @@ from typing import TypeVar
 import polars as pl
 
 from flowtape.ahead import ahead
-from flowtape.batches import Change, Prepared, bar_keys, bars_of, bounded
+from flowtape.batches import Change, Prepared, bar_keys, bars_of
 from flowtape.cancels import maybe_in, resolve
 from flowtape.claims import Claims, Refusal
 from flowtape.conditions import is_cancel
@@ -22,7 +22,7 @@ from flowtape.corrections import Corrections
 from flowtape.identity import PRECEDENCE, better, current, unique
 from flowtape.minutes import NS_PER_MINUTE, merge
 from flowtape.prints import SCHEMA as PRINTS
-from flowtape.prints import Side, check, conform, day_bounds, trading_days
+from flowtape.prints import SIZE_SCALE, Side, check, conform, day_bounds, trading_days
 from flowtape.readers import Tape
 from flowtape.side import in_force
 from flowtape.store import Point, Store
@@ -31,7 +31,6 @@ from flowtape.window import Window
 
 T = TypeVar("T")
 _GROUP_AND_TIME = (*(pl.col(name).cast(pl.Int64) for name in GROUP), pl.col("ts").to_physical())
-TOO_LARGE = "price x size beyond a million million USD, left out"
 COMPACT_MINUTES = 10
 
 
@@ -63,7 +62,7 @@ class Report:
     """Of `counted`: those that have no quote in force in this tape."""
     refusals: set[Refusal] = field(default_factory=set)
     notes: Counter[str] = field(default_factory=Counter)
-    volumes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    volumes: dict[tuple[str, str], float] = field(default_factory=dict)
     """Contracts or shares of a batch shown, by asset and side."""
 
 
@@ -168,13 +167,16 @@ class Engine:
                 self._in_group(lambda: self._keep_places(cursors, standing or {}))
             self._close_group()
 
-    def _volumes(self, bars: pl.DataFrame) -> Counter[tuple[str, str]]:
+    def _volumes(self, bars: pl.DataFrame) -> dict[tuple[str, str], float]:
         assets = self.store.catalog.series["asset"].gather(bars["series"].cast(pl.UInt32))
         sums = bars.group_by(assets.cast(pl.String)).agg(
             pl.col(f"{side}_volume").sum() for side in Side.categories
         )
-        return Counter({(asset, side): many for asset, *rest in sums.iter_rows()
-                        for side, many in zip(Side.categories, rest, strict=True)})  # fmt: skip
+        return {
+            (asset, side): many / SIZE_SCALE[asset]
+            for asset, *rest in sums.iter_rows()
+            for side, many in zip(Side.categories, rest, strict=True)
+        }
 
     def load(self, progress: Callable[[float], None] = lambda done: None) -> None:
         """Take the window from the store in the place of all it holds. Raises `StoreError`.
@@ -289,8 +291,7 @@ class Engine:
             check(prints)
         else:
             prints = conform(prints)
-        summable = bounded(prints)
-        uncorrected = current(summable)
+        uncorrected = current(prints)
         fresh = unique(uncorrected)
         epoch, rows = self.store.catalog.encode(fresh)
         fresh = fresh.with_columns(rows["series"])
@@ -305,9 +306,8 @@ class Engine:
             unquoted=many[1],
             given=prints.height,
             epoch=epoch,
-            too_large=prints.height - summable.height,
             duplicates=uncorrected.height - fresh.height,
-            corrected=summable.height - uncorrected.height,
+            corrected=prints.height - uncorrected.height,
         )
 
     def _take(
@@ -501,9 +501,6 @@ def _count(batch: Prepared, report: Report) -> None:
     report.unquoted += batch.unquoted
     report.duplicates += batch.duplicates
     report.corrections += batch.corrected
-    if batch.too_large:
-        report.refused += batch.too_large
-        report.notes[TOO_LARGE] += batch.too_large
 
 
 def wrong_minutes(store: Store, day: date, max_quote_age: timedelta | None = None) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from flowtape import answers, columns
 from flowtape.conditions import is_cancel, price_flags
 from flowtape.errors import NothingRead, UsageError
 from flowtape.identity import Copies
-from flowtape.minutes import NS_PER_MINUTE
+from flowtape.minutes import NS_PER_MINUTE, unshown
 from flowtape.minutes import SCHEMA as BARS
 from flowtape.minutes import minutes as _minutes
 from flowtape.prints import (
@@ -140,14 +140,10 @@ def cumulative(
         pl.col("asset").cast(pl.String) == asset,
         pl.col("symbol").cast(pl.String) == name,
         pl.lit(True) if expiry is None else pl.col("expiry") == expiry,
-    ).with_columns(
-        pl.lit(0, pl.Int64).alias("series"),
-        pl.col("family").to_physical(),
-        pl.col("minute").to_physical() // NS_PER_MINUTE,
-        pl.col("biggest_ts", "last_ts", "first_ts").to_physical(),
     )
-    chosen = chosen.filter(pl.col("minute") >= start, pl.col("minute") < end).select(COLUMNS)
-    return line(totals(columns_of(chosen), answers.CUMULATIVE))
+    chosen = unshown(chosen, asset).filter(pl.col("minute") >= start, pl.col("minute") < end)
+    chosen = chosen.with_columns(pl.col("family").to_physical(), pl.lit(0, pl.Int64).alias("series"))
+    return line(totals(columns_of(chosen.select(COLUMNS)), answers.CUMULATIVE), asset)
 
 
 def symbol_in(frame: pl.DataFrame, symbol: str, asset: str) -> str:
@@ -156,9 +152,9 @@ def symbol_in(frame: pl.DataFrame, symbol: str, asset: str) -> str:
     return meant(asked(symbol, asset), set(named))
 
 
-def line(of: Totals) -> pl.DataFrame:
+def line(of: Totals, asset: str) -> pl.DataFrame:
     """The points of a cumulative answer as a frame."""
-    numbers = answers.cumulative_columns(of)
+    numbers = answers.cumulative_columns(of, asset)
     ts = pl.Series("ts", of.minute * NS_PER_MINUTE).cast(pl.Datetime("ns")).dt.replace_time_zone("UTC")
     return pl.DataFrame(
         {

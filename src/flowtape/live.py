@@ -50,7 +50,7 @@ class Listener(Protocol):
     """Who is told what becomes of prints, for measurements."""
 
     def shown(
-        self, source: str, sides: Mapping[tuple[str, str], int], waits: Sequence[tuple[float, int]]
+        self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
     ) -> None:
         """Prints of a source can be seen: contracts or shares by asset and side, and of each delivery how many
         seconds that is after it came and how many prints it has."""

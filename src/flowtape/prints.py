@@ -2,7 +2,8 @@
 
 A print is one trade of one contract (or one stock) with the quote that stood before it. Frames of prints
 carry the columns of `SCHEMA`, in that order. Prices, quotes, strikes and underlying mids are integers of
-1/10,000 USD, so that "at the ask" and "exactly mid" are exact and sums do not depend on order or batch.
+1/10,000 USD, so that "at the ask" and "exactly mid" are exact and sums do not depend on order or batch. Sizes are whole
+contracts of options and integers of 1/10,000 share of stocks (`SIZE_SCALE`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from flowtape.errors import TapeError, UsageError
 
 PRICE_SCALE = prices.PRICE_SCALE
 MAX_PRICE = prices.MAX_PRICE
+SIZE_SCALE = {"option": 1, "stock": 10_000}
+"""Integer size units per contract, or per share, by asset."""
+SIZES = ("size", "bid_size", "ask_size")
+"""The columns of prints that are in size units."""
 MAX_SIZE = 2**31 - 1
+"""The largest size of a print, in contracts or shares."""
+MAX_NOTIONAL = 10**12
+"""The largest price x size of a print, in USD (a million million), without the contract multiplier."""
+TOO_LARGE = "price x size is beyond a million million USD"
+SIZES_ROUNDED = "sizes rounded to 1/10,000 share"
 MAX_STRIKE = 999_999_990
 """The largest strike an OSI symbol can hold: 99,999.999 USD."""
 LIMITS = {
@@ -34,11 +44,12 @@ LIMITS = {
     "bid": (-MAX_PRICE, MAX_PRICE),
     "ask": (-MAX_PRICE, MAX_PRICE),
     "underlying": (-MAX_PRICE, MAX_PRICE),
-    "size": (1, MAX_SIZE),
+    "size": (1, MAX_SIZE * SIZE_SCALE["stock"]),
     "bid_size": (0, 2**53),
     "ask_size": (0, 2**53),
 }
-"""The least and the greatest value of columns of prints, in their own units."""
+"""The least and the greatest value of columns of prints, in their own units. Of an option's size `MAX_SIZE` is the
+greatest."""
 _BOUNDS = {
     "strike": "is not a strike above 0 and below 100,000 USD",
     "price": "is not a price from 0 to 10,000,000 USD",
@@ -191,8 +202,10 @@ def conform(frame: Any) -> pl.DataFrame:
 
     Columns that `SCHEMA` does not name are left out. Absent optional columns are filled as `arranged` says. A type that
     makes its meaning clear is converted. The type of `price` gives the unit of all prices of the frame: an integer is
-    1/10,000 USD, a float or decimal is USD. A time has any zone. Names may be in lower case. A price finer than
-    1/10,000 USD is rounded as `prices.rounded` says, and a warning counts such prices.
+    1/10,000 USD, a float or decimal is USD. The type of `size` gives the unit of all its sizes: an integer is contracts
+    of options and 1/10,000 share of stocks, a float or decimal is contracts or shares. A time has any zone. Names may
+    be in lower case. A price finer than 1/10,000 USD is rounded as `prices.rounded` says, a size finer than 1/10,000
+    share half to even; a warning counts them.
 
     Args:
         frame: a Polars frame or LazyFrame, a pandas frame, or one with the Arrow C stream interface.
@@ -210,18 +223,40 @@ def conform(frame: Any) -> pl.DataFrame:
         hint = "; its index has it: call reset_index()" if set(missing) & _index_names(frame) else ""
         raise UsageError(f"prints lack the column {', '.join(missing)}{hint}")
     known = given.select(name for name in SCHEMA if name in given.columns)
-    made = pl.DataFrame([_converted(column, units=known["price"].dtype.is_integer()) for column in known])
+    # Sizes that are not in units take the asset to convert.
+    sizes = () if known["size"].dtype.is_integer() else _sizes_of(known)
+    units = known["price"].dtype.is_integer()
+    made = pl.DataFrame([_converted(column, units=units) for column in known if column.name not in sizes])
     if not known["price"].dtype.is_integer():
         made = prices.rounded(made, _warned)
         if "strike" in made.columns:
             strike = made.select(strike_units(pl.col("strike"))).to_series()
             made = made.with_columns(columns.kept(strike, known["strike"], "is not a multiple of 0.001 USD"))
+    stock = made["asset"] == "stock"
+    made = made.with_columns(_in_units(known[name], stock) for name in sizes)
     parts = [
         pl.when(pl.col("asset") == "option").then(pl.col(name)).alias(name) for name in PARTS if name in made
     ]
     prints = arranged(made.with_columns(parts))
     check(prints, given)
     return prints
+
+
+def _sizes_of(frame: pl.DataFrame) -> list[str]:
+    return [name for name in SIZES if name in frame.columns]
+
+
+def _in_units(column: pl.Series, stock: pl.Series) -> pl.Series:
+    """Sizes of contracts or shares in size units; `stock` tells which are shares."""
+    amount = columns.nanos_of(column, 2 * MAX_SIZE)
+    contracts = amount // _ONE
+    contracts = contracts.set((amount % _ONE != 0).fill_null(value=False), None)
+    shares = amount.to_frame("#").select(prices.units(pl.col("#"))).to_series()
+    finer = stock & (amount % prices.NANOS != 0).fill_null(value=False)
+    if column.name == "size" and finer.any():
+        _warned(SIZES_ROUNDED, int(finer.sum()))
+    known = column.fill_nan(None) if column.dtype.is_float() else column
+    return columns.kept(shares.zip_with(stock, contracts), known, "is not a whole number")
 
 
 def _index_names(frame: Any) -> set[str]:
@@ -233,6 +268,8 @@ def _warned(what: str, many: int) -> None:
 
 
 _MONEY = ("price", "bid", "ask", "underlying", "strike")
+_ONE = prices.NANOS * SIZE_SCALE["stock"]
+"""Nanos in one contract or share."""
 _NO_UNITS = "is not a whole number of 1/10,000 USD, as price is; where price is in USD, make it a float"
 Convert = Callable[[pl.Series], pl.Series]
 
@@ -349,6 +386,14 @@ def check(prints: pl.DataFrame, given: pl.DataFrame | None = None) -> None:
         beyond = out_of_range(prints[name])
         if beyond is not None:
             columns.refuse(shown[name], beyond, OUT_OF_RANGE)
+    largest = prints["size"].max()
+    if isinstance(largest, int) and largest > MAX_SIZE:
+        columns.refuse(
+            shown["size"], (prints["asset"] == "option") & (prints["size"] > MAX_SIZE), _BOUNDS["size"]
+        )
+    beyond = too_large(prints)
+    if beyond is not None:
+        columns.refuse(shown["size"], beyond, f"of a print whose {TOO_LARGE}")
     _check_contracts(prints)
 
 
@@ -393,6 +438,30 @@ def out_of_range(instants: pl.Series, latest: int | None = None) -> pl.Series | 
     if not isinstance(low, int) or not isinstance(high, int) or (low >= EARLIEST and high <= latest):
         return None
     return ~numbers.is_between(EARLIEST, latest).fill_null(value=True)
+
+
+def size_unit() -> pl.Expr:
+    """`SIZE_SCALE` of each row's `asset`."""
+    stock = pl.col("asset").cast(pl.String) == "stock"
+    return pl.when(stock).then(SIZE_SCALE["stock"]).otherwise(SIZE_SCALE["option"])
+
+
+def too_large(prints: pl.DataFrame) -> pl.Series | None:
+    """Which prints (`asset`, `price`, `size`) have a price x size beyond `MAX_NOTIONAL`; None where none has."""
+    price, size = prints["price"], prints["size"]
+    most, largest = price.max(), size.max()
+    # Of options and stocks, the smaller limit: nearly every batch stays below it.
+    if not isinstance(most, int) or not isinstance(largest, int) or most * largest <= _limit("option"):
+        return None
+    limits = [pl.lit(float(_limit(asset))) for asset in ("stock", "option")]
+    limit = pl.when(pl.col("asset") == "stock").then(limits[0]).otherwise(limits[1])
+    beyond = prints.select(pl.col("price").cast(pl.Float64) * pl.col("size") > limit).to_series()
+    return beyond if beyond.any() else None
+
+
+def _limit(asset: str) -> int:
+    """`MAX_NOTIONAL` in the units of an asset's price x size."""
+    return MAX_NOTIONAL * PRICE_SCALE * SIZE_SCALE[asset]
 
 
 def day_bounds(day: date) -> tuple[datetime, datetime]:

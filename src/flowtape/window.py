@@ -82,8 +82,8 @@ class Book:
 
 
 class Totals(NamedTuple):
-    """A symbol's minutes: `minute` rises; `values` has one array a name asked for, all of one length. `as_of` is the
-    newest print's time in ns, None without one."""
+    """A symbol's minutes: `minute` rises; `values` has one array for each name of `minutes.FIELDS` that was asked for,
+    all of one length and in the units of bars. `as_of` is the newest print's time in ns, None without one."""
 
     minute: Ints
     values: dict[str, Ints]
@@ -333,7 +333,7 @@ def totals(bars: Ints, names: tuple[str, ...]) -> Totals:
     order = np.argsort(minute, kind="stable")
     minute = minute[order]
     starts = np.flatnonzero(np.diff(minute, prepend=minute[0] - 1))
-    values = combined(lambda name: bars[_AT[name]][order], starts, names)
+    values = combined(lambda name: bars[_AT[name]][order], starts, names, edges=len(bars) == len(COLUMNS))
     return Totals(minute[starts], values, int(bars[_AT["last_ts"]].max()))
 
 
@@ -359,8 +359,9 @@ def merged(bars: Ints, oldest: int) -> Ints:
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     made = np.empty((len(bars), len(starts)), np.int64)
     made[:3] = bars[:3, order[starts]]
-    names = FIELDS if len(bars) == len(COLUMNS) else VALUES
-    for name, values in combined(lambda name: bars[_AT[name]][order], starts, names).items():
+    edges = len(bars) == len(COLUMNS)
+    names = FIELDS if edges else VALUES
+    for name, values in combined(lambda name: bars[_AT[name]][order], starts, names, edges=edges).items():
         made[_AT[name]] = values
     # In order of minute, so that later reads find them nearly sorted.
     by_minute: Ints = np.argsort(made[_AT["minute"]], kind="stable")

@@ -177,13 +177,13 @@ def test_stock_prints(server, start):
     assert (one.feed.source, one.feed.assets, one.feed.symbols) == ("alpaca:sip", {"stock"}, ("BRK.B", "SPY"))
     server.quote("SPY", NS, 500.0, 500.02)
     server.trade("SPY", NS + MS, 500.01, 100, conditions=["@", "T"], exchange="V", id=77)
-    server.trade("BRK.B", NS + 2 * MS, 480.5, 7, exchange="N", id=9)
+    server.trade("BRK.B", NS + 2 * MS, 480.5, 7.1234, exchange="N", id=9)
     one.outlet.until_prints(2)
     prints = one.stop().prints()
     columns = ("asset", "symbol", "price", "size", "bid", "condition", "venue", "copy")
     assert prints.select(columns).rows() == [
-        ("stock", "SPY", 5_000_100, 100, 5_000_000, "STK_EXTENDED", "V", 77),
-        ("stock", "BRK.B", 4_805_000, 7, None, "STK_REGULAR", "N", 9),
+        ("stock", "SPY", 5_000_100, 1_000_000, 5_000_000, "STK_EXTENDED", "V", 77),
+        ("stock", "BRK.B", 4_805_000, 71_234, None, "STK_REGULAR", "N", 9),
     ]
     assert one.outlet.counts == {}
 
@@ -258,7 +258,7 @@ def test_a_line_cut_is_an_error_and_rest_fills_the_gap(server, start):
     again.outlet.until_prints(300)
     assert server.subscribed.wait(WAIT)
     server.trade("SPY", NS + 50_000 * MS, 500.05, 5)
-    again.outlet.until(lambda: again.outlet.prints()["size"].max() == 5)
+    again.outlet.until(lambda: again.outlet.prints()["size"].max() == 50_000)
     union = kept(one.outlet.given() + again.stop().given())
     fresh = start(feed=feed_of(server, "SPY,QQQ", "stocks"), cursor=str(NS - 10**9))
     fresh.outlet.until_prints(401)
@@ -343,7 +343,7 @@ def test_a_cancel_takes_its_trade_back(server, start):
     cancel = prints.filter(condition="CANC")
     columns = ("symbol", "price", "size", "venue", "copy")
     assert cancel.select(pl.col("ts").cast(pl.Int64) - NS, *columns).rows() == [
-        (MS + 1, "SPY", 5_000_000, 5, "C", 2)
+        (MS + 1, "SPY", 5_000_000, 50_000, "C", 2)
     ]
     assert standing(prints)["copy"].to_list() == [1, 3]
     again = start("SPY", "stocks", cursor=str(NS))
@@ -379,11 +379,11 @@ def test_a_correction_is_a_cancel_and_another_trade(server, start):
     prints = one.stop().prints()
     columns = ("price", "size", "condition", "copy")
     assert prints.select(pl.col("ts").cast(pl.Int64) - NS, *columns).rows() == [
-        (MS, 5_000_000, 5, "STK_REGULAR", 7),
-        (MS + 1, 5_000_000, 5, "CANC", 7),
-        (60_000 * MS, 5_010_000, 6, "STK_SOLD", 7),
+        (MS, 5_000_000, 50_000, "STK_REGULAR", 7),
+        (MS + 1, 5_000_000, 50_000, "CANC", 7),
+        (60_000 * MS, 5_010_000, 60_000, "STK_SOLD", 7),
     ]
-    assert standing(prints)["size"].to_list() == [6]
+    assert standing(prints)["size"].to_list() == [60_000]
     again = start("SPY", "stocks", cursor=str(NS))
     again.outlet.until_prints(3)
     assert kept(one.outlet.given() + again.stop().given()).equals(prints)
@@ -447,7 +447,7 @@ def test_a_time_to_come_is_counted_and_left_out(server, start):
     server.trade("SPY", time.time_ns() + 2 * AHEAD, 500.0, 2)
     server.trade("SPY", NS, 500.0, 1)
     one.outlet.until_prints(1)
-    assert one.stop().prints()["size"].to_list() == [1]
+    assert one.stop().prints()["size"].to_list() == [10_000]
     assert one.outlet.counts == {ABSURD: 1}
 
 

@@ -178,7 +178,7 @@ def test_stock_prints(server, start):
     server.quote("SPY", NS, 500.0, 500.02)
     server.trade("SPY", NS + MS, 500.01, 100, conditions=(12, 37), exchange=4, seq=77)
     server.trade("SPY", NS + MS, 500.01, 100, conditions=(15,), exchange=4, seq=78)
-    server.trade("TpC", NS + 2 * MS, 20.5, 7, conditions=(), exchange=4, seq=9)
+    server.trade("TpC", NS + 2 * MS, 20.5, 7.1234, conditions=(), exchange=4, seq=9)
     one.outlet.until_prints(2)
     prints = one.stop().prints()
     assert one.outlet.counts == {
@@ -186,8 +186,8 @@ def test_stock_prints(server, start):
     }
     columns = ("asset", "symbol", "price", "size", "bid", "condition", "venue", "seq")
     assert prints.select(columns).rows() == [
-        ("stock", "SPY", 5_000_100, 100, 5_000_000, "STK_EXTENDED", "4", 77),
-        ("stock", "T.PRC", 205_000, 7, None, "STK_REGULAR", "4", 9),
+        ("stock", "SPY", 5_000_100, 1_000_000, 5_000_000, "STK_EXTENDED", "4", 77),
+        ("stock", "T.PRC", 205_000, 71_234, None, "STK_REGULAR", "4", 9),
     ]
 
 

@@ -15,7 +15,7 @@ from flowtape.cancels import removals
 from flowtape.conditions import family
 from flowtape.feeds.market import Market
 from flowtape.feeds.rows import STOCK_VENUES, TAPE_SCHEMA
-from flowtape.prints import IDENTITY, NEW_YORK, SCHEMA, conform
+from flowtape.prints import IDENTITY, NEW_YORK, SCHEMA, SIZE_SCALE, SIZES, conform
 
 DAY = date(2026, 6, 3)
 SMALL = Market(seed=3, prints_per_day=12_000, stock_prints_per_day=8_000)
@@ -50,7 +50,8 @@ def both() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def stocks(both: pl.DataFrame) -> pl.DataFrame:
-    return stocks_of(both)
+    """The stocks' prints, sizes in shares."""
+    return stocks_of(both).with_columns(pl.col(SIZES) // SIZE_SCALE["stock"])
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import zstandard
 
 from flowtape.errors import TapeError
+from flowtape.prints import SIZE_SCALE
 from flowtape.readers import Rejects, common, delimited, guess
 from flowtape.readers import stream as stream_module
 
@@ -206,9 +207,14 @@ def field_cases():
         ["-0.01", "10000000.01", "nan", "inf", "x"],
     )
     yield (
-        common.size,
+        lambda column: common.size("option", column)[0],
         {"1": 1, "10.0": 10, "2147483647": 2**31 - 1},
         ["0", "-1", "1.5", "2147483648", None],
+    )
+    yield (
+        lambda column: common.size("stock", column)[0],
+        {"1": 10_000, "12.3456": 123_456, "0.0001": 1, "0.33335": 3334, "0.33325": 3332},
+        ["0", "-1", "0.00004", "2147483648", "x", None],
     )
     yield (
         common.strike,
@@ -218,7 +224,10 @@ def field_cases():
     yield common.right, {"C": "C", "put": "P", "CALL": "C", "p": "P"}, ["X", None, "CC"]
     yield common.expiry, {"2024-06-21": june, "20240621": june}, ["2024-02-30", "x", None]
     yield partial(common.quote, "bid"), {"-0.5": -500_000_000, "0": 0, "": None}, ["x", "inf", "99999999"]
-    yield partial(common.quote_size, "bid_size"), {"0": 0, "7": 7, "": None}, ["-1", "1.5", "x"]
+    for asset, more in (("option", {}), ("stock", {"1.5": 15_000})):
+        scale = SIZE_SCALE[asset]
+        make = partial(common.quote_size, "bid_size", asset=asset)
+        yield make, {"0": 0, "7": 7 * scale, "": None} | more, ["-1", "x"]
     yield partial(common.number, "seq"), {"-19": -19, str(2**62 + 1): 2**62 + 1}, ["1.5", "x", None]
     yield partial(common.text, "root"), {" spx ": "SPX"}, [" ", None]
 
@@ -237,7 +246,7 @@ def test_fields(make, good, bad):
 def test_a_row_is_rejected_once():
     raw = pl.DataFrame({common.ROW: [1, 2], "p": ["x", "1"], "s": ["x", "1"]})
     rejects = Rejects()
-    parsed = common.parse(raw, [common.price("p"), common.size("s")], rejects, "file")
+    parsed = common.parse(raw, [common.price("p"), *common.size("option", "s")], rejects, "file")
     assert parsed.rows() == [(2, 10**9, 1)]
     assert rejects.count == 1
 

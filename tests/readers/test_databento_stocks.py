@@ -82,8 +82,9 @@ def test_trades_with_their_quote_in_one_record(tmp_path: Path) -> None:
     assert (tape.source, tape.format) == ("databento:XNAS.ITCH", "databento")
     rows = prints.drop("seq", "ts", "quote_ts", "underlying", *LATER).rows()
     assert rows == [
-        ("stock", "AAPL", "AAPL", None, None, None, 1_005_000, 300, 1_000_000, 1_010_000, 5, 6, "unknown", "XNAS"),
-        ("stock", "BRK.B", "BRK.B", None, None, None, 40_000, 1, None, None, 5, 6, "unknown", "XNAS"),
+        ("stock", "AAPL", "AAPL", None, None, None, 1_005_000, 3_000_000, 1_000_000, 1_010_000, 50_000, 60_000,
+         "unknown", "XNAS"),
+        ("stock", "BRK.B", "BRK.B", None, None, None, 40_000, 10_000, None, None, 50_000, 60_000, "unknown", "XNAS"),
     ]  # fmt: skip
     assert ns(prints["ts"]) == [OPEN, OPEN + 5]
     assert prints["quote_ts"].null_count() == prints["underlying"].null_count() == 2

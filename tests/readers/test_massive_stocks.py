@@ -49,8 +49,8 @@ def test_trades_alone(write):
     assert (prints["ts"].cast(pl.Int64) - NS).to_list() == [0, 5]
     nothing = (None,) * 5
     assert prints.drop("ts", "underlying", *LATER).rows() == [
-        ("stock", "AAPL", "AAPL", None, None, None, 2_141_500, 100, *nothing, "STK_REGULAR", "4", 7),
-        ("stock", "BRK.A", "BRK.A", None, None, None, 6_120_005_000, 1, *nothing, "STK_REGULAR", "4", 8),
+        ("stock", "AAPL", "AAPL", None, None, None, 2_141_500, 1_000_000, *nothing, "STK_REGULAR", "4", 7),
+        ("stock", "BRK.A", "BRK.A", None, None, None, 6_120_005_000, 10_000, *nothing, "STK_REGULAR", "4", 8),
     ]
     assert (tape.rejects.count, tape.notes) == (0, {})
 
@@ -95,9 +95,8 @@ def test_restated_rows_are_left_out_and_counted(write):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"size": "0.25"}, "size is not a whole number from 1 up: '0.25'"),
-        ({"size": "1.5"}, "size is not a whole number from 1 up: '1.5'"),
-        ({"size": "0"}, "size is not a whole number from 1 up: '0'"),
+        ({"size": "0.00004"}, "size is not a number of shares from 1/10,000 up: '0.00004'"),
+        ({"size": "0"}, "size is not a number of shares from 1/10,000 up: '0'"),
         ({"ticker": "X:BTC-USD"}, "ticker is not a stock's: 'X:BTC-USD'"),
         ({"ticker": "AAPLx"}, "ticker is not a stock's: 'AAPLx'"),
         ({"ticker": ""}, "ticker is not a stock's: None"),
@@ -107,7 +106,7 @@ def test_restated_rows_are_left_out_and_counted(write):
 def test_bad_rows(write, changed, reason):
     tape, prints = read_all(write("x.csv", [TRADES, trade(), trade(**changed), trade(size="3.0")]))
     assert faults(tape) == [(2, reason)]
-    assert prints["size"].to_list() == [100, 3]
+    assert prints["size"].to_list() == [1_000_000, 30_000]
 
 
 EVENTS = st.lists(

@@ -265,7 +265,7 @@ def test_a_stock_needs_no_columns_of_an_option(write, names, cells, kind):
     tape, prints = read_all(path)
     assert dict(prints.schema) == SCHEMA
     assert prints.select("asset", "symbol", "root", "expiry", "right", "strike").row(0) == STOCK
-    assert prints.select("price", "size", "seq").row(0) == (2_141_500, 100, 0)
+    assert prints.select("price", "size", "seq").row(0) == (2_141_500, 1_000_000, 0)
     assert tape.rejects.count == 0
 
 
@@ -330,9 +330,13 @@ def test_conditions_by_code_or_name_and_numbers_by_vocabulary(write):
         ("price", 1e8, "price is not a price in USD within bounds: 100000000.0"),
         ("bid", float("inf"), "bid is not a price in USD within bounds: inf"),
         ("bid", float("nan"), None),
-        ("size", 0, "size is not a whole number from 1 up: 0"),
-        ("size", 2**31, "size is not a whole number from 1 up: 2147483648"),
-        ("bid_size", -1, "bid_size is not a whole number from 0 up: -1"),
+        ("size", 0, "size is neither contracts (whole, from 1 up) nor shares (from 1/10,000 up): 0"),
+        (
+            "size",
+            2**31,
+            "size is neither contracts (whole, from 1 up) nor shares (from 1/10,000 up): 2147483648",
+        ),
+        ("bid_size", -1, "bid_size is not a number from 0 up: -1"),
         ("seq", None, None),
         ("condition", "ZZZ", "condition is no condition of OPRA's: 'ZZZ'"),
         ("venue", None, None),

@@ -198,8 +198,10 @@ def test_stocks(write):
     assert (tape.source, tape.rejects.count, dict(tape.notes)) == ("thetadata", 0, {})
     # A stock's ticker is no OPRA root: nothing is mapped.
     assert prints.drop("ts", "quote_ts", "underlying", *LATER).rows() == [
-        ("stock", "BRK.B", "BRK.B", None, None, None, 10_500, 2, 10_000, 11_000, 10, 20, "STK_REGULAR", "6", 5),
-        ("stock", "SPXW", "SPXW", None, None, None, 1_302_501, 300, 10_000, 11_000, 10, 20, "STK_REGULAR", "6", 5),
+        ("stock", "BRK.B", "BRK.B", None, None, None, 10_500, 20_000, 10_000, 11_000, 100_000, 200_000,
+         "STK_REGULAR", "6", 5),
+        ("stock", "SPXW", "SPXW", None, None, None, 1_302_501, 3_000_000, 10_000, 11_000, 100_000, 200_000,
+         "STK_REGULAR", "6", 5),
     ]  # fmt: skip
     assert prints["ts"].to_list() == [datetime(2024, 6, 14, 14, 0, 0, 500_000, UTC)] * 2
     assert prints["quote_ts"].to_list() == [datetime(2024, 6, 14, 14, 0, 0, 400_000, UTC)] * 2
@@ -247,7 +249,7 @@ def test_options_that_lack_a_column_are_not_stocks(write, missing):
     ("changed", "reason"),
     [
         ({"symbol": ""}, "symbol is blank or no symbol of at most 32 characters: None"),
-        ({"size": "0.5"}, "size is not a whole number from 1 up: '0.5'"),
+        ({"size": "0"}, "size is not a number of shares from 1/10,000 up: '0'"),
         ({"condition": "x"}, "condition is not a number: 'x'"),
     ],
 )

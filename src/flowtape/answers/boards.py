@@ -7,20 +7,24 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from flowtape.answers.bodies import Made, Rows, Text
-from flowtape.answers.flow import gross, net, volume_columns
+from flowtape.answers.flow import volume_columns
 from flowtape.answers.numbers import (
     NOTIONAL_SCALE,
     Ints,
+    Numbers,
     decimals,
     half_even,
     past_minutes,
     stamp,
     stamps,
     vwap,
+    whole,
     window_minutes,
 )
 from flowtape.board import BoardTotals
 from flowtape.desk import Desk
+from flowtape.exact import times
+from flowtape.minutes import gross, net
 from flowtape.prints import PRICE_SCALE
 from flowtape.query import Query
 
@@ -133,7 +137,7 @@ def board_minutes(desk: Desk, query: Query) -> tuple[int, int]:
     return past_minutes(query.at, query.minutes)
 
 
-def _largest(by: Ints, among: np.ndarray[tuple[int], np.dtype[np.bool_]], most: int) -> Ints:
+def _largest(by: Numbers, among: np.ndarray[tuple[int], np.dtype[np.bool_]], most: int) -> Ints:
     """Places of the largest, largest first; of equals, the symbol first in order of name."""
     places = np.flatnonzero(among)
     order: Ints = places[np.argsort(-by[places], kind="stable")][:most]
@@ -145,7 +149,7 @@ def _leaders(query: Query, board: BoardTotals, places: Ints) -> Rows[Leader]:
     average = decimals(vwap(gross(sums, "notional"), gross(sums, "volume")), PRICE_SCALE)
     columns = {
         "symbol": [board.symbols[place] for place in places.tolist()],
-        **volume_columns(sums),
+        **volume_columns(sums, query.asset),
         "net_notional": decimals(net(sums, "notional"), NOTIONAL_SCALE[query.asset]),
         "avg_premium" if query.asset == "option" else "vwap": average,
         "trade_count": sums["trades"].tolist(),
@@ -161,12 +165,12 @@ def _outliers(query: Query, board: BoardTotals, places: Ints, now: int) -> Rows[
     columns = {
         "symbol": [board.symbols[place] for place in places.tolist()],
         "trade_count": sums["trades"].tolist(),
-        **volume_columns(sums),
+        **volume_columns(sums, query.asset),
         "imbalance_pct": decimals(np.abs(imbalance), 100),
         "skew": [skew(hundredths) for hundredths in imbalance.tolist()],
         "notional": decimals(gross(sums, "notional"), scale),
         "net_notional": decimals(net(sums, "notional"), scale),
-        "biggest_trade": details.biggest.tolist(),
+        "biggest_trade": whole(details.biggest, query.asset).tolist(),
         "biggest_trade_utc": stamps(details.biggest_ts, "s"),
         "biggest_age_sec": _ages(now, details.biggest_ts),
         "last_vwap": decimals(vwap(details.last_notional, details.last_volume), PRICE_SCALE),
@@ -178,7 +182,7 @@ def _outliers(query: Query, board: BoardTotals, places: Ints, now: int) -> Rows[
 
 def signed_imbalance(buy: Ints, sell: Ints) -> Ints:
     """100·(buy − sell)/(buy + sell) in hundredths of a per cent, rounded half to even; 0 when both are 0."""
-    return half_even(10_000 * (buy - sell), np.maximum(buy + sell, 1))
+    return half_even(times(buy - sell, 10_000), np.maximum(buy + sell, 1)).astype(np.int64)
 
 
 def skew(imbalance: int) -> str:

@@ -53,7 +53,10 @@ def history(desk: Desk, query: Query) -> Made:
     """The body of `…/history`."""
     page = read_page(desk, query, flow_fields(query.asset), newest_first=True)
     totals = page.totals
-    columns: dict[str, list[Any]] = {"ts": instants(totals.minute), **flow_columns(totals.values)}
+    columns: dict[str, list[Any]] = {
+        "ts": instants(totals.minute),
+        **flow_columns(totals.values, query.asset),
+    }
     if query.quality:
         columns |= quality(desk, query, totals.minute)
     newest_first = {name: column[::-1] for name, column in columns.items()}

@@ -13,9 +13,11 @@ from flowtape.answers.bodies import Made, Rows, Text
 from flowtape.answers.numbers import (
     NOTIONAL_SCALE,
     Ints,
+    Numbers,
     decimals,
     stamp,
     stamps,
+    whole,
 )
 from flowtape.desk import Desk, Flows
 from flowtape.minutes import NS_PER_MINUTE
@@ -70,7 +72,7 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     z = decimals(measured.z[places], 100)
     columns = {
         "symbol": [flows.symbols[place] for place in places.tolist()],
-        "net_volume": flows.net[places].tolist(),
+        "net_volume": whole(flows.net[places], query.asset).tolist(),
         "net_premium": decimals(flows.notional[places], NOTIONAL_SCALE[query.asset]),
         "trade_count": flows.trades[places].tolist(),
         "z": [value if known else UNSET for value, known in zip(z, own, strict=True)],
@@ -92,20 +94,20 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     return Made(body, flows.as_of)
 
 
-def _past(desk: Desk, query: Query, flows: Flows, start: int, end: int) -> tuple[Ints, Ints]:
+def _past(desk: Desk, query: Query, flows: Flows, start: int, end: int) -> tuple[Ints, Numbers]:
     """The symbols' net volume over the same clock minutes of earlier sessions, and the sum of the squares of its
     minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
     has 0."""
     place = {symbol: number for number, symbol in enumerate(flows.symbols)}
-    nets: list[Ints] = []
-    squares: list[Ints] = []
+    nets: list[Numbers] = []
+    squares: list[Numbers] = []
     for shift in _shifts(start, end) if place else ():
         past = desk.flows(query, start + shift, end + shift)
         if past.symbols:
             mine = [(number, place[symbol]) for number, symbol in enumerate(past.symbols) if symbol in place]
             take, put = np.array(mine, np.int64).reshape(-1, 2).T
             for rows, values in ((nets, past.net), (squares, past.squares)):
-                row = np.zeros(len(place), np.int64)
+                row = np.zeros(len(place), values.dtype)
                 row[put] = values[take]
                 rows.append(row)
     none = np.empty((0, len(place)), np.int64)

@@ -5,37 +5,46 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from flowtape.exact import Ints, Numbers
 from flowtape.minutes import NS_PER_MINUTE
-from flowtape.prints import PRICE_SCALE
+from flowtape.prints import PRICE_SCALE, SIZE_SCALE
 
-Ints = npt.NDArray[np.int64]
+__all__ = [
+    "CONTRACT_SIZE", "NOTIONAL_SCALE", "Ints", "Numbers", "decimals", "half_even", "instant", "instants",
+    "past_minutes", "stamp", "stamps", "vwap", "whole", "window_minutes",
+]  # fmt: skip
 
 CONTRACT_SIZE = {"option": 100, "stock": 1}
-"""Shares that a unit of size stands for."""
-NOTIONAL_SCALE = {asset: PRICE_SCALE // shares for asset, shares in CONTRACT_SIZE.items()}
-"""Price x size in USD is the sum kept, which leaves shares a contract out, divided by this."""
+"""Shares of the underlying in a contract, or in a share."""
+NOTIONAL_SCALE = {asset: PRICE_SCALE * SIZE_SCALE[asset] // shares for asset, shares in CONTRACT_SIZE.items()}
+"""Premium in USD is a bar's notional, which leaves shares a contract out, divided by this."""
 _CLOCK = [f"T{minute // 60:02}:{minute % 60:02}:00Z" for minute in range(1440)]
 _STEPS: dict[Literal["s", "ms", "us", "ns"], int] = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
 _EXACT = 2**53
 """Up to here a double holds every integer."""
 
 
-def half_even(numerator: Ints, denominator: Ints) -> Ints:
-    """Quotients rounded half to even; exact, in integers. Denominators are positive."""
-    quotient, rest = np.divmod(numerator, denominator)
-    twice = 2 * rest
-    rounded: Ints = quotient + ((twice > denominator) | ((twice == denominator) & (quotient % 2 == 1)))
+def half_even(numerator: Numbers, denominator: Ints | int) -> Numbers:
+    """Quotients rounded half to even; exact, in integers. Denominators are positive, and below 2^62."""
+    quotient = numerator // denominator
+    twice = 2 * (numerator - quotient * denominator)
+    rounded: Numbers = quotient + ((twice > denominator) | ((twice == denominator) & (quotient % 2 == 1)))
     return rounded
 
 
-def vwap(notional: Ints, volume: Ints) -> Ints:
+def vwap(notional: Numbers, volume: Ints) -> Ints:
     """Σ price·size / Σ size in 1/10,000 USD, rounded half to even; exact, in integers. Volumes are positive."""
-    return half_even(notional, volume)
+    return half_even(notional, volume).astype(np.int64)
 
 
-def decimals(values: Ints, scale: int) -> list[float]:
+def whole(volume: Numbers, asset: str) -> Numbers:
+    """Volumes of bars, or sizes of prints, in whole contracts or shares, rounded half to even."""
+    scale = SIZE_SCALE[asset]
+    return volume if scale == 1 else half_even(volume, scale)
+
+
+def decimals(values: Numbers, scale: int) -> list[float]:
     """Integers divided by a power of ten: the doubles nearest to the decimals, which print as those decimals."""
     if len(values) and max(int(values.max()), -int(values.min())) > _EXACT:
         return [value / scale for value in values.tolist()]

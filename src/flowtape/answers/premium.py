@@ -8,9 +8,11 @@ from flowtape.answers.bodies import Made
 from flowtape.answers.numbers import NOTIONAL_SCALE, stamp
 from flowtape.answers.spans import minutes_of
 from flowtape.desk import Desk
+from flowtape.exact import total
+from flowtape.minutes import NOTIONALS, of_side
 from flowtape.query import Query
 
-_SUMS = ("buy_notional", "sell_notional", "trades")
+_SUMS = (*NOTIONALS["buy"], *NOTIONALS["sell"], "trades")
 
 
 class DealerPremium(msgspec.Struct, kw_only=True):
@@ -32,7 +34,7 @@ class DealerPremium(msgspec.Struct, kw_only=True):
 def dealer_premium(desk: Desk, query: Query) -> Made:
     """The body of `…/dealer-premium`."""
     totals = desk.totals(query, *minutes_of(desk, query), _SUMS)
-    write, buy, trades = (int(totals.values[name].sum()) for name in _SUMS)
+    write, buy = (total(of_side(totals.values, side, "notional")) for side in ("buy", "sell"))
     scale = NOTIONAL_SCALE["option"]
     body = DealerPremium(
         symbol=query.symbol,
@@ -43,7 +45,7 @@ def dealer_premium(desk: Desk, query: Query) -> Made:
         dealer_write_premium=write / scale,
         net_dealer_premium=(buy - write) / scale,
         total_premium=(buy + write) / scale,
-        trade_count=trades,
+        trade_count=int(totals.values["trades"].sum()),
         bucket_count=len(totals.minute),
     )
     return Made(body, totals.as_of)

@@ -12,6 +12,7 @@ from msgspec import UNSET
 from flowtape.answers.numbers import Ints, decimals, half_even
 from flowtape.conditions import FAMILIES, family
 from flowtape.desk import Desk, Span
+from flowtape.exact import times
 from flowtape.minutes import NS_PER_MINUTE
 from flowtape.query import Query
 from flowtape.side import in_force
@@ -38,7 +39,7 @@ def quality(desk: Desk, query: Query, minute: Ints) -> dict[str, list[Any]]:
     volume = found["volume"].to_numpy()
 
     def shares(name: str) -> list[float]:
-        return decimals(half_even(_SHARE_SCALE * found[name].to_numpy(), volume), _SHARE_SCALE)
+        return decimals(half_even(times(found[name].to_numpy(), _SHARE_SCALE), volume), _SHARE_SCALE)
 
     return {
         "nbbo_share": shares("nbbo"),

@@ -13,19 +13,19 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from flowtape.answers.bodies import Head, Made, Rows, Text, echo
-from flowtape.answers.flow import net
-from flowtape.answers.numbers import NOTIONAL_SCALE, Ints, decimals, half_even, instants
+from flowtape.answers.numbers import NOTIONAL_SCALE, Ints, decimals, half_even, instants, whole
 from flowtape.answers.spans import minutes_of
 from flowtape.desk import Desk
-from flowtape.minutes import NS_PER_MINUTE
-from flowtape.prints import DAY_NS, PRICE_SCALE, day_bounds, minute_days
+from flowtape.exact import numbers
+from flowtape.minutes import NOTIONALS, NS_PER_MINUTE, net
+from flowtape.prints import DAY_NS, PRICE_SCALE, SIZE_SCALE, day_bounds, minute_days
 from flowtape.query import Query
 from flowtape.readings import STATES, Day, Hours, days, divergence, turning_points
 from flowtape.sessions import anchors, regular_sessions, sessions
 from flowtape.window import Totals
 
 _VOLUME = ("buy_volume", "sell_volume")
-_PREMIUM = ("buy_notional", "sell_notional")
+_PREMIUM = (*NOTIONALS["buy"], *NOTIONALS["sell"])
 PriceSource = Literal["stock", "underlying", "none"]
 
 
@@ -129,8 +129,8 @@ def divergence_answer(desk: Desk, query: Query) -> Made:
     place = found.place[mine]
     columns = {
         "ts": instants(totals.minute[place]),
-        "net_volume": signed[place].tolist(),
-        "cumulative": line[place].tolist(),
+        "net_volume": whole(signed[place], query.asset).tolist(),
+        "cumulative": whole(line[place], query.asset).tolist(),
         "price": decimals(found.price[mine], PRICE_SCALE),
         "n": found.n[mine].tolist(),
         "flow_t": decimals(found.flow_t[mine], 100),
@@ -167,8 +167,8 @@ def turning_points_answer(desk: Desk, query: Query) -> Made:
     columns = {
         "ts": instants(totals.minute[turns.place]),
         "kind": ["high" if high else "low" for high in turns.high.tolist()],
-        "cumulative": line[turns.place].tolist(),
-        "prominence": turns.prominence.tolist(),
+        "cumulative": whole(line[turns.place], query.asset).tolist(),
+        "prominence": whole(turns.prominence, query.asset).tolist(),
     }
     body = TurningPoints(
         **echo(query),
@@ -192,7 +192,7 @@ def sessions_answer(desk: Desk, query: Query) -> Made:
         **echo(query),
         days=query.days,
         count=len(found),
-        sessions=[_day(day, NOTIONAL_SCALE[query.asset]) for day in found],
+        sessions=[_day(day, query.asset) for day in found],
     )
     return Made(body, totals.as_of)
 
@@ -230,26 +230,26 @@ def _hours(query: Query, dates: list[date]) -> list[Hours]:
     ]
 
 
-def _day(day: Day, scale: int) -> SessionDay:
-    hours = day.hours
+def _day(day: Day, asset: str) -> SessionDay:
+    hours, scale = day.hours, NOTIONAL_SCALE[asset]
     return SessionDay(
         date=str(hours.day),
         open=UNSET if hours.open is None else _instant(hours.open),
         close=UNSET if hours.close is None else _instant(hours.close),
-        net_volume=day.net,
+        net_volume=_whole(day.net, asset),
         net_premium=_usd(day.premium, scale),
-        high=day.high[0] if day.high else UNSET,
+        high=_whole(day.high[0], asset) if day.high else UNSET,
         high_ts=_instant(day.high[1]) if day.high else UNSET,
-        low=day.low[0] if day.low else UNSET,
+        low=_whole(day.low[0], asset) if day.low else UNSET,
         low_ts=_instant(day.low[1]) if day.low else UNSET,
         parts=[
             SessionPart(
                 part=part.name,
                 since=_instant(part.start),
                 until=_instant(part.end),
-                net_volume=part.net,
+                net_volume=_whole(part.net, asset),
                 net_premium=_usd(part.premium, scale),
-                mean_cumulative=UNSET if part.mean is None else _quotient(*part.mean, 100),
+                mean_cumulative=UNSET if part.mean is None else _mean(*part.mean, asset),
                 absolute_share=_quotient(part.absolute, max(day.absolute, 1), 10_000),
             )
             for part in day.parts
@@ -261,11 +261,20 @@ def _instant(minute: int) -> str:
     return instants(np.array([minute]))[0]
 
 
+def _whole(volume: int, asset: str) -> int:
+    return int(whole(numbers([volume]), asset)[0])
+
+
 def _usd(value: int, scale: int) -> float:
-    return decimals(np.array([value]), scale)[0]
+    return decimals(numbers([value]), scale)[0]
+
+
+def _mean(line: int, count: int, asset: str) -> float:
+    """The mean of a line in contracts or shares, to 2 decimals; `line` is the sum in the units of bars."""
+    return _quotient(line, count * SIZE_SCALE[asset], 100)
 
 
 def _quotient(numerator: int, denominator: int, scale: int) -> float:
     """Rounded half to even to a decimal fraction of `scale`."""
-    rounded = half_even(np.array([numerator * scale]), np.array([denominator]))
+    rounded = half_even(numbers([numerator * scale]), denominator)
     return decimals(rounded, scale)[0]

@@ -13,9 +13,7 @@ from flowtape.answers.flow import flow_columns, flow_fields
 from flowtape.answers.numbers import Ints, stamp, stamps
 from flowtape.answers.spans import minutes_of
 from flowtape.desk import Desk, Span
-from flowtape.identity import EVENT_ORDER
-from flowtape.minutes import NS_PER_MINUTE, combined
-from flowtape.prints import Side
+from flowtape.minutes import NS_PER_MINUTE, aggregate, combined, merge
 from flowtape.query import Query
 
 RESOLUTIONS = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "4h": 14_400}
@@ -74,7 +72,7 @@ def bars(desk: Desk, query: Query) -> Made:
         {
             "ts": stamps(found.start, "s"),
             "closed": (found.start + length <= speaking).tolist(),
-            **flow_columns(found.values),
+            **flow_columns(found.values, query.asset),
         },
     )
     body = Bars(
@@ -95,32 +93,14 @@ def _of_minutes(desk: Desk, query: Query, span: Span, length: int) -> _Bars:
         return _Bars(totals.minute, totals.values, None)
     bar = totals.minute * NS_PER_MINUTE // length
     starts = np.flatnonzero(np.diff(bar, prepend=bar[0] - 1))
-    ends = np.append(starts[1:], len(bar)) - 1
-    inner = tuple(name for name in names if name not in {"open", "close"})
-    values = combined(lambda name: totals.values[name], starts, inner)
-    # Minutes follow each other within a bar, so its first opens it and its last closes it.
-    values |= {"open": totals.values["open"][starts], "close": totals.values["close"][ends]}
+    values = combined(lambda name: totals.values[name], starts, names, edges=True)
     return _Bars(bar[starts] * length, values, totals.as_of)
 
 
 def _of_seconds(desk: Desk, query: Query, span: Span) -> _Bars:
-    size, price = pl.col("size"), pl.col("price")
-    of_side = [(side, pl.col("side") == side) for side in Side.categories]
-    found = (
-        desk.signed(query, span)
-        .sort(EVENT_ORDER)
-        .group_by(start=pl.col("ts").to_physical() // _NS * _NS, maintain_order=True)
-        .agg(
-            *(size.filter(mine).sum().alias(f"{side}_volume") for side, mine in of_side),
-            *((price * size).filter(mine).sum().alias(f"{side}_notional") for side, mine in of_side),
-            trades=pl.len().cast(pl.Int64),
-            biggest=size.max(),
-            high=price.max(),
-            low=price.min(),
-            open=price.first(),
-            close=price.last(),
-            last=pl.col("ts").to_physical().max(),
-        )
-    )
-    values = {name: found[name].to_numpy() for name in flow_fields(query.asset)}
-    return _Bars(found["start"].to_numpy(), values, None if found.is_empty() else int(found["last"][-1]))
+    found = aggregate(desk.signed(query, span), ("series",), _NS)
+    # A symbol's stock is one series, and that many prints of one second may still be in pieces.
+    bars = merge(found.with_columns(pl.lit(0).alias("series")), ("series", "minute")).sort("minute")
+    values = {name: bars[name].to_numpy() for name in flow_fields(query.asset)}
+    newest = bars["last_ts"].max()
+    return _Bars(bars["minute"].to_numpy() * _NS, values, newest if isinstance(newest, int) else None)

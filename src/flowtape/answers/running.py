@@ -9,25 +9,18 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from flowtape.answers.bodies import Head, Made, Rows, Text, echo
-from flowtape.answers.flow import gross, net
-from flowtape.answers.numbers import NOTIONAL_SCALE, Ints, decimals, instants, vwap
+from flowtape.answers.numbers import NOTIONAL_SCALE, Numbers, decimals, instants, vwap, whole
 from flowtape.answers.quality import quality
 from flowtape.answers.spans import Page, minutes_of, read, read_page, span_fields
 from flowtape.desk import Desk
+from flowtape.exact import total
+from flowtape.minutes import NOTIONALS, SUMS, VOLUMES, gross, net
 from flowtape.prints import PRICE_SCALE
 from flowtape.query import Query
 from flowtape.sessions import anchors
 from flowtape.window import Totals
 
-CUMULATIVE = (
-    "buy_volume",
-    "sell_volume",
-    "mid_volume",
-    "buy_notional",
-    "sell_notional",
-    "mid_notional",
-    "trades",
-)
+CUMULATIVE = SUMS
 """The sums a cumulative answer is made of."""
 
 
@@ -79,12 +72,13 @@ def cumulative(desk: Desk, query: Query) -> Made:
     return Made(body, page.totals.as_of)
 
 
-def cumulative_columns(totals: Totals) -> dict[str, Ints]:
-    """The numbers of a cumulative answer: net_volume, cumulative, vwap (1/10,000 USD), trade_count."""
+def cumulative_columns(totals: Totals, asset: str) -> dict[str, Numbers]:
+    """The numbers of a cumulative answer: net_volume and cumulative in whole contracts or shares, each rounded half to
+    even from its own exact sum, vwap (1/10,000 USD), trade_count."""
     signed = net(totals.values, "volume")
     return {
-        "net_volume": signed,
-        "cumulative": np.cumsum(signed),
+        "net_volume": whole(signed, asset),
+        "cumulative": whole(np.cumsum(signed), asset),
         "vwap": vwap(gross(totals.values, "notional"), gross(totals.values, "volume")),
         "trade_count": totals.values["trades"],
     }
@@ -92,7 +86,7 @@ def cumulative_columns(totals: Totals) -> dict[str, Ints]:
 
 def _columns(desk: Desk, query: Query, page: Page) -> dict[str, Any]:
     totals = page.totals
-    numbers = cumulative_columns(totals)
+    numbers = cumulative_columns(totals, query.asset)
     columns: dict[str, Any] = {
         "ts": instants(totals.minute),
         "vwap": decimals(numbers["vwap"], PRICE_SCALE),
@@ -100,17 +94,21 @@ def _columns(desk: Desk, query: Query, page: Page) -> dict[str, Any]:
     }
     running = _running(desk, query, page, columns)
     if query.measure == "volume":
-        return columns | {"net_volume": numbers["net_volume"].tolist(), "cumulative": running.tolist()}
+        shown = whole(running, query.asset)
+        return columns | {"net_volume": numbers["net_volume"].tolist(), "cumulative": shown.tolist()}
     scale = NOTIONAL_SCALE[query.asset]
     premium = decimals(net(totals.values, "notional"), scale)
     return columns | {"net_premium": premium, "cumulative": decimals(running, scale)}
 
 
-def _running(desk: Desk, query: Query, page: Page, columns: dict[str, Any]) -> Ints:
-    """The running sum; adds the column `session` where it is the session that begins it."""
+def _running(desk: Desk, query: Query, page: Page, columns: dict[str, Any]) -> Numbers:
+    """The running sum in the units of bars; adds the column `session` where it is the session that begins it."""
     minute = page.totals.minute
     kind = "volume" if query.measure == "volume" else "notional"
     signed = net(page.totals.values, kind)
+    if kind == "notional":
+        # Sums of notionals may leave 64 bits where each of them does not.
+        signed = signed.astype(object)
     running = np.cumsum(signed)
     if query.anchor == "window":
         start, _ = minutes_of(desk, query)
@@ -123,11 +121,12 @@ def _running(desk: Desk, query: Query, page: Page, columns: dict[str, Any]) -> I
     starts = np.flatnonzero(np.diff(opens, prepend=opens[0] - 1))
     begun = (running - signed)[starts]
     begun[0] -= _before(desk, query, page, int(opens[0]), kind)
-    return running - np.repeat(begun, np.diff(starts, append=len(minute)))
+    line: Numbers = running - np.repeat(begun, np.diff(starts, append=len(minute)))
+    return line
 
 
 def _before(desk: Desk, query: Query, page: Page, begin: int, kind: str) -> int:
     """What the sum since minute `begin` comes to where the page starts."""
-    names = (f"buy_{kind}", f"sell_{kind}")
+    names = VOLUMES[:2] if kind == "volume" else (*NOTIONALS["buy"], *NOTIONALS["sell"])
     parts = read(desk, query, begin, page.start, names) if begin < page.start else ()
-    return sum(int(net(part.values, kind).sum()) for part in parts)
+    return sum(total(net(part.values, kind)) for part in parts)

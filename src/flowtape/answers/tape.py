@@ -12,9 +12,10 @@ import polars as pl
 from msgspec import UNSET, UnsetType
 
 from flowtape.answers.bodies import Head, Made, Rows, Text, echo
-from flowtape.answers.numbers import decimals, stamp, stamps
+from flowtape.answers.numbers import decimals, stamp, stamps, whole
 from flowtape.desk import Desk
-from flowtape.prints import PRICE_SCALE, SCHEMA, Side
+from flowtape.exact import numbers
+from flowtape.prints import PRICE_SCALE, SCHEMA, SIZE_SCALE, Side
 from flowtape.query import Query
 
 BLOCK_SIZE = {"option": 100, "stock": 10_000}
@@ -100,7 +101,7 @@ def blocks(desk: Desk, query: Query) -> Made:
     day = desk.day(query)
     prints, last = _NONE, _NONE
     if day is not None:
-        prints = desk.newest(query, day, MOST_BLOCKS, query.min_size)
+        prints = desk.newest(query, day, MOST_BLOCKS, query.min_size * SIZE_SCALE[query.asset])
         last = desk.newest(query, day, 1)
     columns = _columns(query, prints)
     if query.asset == "option":
@@ -120,17 +121,20 @@ def summary(desk: Desk, query: Query) -> Made:
         biggest=size.max().fill_null(0),
         newest=pl.col("ts").to_physical().max(),
     ).row(0, named=True)
-    newest = volumes["newest"]
+    newest, net = volumes["newest"], volumes["buy"] - volumes["sell"]
+    names = (*Side.categories, "biggest")
+    shown = whole(numbers([*(volumes[name] for name in names), net]), query.asset).tolist()
+    rounded = dict(zip((*names, "net"), shown, strict=True))
     options = query.asset == "option"
     body = Summary(
         **echo(query),
         contracts_with_trades=prints.select("series", "strike").n_unique() if options else UNSET,
         total_trades=prints.height,
-        buy_volume=volumes["buy"],
-        sell_volume=volumes["sell"],
-        mid_volume=volumes["mid"],
-        net_volume=volumes["buy"] - volumes["sell"],
-        biggest_single_trade=volumes["biggest"],
+        buy_volume=rounded["buy"],
+        sell_volume=rounded["sell"],
+        mid_volume=rounded["mid"],
+        net_volume=rounded["net"],
+        biggest_single_trade=rounded["biggest"],
         last_trade_utc=None if newest is None else stamp(newest),
     )
     return Made(body, newest)
@@ -152,9 +156,9 @@ def _columns(query: Query, prints: pl.DataFrame) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         "ts": stamps(prints["ts"].to_physical().to_numpy()),
         "price": _usd(prints["price"]),
-        "size": prints["size"].to_list(),
+        "size": whole(prints["size"].to_numpy(), query.asset).tolist(),
         "side": prints["side"].cast(pl.String).to_list(),
-        "is_block": (prints["size"] >= BLOCK_SIZE[query.asset]).to_list(),
+        "is_block": (prints["size"] >= BLOCK_SIZE[query.asset] * SIZE_SCALE[query.asset]).to_list(),
         "bid": _usd(quotes["bid"]),
         "ask": _usd(quotes["ask"]),
     }

@@ -69,12 +69,12 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
 
     def shown(
-        self, source: str, sides: Mapping[tuple[str, str], int], waits: Sequence[tuple[float, int]]
+        self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
     ) -> None:
         """See `live.Listener.shown`."""
         for seconds, _ in waits:
             self._show.observe(seconds)
-        totals: dict[str, int] = {}
+        totals: dict[str, float] = {}
         for (asset, side), many in sides.items():
             self._volume.labels(source, asset, side).inc(many)
             totals[asset] = totals.get(asset, 0) + many

@@ -134,7 +134,7 @@ def _of_store(
         query = Query(asset=asset, symbol=symbol, filter=which, minutes=minutes, at=at_ns)
         found = desk.totals(query, *answers.past_minutes(at_ns, minutes), answers.CUMULATIVE)
         sources = kept.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)["source"]
-        return symbol, library.line(found), SIMULATED in sources
+        return symbol, library.line(found, asset), SIMULATED in sources
     finally:
         kept.close()
 

@@ -50,8 +50,8 @@ from flowtape.feeds.joining import LiveJoin
 from flowtape.feeds.live import Delivery, Outlet
 from flowtape.feeds.massive_rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import Spec
-from flowtape.prices import rounded
-from flowtape.prints import SCHEMA, arranged, underlying_of, underlyings
+from flowtape.prints import SCHEMA, underlying_of, underlyings
+from flowtape.readers import common
 from flowtape.readers.tickers import symbol_of
 
 FEEDS = {"options": ("opra", "indicative"), "stocks": ("sip", "iex")}
@@ -189,7 +189,9 @@ class AlpacaFeed:
                     return
                 both = list(pool.map(lambda part, s=start, e=end: rest.window(part, s, e), parts))
                 raw = pl.concat([one for one, _ in both])
-                quotes = quotes_of(pl.concat([one for _, one in both]), outlet)
+                quotes = quotes_of(
+                    pl.concat([one for _, one in both]), outlet, stocks=self.market == "stocks"
+                )
                 if self.market == "options" and raw.height:
                     outlet.count("option prints of a gap, of which the vendor keeps no quotes", raw.height)
                 # A window has whole nanoseconds, and what the stream says is numbered by itself.
@@ -215,7 +217,7 @@ class AlpacaFeed:
             self._deliver(some[0], some[1], some[2], outlet)
 
     def _take(self, events: Sequence[Event], trades: Trades, outlet: Outlet) -> None:
-        quotes = quotes_of(live_quotes(events), outlet)
+        quotes = quotes_of(live_quotes(events), outlet, stocks=self.market == "stocks")
         self._deliver(*trades.of(live_trades(events), live_struck(events)), quotes, outlet)
 
     def _deliver(
@@ -242,8 +244,8 @@ class AlpacaFeed:
     def _prints(self, rows: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
         stocks = self.market == "stocks"
         symbol = rows["root"].alias("symbol") if stocks else underlyings(rows["root"])
-        prints = rounded(rows, outlet.count)
-        return arranged(prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
+        prints = rows.with_columns(symbol, asset=pl.lit("stock" if stocks else "option"))
+        return common.completed(prints, outlet.count)
 
 
 def _place(cursor: str | None) -> int | None:

@@ -212,31 +212,30 @@ _TICKER = Field("instrument", "ticker", pl.col("ticker"), "symbol is blank")
 _TRADED = [
     _CLOCK,
     common.price("price"),
-    common.size("size"),
     common.text("venue", "exchange"),
     _TICKER,
     Field("conditions", "conditions", pl.col("conditions"), "", required=False),
     Field("tape", "tape", pl.col("tape"), "", required=False),
     Field("update", "update", pl.col("update"), "", required=False),
 ]
-_STOCK_FIELDS = [*files.STOCK_FIELDS, *_TRADED, common.number("id", "id")]
+_STOCK_FIELDS = [*files.STOCK_FIELDS, *_TRADED, *common.size("stock"), common.number("id", "id")]
 _OPTION_FIELDS = [
     *(replace(field, what="symbol is not OSI's") for field in files.OPTION_FIELDS),
     *_TRADED,
+    *common.size("option"),
 ]
 _QUOTE_FIELDS = [
     _TICKER,
     Field("ts", "ts", pl.col("ts"), "t is no time"),
     common.quote("bid", "bid_price"),
     common.quote("ask", "ask_price"),
-    common.quote_size("bid_size", "bid_size"),
-    common.quote_size("ask_size", "ask_size"),
 ]
 
 
-def quotes_of(raw: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
+def quotes_of(raw: pl.DataFrame, outlet: Outlet, *, stocks: bool) -> pl.DataFrame:
     """Source rows → quotes with the columns of `live.STANDING`; Alpaca numbers none. What is left out is counted."""
-    return _parsed(raw, _QUOTE_FIELDS, outlet).with_columns(pl.lit(0, pl.Int64).alias("seq"))
+    fields = [*_QUOTE_FIELDS, *files.quote_sizes("stock" if stocks else "option")]
+    return _parsed(raw, fields, outlet).with_columns(pl.lit(0, pl.Int64).alias("seq"))
 
 
 def _parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.DataFrame:

@@ -31,10 +31,10 @@ from flowtape.feeds.databento_session import NOT_UNDERSTOOD, Request, Session
 from flowtape.feeds.joining import LiveJoin, timely
 from flowtape.feeds.live import STANDING, Delivery, Outlet
 from flowtape.feeds.specs import Spec
-from flowtape.prices import rounded
-from flowtape.prints import SCHEMA, arranged, underlying_of
+from flowtape.prints import SCHEMA, underlying_of
 from flowtape.readers import Rejects
 from flowtape.readers import databento as files
+from flowtape.readers.common import completed
 from flowtape.readers.dbn import DEFINITION, SYMBOL_MAPPING, Contracts, Header, Records
 from flowtape.readers.publishers import NBBO, OPTIONS, STOCKS, VENUES
 from flowtape.readers.tickers import symbol_of
@@ -248,7 +248,7 @@ class DatabentoFeed:
             # A clock in a record that runs ahead must not make the replay start after what is to come.
             newest = min(int(trades["ts"].to_physical().max()), time.time_ns())  # type: ignore[arg-type]
             self._newest = max(self._newest, newest)
-            outlet.put(Delivery(arranged(rounded(trades, outlet.count)), str(self._newest)))
+            outlet.put(Delivery(completed(trades, outlet.count), str(self._newest)))
         for data in segment.get(_ERROR, ()):
             outlet.count(ERRORS)
             _refuse(data)
@@ -280,7 +280,7 @@ class DatabentoFeed:
                 outlet.count(what, now - before)
         self._told = told
         if due.height or standing is not None:
-            prints = arranged(rounded(due, outlet.count)) if due.height else pl.DataFrame(schema=SCHEMA)
+            prints = completed(due, outlet.count) if due.height else pl.DataFrame(schema=SCHEMA)
             outlet.put(Delivery(prints, str(self._join.floor), standing))
 
 

@@ -40,8 +40,8 @@ from flowtape.feeds.massive_rows import (
 )
 from flowtape.feeds.massive_session import OPEN_LIMIT, Rest, Server, Socket, Stopped
 from flowtape.feeds.specs import Spec
-from flowtape.prices import rounded
-from flowtape.prints import SCHEMA, arranged, underlying_of, underlyings
+from flowtape.prints import SCHEMA, underlying_of, underlyings
+from flowtape.readers import common
 from flowtape.readers import massive as files
 from flowtape.readers.tickers import symbol_of
 
@@ -198,7 +198,7 @@ class MassiveFeed:
         """Take what happened from `start` until `end`; gives where to go on, None after what has no end."""
         both = rest.each(lambda ticker: rest.window(ticker, start, end), tickers)
         raw = pl.concat([trades for trades, _ in both])
-        quotes = quotes_of(pl.concat([quotes for _, quotes in both]), outlet)
+        quotes = quotes_of(pl.concat([quotes for _, quotes in both]), outlet, stocks=self.market == "stocks")
         # Numbered anew: a window holds whole milliseconds, and REST numbers no option's trade.
         none = pl.lit(None, pl.Int64).alias("sequence_number")
         raw = raw if self.market == "stocks" else raw.with_columns(none)
@@ -224,7 +224,7 @@ class MassiveFeed:
             self._deliver(some_trades, some_quotes, outlet)
 
     def _take(self, events: Sequence[Event], trades: Trades, outlet: Outlet) -> None:
-        quotes = quotes_of(live_quotes(events), outlet)
+        quotes = quotes_of(live_quotes(events), outlet, stocks=self.market == "stocks")
         self._deliver(trades.of(live_trades(events)), quotes, outlet)
 
     def _deliver(self, trades: pl.DataFrame | None, quotes: pl.DataFrame | None, outlet: Outlet) -> None:
@@ -247,8 +247,8 @@ class MassiveFeed:
             return pl.DataFrame(schema=SCHEMA)
         stocks = self.market == "stocks"
         symbol = due["root"].alias("symbol") if stocks else underlyings(due["root"])
-        prints = rounded(due, outlet.count)
-        return arranged(prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option")))
+        prints = due.with_columns(symbol, asset=pl.lit("stock" if stocks else "option"))
+        return common.completed(prints, outlet.count)
 
 
 def _place(cursor: str | None) -> int | None:

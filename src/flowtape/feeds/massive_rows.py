@@ -182,14 +182,13 @@ _QUOTE_FIELDS = [
     Field("seq", "sequence_number", pl.col("sequence_number").fill_null(0), ""),
     common.quote("bid", "bid_price"),
     common.quote("ask", "ask_price"),
-    common.quote_size("bid_size", "bid_size"),
-    common.quote_size("ask_size", "ask_size"),
 ]
 
 
-def quotes_of(raw: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
+def quotes_of(raw: pl.DataFrame, outlet: Outlet, *, stocks: bool) -> pl.DataFrame:
     """Source rows → quotes with the columns of `live.STANDING`. What is left out is counted."""
-    return timely(_parsed(raw, _QUOTE_FIELDS, outlet).drop(ROW), outlet)
+    fields = [*_QUOTE_FIELDS, *files.quote_sizes("stock" if stocks else "option")]
+    return timely(_parsed(raw, fields, outlet).drop(ROW), outlet)
 
 
 def _parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.DataFrame:
@@ -212,11 +211,11 @@ class Trades:
         """The trades that stand, each once. What is left out is counted."""
         if self._stocks:
             raw = raw.with_columns(symbols_of(raw["ticker"]).alias("#symbol"))
-            fields = [_CLOCK, *files.STOCK_FIELDS, *files.TRADED, _SEQ, _ID]
+            fields = [_CLOCK, *files.STOCK_FIELDS, *files.TRADED["stock"], _SEQ, _ID]
         else:
             parts = pl.col("ticker").str.extract_groups(files.TICKER).alias("#parts")
             raw = raw.with_columns(parts).unnest("#parts")
-            fields = [_CLOCK, *files.OPTION_FIELDS, *files.TRADED, _NUMBER]
+            fields = [_CLOCK, *files.OPTION_FIELDS, *files.TRADED["option"], _NUMBER]
         trades = timely(_parsed(raw, fields, self._outlet), self._outlet).rename({"ticker": "instrument"})
         for value, many in trades["correction"].value_counts().iter_rows():
             if value in files.RESTATED:

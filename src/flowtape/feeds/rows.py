@@ -12,7 +12,7 @@ import polars as pl
 
 from flowtape.conditions import CANCEL, CONDITIONS, price_flags
 from flowtape.feeds.chains import Ints, Underlyings
-from flowtape.prints import CONDITION_NAMES, SCHEMA, Asset, Condition, Right, Side, arranged
+from flowtape.prints import CONDITION_NAMES, SCHEMA, SIZES, Asset, Condition, Right, Side, arranged, size_unit
 
 if TYPE_CHECKING:
     from flowtape.feeds.planted import Plant
@@ -24,8 +24,8 @@ TAPE_SCHEMA = {**SCHEMA, "true_side": Side, "source": pl.Categorical}
 
 Bools = npt.NDArray[np.bool_]
 Rows = dict[str, npt.NDArray[Any]]
-"""Prints as arrays of one length by column; names are places in a list, prices are in 1/10,000 USD. Every
-asset has the same columns: a stock's expiry, right, strike and underlying hold anything."""
+"""Prints as arrays of one length by column; names are places in a list, prices are in 1/10,000 USD, sizes in contracts
+or shares. Every asset has the same columns: a stock's expiry, right, strike and underlying hold anything."""
 
 DRAWS = 65_536
 """How many values a uniform draw has."""
@@ -193,6 +193,7 @@ def frame(listed: Underlyings, pieces: Sequence[Rows]) -> pl.DataFrame:
     contract = pl.when(pl.col("asset") == OPTION).then(pl.col(_CONTRACT))
     quoted = pl.when(~pl.col("unquoted")).then(pl.col(_QUOTE))
     tape = pl.DataFrame(rows).lazy().with_columns(contract, quoted)
-    made = tape.with_columns(*named).with_columns(price_flags()).collect()
+    sizes = pl.col(SIZES).cast(pl.Int64) * size_unit()
+    made = tape.with_columns(*named).with_columns(price_flags(), sizes).collect()
     extra = made.select("true_side", source=pl.lit(SOURCE, pl.Categorical))
     return arranged(made).hstack(extra)

@@ -18,7 +18,7 @@ from polars.io.plugins import register_io_source
 from flowtape.errors import UsageError
 from flowtape.feeds.market import BATCH_ROWS, Market, batches, date_of, to_ns
 from flowtape.feeds.rows import SLICE_NS, SOURCE, TAPE_SCHEMA, Rows, between
-from flowtape.prints import PRICE_SCALE
+from flowtape.prints import PRICE_SCALE, SIZES, size_unit
 from flowtape.readers.frames import READ
 
 __all__ = ["SOURCE", "SUFFIXES", "Assets", "Delivery", "LiveFeed", "Market", "live", "write_tape"]
@@ -133,7 +133,8 @@ def _file_frames(sessions: Sequence[tuple[Market, date]]) -> Iterator[pl.DataFra
                 .select(list(_FILE_SCHEMA))
                 .with_columns(
                     # Polars divides by multiplying: without rounding a price of 1.92 reads 1.9200000000000002.
-                    (pl.col(_PRICES) / PRICE_SCALE).round(4)
+                    (pl.col(_PRICES) / PRICE_SCALE).round(4),
+                    pl.col(SIZES) // size_unit(),
                 )
             )
 

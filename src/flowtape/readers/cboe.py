@@ -12,8 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flowtape.prices import NANOS, nanos, rounded, units
-from flowtape.prints import arranged
+from flowtape.prices import NANOS, nanos, units
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import FIELDS, Csv, Field
 
@@ -57,9 +56,9 @@ def _batches(table: Csv, options: Options, rejects: Rejects, notes: Counter[str]
         )
         prints = common.parse(raw, fields, rejects, table.path.name)
         common.note_unknown(prints["condition"], prints["#condition_id"], notes)
-        prints = rounded(prints, common.noting(notes))
-        prints = prints.with_columns(pl.lit("option").alias("asset"), _mid().alias("underlying"))
-        yield Batch(arranged(prints), chunk.rows, chunk.done)
+        middle = prints.select(_mid().alias("underlying")).to_series()
+        prints = common.completed(prints.with_columns(asset=pl.lit("option")), common.noting(notes))
+        yield Batch(prints.with_columns(middle), chunk.rows, chunk.done)
 
 
 def _fields(fixed: int | None) -> list[Field]:
@@ -73,7 +72,7 @@ def _fields(fixed: int | None) -> list[Field]:
         common.strike("strike"),
         common.right("option_type"),
         common.price("trade_price"),
-        common.size("trade_size"),
+        *common.size("option", "trade_size"),
         common.quote("bid", "best_bid"),
         common.quote("ask", "best_ask"),
         common.quote("#underlying_bid", "underlying_bid"),

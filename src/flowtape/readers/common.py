@@ -15,14 +15,19 @@ import numpy as np
 import polars as pl
 
 from flowtape.conditions import from_numbers
-from flowtape.prices import NANOS, Note, nanos
+from flowtape.prices import NANOS, PRICE_SCALE, Note, nanos, rounded, units
 from flowtape.prints import LIMITS as UNITS
 from flowtape.prints import (
+    MAX_NOTIONAL,
     MAX_SIZE,
     NAME_LENGTH,
     OSI,
     OUT_OF_RANGE,
+    SIZE_SCALE,
+    SIZES_ROUNDED,
     SYMBOL_LENGTH,
+    TOO_LARGE,
+    arranged,
     check_distinct,
     is_name,
     is_symbol,
@@ -44,12 +49,14 @@ from flowtape.readers.times import (
 )
 
 __all__ = [
-    "FIELDS", "LIMITS", "ROW", "Chunk", "Csv", "Field", "Stream", "condition", "dates", "expiry", "from_wall",
-    "head", "header_of", "in_nanoseconds", "instants", "integer", "nanoseconds", "note_unknown", "noting", "number",
-    "open_stream", "parse", "price", "quote", "quote_size", "right", "size", "strike", "text", "whole",
+    "FIELDS", "LIMITS", "ROW", "Chunk", "Csv", "Field", "Stream", "completed", "condition", "dates", "expiry",
+    "from_wall", "head", "header_of", "in_nanoseconds", "instants", "integer", "nanoseconds", "note_unknown", "noting",
+    "number", "open_stream", "parse", "price", "quote", "quote_size", "right", "size", "strike", "text", "whole",
 ]  # fmt: skip
 
 
+FINER = "#finer"
+"""The column that marks sizes finer than a size unit, between `parse` and `completed`."""
 _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts", "quote_seq", "quote_class")
 _NANOS = ("price", "bid", "ask", "underlying")
 LIMITS = {
@@ -65,7 +72,8 @@ class Field:
 
     `value` gives null where the source's value is no such thing; what is null, or outside `low`..`high`, is a
     bad row. `column` is the source's column, named in the report. With `required` off a value that stands for nothing
-    (`columns.is_missing`) is fine.
+    (`columns.is_missing`) is fine. `scale` is how many units of a size make one
+    contract or share.
     """
 
     name: str
@@ -77,11 +85,13 @@ class Field:
     required: bool = True
     names: bool = False
     """The column holds names: `value` is text as the source has it, which `names` brings into its form."""
+    scale: int = 1
 
 
 def parse(raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str) -> pl.DataFrame:
     """The prints' columns of a frame of source rows (with `ROW`), without the bad rows, each of them reported
-    once, by the first of `fields` it fails. A quote whose time is out of range is unknown."""
+    once, by the first of `fields` it fails, or because its price x size is beyond `MAX_NOTIONAL`. A quote whose time is
+    out of range is unknown."""
     parsed = raw.select(pl.col(ROW), *(field.value.alias(field.name) for field in fields))
     parsed = parsed.with_columns(names(parsed[field.name], file)[0] for field in fields if field.names)
     good: pl.Series | None = None
@@ -99,7 +109,35 @@ def parse(raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: st
             else:
                 rejects.add(file, rows, f"{field.column} {what}" if what is OUT_OF_RANGE else what, values)
                 good = ~fresh if good is None else good & ~fresh
-    return parsed if good is None else parsed.filter(good)
+    return _within_limit(parsed if good is None else parsed.filter(good), raw, fields, rejects, file)
+
+
+def _within_limit(
+    parsed: pl.DataFrame, raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str
+) -> pl.DataFrame:
+    """Parsed rows without trades larger than `MAX_NOTIONAL`, which are reported."""
+    beyond = _beyond(parsed, {field.name: field for field in fields})
+    if beyond is None:
+        return parsed
+    rows = parsed.filter(beyond)[ROW]
+    source = {field.name: field.column for field in fields if field.name in ("price", "size")}
+    values = raw.filter(pl.col(ROW).is_in(rows.implode())).select(source["price"], source["size"])
+    shown = [f"{price} x {size}" for price, size in values.iter_rows()]
+    rejects.add(file, rows.to_list(), TOO_LARGE, shown)
+    return parsed.filter(~beyond)
+
+
+def _beyond(parsed: pl.DataFrame, fields: dict[str, Field]) -> pl.Series | None:
+    """Which trades (prices in nanos) are larger than `MAX_NOTIONAL`; None where none is."""
+    if not {"price", "size"} <= fields.keys():
+        return None
+    price, size = parsed["price"], parsed["size"]
+    limit = MAX_NOTIONAL * PRICE_SCALE * NANOS * fields["size"].scale
+    most, largest = price.max(), size.max()
+    if not isinstance(most, int) or not isinstance(largest, int) or most * largest <= limit:
+        return None
+    beyond = price.cast(pl.Float64) * size > float(limit)
+    return beyond if beyond.any() else None
 
 
 _OSI = re.compile(OSI)
@@ -212,15 +250,55 @@ def quote(name: str, column: str) -> Field:
     return Field(name, column, nanos(pl.col(column)), what, *LIMITS["bid"], required=False)
 
 
-def size(column: str = "size") -> Field:
-    """The size of a print."""
-    return Field("size", column, whole(column), f"{column} is not a whole number from 1 up", 1, MAX_SIZE)
+def size(asset: str, column: str = "size", *, integer: bool = False, what: str = "") -> list[Field]:
+    """The size of a print in size units. A stock's that is finer than a unit is rounded half to even, and the column
+    `FINER` marks it for `completed`.
+
+    Args:
+        asset: that of all rows.
+        column: the source's column.
+        integer: whether that column holds integers, not text or floats.
+        what: what a bad value is, if it is to be said otherwise.
+    """
+    value, scale = _sized(asset, column, integer=integer), SIZE_SCALE[asset]
+    if asset == "option":
+        return [Field("size", column, value, f"{column} is not a whole number from 1 up", 1, MAX_SIZE)]
+    what = what or "is not a number of shares from 1/10,000 up"
+    fields = [Field("size", column, value, f"{column} {what}", 1, MAX_SIZE * scale, scale=scale)]
+    if not integer:
+        finer = nanos(pl.col(column)) % NANOS != 0
+        fields.append(Field(FINER, column, finer, "", required=False))
+    return fields
 
 
-def quote_size(name: str, column: str) -> Field:
-    """The size at a quote; may be blank."""
-    what = f"{column} is not a whole number from 0 up"
-    return Field(name, column, whole(column), what, *LIMITS["bid_size"], required=False)
+def quote_size(name: str, column: str, asset: str, *, integer: bool = False) -> Field:
+    """The size at a quote in size units; may be blank. See `size`."""
+    what = "a whole number" if asset == "option" else "a number"
+    value = _sized(asset, column, integer=integer)
+    return Field(name, column, value, f"{column} is not {what} from 0 up", *LIMITS[name], required=False)
+
+
+def _sized(asset: str, column: str, *, integer: bool) -> pl.Expr:
+    """A size in size units; null where it is none."""
+    if not integer:
+        return whole(column) if asset == "option" else units(nanos(pl.col(column)))
+    contracts = pl.col(column).cast(pl.Int64, strict=False)
+    if asset == "option":
+        return contracts
+    # More would not fit 64 bits; it is no size.
+    return pl.when(contracts <= 2**49).then(contracts) * SIZE_SCALE[asset]
+
+
+def completed(prints: pl.DataFrame, note: Note) -> pl.DataFrame:
+    """Finish parsed prints: round prices from nanos to price units, note what was rounded, and arrange.
+
+    Args:
+        prints: the columns of `prints.SCHEMA`, with prices in nanos; `FINER` where there are stocks.
+        note: called for each kind of finer value that is found.
+    """
+    if FINER in prints.columns and prints[FINER].any():
+        note(SIZES_ROUNDED, int(prints[FINER].sum()))
+    return arranged(rounded(prints, note))
 
 
 def strike(column: str = "strike") -> Field:

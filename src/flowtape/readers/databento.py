@@ -20,11 +20,11 @@ import numpy as np
 import polars as pl
 
 from flowtape.errors import TapeError
-from flowtape.prices import Note, rounded
-from flowtape.prints import EARLIEST, MAX_SIZE, QuoteClass, Timestamp, arranged, latest_instant
+from flowtape.prices import Note
+from flowtape.prints import EARLIEST, MAX_SIZE, SIZE_SCALE, QuoteClass, Timestamp, latest_instant
 from flowtape.quotes import QuoteJoin, best, note_days_without_quotes
 from flowtape.readers import Batch, Options, Rejects, Tape, exports
-from flowtape.readers.common import LIMITS, ROW, Field, head, parse
+from flowtape.readers.common import LIMITS, ROW, Field, completed, head, parse
 from flowtape.readers.dbn import (
     BBO_1S,
     CBBO_1S,
@@ -251,7 +251,7 @@ class _Reader:
             if self._venue_quotes:
                 self._note(VENUE_QUOTES, int((~prints["venue"].is_in(AGGREGATED)).sum()))
             prints = prints.hstack(self._contracts.frame[prints["contract"]])
-            parts.append(arranged(rounded(prints, self._note).with_columns(**constant)))
+            parts.append(completed(prints.with_columns(**constant), self._note))
             rows += len(numbers)
             trades += len(numbers)
             if rows >= self._batch_rows:
@@ -397,7 +397,8 @@ def quotes_of(
     keys: dict[str, Any] = {"contract": numbers, "publisher": records["publisher_id"]}
     columns = {"ts": ts, **{name: keys[name] for name in by}, **_quote(records)}
     frame = pl.DataFrame(columns if seq is None else columns | {"seq": seq})
-    frame = frame.with_columns(pl.col("ts").cast(Timestamp))
+    unit = SIZE_SCALE["stock" if dataset in STOCKS else "option"]
+    frame = frame.with_columns(pl.col("ts").cast(Timestamp), pl.col("bid_size", "ask_size") * unit)
     return frame if placed.all() else frame.filter(placed)
 
 
@@ -470,6 +471,9 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
     ts = pl.col("ts_event").cast(pl.Int64, strict=False).cast(Timestamp)
     contract = pl.when(pl.col("contract") >= 0).then(pl.col("contract"))
     number = pl.col("publisher_id")
+    # A record's sizes are whole contracts or shares.
+    unit = SIZE_SCALE["stock" if dataset in STOCKS else "option"]
+    size = pl.col("size").cast(pl.Int64) * unit
     venue = number.replace_strict(VENUES[dataset], default=number.cast(pl.String))
     unnumbered = f"ts_recv is undefined or absurd, or more than {PLACES} prints are alike"
     fields = [
@@ -477,7 +481,7 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
         Field("action", "action", pl.col("action"), "action is not T (84): no trade", ord("T"), ord("T")),
         Field("contract", "instrument_id", contract, "instrument_id has no known contract on its date"),
         Field("price", "price", pl.col("price"), "price is undefined or absurd (1e-9 USD)", *LIMITS["price"]),
-        Field("size", "size", pl.col("size").cast(pl.Int64), "size is not from 1 up", 1, MAX_SIZE),
+        Field("size", "size", size, "size is not from 1 up", unit, MAX_SIZE * unit, scale=unit),
         Field("venue", "publisher_id", venue, "publisher_id is undefined"),
         Field("publisher", "publisher_id", number, "publisher_id is undefined"),
         Field("copy", "ts_recv", pl.col("copy"), unnumbered),
@@ -486,6 +490,6 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
         for name in ("bid", "ask"):
             what = f"{name} is absurd (1e-9 USD)"
             fields.append(Field(name, name, pl.col(name), what, *LIMITS["bid"], required=False))
-            size = f"{name}_size"
-            fields.append(Field(size, size, pl.col(size), f"{size} is undefined"))
+            at = f"{name}_size"
+            fields.append(Field(at, at, pl.col(at) * unit, f"{at} is undefined"))
     return tuple(fields)

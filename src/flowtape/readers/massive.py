@@ -19,8 +19,7 @@ import polars as pl
 
 from flowtape.conditions import BY_MASSIVE, stock_conditions, weightiest
 from flowtape.errors import TapeError
-from flowtape.prices import rounded
-from flowtape.prints import MAX_STRIKE, NEW_YORK, SCHEMA, Condition, arranged, underlyings
+from flowtape.prints import MAX_STRIKE, NEW_YORK, SCHEMA, Asset, Condition, underlyings
 from flowtape.quotes import QuoteJoin, note_days_without_quotes
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
 from flowtape.readers.common import Chunk, Csv, Field
@@ -132,6 +131,7 @@ class _Reading:
 
     def __init__(self, trades: Table, quotes: Table | None, options: Options, *, stocks: bool) -> None:
         self._trades, self._quotes, self._options, self._stocks = trades, quotes, options, stocks
+        self._asset = "stock" if stocks else "option"
         self._rejects, self._notes = Rejects(options.strict), Counter[str]()
         self._corrections = Counter[str]()
         self._quotes_done, self._bad_quotes = 0.0, 0
@@ -174,8 +174,7 @@ class _Reading:
             _clock("sip_timestamp"),
             common.quote("bid", "bid_price"),
             common.quote("ask", "ask_price"),
-            common.quote_size("bid_size", "bid_size"),
-            common.quote_size("ask_size", "ask_size"),
+            *quote_sizes(self._asset),
         ]
         if "sequence_number" in table.names:
             fields.append(common.number("seq", "sequence_number"))
@@ -201,7 +200,7 @@ class _Reading:
         else:
             parts = pl.col("ticker").str.extract_groups(TICKER).alias("#parts")
             raw, contract = raw.with_columns(parts).unnest("#parts"), OPTION_FIELDS
-        fields = [_clock(clocks[0]), *contract, *TRADED]
+        fields = [_clock(clocks[0]), *contract, *TRADED[self._asset]]
         if "sequence_number" in self._trades.names:
             fields.append(common.number("seq", "sequence_number"))
         trades = common.parse(raw, fields, self._rejects, self._trades.path.name)
@@ -214,8 +213,8 @@ class _Reading:
 
     def _batch(self, chunk: Chunk, trades: pl.DataFrame, done: float) -> Batch:
         symbol = trades["root"].alias("symbol") if self._stocks else underlyings(trades["root"])
-        prints = trades.with_columns(symbol, asset=pl.lit("stock" if self._stocks else "option"))
-        return Batch(arranged(rounded(prints, common.noting(self._notes))), chunk.rows, done)
+        prints = trades.with_columns(symbol, asset=pl.lit(self._asset))
+        return Batch(common.completed(prints, common.noting(self._notes)), chunk.rows, done)
 
 
 def _option_fields() -> list[Field]:
@@ -230,12 +229,17 @@ def _option_fields() -> list[Field]:
     ]
 
 
-def _traded_fields() -> list[Field]:
+def quote_sizes(asset: str) -> list[Field]:
+    """The sizes at a quote of an asset."""
+    return [common.quote_size(name, name, asset) for name in ("bid_size", "ask_size")]
+
+
+def _traded_fields(asset: str) -> list[Field]:
     number = pl.col("correction").fill_null("0").cast(pl.Int64, strict=False)
     correction = pl.when(number.is_in([*_KEPT, *RESTATED])).then(number)
     return [
         common.price("price"),
-        common.size("size"),
+        *common.size(asset),
         common.text("venue", "exchange"),
         Field("correction", "correction", correction, "correction is not a known indicator"),
         Field("ticker", "ticker", pl.col("ticker"), "ticker is blank"),
@@ -245,7 +249,7 @@ def _traded_fields() -> list[Field]:
 
 OPTION_FIELDS = _option_fields()
 STOCK_FIELDS = [Field("root", "ticker", pl.col("#symbol"), "ticker is not a stock's")]
-TRADED = _traded_fields()
+TRADED = {asset: _traded_fields(asset) for asset in Asset.categories}
 
 
 def _clock(column: str) -> Field:

@@ -22,16 +22,17 @@ import polars as pl
 
 from flowtape.conditions import OPTION_NAMES, from_numbers, from_text, stock_conditions
 from flowtape.errors import TapeError
-from flowtape.prices import MAX_NANOS, NANOS, nanos, rounded, shortest_floats
+from flowtape.prices import MAX_NANOS, NANOS, nanos, shortest_floats
 from flowtape.prints import (
     MAX_NAMES,
     PARTS,
     PRICE_SCALE,
     SCHEMA,
+    SIZE_SCALE,
+    SIZES,
     Asset,
     Condition,
     Timestamp,
-    arranged,
     strike_units,
     underlyings,
 )
@@ -47,7 +48,6 @@ NAMES = ("symbol", "root", "ticker")
 TAPE = "tape"
 """The column that tells of a stock's print whose codes its conditions are: A and B are CTA's, C is UTP's."""
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
-_COUNTS = ("size", "bid_size", "ask_size")
 _REQUIRED = ("ts", "symbol", "root", "asset", "price", "size")
 _FAULTS = {
     "symbol": common.NO_NAME["symbol"],
@@ -55,9 +55,6 @@ _FAULTS = {
     "asset": "is neither option nor stock",
     "right": "is neither call nor put",
     "expiry": NO_DATE,
-    "size": "is not a whole number from 1 up",
-    "bid_size": "is not a whole number from 0 up",
-    "ask_size": "is not a whole number from 0 up",
     "seq": "is not a whole number",
     "condition": "is no condition of OPRA's",
     "venue": common.NO_NAME["venue"],
@@ -138,7 +135,7 @@ class _Reading:
         self.source = self._named or (self._first_source() if "source" in columns else SOURCE)
         self._contracts_in: list[str] = []
         meaning = _Meaning(table, columns, mapping)
-        self._fields = [meaning.field(name) for name in columns if name != "source"]
+        self._fields = [field for name in columns if name != "source" for field in meaning.fields(name)]
 
     def batches(self) -> Iterator[Batch]:
         """The prints, a batch for each piece of the table."""
@@ -147,8 +144,8 @@ class _Reading:
             self._check_source(chunk.frame)
             raw = self._prepared(chunk.frame)
             prints = common.parse(raw, self._fields, self.rejects, self._table.path.name)
-            prints = rounded(self._completed(prints), common.noting(self.notes))
-            yield Batch(arranged(prints), chunk.rows, chunk.done)
+            prints = common.completed(self._completed(prints), common.noting(self.notes))
+            yield Batch(prints, chunk.rows, chunk.done)
 
     def _first_source(self) -> str:
         column = self._columns["source"]
@@ -165,7 +162,7 @@ class _Reading:
 
     def _prepared(self, raw: pl.DataFrame) -> pl.DataFrame:
         """Add what takes more than an expression, under the print's name after a `#`."""
-        numbers = [column for name, column in self._columns.items() if name in (*_MONEY, *_COUNTS, "seq")]
+        numbers = [column for name, column in self._columns.items() if name in (*_MONEY, *SIZES, "seq")]
         coded = [column for column in numbers if isinstance(raw.schema[column], (pl.Categorical, pl.Enum))]
         self._contracts_in.clear()
         raw = shortest_floats(raw).with_columns(pl.col(coded).cast(pl.String))
@@ -210,7 +207,7 @@ class _Reading:
         else:
             option = pl.when(named).then(pl.lit("option", Asset)).otherwise(pl.lit("stock", Asset))
             prints = prints.with_columns(asset=option)
-        prints = self._with_conditions(prints)
+        prints = self._with_conditions(self._sized(prints))
         absent = {
             "seq": pl.lit(0, pl.Int64),
             "venue": pl.lit(""),
@@ -220,6 +217,23 @@ class _Reading:
         return prints.with_columns(
             pl.col("venue").cast(pl.Categorical).fill_null(""), pl.col("seq").fill_null(0)
         )
+
+    def _sized(self, prints: pl.DataFrame) -> pl.DataFrame:
+        """Give the sizes of options in contracts: until their asset is known all sizes are read as those of stocks."""
+        option = prints["asset"] == "option"
+        if options_alone(self._columns) or not option.any():
+            return prints
+        names, unit = [name for name in SIZES if name in prints.columns], SIZE_SCALE["stock"]
+        for name in names:
+            bad = option & (prints[name] % unit != 0).fill_null(value=False)
+            if name == "size" and common.FINER in prints.columns:
+                bad |= option & prints[common.FINER]
+            if bad.any():
+                shown = prints.filter(bad).with_columns(pl.col(name) / unit)
+                self._reject(shown, name, f"{self._columns[name]} is not a whole number of contracts")
+                prints, option = prints.filter(~bad), option.filter(~bad)
+        contracts = [pl.when(option).then(pl.col(name) // unit).otherwise(name).alias(name) for name in names]
+        return prints.with_columns(contracts)
 
     def _reject(self, rows: pl.DataFrame, name: str, what: str) -> None:
         """Report rows of the file as bad, with their value of a column of prints."""
@@ -287,6 +301,11 @@ class _Reading:
         return prints.with_columns(ticker.otherwise(pl.col(name)).alias(name) for name in ("symbol", "root"))
 
 
+def options_alone(columns: dict[str, str]) -> bool:
+    """Whether every row of a table with these columns of a print is an option's."""
+    return "asset" not in columns and "expiry" in columns
+
+
 class _Meaning:
     """How each column of prints is made, by the type of the file's column."""
 
@@ -296,13 +315,23 @@ class _Meaning:
         self._unit = unit
         self._vocabulary = mapping.condition_vocabulary
 
-    def field(self, name: str) -> Field:
-        """The field that makes one column of prints."""
+    def fields(self, name: str) -> list[Field]:
+        """The fields that make one column of prints."""
         column = self._columns[name]
-        value, what = self._value(name, column, self._schema[column])
+        dtype = self._schema[column]
+        if name in SIZES:
+            return self._sizes(name, column, integer=dtype.is_integer())
+        value, what = self._value(name, column, dtype)
         low, high = LIMITS.get(name, (None, None))
         required = name in _REQUIRED or (name in PARTS and "asset" not in self._columns)
-        return Field(name, column, value, f"{column} {what}", low, high, required)
+        return [Field(name, column, value, f"{column} {what}", low, high, required)]
+
+    def _sizes(self, name: str, column: str, *, integer: bool) -> list[Field]:
+        asset = "option" if options_alone(self._columns) else "stock"
+        if name == "size":
+            what = "is neither contracts (whole, from 1 up) nor shares (from 1/10,000 up)"
+            return common.size(asset, column, integer=integer, what=what)
+        return [common.quote_size(name, column, asset, integer=integer)]
 
     def _value(self, name: str, column: str, dtype: pl.DataType) -> tuple[pl.Expr, str]:
         """What makes the column, null where it cannot be made, and what a value is then."""
@@ -311,7 +340,7 @@ class _Meaning:
         if name in _MONEY:
             value, what = self._money(column, dtype), "is not a price in USD within bounds"
             value = strike_units(value) if name == "strike" else value
-        elif name in _COUNTS or name == "seq":
+        elif name == "seq":
             value = here.cast(pl.Int64, strict=False) if dtype.is_integer() else common.whole(column)
             value = common.integer(column) if text else value
         elif name == "condition":

@@ -14,8 +14,7 @@ import polars as pl
 
 from flowtape.conditions import stock_conditions
 from flowtape.errors import TapeError
-from flowtape.prices import rounded
-from flowtape.prints import arranged, underlyings
+from flowtape.prints import underlyings
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import Csv, Field
 
@@ -38,11 +37,8 @@ _NAMED = [
 _CONTRACT = [common.expiry("expiration"), common.strike("strike"), common.right("right")]
 _TRADED = [
     common.price("price"),
-    common.size("size"),
     common.quote("bid", "bid"),
     common.quote("ask", "ask"),
-    common.quote_size("bid_size", "bid_size"),
-    common.quote_size("ask_size", "ask_size"),
     Field(
         "quote_ts", "quote_timestamp", pl.col("#quote_ts"), "quote_timestamp is not a time", required=False
     ),
@@ -92,7 +88,7 @@ def _batches(
     table: Csv, options: Options, rejects: Rejects, notes: Counter[str], *, stocks: bool
 ) -> Iterator[Batch]:
     columns = (*STOCK_COLUMNS, *EXTENDED) if stocks else COLUMNS
-    fields = [*_NAMED, *([] if stocks else _CONTRACT), *_TRADED]
+    fields = [*_NAMED, *([] if stocks else _CONTRACT), *_TRADED, *_sizes("stock" if stocks else "option")]
     if stocks:
         several = pl.concat_str(("condition", *EXTENDED), separator=",", ignore_nulls=True)
         fields.append(Field("#conditions", "condition", several, "", required=False))
@@ -112,7 +108,12 @@ def _batches(
         prints = _without_later_quotes(prints, notes)
         symbol = prints["root"].alias("symbol") if stocks else underlyings(prints["root"])
         prints = prints.with_columns(symbol, asset=pl.lit("stock" if stocks else "option"))
-        yield Batch(arranged(rounded(prints, common.noting(notes))), chunk.rows, chunk.done)
+        yield Batch(common.completed(prints, common.noting(notes)), chunk.rows, chunk.done)
+
+
+def _sizes(asset: str) -> list[Field]:
+    quoted = [common.quote_size(name, name, asset) for name in ("bid_size", "ask_size")]
+    return [*common.size(asset), *quoted]
 
 
 def _without_later_quotes(prints: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from flowtape.exact import Ints, Numbers
 
 LEAST_SESSIONS = 3
 """With fewer earlier sessions their spread says nothing."""
@@ -27,7 +27,7 @@ class Drift(NamedTuple):
     stretched: npt.NDArray[np.bool_]
 
 
-def drift(net: Ints, squares: Ints, past_net: Ints, past_squares: Ints) -> Drift:
+def drift(net: Ints, squares: Numbers, past_net: Ints, past_squares: Numbers) -> Drift:
     """The drift of symbols over a window.
 
     `net` is each symbol's net volume over the window, `squares` the sum of the squares of its minutes' net volumes;
@@ -60,7 +60,7 @@ def drift(net: Ints, squares: Ints, past_net: Ints, past_squares: Ints) -> Drift
     return Drift(z, has_z, volume_z, score, np.abs(score) >= _LIMIT)
 
 
-def _scaled(net: Ints, squares: Ints) -> npt.NDArray[np.float64]:
+def _scaled(net: Ints, squares: Numbers) -> npt.NDArray[np.float64]:
     found: npt.NDArray[np.float64] = net / np.sqrt(np.maximum(squares, 1).astype(np.float64))
     return found
 

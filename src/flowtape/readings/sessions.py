@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from flowtape.exact import Ints, Numbers, total
 
 FIRST = 60
 """Minutes of the part `open`."""
@@ -50,7 +50,7 @@ class Day(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def days(minute: Ints, day: Ints, net: Ints, premium: Ints, hours: list[Hours], end: int) -> list[Day]:
+def days(minute: Ints, day: Ints, net: Ints, premium: Numbers, hours: list[Hours], end: int) -> list[Day]:
     """The trading days that `hours` names, in that order.
 
     `day` is the New York date of each minute (days since 1970), `net` and `premium` its net volume and premium. Parts
@@ -70,7 +70,7 @@ def days(minute: Ints, day: Ints, net: Ints, premium: Ints, hours: list[Hours], 
     return found
 
 
-def _day(hours: Hours, minute: Ints, net: Ints, premium: Ints, end: int) -> Day:
+def _day(hours: Hours, minute: Ints, net: Ints, premium: Numbers, end: int) -> Day:
     whole = np.ones(len(minute), np.bool_)
     inside = whole if hours.open is None else (minute >= hours.open) & (minute < (hours.close or 0))
     line = np.cumsum(net[inside])
@@ -87,7 +87,7 @@ def _day(hours: Hours, minute: Ints, net: Ints, premium: Ints, end: int) -> Day:
     return Day(
         hours,
         int(net.sum()),
-        int(premium.sum()),
+        total(premium),
         int(np.abs(net).sum()),
         _extreme(minute[inside], line),
         _extreme(minute[inside], -line, -1),
@@ -112,11 +112,11 @@ def _bounds(hours: Hours, end: int) -> list[tuple[str, int, int]]:
 
 
 def _part(
-    name: str, start: int, end: int, mine: npt.NDArray[np.bool_], net: Ints, premium: Ints,
+    name: str, start: int, end: int, mine: npt.NDArray[np.bool_], net: Ints, premium: Numbers,
     mean: tuple[int, int] | None,
 ) -> Part:  # fmt: skip
     absolute = int(np.abs(net[mine]).sum())
-    return Part(name, start, end, int(net[mine].sum()), int(premium[mine].sum()), absolute, mean)
+    return Part(name, start, end, int(net[mine].sum()), total(premium[mine]), absolute, mean)
 
 
 def _mean(minute: Ints, line: Ints, start: int, end: int) -> tuple[int, int]:

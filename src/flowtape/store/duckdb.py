@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import polars as pl
 
 from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
+from flowtape.exact import BITS
 from flowtape.feeds.live import STANDING
 from flowtape.files import Held, private
 from flowtape.identity import PRECEDENCE
-from flowtape.minutes import FIELDS, SUMS, merge
-from flowtape.prints import CONDITION_NAMES, QUOTE_CLASSES, day_bounds
+from flowtape.minutes import FIELDS, NOTIONALS, VOLUMES, merge
+from flowtape.prints import CONDITION_NAMES, QUOTE_CLASSES, SIZE_SCALE, day_bounds
 from flowtape.store import Changes, Point, other_format
 from flowtape.store.catalog import (
     BAR_KEY,
@@ -66,6 +68,22 @@ def _named(values: tuple[str, ...]) -> str:
     return "[" + ", ".join(f"'{value}'" for value in values) + "]"
 
 
+def _sized(units: str, digits: int, asset: str = "asset") -> str:
+    """SQL for a size or volume as kept in contracts or shares, as a decimal of so many digits."""
+    one = " ".join(f"WHEN '{name}' THEN {Decimal(1) / scale:.4f}" for name, scale in SIZE_SCALE.items())
+    return f"({units} * CASE {asset} {one} END)::DECIMAL({digits}, 4)"
+
+
+def _summed(units: str, digits: int = 38) -> str:
+    """`_sized` of an aggregate over bars of one asset."""
+    return _sized(units, digits, "any_value(asset)")
+
+
+def _notional(upper: str, lower: str) -> str:
+    """SQL for Σ price · size over bars in 1/10,000 USD, as a decimal, of the two columns that hold it."""
+    return _summed(f"(sum({upper}) * {2**BITS}::HUGEINT + sum({lower}))")
+
+
 _DDL = f"""
 CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
 INSERT INTO meta VALUES ('version', '{VERSION}');
@@ -78,21 +96,26 @@ CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in ROW_IDENTIT
 CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
 CREATE TABLE cursors (source VARCHAR PRIMARY KEY, position VARCHAR);
 CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, price / 1e4 AS price,
-    size, bid / 1e4 AS bid, ask / 1e4 AS ask, bid_size, ask_size, quote_ts, quote_seq,
+    {_sized("size", 18)} AS size, bid / 1e4 AS bid, ask / 1e4 AS ask, {_sized("bid_size", 20)} AS bid_size,
+    {_sized("ask_size", 20)} AS ask_size, quote_ts, quote_seq,
     {_named(QUOTE_CLASSES)}[quote_class + 1] AS quote_class, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
     name AS venue, seq, copy, corrects, underlying / 1e4 AS underlying, price_flags
     FROM print_rows JOIN series USING (series) JOIN venues USING (venue);
 CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}[family + 1] AS family,
     make_timestamp(minute::BIGINT * 60000000) AS minute,
-    {", ".join(f"sum({n})::HUGEINT AS {n}" for n in SUMS)},
-    max(high) / 1e4 AS high, min(low) / 1e4 AS low, max(biggest) AS biggest,
+    {", ".join(f"{_summed(f'sum({n})')} AS {n}" for n in VOLUMES)},
+    {", ".join(f"{_notional(*pair)} AS {side}_notional" for side, pair in NOTIONALS.items())},
+    sum(trades)::HUGEINT AS trades,
+    arg_max(high, (ifnull(sets_range, 1), high)) / 1e4 AS high,
+    arg_min(low, (-ifnull(sets_range, 1), low)) / 1e4 AS low, {_summed("max(biggest)", 18)} AS biggest,
     make_timestamp_ns(arg_min(biggest_ts, (-biggest, biggest_ts))) AS biggest_ts,
     make_timestamp_ns(max(last_ts)) AS last_ts,
-    arg_min(open, (first_ts, first_seq, open)) / 1e4 AS open,
-    arg_max(close, (last_ts, last_seq, close)) / 1e4 AS close
+    arg_min(open, (-sets_ends, open_ts, open_seq, open_venue, open)) / 1e4 AS open,
+    arg_max(close, (sets_ends, close_ts, close_seq, close_venue, close)) / 1e4 AS close
     FROM bar_rows JOIN series USING (series) GROUP BY ALL;
-CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, size,
-    price / 1e4 AS price, {_named(CONDITION_NAMES)}[condition + 1] AS condition, name AS venue, seq, copy, removed_at
+CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike,
+    {_sized("size", 18)} AS size, price / 1e4 AS price, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
+    name AS venue, seq, copy, removed_at
     FROM removed_rows JOIN series USING (series) JOIN venues USING (venue);
 """
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flowtape.minutes import EDGES, VALUES
+from flowtape.exact import BITS
+from flowtape.minutes import EDGES, NOTIONALS, VALUES
 
 VERSION = 3
 STAMP = {"writer": "UInt64", "v": "UInt64 CODEC(Delta, ZSTD)"}
@@ -53,7 +54,10 @@ _KEPT = {
 _BAR = {
     **dict.fromkeys(VALUES, "Int64 CODEC(ZSTD)"),
     **dict.fromkeys(EDGES, "Nullable(Int64) CODEC(ZSTD)"),
-}
+    # For other tools.
+    **{f"{side}_notional": f"Int128 ALIAS toInt128({upper}) * {2**BITS} + {lower}"
+       for side, (upper, lower) in NOTIONALS.items()},
+}  # fmt: skip
 TABLES = (
     Table("prints", {**_IDENTITY, **_KEPT, **STAMP}, ("asset", "symbol", "ts", "seq", "v"), "symbol",
           "toYYYYMM(ts)", "ts", index=_INDEX),

@@ -1,0 +1,82 @@
+"""Whole numbers beyond 64 bits in NumPy, which has none.
+
+A product is kept as two columns of 64 bits: `high`·2^32 + `low`. A product itself has 0 ≤ low < 2^32. Adding up each
+column by itself adds up the numbers, so sums of up to 2^31 products are exact, whatever their size and order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Numbers = npt.NDArray[Any]
+"""Whole numbers: 64-bit integers, or Python's integers (dtype object) where one is too large."""
+
+BITS = 32
+_MASK = 2**BITS - 1
+_SAFE = 2**60
+"""Up to here a few numbers add up within 64 bits."""
+_NARROW = 2**46
+"""Factors below this have a product that `product` can hold."""
+
+
+def product(one: Ints, other: Ints) -> tuple[Ints, Ints]:
+    """The products of two columns as (high, low). Factors are from 0 to 2^46."""
+    one_high, one_low = one >> BITS, one & _MASK
+    other_high, other_low = other >> BITS, other & _MASK
+    # Two halves of 32 bits fill 64 bits without a sign.
+    lowest = one_low.astype(np.uint64) * other_low.astype(np.uint64)
+    middle = one_high * other_low + one_low * other_high + (lowest >> np.uint64(BITS)).astype(np.int64)
+    high: Ints = ((one_high * other_high) << BITS) + middle
+    return high, (lowest & np.uint64(_MASK)).astype(np.int64)
+
+
+def carried(high: Ints, low: Ints) -> tuple[Ints, Ints]:
+    """The same numbers with 0 ≤ low < 2^32: equal numbers have equal columns then."""
+    return high + (low >> BITS), low & _MASK
+
+
+def joined(high: Ints, low: Ints) -> Numbers:
+    """The numbers high·2^32 + low: 64-bit integers where a few of them add up within 64 bits."""
+    high, low = carried(high, low)
+    limit = _SAFE >> BITS
+    if not len(high) or (int(high.max()) < limit and int(high.min()) >= -limit):
+        return (high << BITS) + low
+    numbers: Numbers = high.astype(object) * 2**BITS + low.astype(object)
+    return numbers
+
+
+def numbers(values: Iterable[int]) -> Numbers:
+    """Python's integers as an array: 64-bit integers where a few of them add up within 64 bits."""
+    made = np.array(list(values), dtype=object)
+    return made if _largest(made) > _SAFE else made.astype(np.int64)
+
+
+def times(values: Numbers, factor: int) -> Numbers:
+    """Each number multiplied by a positive factor."""
+    fits = _largest(values) <= _SAFE // factor
+    return values * factor if fits else values.astype(object) * factor
+
+
+def total(values: Numbers) -> int:
+    """The sum of all numbers."""
+    fits = _largest(values) * len(values) < 2**63
+    return int(values.sum() if fits else values.astype(object).sum())
+
+
+def square_sums(values: Ints, begin: Ints, end: Ints) -> Numbers:
+    """The sum of the squares of `values[begin[i]:end[i]]` for each i."""
+    sizes = np.abs(values)
+    columns = product(sizes, sizes) if _largest(values) < _NARROW else (sizes.astype(object) ** 2,)
+    running = [np.append(0, np.cumsum(column)) for column in columns]
+    sums = [column[end] - column[begin] for column in running]
+    return joined(*sums) if len(sums) == 2 else sums[0]
+
+
+def _largest(values: Numbers) -> int:
+    """The size of the largest number."""
+    return max(int(values.max()), -int(values.min())) if len(values) else 0
