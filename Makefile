@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE ?= var/simulated.duckdb
 PORT ?= 8787
 
-.PHONY: serve test test-chdb lint bench lock page clients clean help
+.PHONY: serve test test-fast test-chdb soak lint bench lock page clients clean help
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,12 @@ test: .venv/dev lint src/flowtape/web/index.html  ## Run lint and every test
 test-chdb: .venv/dev  ## Run the tests of engine, feeds and answers over the other engine
 	FLOWTAPE_TEST_STORE=chdb $(BIN)/pytest tests/test_engine.py tests/test_desk.py tests/test_live.py \
 	    tests/test_cboe_day.py
+
+test-fast: .venv/dev  ## Run the tests that start no process, no browser and no long run: under a minute
+	$(BIN)/pytest -m "not slow"
+
+soak: .venv/dev  ## Run 200 runs with faults of the line and 200 kills (RUNS, SEED)
+	$(BIN)/python tests/soak.py --runs $(or $(RUNS),200) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
