@@ -21,7 +21,7 @@ from flowtape.conditions import (
     stock_conditions,
     without_official,
 )
-from flowtape.prints import CONDITION_NAMES, SETS_ENDS, SETS_RANGE, Condition, Timestamp
+from flowtape.prints import CONDITION_NAMES, SETS_ENDS, SETS_RANGE, SIZE_SCALE, Condition, Timestamp
 from flowtape.readers import Options, open_tapes
 
 BOTH = SETS_RANGE | SETS_ENDS
@@ -190,7 +190,7 @@ def test_an_official_open_repeats_no_volume(tmp_path):
     assert tape.notes["rows of condition STK_OFFICIAL_OPEN (Q), left out: each repeats a print"] == 1
     bars = flowtape.minutes(flowtape.sign(prints))
     [(buy, sell, mid)] = bars.select("buy_volume", "sell_volume", "mid_volume").rows()
-    assert (buy, sell, mid) == (0, 0, 1_345_683)
+    assert (buy, sell, mid) == (0, 0, 1_345_683 * SIZE_SCALE["stock"])
 
 
 def test_a_table_of_both_assets_reads_each_by_its_own_codes(tmp_path):

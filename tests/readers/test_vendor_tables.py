@@ -44,8 +44,8 @@ def test_alpaca_s_options_are_contracts_and_its_tapes_have_their_letters(tmp_pat
     option = alpaca([["a"], ["I"]], symbol="SPXW250221C05900000").drop("tape", "id")
     option.write_parquet(tmp_path / "o.parquet")
     _, prints = read_all(tmp_path / "o.parquet")
-    assert prints.select("asset", "symbol", "root", "strike", "condition", "seq").rows() == [
-        ("option", "SPX", "SPXW", 59_000_000, "SLAN", 0), ("option", "SPX", "SPXW", 59_000_000, "AUTO", 1),
+    assert prints.select("asset", "symbol", "root", "strike", "condition").rows() == [
+        ("option", "SPX", "SPXW", 59_000_000, "SLAN"), ("option", "SPX", "SPXW", 59_000_000, "AUTO"),
     ]  # fmt: skip
     alpaca([["B"]], symbol="GE", tape="A").write_parquet(tmp_path / "s.parquet")
     assert read_all(tmp_path / "s.parquet")[1]["condition"].to_list() == ["STK_AVERAGE"]
