@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE ?= var/simulated.duckdb
 PORT ?= 8787
 
-.PHONY: serve test test-fast test-chdb soak lint bench lock page clients clean help
+.PHONY: serve test test-fast test-chdb soak lint fuzz bench lock page clients clean help
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ test-chdb: .venv/dev  ## Run the tests of engine, feeds and answers over the oth
 	FLOWTAPE_TEST_STORE=chdb $(BIN)/pytest tests/test_engine.py tests/test_desk.py tests/test_live.py \
 	    tests/test_cboe_day.py
 
-test-fast: .venv/dev  ## Run the tests that start no process, no browser and no long run
+test-fast: .venv/dev  ## Run the tests that start no process, no browser and no long run: under a minute
 	$(BIN)/pytest -m "not slow"
 
 soak: .venv/dev  ## Run 200 runs with faults of the line and 200 kills (RUNS, SEED)
@@ -32,6 +32,9 @@ lint: .venv/dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: .venv/dev  ## Read 100,000 files and frames that nobody would write
+	POLARS_MAX_THREADS=1 FLOWTAPE_FUZZ=100000 $(BIN)/pytest tests/test_fuzz.py
 
 bench: .venv/dev  ## Measure against named peers; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks

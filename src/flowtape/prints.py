@@ -122,7 +122,14 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 """`copy` numbers equal rows without a sequence (`seq` 0) from 1; `corrects` is 1 where the source marks the row as one
 that replaces another of its sequence number; `quote_seq` is the quote's own sequence number, null when unknown;
 `price_flags` (`SETS_RANGE`, `SETS_ENDS`) counts for stocks only."""
-_FILLED = {"seq": 0, "copy": 1, "corrects": 0, "price_flags": SETS_RANGE | SETS_ENDS, "quote_class": None}
+_FILLED = {
+    "seq": 0,
+    "condition": "unknown",
+    "copy": 1,
+    "corrects": 0,
+    "price_flags": SETS_RANGE | SETS_ENDS,
+    "quote_class": None,
+}
 REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue")
 PARTS = ("expiry", "right", "strike")
 """What an option has beside its root; null for a stock."""
@@ -333,8 +340,9 @@ def arranged(frame: pl.DataFrame) -> pl.DataFrame:
     """Give a frame whose values are those of prints the columns, order and types of `SCHEMA`; no row is checked.
 
     An option's `symbol` becomes the underlying of the root it may name (`SPXW` → `SPX`); a stock's is not changed.
-    Absent optional columns become null, except these, whose nulls are filled too: `seq` and `corrects` become 0,
-    `copy` 1, `price_flags` both bits, `quote_class` "own" where the row has a quote and "none" where it has none.
+    Absent optional columns become null, except these, whose nulls are filled too: `condition` becomes "unknown", `seq`
+    and `corrects` 0, `copy` 1, `price_flags` both bits, `quote_class` "own" where the row has a quote and "none" where
+    it has none.
 
     Raises `UsageError` where a required column is missing, a type cannot be cast, or a symbol is an OSI symbol.
     """

@@ -221,14 +221,18 @@ class Csv:
             return pl.DataFrame(schema=text + [(name, pl.Int64()) for name in numeric])
         # Without a header as wide as the widest line, polars takes the first line's width for every line's.
         header = self.separator.join(f"c{place}" for place in range(len(names))).encode() + b"\n"
-        frame = pl.read_csv(
-            header + lines.kept() if self.ragged else lines.kept(),
-            has_header=self.ragged,
-            separator=self.separator,
-            columns=None if self.ragged else [self.names.index(name) for name in names],
-            infer_schema=False,
-            quote_char='"' if lines.quoted else None,
-        )
+        try:
+            frame = pl.read_csv(
+                header + lines.kept() if self.ragged else lines.kept(),
+                has_header=self.ragged,
+                separator=self.separator,
+                columns=None if self.ragged else [self.names.index(name) for name in names],
+                infer_schema=False,
+                quote_char='"' if lines.quoted else None,
+            )
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).splitlines()[0]
+            raise TapeError(f"{self.path.name}: not a CSV file from row {row + 1} on: {reason}") from None
         frame.columns = names
         if lines.quoted:
             frame = frame.with_columns(pl.when(pl.col(pl.String) != "").then(pl.col(pl.String)))
@@ -247,7 +251,7 @@ class _Lines:
         self.starts = np.concatenate(([0], self.ends[:-1] + 1))
         self.count = len(self.ends)
         self.quoted = b'"' in block
-        separators, torn = self._unquoted(np.flatnonzero(self._bytes == ord(separator)))
+        separators, torn, misplaced = self._unquoted(separator)
         self.fields = np.diff(np.searchsorted(separators, self.ends), prepend=0) + 1
         lengths = self.ends - self.starts
         self.blank = blank = (lengths == 0) | ((lengths == 1) & (self._bytes[self.starts] == ord("\r")))
@@ -256,6 +260,7 @@ class _Lines:
             ("a NUL byte", self._holding(self._bytes == 0) if b"\0" in block else None),
             ("invalid UTF-8", self._undecodable()),
             ("a quotation mark without its pair", torn),
+            ("a quotation mark inside a field", misplaced),
             (f"not {width} fields" if exact else f"fewer than {width} fields", wrong & ~blank),
         )
         self.good = ~blank
@@ -276,14 +281,24 @@ class _Lines:
         mask[np.searchsorted(self.ends, np.flatnonzero(marked))] = True
         return mask
 
-    def _unquoted(self, separators: _Places) -> tuple[_Places, _Mask | None]:
-        """The separators that part fields, and the lines with an odd number of quotation marks."""
+    def _unquoted(self, separator: str) -> tuple[_Places, _Mask | None, _Mask | None]:
+        """The separators that part fields, the lines with an odd number of quotation marks, and those with a mark that
+        neither begins nor ends a field nor stands beside another."""
+        separators = np.flatnonzero(self._bytes == ord(separator))
         if not self.quoted:
-            return separators, None
-        marks = np.cumsum(self._bytes == ord('"'))
-        before = marks[self.starts] - (self._bytes[self.starts] == ord('"'))
+            return separators, None, None
+        is_mark = self._bytes == ord('"')
+        marks = np.cumsum(is_mark)
+        before = marks[self.starts] - is_mark[self.starts]
         inside = (marks[separators] - before[np.searchsorted(self.ends, separators)]) % 2 == 1
-        return separators[~inside], (marks[self.ends] - before) % 2 == 1
+        places = np.flatnonzero(is_mark)
+        opening = (marks[places] - before[np.searchsorted(self.ends, places)]) % 2 == 1
+        beside = np.where(opening, self._bytes[places - 1], self._bytes[places + 1])
+        beside[places == 0] = ord("\n")
+        fits = np.isin(beside, np.frombuffer(f'{separator}"\r\n'.encode(), np.uint8))
+        misplaced = np.zeros(self.count, np.bool_)
+        misplaced[np.searchsorted(self.ends, places[~fits])] = True
+        return separators[~inside], (marks[self.ends] - before) % 2 == 1, misplaced
 
     def _undecodable(self) -> _Mask | None:
         if self.block.isascii():
