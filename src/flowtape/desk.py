@@ -28,7 +28,10 @@ from flowtape.window import Totals, Window, columns_of, passing, totals
 
 _FIRST_LOOK = 4 * NS_PER_MINUTE
 _PIECE = 120
-"""Minutes of all symbols that are read from the store at a time."""
+"""Minutes of all symbols that are read from the store at a time, which bounds memory."""
+_MOST_PIECES = 16
+"""Reads that one board takes: a store on a server answers each in some tens of milliseconds. The pieces of long windows
+are longer."""
 _WIDER = 8
 """How much further back each next look for the newest prints goes."""
 
@@ -160,8 +163,9 @@ class Desk:
 
     def _pieces(self, query: Query, series: pl.Series, start: int, end: int) -> Iterator[pl.DataFrame]:
         """Bars of minutes [start, end) as they stood at the query's `at`, small enough for memory; of any series."""
-        for low in range(start, end, _PIECE):
-            yield self._store.bars(None, low, min(low + _PIECE, end))
+        length = max(_PIECE, -(-(end - start) // _MOST_PIECES))
+        for low in range(start, end, length):
+            yield self._store.bars(None, low, min(low + length, end))
         if query.at is not None:
             yield self._put_back(series, start, end, query.at)
 
