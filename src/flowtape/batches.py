@@ -28,9 +28,9 @@ class Prepared:
     """A batch on its way: each row once, as prints with `series` and as rows, and the bars they make if none
     is known already. Holds while the catalog's `epoch` is the one it was made in.
 
-    Of the `given` rows these are no more among `prints`: `too_large`, `duplicates` (rows of a key that is among them
-    once) and `corrected` (rows in whose place another row of the batch stands).
-    `counted` of them are no cancels, `unquoted` of those have no quote in force.
+    `given` counts the rows of the batch. Not among `prints` are `duplicates` (rows of a key that is there once)
+    and `corrected` (rows in whose place another row of the batch stands). `counted` prints are no cancels, `unquoted`
+    of those have no quote in force.
     """
 
     prints: pl.DataFrame
