@@ -77,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="Names by which `/metrics`, `/docs` and `/openapi.json` may be asked, a list with commas,"
-            " besides addresses, names without a dot, `localhost` and the setting `host`; `*`: any."
+            " besides addresses, names without a dot, `localhost` and the settings `host` and `public_url`; `*`: any."
         ),
     ] = ""
     proxies: Annotated[

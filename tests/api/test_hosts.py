@@ -46,6 +46,7 @@ def test_what_has_a_key_and_health_are_asked_by_any_name(world: World) -> None:
     [
         (Settings(hosts="flow.example, b.example."), ["flow.example", "B.example:443"], ["c.example"]),
         (Settings(hosts="*"), ["any.example"], []),
+        (Settings(public_url="https://flow.example/tape"), ["flow.example"], ["x.example"]),
         (Settings(host="desk.example"), ["desk.example"], ["x.example"]),
     ],
 )

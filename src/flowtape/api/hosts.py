@@ -7,18 +7,20 @@ is not an address, so addresses and names without a dot are always let through.
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import urlsplit
 
 from flowtape.api.errors import unknown_host
 from flowtape.settings import Settings
 
 
 class Hosts:
-    """The names of a server, by its settings `hosts` and `host`."""
+    """The names of a server, by its settings `hosts`, `host` and `public_url`."""
 
     def __init__(self, settings: Settings) -> None:
         names = {name.strip().lower().rstrip(".") for name in settings.hosts.split(",")}
         self._any = "*" in names
-        self._names = names | {settings.host.lower()}
+        public = (urlsplit(settings.public_url).hostname or "").rstrip(".")
+        self._names = names | {settings.host.lower(), public}
 
     def check(self, given: bytes | None) -> None:
         """Raise a 421 where a `Host` header names another server. A request without one is no browser's."""
