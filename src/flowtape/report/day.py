@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
+from fractions import Fraction
 from typing import Any, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from flowtape.desk import Desk, Span
 from flowtape.errors import UsageError
 from flowtape.identity import EVENT_ORDER
 from flowtape.minutes import NS_PER_MINUTE
-from flowtape.prints import PRICE_SCALE, day_bounds
+from flowtape.prints import PRICE_SCALE, SIZE_SCALE, day_bounds
 from flowtape.query import Query
 from flowtape.store import Store
 
@@ -24,7 +25,7 @@ LARGEST = 12
 
 
 class Large(msgspec.Struct):
-    """A large print: strike and price in USD, `contract` None for stocks."""
+    """A large print: strike and price in USD, `contract` None for stocks, size in whole contracts or shares."""
 
     ts: datetime
     contract: tuple[date, float, str] | None
@@ -92,7 +93,7 @@ def _largest(desk: Desk, query: Query, start: int, end: int) -> list[Large]:
             row["ts"],
             (row["expiry"], row["strike"] / PRICE_SCALE, row["right"]) if query.asset == "option" else None,
             row["price"] / PRICE_SCALE,
-            row["size"],
+            round(Fraction(row["size"], SIZE_SCALE[query.asset])),
             row["side"],
         )
         for row in rows.head(LARGEST).iter_rows(named=True)
