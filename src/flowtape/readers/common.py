@@ -186,8 +186,8 @@ def _shown(values: pl.Series) -> list[object]:
     """Values for a report. Polars cannot show a time beyond the years of Python's datetime."""
     dtype = values.dtype
     if isinstance(dtype, pl.Datetime):
-        zone = f" {dtype.time_zone}" if dtype.time_zone else ""
-        numbers = values.dt.replace_time_zone(None).to_physical().to_list()
+        zone = "Z" if dtype.time_zone else ""
+        numbers = values.to_physical().to_list()
         return [
             number if number is None else f"{np.datetime64(number, dtype.time_unit)}{zone}"
             for number in numbers
