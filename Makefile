@@ -21,7 +21,7 @@ test-chdb: .venv/dev  ## Run the tests of engine, feeds and answers over the oth
 	FLOWTAPE_TEST_STORE=chdb $(BIN)/pytest tests/test_engine.py tests/test_desk.py tests/test_live.py \
 	    tests/test_cboe_day.py
 
-test-fast: .venv/dev  ## Run the tests that start no process, no browser and no long run: under a minute
+test-fast: .venv/dev  ## Run the tests that start no process, no browser and no long run
 	$(BIN)/pytest -m "not slow"
 
 soak: .venv/dev  ## Run 200 runs with faults of the line and 200 kills (RUNS, SEED)

@@ -19,7 +19,7 @@ from flowtape.ingest import Request
 from flowtape.ingest import ingest as run_ingest
 from flowtape.prints import IDENTITY, conform
 from stores import every_print, examples, make_store
-from tapes import T0
+from tapes import T0, frame, row
 
 HEADER = "ts,asset,symbol,root,expiry,right,strike,price,size,bid,ask,condition,venue"
 TRADES = [
@@ -234,3 +234,20 @@ def test_corrections_of_one_frame_stand_alone(csv):
     prints = flowtape.read(csv([massive("10.00"), massive("11.00", correction=1)], MASSIVE))
     bars = flowtape.minutes(flowtape.sign(prints))
     assert bars.select("trades", "high", "low").row(0) == (1, 110_000, 110_000)
+
+
+@pytest.mark.parametrize("order", [("live", "file"), ("file", "live"), ("live", "file", "live", "file")])
+def test_a_vendors_file_takes_the_place_of_its_feeds_day(tmp_path, order):
+    """The feed cuts times to the millisecond, so its rows cannot be told to be those of the file."""
+    lots = {
+        "live": ("massive:us_options_opra (live)", [row(ts=T0), row(ts=T0 + 10**6)]),
+        "file": ("massive:us_options_opra", [row(ts=T0 + 123), row(ts=T0 + 10**6 + 5), row(ts=T0 + 10**7)]),
+    }
+    with closing(make_store(tmp_path / "x.duckdb")) as store:
+        for name in order:
+            source, rows = lots[name]
+            report = Engine(store).take(frame(rows), source)
+            assert report.rows == report.added + report.duplicates + report.refused
+        assert every_print(store)["ts"].to_physical().to_list() == [T0 + 123, T0 + 10**6 + 5, T0 + 10**7]
+        assert store.sources()["source"].to_list() == ["massive:us_options_opra"]
+    assert sums(tmp_path / "x.duckdb")[1] == 3

@@ -11,6 +11,9 @@ from flowtape.errors import FlowtapeError
 from flowtape.store import Store
 
 SIMULATED = "simulated"
+LIVE = " (live)"
+"""Ends the source of a live feed whose rows cannot be told to be those of the same vendor's files: the files' rows take
+the place of the feed's, day by day, and never stand beside them."""
 Day = tuple[str, str, date]
 """Asset, symbol and trading day."""
 
@@ -88,7 +91,7 @@ class Claims:
         for day in met.select(_DAY).unique().iter_rows():
             holder = self._holders.get(day)
             if holder is not None and holder != source:
-                if not replace:
+                if not replace and holder != source + LIVE:
                     asset, symbol, of = day
                     refusals.add(Refusal(asset, symbol, of, holder))
                     theirs.add(day)

@@ -359,7 +359,7 @@ def test_an_official_close_and_its_cancel_are_left_out(server, start):
     server.trade("SPY", NS + 6000 * MS, 500.0, 5, id=3, conditions=["J"])
     one.outlet.until_prints(2)
     prints = one.stop().prints()
-    assert standing(prints).select("seq", "condition").rows() == [(1, "STK_CLOSING"), (3, "unknown")]
+    assert standing(prints).select("copy", "condition").rows() == [(1, "STK_CLOSING"), (3, "unknown")]
     assert one.outlet.counts == {
         "rows of condition STK_OFFICIAL_CLOSE (M), left out: each repeats a print": 1,
         "cancels of rows that repeat a print, left out": 1,

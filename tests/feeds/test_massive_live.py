@@ -147,7 +147,7 @@ def begun(server, one):
 def test_option_prints(server, start):
     one = begun(server, start())
     assert (one.feed.source, one.feed.assets, one.feed.symbols) == (
-        "massive-live:options",
+        "massive:us_options_opra (live)",
         {"option"},
         ("SPX", "SPY"),
     )
@@ -174,7 +174,7 @@ def test_option_prints(server, start):
 
 def test_stock_prints(server, start):
     one = begun(server, start("SPY,TpC", "stocks"))
-    assert (one.feed.source, one.feed.symbols) == ("massive-live:stocks", ("SPY", "T.PRC"))
+    assert (one.feed.source, one.feed.symbols) == ("massive:us_stocks_sip (live)", ("SPY", "T.PRC"))
     server.quote("SPY", NS, 500.0, 500.02)
     server.trade("SPY", NS + MS, 500.01, 100, conditions=(12, 37), exchange=4, seq=77)
     server.trade("SPY", NS + MS, 500.01, 100, conditions=(15,), exchange=4, seq=78)

@@ -1,8 +1,8 @@
 """Massive live: `massive:options?symbols=SPY` and `massive:stocks?symbols=SPY,QQQ`, by the vendor's own client.
 
 Trades (`T`) and quotes (`Q`) come by websocket and are joined here; the gap since the cursor comes by REST. Contracts,
-venues and conditions are those of Massive's flat files, but not all else, so that the source is another, and the
-engine refuses a day of the one that the other holds:
+venues and conditions are those of Massive's flat files, but times are not, so that a row cannot be told to be the same
+as one of a file: the files take the place of what the feed brought, day by day, and the feed adds nothing to such days.
 
 - The websocket's times are SIP times in whole milliseconds; files and REST have nanoseconds. Rows of REST are cut to
   the millisecond, so that a row fetched twice is one row. A quote is in force after its millisecond: a side can differ
@@ -45,7 +45,8 @@ from flowtape.readers import common
 from flowtape.readers import massive as files
 from flowtape.readers.tickers import symbol_of
 
-SOURCES = {"options": "massive-live:options", "stocks": "massive-live:stocks"}
+SOURCES = {"options": f"{files.OPTIONS} (live)", "stocks": f"{files.STOCKS} (live)"}
+"""The vendor's files take the place of these, day by day (`claims.LIVE`)."""
 URL, REST = "socket.massive.com", "https://api.massive.com"
 QUOTED_CONTRACTS = 1000
 """Contracts whose quotes the vendor gives a connection; it gives the trades of any number."""

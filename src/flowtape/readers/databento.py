@@ -339,12 +339,30 @@ class _Reader:
     def _lane(self, files: Sequence[_File]) -> Iterator[pl.DataFrame]:
         for file in files:
             rtype = rtype_of(file.schema)
-            for chunk in self._chunks(file, rtype):
-                if rtype in chunk.records:
-                    records = chunk.records[rtype][1]
-                    yield quotes_of(
-                        file.schema, self._dataset, records, self._contracts, self._by, self._note
-                    )
+            for records in _packets(self._chunks(file, rtype), rtype):
+                # Samples are one a second; of other quotes with one `ts_event` the last to arrive is the last.
+                seq = None if file.schema in SAMPLED else arrivals(records)
+                yield quotes_of(
+                    file.schema, self._dataset, records, self._contracts, self._by, self._note, seq
+                )
+
+
+def _packets(chunks: Iterator[Chunk], rtype: int) -> Iterator[Records]:
+    """The records of one type; those of the same `ts_recv` are never parted."""
+    held: Records | None = None
+    for chunk in chunks:
+        if rtype not in chunk.records:
+            continue
+        records = chunk.records[rtype][1]
+        if held is not None:
+            # As plain bytes: field by field, as NumPy joins records, takes ten times as long.
+            records = np.concatenate([held.view(np.uint8), records.view(np.uint8)]).view(records.dtype)
+        cut = last_packet(records["ts_recv"])
+        if cut:
+            yield records[:cut]
+        held = records[cut:].copy()
+    if held is not None:
+        yield held
 
 
 def prints_of(
