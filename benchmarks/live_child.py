@@ -20,8 +20,8 @@ from flowtape.api.flow import Flow
 from flowtape.api.keyfile import FileCounts, FileLedger
 from flowtape.api.keys import Keys
 from flowtape.api.server import run
-from flowtape.api.service import SystemClock
 from flowtape.api.usage import Usage
+from flowtape.clock import SystemClock
 from flowtape.engine import Engine
 from flowtape.feeds.live import Delivery, Outlet
 from flowtape.live import Live

@@ -22,7 +22,8 @@ from benchmarks.scale import ROOT
 from flowtape.feeds.databento import GATHER
 from flowtape.feeds.databento_session import WAITING
 from flowtape.feeds.joining import LiveJoin
-from flowtape.feeds.live import STANDING, Delivery
+from flowtape.feeds.live import Delivery
+from flowtape.quotes import STANDING
 
 HELD = 70
 """Seconds that a join holds at most: its horizon and what comes until it settles."""

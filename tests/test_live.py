@@ -16,9 +16,10 @@ from flowtape.api.flow import Flow
 from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.errors import FeedError, StoreError, UsageError
-from flowtape.feeds.live import STANDING, Delivery
+from flowtape.feeds.live import Delivery
 from flowtape.live import Live
 from flowtape.query import Query
+from flowtape.quotes import STANDING
 from flowtape.window import Window
 from serving import Clock
 from stores import every_print, examples, until

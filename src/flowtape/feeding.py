@@ -8,11 +8,12 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from flowtape.clock import Clock
 from flowtape.engine import Engine
 from flowtape.errors import TakenOver
 from flowtape.feeds.live import Feed
 from flowtape.feeds.replay import ReplayFeed
-from flowtape.live import Clock, Listener, Live
+from flowtape.live import Listener, Live
 from flowtape.settings import Settings
 from flowtape.store import Store
 

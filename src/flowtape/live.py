@@ -17,6 +17,7 @@ from typing import Protocol
 
 import polars as pl
 
+from flowtape.clock import Clock
 from flowtape.engine import Engine, Report
 from flowtape.errors import FeedError, FlowtapeError, StoreError, TakenOver, UsageError
 from flowtape.feeds.live import Delivery, Feed
@@ -37,13 +38,6 @@ REPRESENTATIVE = "SPY"
 """Whose hours a feed of all symbols is watched by."""
 
 _log = logging.getLogger(__name__)
-
-
-class Clock(Protocol):
-    """The one clock."""
-
-    def now_ns(self) -> int:
-        """Nanoseconds since 1970, UTC."""
 
 
 class Listener(Protocol):

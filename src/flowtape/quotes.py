@@ -12,6 +12,17 @@ from flowtape.errors import TapeError
 from flowtape.identity import better
 from flowtape.prints import QuoteClass, trading_days
 
+STANDING = {
+    "instrument": pl.String,
+    "ts": pl.Int64,
+    "seq": pl.Int64,
+    "bid": pl.Int64,
+    "ask": pl.Int64,
+    "bid_size": pl.Int64,
+    "ask_size": pl.Int64,
+}
+"""The last quote of an instrument at the place a feed goes on from: `ts` in ns UTC, prices in 1e-9 USD.
+`instrument` is the source's own name of it, the same from day to day and in every session."""
 QUOTE_COLUMNS = ("bid", "ask", "bid_size", "ask_size")
 JOINED = (*QUOTE_COLUMNS, "quote_ts", "quote_seq", "quote_class")
 """The columns that a join adds to trades."""

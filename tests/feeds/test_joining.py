@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.joining import LiveJoin
-from flowtape.feeds.live import STANDING
 from flowtape.prints import QuoteClass, Timestamp
+from flowtape.quotes import STANDING
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND

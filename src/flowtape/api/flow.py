@@ -18,6 +18,7 @@ from flowtape.api.formats import Format
 from flowtape.api.logs import event
 from flowtape.api.routes import Route
 from flowtape.api.wire import Wire, wire_of
+from flowtape.clock import Clock
 from flowtape.desk import Desk
 from flowtape.engine import Engine
 from flowtape.errors import FeedError, StoreError
@@ -44,13 +45,6 @@ State = tuple[int, int]
 
 _NO_FILE_NAME = re.compile(r"[^A-Z0-9.=+_-]")
 _log = logging.getLogger(__name__)
-
-
-class Clock(Protocol):
-    """The one clock; passed in, so that a replay gives the same bytes."""
-
-    def now_ns(self) -> int:
-        """Nanoseconds since 1970, UTC."""
 
 
 class FeedState(Protocol):

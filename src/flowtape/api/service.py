@@ -24,14 +24,14 @@ from flowtape.api.logs import event
 from flowtape.api.metrics import Metrics
 from flowtape.api.server import free_address, run, stop_on_signals
 from flowtape.api.usage import Usage, usage_of
+from flowtape.claims import SIMULATED
+from flowtape.clock import Clock, SystemClock
 from flowtape.engine import Engine
 from flowtape.errors import FlowtapeError
 from flowtape.feeding import go_on
 from flowtape.feeds.live import Feed
 from flowtape.feeds.registry import open_feeds
 from flowtape.feeds.replay import Replay, ReplayFeed
-from flowtape.feeds.simulate import Clock
-from flowtape.feeds.simulated import SimulatedFeed
 from flowtape.ingest import Request, Step, ingest
 from flowtape.live import Live
 from flowtape.loading import Backlog, Backlogs
@@ -40,20 +40,9 @@ from flowtape.settings import Settings
 from flowtape.store import Store, open_store, shared, shown
 from flowtape.window import Window
 
-SHOWN_OPEN = (SimulatedFeed, ReplayFeed)
-"""Feeds of a file or of made-up prints: a server of one of them prints a key that ends with it."""
-
 _WINDOW, _FILES = "window", "files"
 
 _log = logging.getLogger(__name__)
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now_ns(self) -> int:
-        """Nanoseconds since 1970, UTC."""
-        return time.time_ns()
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ async def _serve(
     flow = Flow(engine, window, clock, live, settings.silence_limit, behind, backlogs, replay)
     if usage.shared:
         metrics.watch_counts(lambda: bool(usage.shared and usage.shared.away))
-    key = keys.add_ephemeral("Alpha") if any(isinstance(feed, SHOWN_OPEN) for feed in feeds) else None
+    key = keys.add_ephemeral("Alpha") if any(_is_demo(feed) for feed in feeds) else None
     control = None if shared(settings.store) else Control(Path(settings.store), engine, flow)
     if control:
         await control.start()
@@ -141,7 +130,7 @@ async def _serve(
     _reload_on_hangup(keys)
 
     def listening(host: str, port: int) -> None:
-        simulated = any(isinstance(feed, SimulatedFeed) for feed in feeds)
+        simulated = any(feed.source == SIMULATED for feed in feeds)
         server = Ready(host, port, key, shown(settings.store), None, replay, simulated)
         announcer.listening(server)
         watching.append(asyncio.create_task(_announce(announcer, server, backlogs, store)))
@@ -164,10 +153,15 @@ async def _serve(
     live.raise_lost()
 
 
+def _is_demo(feed: Feed) -> bool:
+    """Return whether a feed is simulated or replayed: its server prints a key that ends with the server."""
+    return feed.source == SIMULATED or isinstance(feed, ReplayFeed)
+
+
 def _backlogs(store: Store, feeds: Sequence[Feed], sources: Sources) -> Backlogs:
     """What is missing at the start."""
     backlogs = Backlogs()
-    names = [feed.name for feed in feeds if isinstance(feed, SHOWN_OPEN)]
+    names = [feed.name for feed in feeds if _is_demo(feed)]
     if store.span() is not None:
         names.append(_WINDOW)
     if sources.tape is not None:

@@ -96,7 +96,7 @@ def ingest(
 def _take_feeds(name: str, texts: tuple[str, ...], settings: Settings, metrics_port: int | None) -> None:
     from flowtape.api.logs import configure
     from flowtape.api.metrics import Metrics
-    from flowtape.api.service import SystemClock
+    from flowtape.clock import SystemClock
     from flowtape.feeding import feed_into
     from flowtape.feeds.registry import open_feeds
 

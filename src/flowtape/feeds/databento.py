@@ -29,9 +29,10 @@ from flowtape.errors import FeedError, TapeError, UsageError
 from flowtape.feeds.credentials import key_of
 from flowtape.feeds.databento_session import NOT_UNDERSTOOD, Request, Session
 from flowtape.feeds.joining import LiveJoin, timely
-from flowtape.feeds.live import STANDING, Delivery, Outlet
+from flowtape.feeds.live import Delivery, Outlet
 from flowtape.feeds.specs import Spec
 from flowtape.prints import SCHEMA, underlying_of
+from flowtape.quotes import STANDING
 from flowtape.readers import Rejects
 from flowtape.readers import databento as files
 from flowtape.readers.common import completed

@@ -10,9 +10,9 @@ from typing import cast
 import polars as pl
 
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds.live import STANDING, Outlet
+from flowtape.feeds.live import Outlet
 from flowtape.prints import FIRST_DAY, QuoteClass, Timestamp, latest_instant, out_of_range
-from flowtape.quotes import QUOTE_COLUMNS
+from flowtape.quotes import QUOTE_COLUMNS, STANDING
 
 _QUOTE = ("quote_ts", "quote_seq", *QUOTE_COLUMNS)
 """A quote, and the order of quotes: by time, then number. What it says decides between quotes that share both, so

@@ -10,18 +10,6 @@ import polars as pl
 
 from flowtape.loading import Backlog
 
-STANDING = {
-    "instrument": pl.String,
-    "ts": pl.Int64,
-    "seq": pl.Int64,
-    "bid": pl.Int64,
-    "ask": pl.Int64,
-    "bid_size": pl.Int64,
-    "ask_size": pl.Int64,
-}
-"""The last quote of an instrument at the place a feed goes on from: `ts` in ns UTC, prices in 1e-9 USD.
-`instrument` is the source's own name of it, the same from day to day and in every session."""
-
 
 @dataclass(frozen=True, slots=True)
 class Delivery:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from threading import Event
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from flowtape.clock import Clock
 from flowtape.errors import UsageError
 from flowtape.feeds.market import BATCH_ROWS, Market, batches, date_of, to_ns
 from flowtape.feeds.rows import SLICE_NS, SOURCE, TAPE_SCHEMA, Rows, between
@@ -178,14 +179,6 @@ def _sink(frames: Iterator[pl.DataFrame], path: Path, form: str, compression: Co
         tape.sink_csv(
             path, compression=compression, check_extension=False, datetime_format="%Y-%m-%dT%H:%M:%S%.9fZ"
         )
-
-
-class Clock(Protocol):
-    """What a live feed asks the time of."""
-
-    def now_ns(self) -> int:
-        """The present instant in ns UTC."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from flowtape.clock import Clock
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds import simulate
 from flowtape.feeds.live import Delivery, Outlet
 from flowtape.feeds.market import date_of, to_ns
 from flowtape.feeds.rows import SLICE_NS, Rows, between
-from flowtape.feeds.simulate import Clock, LiveFeed, Market
+from flowtape.feeds.simulate import LiveFeed, Market
 from flowtape.feeds.specs import Spec
 from flowtape.loading import FOREVER, Backlog
 from flowtape.prints import arranged, day_bounds

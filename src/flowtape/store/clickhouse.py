@@ -10,10 +10,10 @@ from datetime import date
 import polars as pl
 
 from flowtape.conditions import CANCEL, FAMILY_OF
-from flowtape.feeds.live import STANDING
 from flowtape.identity import PRECEDENCE
 from flowtape.minutes import FIELDS, NS_PER_MINUTE, merge
 from flowtape.prints import CONDITION_NAMES, day_bounds
+from flowtape.quotes import STANDING
 from flowtape.store import Changes, Point
 from flowtape.store.catalog import (
     BAR_KEY,

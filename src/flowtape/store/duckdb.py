@@ -16,11 +16,11 @@ import polars as pl
 from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.exact import BITS
-from flowtape.feeds.live import STANDING
 from flowtape.files import Held, private
 from flowtape.identity import PRECEDENCE
 from flowtape.minutes import FIELDS, NOTIONALS, VOLUMES, merge
 from flowtape.prints import CONDITION_NAMES, QUOTE_CLASSES, SIZE_SCALE, day_bounds
+from flowtape.quotes import STANDING
 from flowtape.store import Changes, Point, other_format
 from flowtape.store.catalog import (
     BAR_KEY,

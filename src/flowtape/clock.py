@@ -1,0 +1,21 @@
+"""The clock that the whole program reads; a replay brings a clock of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A clock. It is passed in, so that a replay gives the same bytes."""
+
+    def now_ns(self) -> int:
+        """Return nanoseconds since 1970, UTC."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ns(self) -> int:
+        """Return nanoseconds since 1970, UTC."""
+        return time.time_ns()
