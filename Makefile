@@ -9,11 +9,11 @@ PORT ?= 8787
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-serve: .venv/run src/flowtape/web/index.html  ## Serve a simulated market on 127.0.0.1 (PORT, STORE)
+serve: .venv/run src/flowtape/server/web/index.html  ## Serve a simulated market on 127.0.0.1 (PORT, STORE)
 	@mkdir -p $(dir $(STORE))
 	@exec $(BIN)/flowtape serve --simulate --store $(STORE) --port $(PORT)
 
-test: .venv/dev lint src/flowtape/web/index.html  ## Run lint and every test
+test: .venv/dev lint src/flowtape/server/web/index.html  ## Run lint and every test
 	$(BIN)/pytest
 	$(MAKE) test-chdb
 
@@ -54,10 +54,10 @@ lock: .venv/dev  ## Choose the newest dependencies and lock them: names, version
 
 clients: .venv/clients  ## Install what makes clients of the OpenAPI document and compiles them, for their tests
 
-page: src/flowtape/web/index.html  ## Build the page that people look at
+page: src/flowtape/server/web/index.html  ## Build the page that people look at
 
 clean:  ## Remove what the other targets made (stores under var/ stay)
-	rm -rf .venv src/flowtape/web web/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv src/flowtape/server/web web/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # One environment; what a target needs of it is installed once, and again when a lock changes.
 .venv/bin/python:
@@ -94,5 +94,5 @@ web/node_modules/.made: web/package.json web/package-lock.json | $(NODE)
 	cd web && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) ci --ignore-scripts --silent
 	@touch $@
 
-src/flowtape/web/index.html: web/node_modules/.made web/index.html web/vite.config.ts web/tsconfig.json $(shell find web/src -type f)
+src/flowtape/server/web/index.html: web/node_modules/.made web/index.html web/vite.config.ts web/tsconfig.json $(shell find web/src -type f)
 	cd web && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) run --silent build

@@ -59,7 +59,7 @@ def run(scale: Scale) -> list[Section]:
 
 
 def _tapes(folder: Path, scale: Scale) -> None:
-    from flowtape.feeds.simulate import Market, write_tape
+    from flowtape.simulation.tape import Market, write_tape
 
     folder.mkdir(exist_ok=True)
     for seed, day in enumerate(DAYS):
@@ -85,10 +85,10 @@ def take(folder: str, store: str, kind: str, workers: str) -> dict[str, float]:
     """All days into an empty store."""
     import time
 
-    from flowtape.backfill import backfill
-    from flowtape.backfill.files import Reading
-    from flowtape.backfill.pools import Dask, Here, Processes
-    from flowtape.backfill.tasks import Place
+    from flowtape.pipeline.backfill import backfill
+    from flowtape.pipeline.backfill.files import Reading
+    from flowtape.pipeline.backfill.pools import Dask, Here, Processes
+    from flowtape.pipeline.backfill.tasks import Place
 
     task = partial(backfill, Place(store), [f"{folder}/*.parquet"], Reading())
     if kind == "dask":

@@ -131,7 +131,7 @@ def prints_per_day(scale: Scale) -> int:
 
 def _begin_recently(store: Path) -> None:
     """A store whose simulated tape was left some hours ago: the server takes it up there, not a week back."""
-    from flowtape.store import open_store
+    from flowtape.storage import open_store
 
     opened = open_store(store)
     with opened.transaction():
@@ -185,9 +185,9 @@ def _sided_prints(scale: Scale, store: Path, now: datetime) -> None:
     import duckdb
     import polars as pl
 
-    from flowtape.feeds.simulate import Market
-    from flowtape.prints import PRICE_SCALE, conform
-    from flowtape.side import sign
+    from flowtape.model.prints import PRICE_SCALE, conform
+    from flowtape.orderflow.classify import sign
+    from flowtape.simulation.tape import Market
 
     market = Market(1, UNDERLYINGS, prints_per_day(scale), hours="always")
     with duckdb.connect(str(store)) as db:

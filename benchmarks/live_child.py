@@ -15,21 +15,21 @@ import numpy as np
 import polars as pl
 
 from benchmarks.child import peak_resident
-from flowtape.api.app import Application
-from flowtape.api.flow import Flow
-from flowtape.api.keyfile import FileCounts, FileLedger
-from flowtape.api.keys import Keys
-from flowtape.api.server import run
-from flowtape.api.usage import Usage
-from flowtape.clock import SystemClock
-from flowtape.engine import Engine
-from flowtape.feeds.live import Delivery, Outlet
-from flowtape.live import Live
-from flowtape.minutes import NS_PER_MINUTE
-from flowtape.prints import conform
+from flowtape.cache.window import Window
+from flowtape.feeds.base import Delivery, Outlet
+from flowtape.model.clock import SystemClock
+from flowtape.model.prints import conform
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.supervisor import Live
+from flowtape.server.app import Application
+from flowtape.server.auth.keyfile import FileCounts, FileLedger
+from flowtape.server.auth.keys import Keys
+from flowtape.server.auth.usage import Usage
+from flowtape.server.flow import Flow
+from flowtape.server.server import run
 from flowtape.settings import Settings
-from flowtape.store import open_store
-from flowtape.window import Window
+from flowtape.storage import open_store
 
 UNDERLYINGS = 500
 STEP = 0.02

@@ -6,7 +6,7 @@ import duckdb
 import polars as pl
 
 from benchmarks.minutes_ways import CANCELS, COLUMNS, GROUP, KEYS, MIDNIGHT, SILENT
-from flowtape.conditions import FAMILY_OF
+from flowtape.model.conditions import FAMILY_OF
 
 
 def _texts(names: list[str]) -> str:

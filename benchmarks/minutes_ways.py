@@ -16,9 +16,9 @@ import polars as pl
 
 import flowtape
 from benchmarks.scale import DAY
-from flowtape.conditions import CANCEL, FAMILIES, FAMILY_OF, UNSIDED
-from flowtape.minutes import NS_PER_MINUTE, SUMS
-from flowtape.prints import Timestamp, day_bounds
+from flowtape.model.conditions import CANCEL, FAMILIES, FAMILY_OF, UNSIDED
+from flowtape.model.prints import Timestamp, day_bounds
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS
 
 KEYS = {
     "contract": ("asset", "symbol", "expiry", "right", "family"),

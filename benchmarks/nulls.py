@@ -11,12 +11,12 @@ from scipy import stats
 
 from benchmarks.report import Section
 from benchmarks.scale import Scale
-from flowtape.feeds.chains import Ints
-from flowtape.feeds.market import Market
-from flowtape.feeds.planted import Plant
-from flowtape.minutes import NS_PER_MINUTE, minutes
-from flowtape.readings import Divergence, divergence, drift
-from flowtape.side import sign
+from flowtape.orderflow.classify import sign
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, minutes
+from flowtape.orderflow.signals import Divergence, divergence, drift
+from flowtape.simulation.chains import Ints
+from flowtape.simulation.injected import Plant
+from flowtape.simulation.market import Market
 
 TAPES = 1000
 LOOKBACK = 30

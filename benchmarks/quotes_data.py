@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.scale import DAY
-from flowtape.prints import Timestamp, day_bounds
+from flowtape.model.prints import Timestamp, day_bounds
 
 CONTRACTS = 50_000
 """A thirtieth of OPRA's, as one of thirty processes has them."""

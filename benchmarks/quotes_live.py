@@ -19,11 +19,11 @@ import polars as pl
 
 from benchmarks import quotes_data as data
 from benchmarks.scale import ROOT
-from flowtape.feeds.databento import GATHER
-from flowtape.feeds.databento_session import WAITING
-from flowtape.feeds.joining import LiveJoin
-from flowtape.feeds.live import Delivery
-from flowtape.quotes import STANDING
+from flowtape.feeds.base import Delivery
+from flowtape.feeds.databento.feed import GATHER
+from flowtape.feeds.databento.session import WAITING
+from flowtape.feeds.quote_join import LiveJoin
+from flowtape.orderflow.quotes import STANDING
 
 HELD = 70
 """Seconds that a join holds at most: its horizon and what comes until it settles."""
@@ -222,7 +222,7 @@ class Outlet:
 def line(schema: str, records: str, ratio: str) -> dict[str, float]:
     """A whole line: the stand-in for the vendor's gateway in a process of its own, the vendor's client, records to
     frames, the join if there is one. Processor of this side alone."""
-    from flowtape.feeds.databento import databento
+    from flowtape.feeds.databento.feed import databento
     from flowtape.feeds.specs import parse_spec
 
     os.environ["DATABENTO_API_KEY"] = "db-right-key-0123456789abcdefghi"

@@ -20,7 +20,7 @@ Joined = Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame]
 
 def by_flowtape(trades: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:
     """`QuoteJoin` over batches, as the readers use it: holds some of the quotes, expects them late and out of order."""
-    from flowtape.quotes import QuoteJoin
+    from flowtape.orderflow.quotes import QuoteJoin
 
     join = QuoteJoin(quotes.iter_slices(BATCH), ["contract"], slack=SLACK)
     parts = [join.attach(part) for part in trades.iter_slices(BATCH)]

@@ -34,11 +34,11 @@ def run(scale: Scale) -> list[Section]:
 
 def all_routes(store: str) -> dict[str, float]:
     """Median milliseconds of each route's answer, made anew and encoded, and of SQL that gives part of a summary."""
-    from flowtape import answers
-    from flowtape.desk import Desk
-    from flowtape.query import Filter, Query
-    from flowtape.store import open_store
-    from flowtape.window import Window
+    from flowtape import queries
+    from flowtape.cache.window import Window
+    from flowtape.model.query import Filter, Query
+    from flowtape.queries.source import Desk
+    from flowtape.storage import open_store
 
     opened = open_store(store, read_only=True)
     span = opened.span()
@@ -50,29 +50,29 @@ def all_routes(store: str) -> dict[str, float]:
     desk = Desk(opened, window, now)
     ask = partial(Query, symbol=SYMBOL)
     strikes = Filter(strike=(5_900_000, 6_100_000))
-    calls: dict[str, Callable[[], answers.Made]] = {
-        "recent": lambda: answers.recent(desk, ask(limit=50)),
-        "summary": lambda: answers.summary(desk, ask()),
-        "blocks": lambda: answers.blocks(desk, ask(min_size=100)),
-        "history": lambda: answers.history(desk, ask(minutes=60)),
-        "history, the week": lambda: answers.history(desk, ask(minutes=10_080)),
-        "cumulative": lambda: answers.cumulative(desk, ask(minutes=240)),
-        "cumulative, the week": lambda: answers.cumulative(desk, ask(minutes=10_080)),
-        "cumulative, the week, calls": lambda: answers.cumulative(
+    calls: dict[str, Callable[[], queries.Made]] = {
+        "recent": lambda: queries.recent(desk, ask(limit=50)),
+        "summary": lambda: queries.summary(desk, ask()),
+        "blocks": lambda: queries.blocks(desk, ask(min_size=100)),
+        "history": lambda: queries.history(desk, ask(minutes=60)),
+        "history, the week": lambda: queries.history(desk, ask(minutes=10_080)),
+        "cumulative": lambda: queries.cumulative(desk, ask(minutes=240)),
+        "cumulative, the week": lambda: queries.cumulative(desk, ask(minutes=10_080)),
+        "cumulative, the week, calls": lambda: queries.cumulative(
             desk, ask(minutes=10_080, filter=Filter(right="C"))
         ),
-        "cumulative, a day, 21 strikes": lambda: answers.cumulative(desk, ask(minutes=1440, filter=strikes)),
-        "cumulative, a day, quality": lambda: answers.cumulative(desk, ask(minutes=1440, quality=True)),
-        "cumulative, at the close": lambda: answers.cumulative(desk, ask(minutes=240, at=now)),
-        "dealer-premium": lambda: answers.dealer_premium(desk, ask(minutes=240)),
-        "leaderboard": lambda: answers.leaderboard(desk, Query(minutes=240, limit=10)),
-        "outliers": lambda: answers.outliers(desk, Query(minutes=240, limit=20, min_trades=20)),
-        "divergence": lambda: answers.divergence_answer(desk, ask(minutes=240, lookback=30)),
-        "turning-points": lambda: answers.turning_points_answer(desk, ask(minutes=240, limit=10)),
-        "sessions": lambda: answers.sessions_answer(desk, ask(days=5)),
+        "cumulative, a day, 21 strikes": lambda: queries.cumulative(desk, ask(minutes=1440, filter=strikes)),
+        "cumulative, a day, quality": lambda: queries.cumulative(desk, ask(minutes=1440, quality=True)),
+        "cumulative, at the close": lambda: queries.cumulative(desk, ask(minutes=240, at=now)),
+        "dealer-premium": lambda: queries.dealer_premium(desk, ask(minutes=240)),
+        "leaderboard": lambda: queries.leaderboard(desk, Query(minutes=240, limit=10)),
+        "outliers": lambda: queries.outliers(desk, Query(minutes=240, limit=20, min_trades=20)),
+        "divergence": lambda: queries.divergence_answer(desk, ask(minutes=240, lookback=30)),
+        "turning-points": lambda: queries.turning_points_answer(desk, ask(minutes=240, limit=10)),
+        "sessions": lambda: queries.sessions_answer(desk, ask(days=5)),
     }
     told = {
-        name: _milliseconds(lambda call=call: answers.encode(call(), False)) for name, call in calls.items()
+        name: _milliseconds(lambda call=call: queries.encode(call(), False)) for name, call in calls.items()
     }
     told["SQL"] = _milliseconds(lambda: _sql(opened, _SUMMARY))
     opened.close()
@@ -81,25 +81,25 @@ def all_routes(store: str) -> dict[str, float]:
 
 def boards(store: str, minute: str) -> dict[str, float]:
     """Median milliseconds of both boards over a full week, and of SQL over the same minutes."""
-    from flowtape import answers
-    from flowtape.desk import Desk
-    from flowtape.query import Query
-    from flowtape.store import open_store
-    from flowtape.window import MINUTES, Window
+    from flowtape import queries
+    from flowtape.cache.window import MINUTES, Window
+    from flowtape.model.query import Query
+    from flowtape.queries.source import Desk
+    from flowtape.storage import open_store
 
     opened = open_store(store, read_only=True)
     window = Window(opened.catalog, int(minute))
     window.load(opened)
     desk = Desk(opened, window, int(minute) * 60_000_000_000 + 1)
     calls = {
-        "leaderboard": lambda: answers.leaderboard(desk, Query(minutes=MINUTES, limit=10)),
-        "outliers of 200": lambda: answers.outliers(desk, Query(minutes=MINUTES, limit=200)),
-        "drift of 240 minutes, with its sessions": lambda: answers.drift_answer(
+        "leaderboard": lambda: queries.leaderboard(desk, Query(minutes=MINUTES, limit=10)),
+        "outliers of 200": lambda: queries.outliers(desk, Query(minutes=MINUTES, limit=200)),
+        "drift of 240 minutes, with its sessions": lambda: queries.drift_answer(
             desk, Query(minutes=240, limit=20)
         ),
     }
     told = {
-        name: _milliseconds(lambda call=call: answers.encode(call(), False)) for name, call in calls.items()
+        name: _milliseconds(lambda call=call: queries.encode(call(), False)) for name, call in calls.items()
     }
     told["SQL"] = _milliseconds(lambda: _sql(opened, _LEADERS))
     opened.close()

@@ -35,7 +35,7 @@ class Scale:
 
     def tape(self) -> Path:
         """The simulated day as Parquet, made once."""
-        from flowtape.feeds.simulate import Market, write_tape
+        from flowtape.simulation.tape import Market, write_tape
 
         path = self.folder / "day.parquet"
         if not path.exists():

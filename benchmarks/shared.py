@@ -17,7 +17,7 @@ from statistics import median
 from benchmarks.measure import Run, child, in_turn, ratio
 from benchmarks.report import Aim, Section
 from benchmarks.scale import DAY, ROOT, Scale
-from flowtape.window import Window
+from flowtape.cache.window import Window
 
 EMBEDDED, SHARED = "DuckDB", "chDB, in process"
 PARTS = 20
@@ -43,7 +43,7 @@ def run(scale: Scale) -> list[Section]:
 
 
 def _tape(scale: Scale) -> Path:
-    from flowtape.feeds.simulate import Market, write_tape
+    from flowtape.simulation.tape import Market, write_tape
 
     path = scale.folder / "part.parquet"
     if not path.exists():
@@ -67,9 +67,9 @@ def _afresh(function: str, tape: Path, store: str) -> Run:
 
 def ingest(tape: str, store: str) -> dict[str, float]:
     """Engine.ingest on an empty store until it is closed."""
-    from flowtape.engine import Engine
+    from flowtape.pipeline.ingestor import Engine
     from flowtape.readers import open_tapes
-    from flowtape.store import open_store
+    from flowtape.storage import open_store
 
     opened = open_store(store)
     reports = [Engine(opened).ingest(one) for one in open_tapes([tape])]
@@ -84,10 +84,10 @@ def ingest(tape: str, store: str) -> dict[str, float]:
 
 def ask(store: str) -> dict[str, float]:
     """A store opened and one underlying's week of minutes read, by a process that has just begun."""
-    from flowtape.answers import CUMULATIVE
-    from flowtape.desk import Desk
-    from flowtape.query import Query
-    from flowtape.store import open_store
+    from flowtape.model.query import Query
+    from flowtape.queries import CUMULATIVE
+    from flowtape.queries.source import Desk
+    from flowtape.storage import open_store
 
     opened = open_store(store, read_only=True)
     span = opened.span()
@@ -154,9 +154,9 @@ def write(tape: str, address: str) -> dict[str, float]:
     """One print after the other, each told of on standard error as it is given to the engine."""
     import polars as pl
 
-    from flowtape.engine import Engine
     from flowtape.library import read
-    from flowtape.store import open_store
+    from flowtape.pipeline.ingestor import Engine
+    from flowtape.storage import open_store
 
     store = open_store(address)
     engine = Engine(store)
@@ -173,10 +173,10 @@ def write(tape: str, address: str) -> dict[str, float]:
 
 
 def _freshness(scale: Scale) -> Section:
-    from flowtape.api.follower import Follower
-    from flowtape.engine import Engine
-    from flowtape.prints import day_bounds
-    from flowtape.store import open_store
+    from flowtape.model.prints import day_bounds
+    from flowtape.pipeline.ingestor import Engine
+    from flowtape.server.follower import Follower
+    from flowtape.storage import open_store
 
     seen: list[int] = []
     with stand_in(scale.folder / "fresh") as address:

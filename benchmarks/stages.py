@@ -71,9 +71,9 @@ def decode(tape: str) -> dict[str, float]:
 
 def stored(tape: str, name: str, path: str) -> dict[str, float]:
     """`Engine.ingest` into an empty store, and what each table takes there."""
-    from flowtape.engine import Engine
+    from flowtape.pipeline.ingestor import Engine
     from flowtape.readers import open_tapes
-    from flowtape.store import open_store
+    from flowtape.storage import open_store
 
     told: dict[str, float] = {}
     opened = open_store(f"chdb://{path}" if name == CLICKHOUSE else path)

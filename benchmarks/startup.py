@@ -59,12 +59,12 @@ def longest_answer(store: str, minute: str) -> dict[str, float]:
     """Median seconds of an answer of 10,080 minutes made anew, and of encoding its finished object alone."""
     from msgspec.json import Encoder
 
-    from flowtape import answers
-    from flowtape.desk import Desk
-    from flowtape.minutes import NS_PER_MINUTE
-    from flowtape.query import Query
-    from flowtape.store import open_store
-    from flowtape.window import MINUTES, Window
+    from flowtape import queries
+    from flowtape.cache.window import MINUTES, Window
+    from flowtape.model.query import Query
+    from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+    from flowtape.queries.source import Desk
+    from flowtape.storage import open_store
 
     opened = open_store(store, read_only=True)
     window = Window(opened.catalog, int(minute))
@@ -77,9 +77,9 @@ def longest_answer(store: str, minute: str) -> dict[str, float]:
         # As a live print would: the book is one bar longer each time.
         window.change(bar)
         started = time.perf_counter()
-        made = answers.encode(answers.cumulative(desk, query), False)
+        made = queries.encode(queries.cumulative(desk, query), False)
         whole.append(time.perf_counter() - started)
-        body = answers.cumulative(desk, query).body
+        body = queries.cumulative(desk, query).body
         started = time.perf_counter()
         encoded = encode(body)
         encoding.append(time.perf_counter() - started)

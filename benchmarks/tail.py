@@ -30,9 +30,9 @@ def run(scale: Scale) -> list[Section]:
 # following
 def write(tape: str, address: str, many: str, commits: str) -> dict[str, float]:
     """Commits of so many prints, two a second."""
-    from flowtape.engine import Engine
     from flowtape.library import read
-    from flowtape.store import open_store
+    from flowtape.pipeline.ingestor import Engine
+    from flowtape.storage import open_store
 
     store = open_store(address)
     engine, prints = Engine(store), read(tape)
@@ -46,10 +46,10 @@ def write(tape: str, address: str, many: str, commits: str) -> dict[str, float]:
 
 def _looks(scale: Scale, folder: Path, many: int, commits: int) -> tuple[list[float], list[float]]:
     """Processor seconds of each look that found nothing, and of each that found a commit."""
-    from flowtape.engine import Engine
-    from flowtape.prints import day_bounds
-    from flowtape.store import open_store
-    from flowtape.window import Window
+    from flowtape.cache.window import Window
+    from flowtape.model.prints import day_bounds
+    from flowtape.pipeline.ingestor import Engine
+    from flowtape.storage import open_store
 
     idle, busy = [], []
     with stand_in(folder) as address:

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from benchmarks.measure import Run, child, in_turn, ratio, say
 from benchmarks.report import Aim, Section
 from benchmarks.scale import Scale
-from flowtape.minutes import NS_PER_MINUTE, SUMS
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS
 
 WAYS = {
     "flowtape": "minutes_ways:by_flowtape",
@@ -105,7 +105,7 @@ def _agree() -> None:
 def canonical(bars: object) -> pl.DataFrame:
     """Bars of any library in one form and order."""
     from benchmarks.minutes_ways import KEYS
-    from flowtape.conditions import FAMILIES
+    from flowtape.model.conditions import FAMILIES
 
     frame = bars if isinstance(bars, pl.DataFrame) else pl.from_pandas(bars)
     keys = [name for name in KEYS["contract"] if name in frame.columns]

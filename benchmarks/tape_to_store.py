@@ -31,9 +31,9 @@ def run(scale: Scale) -> list[Section]:
 
 def ingest(tape: str, store: str) -> dict[str, float]:
     """Engine.ingest on an empty store, closed at the end: everything committed and in the file."""
-    from flowtape.engine import Engine
+    from flowtape.pipeline.ingestor import Engine
     from flowtape.readers import open_tapes
-    from flowtape.store import open_store
+    from flowtape.storage import open_store
 
     opened = open_store(store)
     reports = [Engine(opened).ingest(one) for one in open_tapes([tape])]

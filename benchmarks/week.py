@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from flowtape.conditions import FAMILIES
-from flowtape.minutes import EDGES, FIELDS, NS_PER_MINUTE
-from flowtape.prints import conform
-from flowtape.store import Store, open_store
-from flowtape.store.catalog import SERIES_KEY
-from flowtape.window import MINUTES
+from flowtape.cache.window import MINUTES
+from flowtape.model.conditions import FAMILIES
+from flowtape.model.prints import conform
+from flowtape.orderflow.minute_bars import EDGES, FIELDS, NS_PER_MINUTE
+from flowtape.storage import Store, open_store
+from flowtape.storage.catalog import SERIES_KEY
 
 FRESH_SECONDS = 900
 BATCH = 500_000

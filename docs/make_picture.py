@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 
 import flowtape
-from flowtape.feeds.simulate import Market, write_tape
+from flowtape.simulation.tape import Market, write_tape
 
 DAY = date(2026, 5, 12)
 MARKET = Market(seed=6)

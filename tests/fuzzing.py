@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 import flowtape
 from flowtape.errors import FlowtapeError, RowError, UsageError
-from flowtape.prices import MAX_PRICE
-from flowtape.prints import EARLIEST, FIRST_DAY, LAST_DAY, MAX_SIZE, REQUIRED, SCHEMA, latest_instant
+from flowtape.model.prices import MAX_PRICE
+from flowtape.model.prints import EARLIEST, FIRST_DAY, LAST_DAY, MAX_SIZE, REQUIRED, SCHEMA, latest_instant
 from flowtape.readers import Options, Tape, open_tapes
 
 NS = 1_778_594_400 * 10**9

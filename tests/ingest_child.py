@@ -2,9 +2,9 @@
 
 import sys
 
-from flowtape.engine import Engine
+from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import Options, open_tapes
-from flowtape.store import open_store
+from flowtape.storage import open_store
 
 tape, store, rows = sys.argv[1:]
 kept = open_store(store)

@@ -11,17 +11,17 @@ import signal
 import sys
 import threading
 
-import flowtape.feeds.alpaca
-import flowtape.feeds.massive
-import flowtape.live
-from flowtape.api.flow import Flow
-from flowtape.api.routes import ROUTES
-from flowtape.engine import Engine
+import flowtape.feeds.alpaca.feed
+import flowtape.feeds.massive.feed
+import flowtape.pipeline.supervisor
+from flowtape.cache.window import Window
 from flowtape.feeds.registry import open_feeds
-from flowtape.live import Live
-from flowtape.query import Query
-from flowtape.store import open_store
-from flowtape.window import Window
+from flowtape.model.query import Query
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.supervisor import Live
+from flowtape.server.flow import Flow
+from flowtape.server.routes import ROUTES
+from flowtape.storage import open_store
 
 MINUTE = 60 * 10**9
 
@@ -91,10 +91,10 @@ def answers(engine, window, now):
 
 def hurry():
     """Shorten the pauses, so that a run takes seconds."""
-    flowtape.live.COMMIT_EVERY = 0.1
-    flowtape.live.FIRST_PAUSE, flowtape.live.LONGEST_PAUSE = 0.02, 0.1
+    flowtape.pipeline.supervisor.COMMIT_EVERY = 0.1
+    flowtape.pipeline.supervisor.FIRST_PAUSE, flowtape.pipeline.supervisor.LONGEST_PAUSE = 0.02, 0.1
     # The stand-in's REST has all at once.
-    flowtape.feeds.massive.REST_LAG = flowtape.feeds.alpaca.REST_LAG = 0.05
+    flowtape.feeds.massive.feed.REST_LAG = flowtape.feeds.alpaca.feed.REST_LAG = 0.05
 
 
 class Facts(logging.Formatter):

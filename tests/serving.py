@@ -7,17 +7,17 @@ from concurrent.futures import Future
 
 import httpx
 
-from flowtape.api.app import create_app
-from flowtape.api.flow import Flow
-from flowtape.api.keyfile import FileCounts, FileLedger
-from flowtape.api.keys import Keys
-from flowtape.api.server import run
-from flowtape.api.usage import Usage
-from flowtape.engine import Engine
-from flowtape.ingest import Request, ingest
-from flowtape.loading import Backlogs
+from flowtape.cache.window import Window
+from flowtape.feeds.backlog import Backlogs
+from flowtape.pipeline.ingest import Request, ingest
+from flowtape.pipeline.ingestor import Engine
+from flowtape.server.app import create_app
+from flowtape.server.auth.keyfile import FileCounts, FileLedger
+from flowtape.server.auth.keys import Keys
+from flowtape.server.auth.usage import Usage
+from flowtape.server.flow import Flow
+from flowtape.server.server import run
 from flowtape.settings import PLANS, Settings
-from flowtape.window import Window
 from oracle import MINUTE
 from stores import ENGINE
 from stores import make_store as open_store

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from flowtape.store import open_store
+from flowtape.storage import open_store
 
 ENGINE = os.environ.get("FLOWTAPE_TEST_CLICKHOUSE") or os.environ.get("FLOWTAPE_TEST_STORE", "duckdb")
 

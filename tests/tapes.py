@@ -9,7 +9,7 @@ from fractions import Fraction
 import polars as pl
 from hypothesis import strategies as st
 
-from flowtape.prints import SCHEMA, SIZE_SCALE, conform
+from flowtape.model.prints import SCHEMA, SIZE_SCALE, conform
 
 T0 = int(datetime(2026, 3, 6, 20, 58, tzinfo=UTC).timestamp()) * 10**9
 """Late on a Friday in New York, two days before clocks change."""

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle_routes as routes
-from flowtape import answers
-from flowtape.answers import boards, numbers, spans, tape
-from flowtape.conditions import CANCEL, FAMILIES, OFFICIAL
-from flowtape.desk import Desk
-from flowtape.engine import Engine
-from flowtape.query import Filter, Query
-from flowtape.window import Window
+from flowtape import queries
+from flowtape.cache.window import Window
+from flowtape.model.conditions import CANCEL, FAMILIES, OFFICIAL
+from flowtape.model.query import Filter, Query
+from flowtape.pipeline.ingestor import Engine
+from flowtape.queries import leaders, prints, spans
+from flowtape.queries.render import numbers
+from flowtape.queries.source import Desk
 from oracle_compare import differences
 from stores import examples
 from stores import make_store as open_store
@@ -38,7 +39,7 @@ def ns(text):
 
 
 def body(made):
-    return json.loads(answers.encode(made, simulated=False).body)
+    return json.loads(queries.encode(made, simulated=False).body)
 
 
 class Kept:
@@ -80,9 +81,9 @@ def test_dollars_are_the_nearest_double(values, scale):
 
 
 def test_instants_show_what_they_need():
-    assert answers.instant(T0) == "2026-03-06T20:58:00Z"
-    assert answers.instant(T0 + 5_000_000) == "2026-03-06T20:58:00.005Z"
-    assert answers.instant(T0 + 1) == "2026-03-06T20:58:00.000000001Z"
+    assert queries.instant(T0) == "2026-03-06T20:58:00Z"
+    assert queries.instant(T0 + 5_000_000) == "2026-03-06T20:58:00.005Z"
+    assert queries.instant(T0 + 1) == "2026-03-06T20:58:00.000000001Z"
     assert (
         numbers.stamp(T0 + 5_999_999) == numbers.stamps(ints(T0 + 5_999_999))[0] == "2026-03-06T20:58:00.005Z"
     )
@@ -107,23 +108,23 @@ def test_instants_show_what_they_need():
     ],
 )
 def test_imbalance_and_its_name(buy, sell, percent, name):
-    found = boards.signed_imbalance(ints(buy), ints(sell))
-    assert (numbers.decimals(np.abs(found), 100), boards.skew(int(found[0]))) == ([percent], name)
+    found = leaders.signed_imbalance(ints(buy), ints(sell))
+    assert (numbers.decimals(np.abs(found), 100), leaders.skew(int(found[0]))) == ([percent], name)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
 def test_imbalance_is_the_rounded_fraction(buy, sell):
     exact = Fraction(10_000 * (buy - sell), buy + sell) if buy + sell else Fraction(0)
-    assert boards.signed_imbalance(ints(buy), ints(sell)).tolist() == [round(exact)]
+    assert leaders.signed_imbalance(ints(buy), ints(sell)).tolist() == [round(exact)]
 
 
 def test_an_instrument_is_its_contract_alone():
-    one = tape.instrument_id("SPY", date(2026, 3, 20), "C", 6_000_000)
+    one = prints.instrument_id("SPY", date(2026, 3, 20), "C", 6_000_000)
     assert one == 1_300_417_876_924_740, "the same on every machine, in every run"
     others = [("SPX", date(2026, 3, 20), "C", 6_000_000), ("SPY", date(2026, 3, 21), "C", 6_000_000),
               ("SPY", date(2026, 3, 20), "P", 6_000_000), ("SPY", date(2026, 3, 20), "C", 6_000_005)]  # fmt: skip
-    assert len({one, *(tape.instrument_id(*other) for other in others)}) == 5
-    assert all(tape.instrument_id(*other) < 2**53 for other in others)
+    assert len({one, *(prints.instrument_id(*other) for other in others)}) == 5
+    assert all(prints.instrument_id(*other) < 2**53 for other in others)
 
 
 def flow(places, **changes):
@@ -152,8 +153,8 @@ def test_pages_join_to_the_whole(tmp_path_factory, places, size, since, until, a
     }  # fmt: skip
     try:
         for function, name, more in (
-            (answers.cumulative, "points", {"anchor": anchor}),
-            (answers.history, "buckets", {}),
+            (queries.cumulative, "points", {"anchor": anchor}),
+            (queries.history, "buckets", {}),
         ):
             whole = made.ask(function, **asked, **more)
             assert "nextCursor" not in whole
@@ -179,8 +180,8 @@ def test_a_page_ends_where_the_next_begins(kept, monkeypatch):
     made = kept(flow(range(0, 20, 2)))
     monkeypatch.setattr(spans, "PAGE", 4)
     for function, name, cursors in (
-        (answers.cumulative, "points", [8, 16]),
-        (answers.history, "buckets", [10, 2]),
+        (queries.cumulative, "points", [8, 16]),
+        (queries.history, "buckets", [10, 2]),
     ):
         first = made.ask(function, since=T0)
         second = made.ask(function, since=T0, cursor=int(first["nextCursor"]))
@@ -195,11 +196,11 @@ def test_a_page_ends_where_the_next_begins(kept, monkeypatch):
 
 def test_from_and_to_stand_in_the_place_of_minutes(kept):
     made = kept(flow(range(10)))
-    found = made.ask(answers.cumulative, since=T0 + 1, until=T0 + 4 * MINUTE + 30 * SECOND)
+    found = made.ask(queries.cumulative, since=T0 + 1, until=T0 + 4 * MINUTE + 30 * SECOND)
     assert list(found) == ["symbol", "from", "to", "count", "points"]
     assert (found["from"], found["to"]) == ("2026-03-06T20:58:00.000000001Z", "2026-03-06T21:02:30Z")
     assert [point["ts"][11:16] for point in found["points"]] == ["20:59", "21:00", "21:01"]
-    open_end = made.ask(answers.history, since=T0)
+    open_end = made.ask(queries.history, since=T0)
     assert list(open_end) == ["symbol", "from", "count", "buckets"]
     assert open_end["count"] == 10
 
@@ -207,20 +208,20 @@ def test_from_and_to_stand_in_the_place_of_minutes(kept):
 def test_long_gaps_are_crossed(kept):
     now = ns("2026-03-06T21:00:00+00:00")
     made = kept([row(ts=now - days * 1440 * MINUTE, seq=days) for days in (3000, 400, 1)], now)
-    found = made.ask(answers.history, since=0)
+    found = made.ask(queries.history, since=0)
     assert [bucket["ts"][:10] for bucket in found["buckets"]] == ["2026-03-05", "2025-01-30", "2017-12-18"]
-    points = made.ask(answers.cumulative, since=0)["points"]
+    points = made.ask(queries.cumulative, since=0)["points"]
     assert [point["ts"] for point in points] == [bucket["ts"] for bucket in found["buckets"]][::-1]
 
 
 def test_measures_anchors_and_filters_are_echoed_in_order(kept):
     made = kept(flow(range(3)))
     echo = (("expiry", "2026-03-20"), ("right", "C"), ("side", "buy"))
-    found = made.ask(answers.cumulative, minutes=60, echo=echo, measure="premium", anchor="session")
+    found = made.ask(queries.cumulative, minutes=60, echo=echo, measure="premium", anchor="session")
     names = ["symbol", "expiry", "right", "side", "measure", "anchor", "minutes", "count", "points"]
     assert list(found) == names
     assert list(found["points"][0]) == ["ts", "session", "netPremium", "cumulative", "vwap", "tradeCount"]
-    assert list(made.ask(answers.cumulative, minutes=60)) == ["symbol", "minutes", "count", "points"]
+    assert list(made.ask(queries.cumulative, minutes=60)) == ["symbol", "minutes", "count", "points"]
 
 
 @pytest.mark.parametrize(("asset", "shares"), [("option", 100), ("stock", 1)])
@@ -230,7 +231,7 @@ def test_premium_is_exact(kept, asset, shares):
         row(ts=T0 + n * MINUTE, seq=n, price=price, size=size, **changes)
         for n, (price, size) in enumerate([(12_345, 3), (11_111, 7), (12_999, 1_000_003)])
     ]
-    points = kept(rows).ask(answers.cumulative, asset=asset, minutes=60, measure="premium")["points"]
+    points = kept(rows).ask(queries.cumulative, asset=asset, minutes=60, measure="premium")["points"]
     signed = [shares * sign * one["price"] * one["size"] for sign, one in zip((1, -1, 1), rows, strict=True)]
     assert [point["netPremium"] for point in points] == [value / 10_000 for value in signed]
     assert [point["cumulative"] for point in points] == [v / 10_000 for v in itertools.accumulate(signed)]
@@ -244,10 +245,10 @@ def test_a_session_s_sum_begins_at_its_open(kept):
     made = kept(rows, monday + 2 * MINUTE)
     tape = made.tape
     for minutes in (1, 2, 3, 4320, 10_080):
-        found = made.ask(answers.cumulative, symbol="X", minutes=minutes, anchor="session")
+        found = made.ask(queries.cumulative, symbol="X", minutes=minutes, anchor="session")
         expected = routes.cumulative(tape, "option", "X", now=made.desk.now, minutes=minutes, opens=opens)
         assert found["points"] == expected["points"]
-    late = made.ask(answers.cumulative, symbol="X", since=times[2], anchor="session")["points"]
+    late = made.ask(queries.cumulative, symbol="X", since=times[2], anchor="session")["points"]
     assert [(point["session"], point["cumulative"]) for point in late] == [
         ("2026-03-06", 6), ("2026-03-09", 4), ("2026-03-09", 9)
     ]  # fmt: skip
@@ -262,7 +263,7 @@ def test_quality_tells_what_a_minute_rests_on(kept):
         row(ts=T0 + MINUTE, seq=5, bid=None),
     ]
     made = kept(rows)
-    first, last = made.ask(answers.cumulative, minutes=60, quality=True)["points"]
+    first, last = made.ask(queries.cumulative, minutes=60, quality=True)["points"]
     assert {name: first[name] for name in list(first)[5:]} == {
         "nbboShare": 0.8571,
         "sidedShare": 0.4286,
@@ -271,36 +272,36 @@ def test_quality_tells_what_a_minute_rests_on(kept):
     }
     assert "medianQuoteAgeMs" not in last
     assert last["nbboShare"] == 0.0
-    plain = made.ask(answers.cumulative, minutes=60)["points"]
+    plain = made.ask(queries.cumulative, minutes=60)["points"]
     assert [{name: point[name] for name in plain[0]} for point in (first, last)] == plain
-    buckets = made.ask(answers.history, minutes=60, quality=True)["buckets"]
+    buckets = made.ask(queries.history, minutes=60, quality=True)["buckets"]
     assert [bucket["families"] for bucket in buckets] == [last["families"], first["families"]]
-    assert made.ask(answers.history, minutes=1, quality=True)["buckets"] == []
+    assert made.ask(queries.history, minutes=1, quality=True)["buckets"] == []
 
 
 @pytest.mark.parametrize("asset", ["option", "stock"])
 def test_without_a_print(kept, asset):
     made = kept([row(symbol="QQQ")])
     asked = {"asset": asset, "minutes": 60, "limit": 9, "min_size": 1}
-    assert made.ask(answers.recent, **asked) == {
+    assert made.ask(queries.recent, **asked) == {
         "symbol": "SPY", "count": 0, "totalAvailable": 0, "trades": []
     }  # fmt: skip
-    assert made.ask(answers.blocks, **asked)["blocks"] == []
-    summary = made.ask(answers.summary, **asked)
+    assert made.ask(queries.blocks, **asked)["blocks"] == []
+    summary = made.ask(queries.summary, **asked)
     assert summary.pop("lastTradeUtc") is None
     assert {value for name, value in summary.items() if name != "symbol"} == {0}
     assert ("contractsWithTrades" in summary) == (asset == "option")
-    for function in (answers.cumulative, answers.history):
+    for function in (queries.cumulative, queries.history):
         assert made.ask(function, **asked)["count"] == 0
         assert made.ask(function, asset=asset, since=0)["count"] == 0
     if asset == "stock":
-        found = made.ask(answers.bars, **asked, resolution="5m")
+        found = made.ask(queries.bars, **asked, resolution="5m")
         assert (found["dataStartUtc"], found["bars"]) == (None, [])
-        assert made.ask(answers.bars, **asked, resolution="1s")["bars"] == []
+        assert made.ask(queries.bars, **asked, resolution="1s")["bars"] == []
 
 
 def test_an_unknown_quote_is_written_as_zeros(kept):
-    found = kept([row(bid=None), row(seq=1, ask=None), row(seq=2)]).ask(answers.recent, limit=10)["trades"]
+    found = kept([row(bid=None), row(seq=1, ask=None), row(seq=2)]).ask(queries.recent, limit=10)["trades"]
     assert [(trade["bid"], trade["ask"]) for trade in found] == [(1.1, 1.3), (0.0, 0.0), (0.0, 0.0)]
 
 
@@ -317,8 +318,8 @@ def test_bars_of_every_resolution(tmp_path_factory, prints, data):
     made = Kept(tmp_path_factory.mktemp("bars"), rows or [row(symbol="QQQ")])
     minutes = data.draw(st.sampled_from([1, 7, 30, 1440]))
     try:
-        for resolution in answers.RESOLUTIONS:
-            found = made.ask(answers.bars, asset="stock", minutes=minutes, resolution=resolution)
+        for resolution in queries.RESOLUTIONS:
+            found = made.ask(queries.bars, asset="stock", minutes=minutes, resolution=resolution)
             expected = routes.bars(made.tape, "SPY", now=NOW, resolution=resolution, minutes=minutes)
             assert found["bars"] == expected["bars"], resolution
             assert list(found) == list(expected)
@@ -330,11 +331,11 @@ def test_bars_of_every_resolution(tmp_path_factory, prints, data):
 
 def test_a_bar_is_closed_when_its_end_has_passed(kept):
     made = kept(flow(range(10), **STOCK), T0 + 7 * MINUTE)
-    found = made.ask(answers.bars, asset="stock", minutes=8, resolution="5m")["bars"]
+    found = made.ask(queries.bars, asset="stock", minutes=8, resolution="5m")["bars"]
     assert [(bar["ts"][11:16], bar["closed"]) for bar in found] == [
         ("20:55", True), ("21:00", True), ("21:05", False)
     ]  # fmt: skip
-    earlier = made.ask(answers.bars, asset="stock", minutes=8, resolution="5m", at=T0 + 6 * MINUTE)["bars"]
+    earlier = made.ask(queries.bars, asset="stock", minutes=8, resolution="5m", at=T0 + 6 * MINUTE)["bars"]
     assert [bar["closed"] for bar in earlier] == [True, False]
     assert [bar["tradeCount"] for bar in earlier] == [2, 4]
 
@@ -350,16 +351,16 @@ def test_boards_rank_by_exact_notional_and_break_ties_by_name(kept, asset, share
         )
     ]  # fmt: skip
     made = kept(rows)
-    found = made.ask(answers.leaderboard, asset=asset, limit=2, minutes=240, symbol="")
+    found = made.ask(queries.leaderboard, asset=asset, limit=2, minutes=240, symbol="")
     assert differences(found, routes.leaderboard(made.tape, asset, now=NOW, n=2)) == []
     assert [row["symbol"] for row in found["buyers"]] == ["BBB", "ZZZ"]
     assert [row["symbol"] for row in found["sellers"]] == ["CCC", "EEE"]
     assert found["buyers"][0]["netNotional"] == 4 * 1.25 * shares
-    found = made.ask(answers.outliers, asset=asset, limit=200, min_trades=1, minutes=240, symbol="")
+    found = made.ask(queries.outliers, asset=asset, limit=200, min_trades=1, minutes=240, symbol="")
     expected = routes.outliers(made.tape, asset, now=NOW, limit=200, minTrades=1)
     assert differences(found, expected) == []
     assert [row["symbol"] for row in found["outliers"]] == ["CCC", "EEE", "BBB", "ZZZ", "AAA", "DDD"]
-    none = made.ask(answers.outliers, asset=asset, limit=200, min_trades=2, minutes=240, symbol="")
+    none = made.ask(queries.outliers, asset=asset, limit=200, min_trades=2, minutes=240, symbol="")
     assert (none["tracked"], none["qualified"], none["outliers"]) == (6, 0, [])
 
 
@@ -370,7 +371,7 @@ def test_dealers_take_the_other_side(kept):
         row(seq=2, size=9),
         row(ts=T0 + MINUTE, seq=3),
     ]
-    found = kept(rows).ask(answers.dealer_premium, minutes=240)
+    found = kept(rows).ask(queries.dealer_premium, minutes=240)
     assert found == {
         "symbol": "SPY", "as_of": "2026-03-06T21:28:01Z", "window_minutes": 240, "expiry": None,
         "dealer_buy_premium": 777.77, "dealer_write_premium": 370.35, "net_dealer_premium": 407.42,
@@ -381,7 +382,7 @@ def test_dealers_take_the_other_side(kept):
 def test_tables_have_types(kept):
     made = kept(flow(range(3)))
     desk = made.desk
-    point = answers.table(answers.cumulative(desk, Query(symbol="SPY", minutes=60, quality=True)).body)
+    point = queries.table(queries.cumulative(desk, Query(symbol="SPY", minutes=60, quality=True)).body)
     families = [f"family_{name}" for name in FAMILIES if name not in (CANCEL, OFFICIAL)]
     assert point.schema == {
         "ts": pl.Datetime("ns", "UTC"), "netVolume": pl.Int64, "cumulative": pl.Int64, "vwap": pl.Float64,
@@ -391,15 +392,15 @@ def test_tables_have_types(kept):
     assert point["ts"][0] == datetime(2026, 3, 6, 20, 58, tzinfo=UTC)
     assert point["family_regular"].to_list() == [1.0] * 3
     asked = Query(symbol="SPY", minutes=60, measure="premium", anchor="session")
-    premium = answers.table(answers.cumulative(desk, asked).body)
+    premium = queries.table(queries.cumulative(desk, asked).body)
     assert premium["session"].dtype == pl.Date
     assert premium["cumulative"].dtype == pl.Float64
-    trades = answers.table(answers.recent(desk, Query(symbol="SPY", limit=2)).body)
+    trades = queries.table(queries.recent(desk, Query(symbol="SPY", limit=2)).body)
     assert trades["expiry"].to_list() == [date(2026, 3, 20)] * 2
     assert (trades["isBlock"].dtype, trades["instrumentId"].dtype, trades.height) == (pl.Boolean, pl.Int64, 2)
-    day = answers.table(answers.summary(desk, Query(symbol="SPY")).body)
+    day = queries.table(queries.summary(desk, Query(symbol="SPY")).body)
     assert (day.height, day["totalTrades"][0], day["lastTradeUtc"].dtype) == (1, 3, pl.Datetime("ns", "UTC"))
-    leaders = answers.table(answers.leaderboard(desk, Query(limit=5, minutes=60)).body)
+    leaders = queries.table(queries.leaderboard(desk, Query(limit=5, minutes=60)).body)
     assert leaders["list"].to_list() == ["buyers"]
 
 
@@ -408,7 +409,7 @@ def test_a_table_without_rows_has_the_same_columns(kept):
     for measure, anchor in itertools.product(("volume", "premium"), ("window", "session")):
         asked = {"minutes": 60, "measure": measure, "anchor": anchor, "quality": True}
         full, empty = (
-            answers.table(answers.cumulative(made.desk, Query(symbol=symbol, **asked)).body)
+            queries.table(queries.cumulative(made.desk, Query(symbol=symbol, **asked)).body)
             for symbol in ("SPY", "NONE")
         )
         assert full.schema == empty.schema

@@ -14,16 +14,16 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtape.backfill import backfill, plan
-from flowtape.backfill.files import File, Reading, find, units_of
-from flowtape.backfill.pools import Dask, Failed, Here, Processes
-from flowtape.backfill.tasks import Place
 from flowtape.cli import commands
-from flowtape.engine import Engine, wrong_minutes
 from flowtape.errors import StoreError, TapeError, UsageError
-from flowtape.feeds.simulate import Market, write_tape
+from flowtape.pipeline.backfill import backfill, plan
+from flowtape.pipeline.backfill.files import File, Reading, find, units_of
+from flowtape.pipeline.backfill.pools import Dask, Failed, Here, Processes
+from flowtape.pipeline.backfill.tasks import Place
+from flowtape.pipeline.ingestor import Engine, wrong_minutes
 from flowtape.readers import open_tapes
-from flowtape.store import open_store
+from flowtape.simulation.tape import Market, write_tape
+from flowtape.storage import open_store
 from stores import every_print, over_http, until
 from test_engine import from_store
 

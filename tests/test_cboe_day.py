@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 
 import oracle
-from flowtape.answers import cumulative, encode
-from flowtape.desk import Desk
-from flowtape.engine import Engine
-from flowtape.ingest import Request, ingest
-from flowtape.query import Filter, Query
+from flowtape.model.query import Filter, Query
+from flowtape.pipeline.ingest import Request, ingest
+from flowtape.pipeline.ingestor import Engine
+from flowtape.queries import cumulative, encode
+from flowtape.queries.source import Desk
 from stores import every_print
 from stores import make_store as open_store
 

@@ -25,9 +25,9 @@ import live_child
 import oracle
 from chaos_tapes import SECOND, prints_of, tape_of
 from chaos_vendors import KEYS, KINDS
-from flowtape.engine import Engine
-from flowtape.store import open_store
-from flowtape.window import Window
+from flowtape.cache.window import Window
+from flowtape.pipeline.ingestor import Engine
+from flowtape.storage import open_store
 from test_kill import state
 
 RUNS = int(os.environ.get("FLOWTAPE_TEST_CHAOS", "1"))
@@ -121,7 +121,9 @@ def nursery(tmp_path, monkeypatch):
         monkeypatch.delenv(f"{name}_FILE", raising=False)
         monkeypatch.setenv(name, key)
     for name in ("COMMIT_EVERY", "FIRST_PAUSE", "LONGEST_PAUSE"):
-        monkeypatch.setattr(f"flowtape.live.{name}", getattr(live_child.flowtape.live, name))
+        monkeypatch.setattr(
+            f"flowtape.pipeline.supervisor.{name}", getattr(live_child.flowtape.pipeline.supervisor, name)
+        )
     live_child.hurry()
     made = Nursery(tmp_path / "errors.txt")
     yield made

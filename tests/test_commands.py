@@ -14,7 +14,7 @@ import httpx
 import polars as pl
 import pytest
 
-from flowtape.feeds.simulate import Market, write_tape
+from flowtape.simulation.tape import Market, write_tape
 
 DAY = date(2026, 5, 12)
 AT = "2026-05-12T20:00:00Z"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowtape
-from flowtape.conditions import (
+from flowtape.model.conditions import (
     BY_NAME,
     CONDITIONS,
     FAMILY_OF,
@@ -21,7 +21,7 @@ from flowtape.conditions import (
     stock_conditions,
     without_official,
 )
-from flowtape.prints import CONDITION_NAMES, SETS_ENDS, SETS_RANGE, SIZE_SCALE, Condition, Timestamp
+from flowtape.model.prints import CONDITION_NAMES, SETS_ENDS, SETS_RANGE, SIZE_SCALE, Condition, Timestamp
 from flowtape.readers import Options, open_tapes
 
 BOTH = SETS_RANGE | SETS_ENDS

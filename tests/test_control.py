@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from flowtape.api import control
 from flowtape.errors import StoreError
+from flowtape.server import admin
 from processes import Served, command
 
-REBUILD = control.Rebuild(date(2026, 5, 12))
+REBUILD = admin.Rebuild(date(2026, 5, 12))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ class Listener:
 
     def __init__(self, store, said):
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(os.fspath(control.address(store)))
+        self._socket.bind(os.fspath(admin.address(store)))
         self._socket.listen()
         self._lines = []
         self._said = said
@@ -81,11 +81,11 @@ class Listener:
     ],
 )
 def test_a_socket_that_does_not_answer_ends_the_command(store, monkeypatch, said, reason):
-    monkeypatch.setattr(control, "PATIENCE", 0.3)
+    monkeypatch.setattr(admin, "PATIENCE", 0.3)
     listener = Listener(store, said)
     began = time.monotonic()
     with pytest.raises(StoreError, match=reason):
-        control.ask(str(store), REBUILD)
+        admin.ask(str(store), REBUILD)
     assert time.monotonic() - began < 5
     listener.close()
 
@@ -101,15 +101,15 @@ def test_another_user_does_not_answer_for_a_store(far):
     finally:
         os.seteuid(0)
     with pytest.raises(StoreError, match=r"another user's \(id 65534\)"):
-        control.ask(str(store), REBUILD)
+        admin.ask(str(store), REBUILD)
     listener.close()
 
 
 def test_a_long_path_has_its_socket_in_a_private_folder(far, temporary):
-    path = control.address(far)
+    path = admin.address(far)
     assert path.parent == temporary
     assert stat.S_IMODE(temporary.stat().st_mode) == 0o700
-    assert control.address(far) == path
+    assert admin.address(far) == path
 
 
 @pytest.mark.parametrize("made", ["wide", "link", "file", "other"])
@@ -127,7 +127,7 @@ def test_a_folder_that_another_could_have_made_is_refused(far, temporary, tmp_pa
             pytest.skip("only root can give a folder away")
         os.chown(temporary, 65_534, 65_534)
     with pytest.raises(StoreError, match="must be a folder of your own with mode 0700, and no link"):
-        control.address(far)
+        admin.address(far)
 
 
 def test_a_long_command_is_kept_alive_by_the_server(store, monkeypatch, tmp_path):
@@ -135,15 +135,15 @@ def test_a_long_command_is_kept_alive_by_the_server(store, monkeypatch, tmp_path
     tape = tmp_path / "day.parquet"
     command("simulate", tape, "--day", "2026-05-12", "--prints", "20000")
     with Served("--store", store) as served:
-        monkeypatch.setattr(control, "PATIENCE", 2.5)
-        done = control.ask(str(store), control.Ingest(control.Request(files=[str(tape)])))
+        monkeypatch.setattr(admin, "PATIENCE", 2.5)
+        done = admin.ask(str(store), admin.Ingest(admin.Request(files=[str(tape)])))
         assert done.outcomes[0].added == 20_000
         assert served.end() == 0
 
 
 def test_a_silent_client_does_not_hold_up_the_end(store):
     with Served("--store", store) as served, socket.socket(socket.AF_UNIX) as line:
-        line.connect(os.fspath(control.address(store)))
+        line.connect(os.fspath(admin.address(store)))
         began = time.monotonic()
         assert served.end() == 0
         assert time.monotonic() - began < 15

@@ -4,9 +4,9 @@ import httpx
 import polars as pl
 import pytest
 
-from flowtape.engine import Engine
 from flowtape.errors import StoreError
-from flowtape.store import open_store
+from flowtape.pipeline.ingestor import Engine
+from flowtape.storage import open_store
 from serving import kept, serving
 from tapes import T0, frame, row
 

@@ -13,11 +13,11 @@ import click
 import pytest
 import yaml
 
-from flowtape.api.keys import check_place
-from flowtape.api.metrics import Metrics
 from flowtape.cli import commands
+from flowtape.server.auth.keys import check_place
+from flowtape.server.metrics import Metrics
 from flowtape.settings import load, table
-from flowtape.store.links import parse
+from flowtape.storage.clickhouse.connection import parse
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

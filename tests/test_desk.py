@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import oracle
-from flowtape import board as boards
-from flowtape.conditions import FAMILIES
-from flowtape.desk import Desk, Span
-from flowtape.engine import Engine
-from flowtape.minutes import FIELDS, SUMS, VALUES, gross
-from flowtape.prints import SIZE_SCALE
-from flowtape.query import Filter, Query
-from flowtape.window import COLUMNS, Window
+from flowtape.cache import cross_section as boards
+from flowtape.cache.window import COLUMNS, Window
+from flowtape.model.conditions import FAMILIES
+from flowtape.model.prints import SIZE_SCALE
+from flowtape.model.query import Filter, Query
+from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES, gross
+from flowtape.pipeline.ingestor import Engine
+from flowtape.queries.source import Desk, Span
 from oracle_routes import allowed, closing, opening
 from stores import examples
 from stores import make_store as open_store

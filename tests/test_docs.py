@@ -24,9 +24,9 @@ import pytest
 
 import flowtape
 from flowtape import errors, settings
-from flowtape.api.routes import ROUTES
+from flowtape.orderflow.classify import RULES
 from flowtape.readers import FORMATS
-from flowtape.side import RULES
+from flowtape.server.routes import ROUTES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import flowtape
 import oracle
-from flowtape.answers import CUMULATIVE, cumulative_columns, instants, window_minutes
-from flowtape.desk import Desk
-from flowtape.engine import Engine
+from flowtape.cache.window import MINUTES, Window
 from flowtape.errors import StoreError, UsageError
-from flowtape.query import Filter, Query
-from flowtape.window import MINUTES, Window
+from flowtape.model.query import Filter, Query
+from flowtape.pipeline.ingestor import Engine
+from flowtape.queries import CUMULATIVE, cumulative_columns, instants, window_minutes
+from flowtape.queries.source import Desk
 from stores import ENGINE, every_print, examples
 from stores import make_store as open_store
 from tapes import ROW, SECOND, T0, frame, row, rows

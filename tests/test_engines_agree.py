@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from flowtape.api.routes import CUMULATIVE, ROUTES
-from flowtape.feeds.simulate import Market, write_tape
+from flowtape.server.routes import CUMULATIVE, ROUTES
+from flowtape.simulation.tape import Market, write_tape
 from serving import Kept
 from stores import ENGINE
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtape import exact
+from flowtape.model import exact
 
 FACTORS = st.integers(0, 2**46)
 NUMBERS = st.integers(-(2**90), 2**90)

@@ -12,10 +12,10 @@ from datetime import date
 import httpx
 import pytest
 
-from flowtape.engine import Engine
-from flowtape.feeds.simulate import Market, write_tape
+from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import Options, open_tapes
-from flowtape.store import open_store
+from flowtape.simulation.tape import Market, write_tape
+from flowtape.storage import open_store
 from processes import FLOWTAPE, LIMIT, Served, held_to_permissions
 from test_kill import CHILD, assert_states, state
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowtape
-from flowtape.api.hubs import change, line_of
 from flowtape.cli import commands
 from flowtape.errors import RowError, UsageError
-from flowtape.prints import conform
+from flowtape.model.prints import conform
 from flowtape.report.day import read_day
+from flowtape.server.hubs import change, line_of
 from oracle import MINUTE
 from serving import Kept
 from stores import ENGINE, examples

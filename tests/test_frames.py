@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowtape
-from flowtape.columns import NAIVE
-from flowtape.engine import Engine
 from flowtape.errors import UsageError
-from flowtape.prints import OUT_OF_RANGE, SCHEMA, check, conform
-from flowtape.store import open_store
+from flowtape.model.columns import NAIVE
+from flowtape.model.prints import OUT_OF_RANGE, SCHEMA, check, conform
+from flowtape.pipeline.ingestor import Engine
+from flowtape.storage import open_store
 
 OPEN = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 ROW = {

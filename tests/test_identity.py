@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 import flowtape
-from flowtape.engine import Engine
 from flowtape.errors import TapeError
-from flowtape.identity import Copies
-from flowtape.ingest import Request
-from flowtape.ingest import ingest as run_ingest
-from flowtape.prints import IDENTITY, conform
+from flowtape.model.prints import IDENTITY, conform
+from flowtape.orderflow.identity import Copies
+from flowtape.pipeline.ingest import Request
+from flowtape.pipeline.ingest import ingest as run_ingest
+from flowtape.pipeline.ingestor import Engine
 from stores import every_print, examples, make_store
 from tapes import T0, frame, row
 

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from flowtape.api.keyfile import FileCounts, FileLedger
-from flowtape.api.keys import Keys
 from flowtape.errors import TapeError
 from flowtape.readers import open_tapes
-from flowtape.store import open_store
+from flowtape.server.auth.keyfile import FileCounts, FileLedger
+from flowtape.server.auth.keys import Keys
+from flowtape.storage import open_store
 from processes import LIMIT, Served, command, held_to_permissions
 from stores import until
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import polars as pl
 from polars.testing import assert_frame_equal
 
-from flowtape.engine import Engine
-from flowtape.feeds.simulate import Market, write_tape
+from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import Options, open_tapes
-from flowtape.store import open_store
+from flowtape.simulation.tape import Market, write_tape
+from flowtape.storage import open_store
 
 KILLS = int(os.environ.get("FLOWTAPE_TEST_KILLS", "3"))
 SEED = int(os.environ.get("FLOWTAPE_TEST_SEED", "20260512"))

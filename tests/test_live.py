@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import flowtape.live
-from flowtape.api.flow import Flow
-from flowtape.desk import Desk
-from flowtape.engine import Engine
+import flowtape.pipeline.supervisor
+from flowtape.cache.window import Window
 from flowtape.errors import FeedError, StoreError, UsageError
-from flowtape.feeds.live import Delivery
-from flowtape.live import Live
-from flowtape.query import Query
-from flowtape.quotes import STANDING
-from flowtape.window import Window
+from flowtape.feeds.base import Delivery
+from flowtape.model.query import Query
+from flowtape.orderflow.quotes import STANDING
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.supervisor import Live
+from flowtape.queries.source import Desk
+from flowtape.server.flow import Flow
 from serving import Clock
 from stores import every_print, examples, until
 from stores import make_store as open_store
@@ -245,7 +245,7 @@ def test_feeds_are_taken_committed_and_gone_on_with(kept):
 
 
 def test_a_broken_connection_is_tried_again_from_what_was_delivered(kept, monkeypatch):
-    monkeypatch.setattr(flowtape.live, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(flowtape.pipeline.supervisor, "FIRST_PAUSE", 0.01)
 
     def breaks(outlet):
         put(row(seq=1), cursor="5")(outlet)
@@ -307,7 +307,7 @@ def test_told_to_end_it_shows_and_commits_what_waits(kept):
 
 
 def test_while_the_store_refuses_answers_do_too_and_nothing_is_lost(kept, monkeypatch):
-    monkeypatch.setattr(flowtape.live, "RETRY", 0.01)
+    monkeypatch.setattr(flowtape.pipeline.supervisor, "RETRY", 0.01)
     failing(kept.store, monkeypatch, 3)
     failed = threading.Event()
     live = Live(kept, [Feed(then_wait(put(row(seq=1))))], Clock(T0), told := Told())

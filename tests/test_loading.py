@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 
 from flowtape.errors import FeedError, Loading
-from flowtape.feeds.simulate import Market, to_ns
-from flowtape.feeds.simulated import SimulatedFeed
-from flowtape.live import Live
-from flowtape.loading import FOREVER, Backlog, Backlogs
-from flowtape.prints import conform, trading_days
+from flowtape.feeds.backlog import FOREVER, Backlog, Backlogs
+from flowtape.model.prints import conform, trading_days
+from flowtape.pipeline.supervisor import Live
+from flowtape.simulation.feed import SimulatedFeed
+from flowtape.simulation.tape import Market, to_ns
 from serving import Clock, Kept, kept, serving
 from tapes import row
 

@@ -10,10 +10,10 @@ import time
 import httpx
 import pytest
 
-import flowtape.api.server
-from flowtape.api.connections import Connections, subject
-from flowtape.api.errors import Refusal
+import flowtape.server.server
 from flowtape.errors import UsageError
+from flowtape.server.connections import Connections, subject
+from flowtape.server.errors import Refusal
 from flowtape.settings import Settings
 from processes import FLOWTAPE, LIMIT, Served, command
 from serving import kept, serving
@@ -127,7 +127,7 @@ def test_2000_streams_leave_room_for_a_user(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("sent", [b"", request("/health"), b"GET /health HTTP/1.1\r\nHost: x\r\n"])
 def test_idle_and_slow_connections_are_closed(tmp_path, monkeypatch, sent):
-    monkeypatch.setattr(flowtape.api.server, "IDLE_MS", 1000)
+    monkeypatch.setattr(flowtape.server.server, "IDLE_MS", 1000)
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(serving(stack.enter_context(kept(tmp_path, T0)).app))
         address = ("127.0.0.1", int(url.rpartition(":")[2]))

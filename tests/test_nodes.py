@@ -17,13 +17,13 @@ from datetime import date
 import httpx
 import pytest
 
-from flowtape.api.counts import SharedCounts
-from flowtape.api.keyfile import FileLedger
-from flowtape.api.keys import CHECK_EVERY, Keys
-from flowtape.api.keystore import StoreLedger
 from flowtape.errors import StoreError, UsageError
-from flowtape.feeds.simulate import Market, write_tape
-from flowtape.store.links import parse
+from flowtape.server.auth.counts import SharedCounts
+from flowtape.server.auth.keyfile import FileLedger
+from flowtape.server.auth.keys import CHECK_EVERY, Keys
+from flowtape.server.auth.keystore import StoreLedger
+from flowtape.simulation.tape import Market, write_tape
+from flowtape.storage.clickhouse.connection import parse
 from stores import http_engine, over_http, until
 
 REDIS, NGINX = shutil.which("redis-server"), shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowtape
-from flowtape.engine import Engine
-from flowtape.identity import unique
-from flowtape.ingest import Request
-from flowtape.ingest import ingest as run_ingest
-from flowtape.prints import QUOTE_CLASSES
+from flowtape.model.prints import QUOTE_CLASSES
+from flowtape.orderflow.identity import unique
+from flowtape.pipeline.ingest import Request
+from flowtape.pipeline.ingest import ingest as run_ingest
+from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import open_tapes
 from stores import every_print, examples, make_store
 from tapes import T0, frame, row

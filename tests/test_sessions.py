@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtape import sessions
-from flowtape.prints import underlying_of
+from flowtape.model import calendar
+from flowtape.model.prints import underlying_of
 
 NEW_YORK = ZoneInfo("America/New_York")
 MINUTE = 60_000_000_000
@@ -35,7 +35,7 @@ def new_york(instant):
 @cache
 def of_years(kind, first, last):
     """The sessions of whole years, by their date."""
-    found = sessions.sessions(*kind, ns(f"{first - 1}-12-31"), ns(f"{last + 1}-01-01"))
+    found = calendar.sessions(*kind, ns(f"{first - 1}-12-31"), ns(f"{last + 1}-01-01"))
     return [session for session in found if first <= session.day.year <= last]
 
 
@@ -43,14 +43,14 @@ def of_years(kind, first, last):
 def test_known_sessions(row):
     kind, day = (row["asset"], row["symbol"]), date.fromisoformat(row["session"])
     opened, closed = ns(row["open"]), ns(row["close"])
-    session = sessions.Session(day, opened, closed)
-    assert sessions.sessions(*kind, opened, opened + 1) == [session]
-    assert sessions.sessions(*kind, closed, closed + 1) == [session]
-    assert sessions.sessions(*kind, opened - 1, opened)[0].day < day
-    assert [sessions.is_open(*kind, at) for at in (opened - 1, opened, closed - 1, closed)] == [
+    session = calendar.Session(day, opened, closed)
+    assert calendar.sessions(*kind, opened, opened + 1) == [session]
+    assert calendar.sessions(*kind, closed, closed + 1) == [session]
+    assert calendar.sessions(*kind, opened - 1, opened)[0].day < day
+    assert [calendar.is_open(*kind, at) for at in (opened - 1, opened, closed - 1, closed)] == [
         False, True, True, False
     ]  # fmt: skip
-    opens, days = sessions.anchors(*kind, np.array([opened, closed]) // MINUTE)
+    opens, days = calendar.anchors(*kind, np.array([opened, closed]) // MINUTE)
     assert opens.tolist() == [opened // MINUTE] * 2
     assert days.tolist() == [day] * 2
 
@@ -71,7 +71,7 @@ def test_known_sessions(row):
 )
 def test_a_regular_session_closes_when_its_symbol_does(kind, full, early):
     for day, close in (("2026-05-12", full), ("2026-11-27", early)):
-        (found,) = sessions.regular_sessions(*kind, ns(day), ns(day) + 24 * 60 * MINUTE)
+        (found,) = calendar.regular_sessions(*kind, ns(day), ns(day) + 24 * 60 * MINUTE)
         assert found.day == date.fromisoformat(day)
         assert f"{new_york(found.open):%F %H:%M}" == f"{day} 09:30"
         assert f"{new_york(found.close):%F %H:%M}" == f"{day} {close}"
@@ -80,11 +80,11 @@ def test_a_regular_session_closes_when_its_symbol_does(kind, full, early):
 @pytest.mark.parametrize("kind", KINDS, ids=" ".join)
 def test_a_symbol_is_open_all_through_its_regular_session(kind):
     whole = of_years(kind, 2026, 2026)
-    regular = sessions.regular_sessions(*kind, ns("2026-01-01"), ns("2027-01-01"))
+    regular = calendar.regular_sessions(*kind, ns("2026-01-01"), ns("2027-01-01"))
     assert [one.day for one in regular] == [one.day for one in whole]
     for one, session in zip(regular, whole, strict=True):
         assert session.open <= one.open < one.close <= session.close
-        assert all(sessions.is_open(*kind, at) for at in (one.open, one.close - 1))
+        assert all(calendar.is_open(*kind, at) for at in (one.open, one.close - 1))
 
 
 def test_the_holidays_of_2026():
@@ -134,12 +134,12 @@ def test_nights_begin_in_the_evening_before():
     ],
 )
 def test_pauses_of_an_index_option(at, opened):
-    assert sessions.is_open("option", "SPX", ns(at)) is opened
+    assert calendar.is_open("option", "SPX", ns(at)) is opened
 
 
 def test_a_span_takes_what_is_in_it_and_the_one_before():
     def days(first, last):
-        return [f"{session.day:%m-%d}" for session in sessions.sessions("stock", "A", ns(first), ns(last))]
+        return [f"{session.day:%m-%d}" for session in calendar.sessions("stock", "A", ns(first), ns(last))]
 
     assert days("2026-01-17", "2026-01-18") == ["01-16"]
     assert days("2026-01-20T14:30", "2026-01-21T14:30") == ["01-20"]
@@ -152,7 +152,7 @@ instants = st.integers(ns("2014-01-01"), ns("2030-01-01"))
 
 @given(st.sampled_from(KINDS), st.lists(instants.map(lambda at: at // MINUTE), max_size=20))
 def test_anchors_are_what_a_plain_loop_finds(kind, minutes):
-    opens, days = sessions.anchors(*kind, np.array(minutes, np.int64))
+    opens, days = calendar.anchors(*kind, np.array(minutes, np.int64))
     for minute, opened, day in zip(minutes, opens.tolist(), days.tolist(), strict=True):
         latest = None
         for session in of_years(kind, 2013, 2030):
@@ -160,15 +160,15 @@ def test_anchors_are_what_a_plain_loop_finds(kind, minutes):
                 break
             latest = session
         assert (opened * MINUTE, day) == (latest.open, latest.day)
-    ascending = sessions.anchors(*kind, np.sort(np.array(minutes, np.int64)))
+    ascending = calendar.anchors(*kind, np.sort(np.array(minutes, np.int64)))
     assert all((np.diff(values.astype(np.int64)) >= 0).all() for values in ascending)
 
 
 @given(st.sampled_from(KINDS), instants)
 def test_open_only_within_a_session(kind, at):
-    last = sessions.sessions(*kind, at, at + 1)[-1]
+    last = calendar.sessions(*kind, at, at + 1)[-1]
     within = last.open <= at < last.close
-    assert sessions.is_open(*kind, at) == within or (within and kind[1] in {"RUT", "SPX"})
+    assert calendar.is_open(*kind, at) == within or (within and kind[1] in {"RUT", "SPX"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,21 +180,21 @@ def test_sessions_do_not_overlap(kind):
 @pytest.mark.parametrize("day", ["1677-09-22", "1985-01-01", "1990-01-01", "2100-01-04", "2262-04-10"])
 def test_no_session_is_known_outside_the_calendar(day):
     at = ns(day) + 15 * 60 * MINUTE
-    assert not sessions.is_open("option", "SPX", at)
-    assert sessions.sessions("option", "SPX", at, at + 1) == []
-    opens, days = sessions.anchors("option", "SPX", np.array([at, ns("2026-05-13")]) // MINUTE)
+    assert not calendar.is_open("option", "SPX", at)
+    assert calendar.sessions("option", "SPX", at, at + 1) == []
+    opens, days = calendar.anchors("option", "SPX", np.array([at, ns("2026-05-13")]) // MINUTE)
     assert days.tolist() == [date.fromisoformat(day), date(2026, 5, 12)]
     assert 0 < at // MINUTE - opens[0] < 24 * 60
-    assert sessions.sessions("stock", "A", ns("1985-01-01"), ns("1990-01-04"))[0].day == date(1990, 1, 2)
-    assert sessions.sessions("stock", "A", ns("2099-12-30"), ns("2200-01-01"))[-1].day == date(2099, 12, 31)
+    assert calendar.sessions("stock", "A", ns("1985-01-01"), ns("1990-01-04"))[0].day == date(1990, 1, 2)
+    assert calendar.sessions("stock", "A", ns("2099-12-30"), ns("2200-01-01"))[-1].day == date(2099, 12, 31)
 
 
 def test_tables_name_underlyings():
-    named = {*sessions._LATE_SYMBOLS, *sessions._NIGHT_SYMBOLS}
+    named = {*calendar._LATE_SYMBOLS, *calendar._NIGHT_SYMBOLS}
     assert {underlying_of(symbol) for symbol in named} == named
-    assert not sessions._LATE_SYMBOLS & sessions._NIGHT_SYMBOLS.keys()
+    assert not calendar._LATE_SYMBOLS & calendar._NIGHT_SYMBOLS.keys()
 
 
 def test_the_calendar_is_not_loaded_before_it_is_asked():
-    code = "import sys, flowtape.sessions; sys.exit('pandas' in sys.modules)"
+    code = "import sys, flowtape.model.calendar; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

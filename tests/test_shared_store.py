@@ -15,17 +15,17 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from flowtape.api.flow import Flow
+from flowtape.cache.window import Window
 from flowtape.cli import commands
-from flowtape.engine import Engine, Report, wrong_minutes
 from flowtape.errors import StoreError, TakenOver, UsageError
-from flowtape.feeds.simulate import Market, write_tape
+from flowtape.pipeline.ingestor import Engine, Report, wrong_minutes
 from flowtape.readers import open_tapes
-from flowtape.store import open_store, shown
-from flowtape.store.links import parse
-from flowtape.store.tables import Layout
-from flowtape.store.tidy import APART, Tidy
-from flowtape.window import Window
+from flowtape.server.flow import Flow
+from flowtape.simulation.tape import Market, write_tape
+from flowtape.storage import open_store, shown
+from flowtape.storage.clickhouse.connection import parse
+from flowtape.storage.clickhouse.tables import Layout
+from flowtape.storage.clickhouse.vacuum import APART, Tidy
 from serving import Clock
 from stores import every_print, over_http, until
 from tapes import SECOND, T0, frame, row

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowtape.conditions import CANCEL, FAMILY_OF, UNSIDED
 from flowtape.errors import UsageError
-from flowtape.prints import CONDITION_NAMES, SCHEMA, Side, Timestamp, conform
-from flowtape.side import FUTURE_RULES, LIVE_RULES, RULES, DecidedBy, sign
+from flowtape.model.conditions import CANCEL, FAMILY_OF, UNSIDED
+from flowtape.model.prints import CONDITION_NAMES, SCHEMA, Side, Timestamp, conform
+from flowtape.orderflow.classify import FUTURE_RULES, LIVE_RULES, RULES, DecidedBy, sign
 
 OPEN = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 SIGNS = {"buy": 1, "sell": -1, "mid": 0}

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from flowtape.errors import StoreError
-from flowtape.store import open_store
-from flowtape.store.links import Link, parse
+from flowtape.storage import open_store
+from flowtape.storage.clickhouse.connection import Link, parse
 from stores import ENGINE, make_store, name_of
 
 

@@ -5,9 +5,9 @@ import stat
 
 import pytest
 
-from flowtape.engine import Engine
 from flowtape.errors import UsageError
-from flowtape.store import open_store
+from flowtape.pipeline.ingestor import Engine
+from flowtape.storage import open_store
 from processes import command
 from tapes import frame, row
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import flowtape
 from flowtape.cli import commands
-from flowtape.prints import conform, underlying_of
-from flowtape.symbols import asked, meant
+from flowtape.model.prints import conform, underlying_of
+from flowtape.model.symbols import asked, meant
 from oracle import MINUTE
 from serving import Kept
 from tapes import STOCK, T0, frame, row

@@ -2,7 +2,7 @@ import { defineConfig } from "vite";
 
 export default defineConfig({
   build: {
-    outDir: "../src/flowtape/web",
+    outDir: "../src/flowtape/server/web",
     emptyOutDir: true,
     target: "es2022",
     // Everything as a file of its own: the page's policy allows nothing inline.

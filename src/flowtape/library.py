@@ -17,29 +17,21 @@ from typing import Any
 
 import polars as pl
 
-from flowtape import answers, columns
-from flowtape.conditions import is_cancel, price_flags
+from flowtape import queries
+from flowtape.cache.window import COLUMNS, Totals, columns_of, totals
 from flowtape.errors import NothingRead, UsageError
-from flowtape.identity import Copies
-from flowtape.minutes import NS_PER_MINUTE, unshown
-from flowtape.minutes import SCHEMA as BARS
-from flowtape.minutes import minutes as _minutes
-from flowtape.prints import (
-    EARLIEST,
-    LATEST,
-    OUT_OF_RANGE,
-    PRICE_SCALE,
-    Asset,
-    Side,
-    Timestamp,
-    conform,
-)
-from flowtape.quotes import NO_QUOTE_OF, few_quotes
+from flowtape.model import columns
+from flowtape.model.conditions import is_cancel, price_flags
+from flowtape.model.prints import EARLIEST, LATEST, OUT_OF_RANGE, PRICE_SCALE, Asset, Side, Timestamp, conform
+from flowtape.model.symbols import asked, meant
+from flowtape.orderflow.classify import in_force
+from flowtape.orderflow.classify import sign as _sign
+from flowtape.orderflow.identity import Copies
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, unshown
+from flowtape.orderflow.minute_bars import SCHEMA as BARS
+from flowtape.orderflow.minute_bars import minutes as _minutes
+from flowtape.orderflow.quotes import NO_QUOTE_OF, few_quotes
 from flowtape.readers import Options, Tape, open_tapes
-from flowtape.side import in_force
-from flowtape.side import sign as _sign
-from flowtape.symbols import asked, meant
-from flowtape.window import COLUMNS, Totals, columns_of, totals
 
 Frame = Any
 """A Polars frame or LazyFrame, a pandas frame, or one with the Arrow C stream interface."""
@@ -52,7 +44,7 @@ def read(
     strict: bool = False,
     mapping: str | Path | None = None,
 ) -> pl.DataFrame:
-    """Read one or more files as one frame of prints, in `flowtape.prints.SCHEMA`: prices, quotes and strikes are
+    """Read one or more files as one frame of prints, in `flowtape.model.prints.SCHEMA`: prices, quotes and strikes are
     integers of 1/10,000 USD, times UTC in nanoseconds.
 
     Trades are given together with the quotes or definitions that belong to them. Rows left out are told of
@@ -100,12 +92,12 @@ def _about_quotes(tape: Tape, found: Sequence[pl.DataFrame]) -> list[str]:
 def sign(
     prints: Frame, rule: str | Sequence[str] = "quote", max_quote_age: timedelta | None = None
 ) -> pl.DataFrame:
-    """Add `side` and `decided_by` to prints; see `flowtape.side.sign` for the rules."""
+    """Add `side` and `decided_by` to prints; see `flowtape.orderflow.classify.sign` for the rules."""
     return _sign(_prints(prints), rule, max_quote_age)
 
 
 def minutes(signed: Frame) -> pl.DataFrame:
-    """Minute bars of signed prints; see `flowtape.minutes.minutes`."""
+    """Minute bars of signed prints; see `flowtape.orderflow.minute_bars.minutes`."""
     frame = columns.polars_of(signed)
     if "side" not in frame.columns:
         raise UsageError("prints carry no column side; call sign(prints) first")
@@ -143,18 +135,18 @@ def cumulative(
     )
     chosen = unshown(chosen, asset).filter(pl.col("minute") >= start, pl.col("minute") < end)
     chosen = chosen.with_columns(pl.col("family").to_physical(), pl.lit(0, pl.Int64).alias("series"))
-    return line(totals(columns_of(chosen.select(COLUMNS)), answers.CUMULATIVE), asset)
+    return line(totals(columns_of(chosen.select(COLUMNS)), queries.CUMULATIVE), asset)
 
 
 def symbol_in(frame: pl.DataFrame, symbol: str, asset: str) -> str:
-    """The symbol of bars or prints that a text means; see `flowtape.symbols`."""
+    """The symbol of bars or prints that a text means; see `flowtape.model.symbols`."""
     named = frame.filter(pl.col("asset").cast(pl.String) == asset)["symbol"].unique().cast(pl.String)
     return meant(asked(symbol, asset), set(named))
 
 
 def line(of: Totals, asset: str) -> pl.DataFrame:
     """The points of a cumulative answer as a frame."""
-    numbers = answers.cumulative_columns(of, asset)
+    numbers = queries.cumulative_columns(of, asset)
     ts = pl.Series("ts", of.minute * NS_PER_MINUTE).cast(pl.Datetime("ns")).dt.replace_time_zone("UTC")
     return pl.DataFrame(
         {
@@ -170,9 +162,9 @@ def line(of: Totals, asset: str) -> pl.DataFrame:
 def _bounds(bars: pl.DataFrame, minutes: int, at: datetime | None) -> tuple[int, int]:
     if at is not None:
         instant = at if at.tzinfo else at.replace(tzinfo=UTC)
-        return answers.past_minutes(int(instant.timestamp()) * 10**9, minutes)
+        return queries.past_minutes(int(instant.timestamp()) * 10**9, minutes)
     newest: Any = bars["minute"].to_physical().max()
-    return answers.window_minutes(newest or 0, minutes)
+    return queries.window_minutes(newest or 0, minutes)
 
 
 def _prints(frame: Frame) -> pl.DataFrame:

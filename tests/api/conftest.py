@@ -12,17 +12,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flowtape.answers import Answer, Made, stamp
-from flowtape.api.account import SymbolsBody
-from flowtape.api.app import Application, create_app
-from flowtape.api.formats import MEDIA, Format
-from flowtape.api.keyfile import FileCounts, FileLedger
-from flowtape.api.keys import Keys
-from flowtape.api.routes import Route
-from flowtape.api.server import run
-from flowtape.api.usage import Usage
-from flowtape.api.wire import Wire, wire_of
-from flowtape.query import Query
+from flowtape.model.query import Query
+from flowtape.queries import Answer, Made, stamp
+from flowtape.server.account import SymbolsBody
+from flowtape.server.app import Application, create_app
+from flowtape.server.auth.keyfile import FileCounts, FileLedger
+from flowtape.server.auth.keys import Keys
+from flowtape.server.auth.usage import Usage
+from flowtape.server.encoded import Wire, wire_of
+from flowtape.server.formats import MEDIA, Format
+from flowtape.server.routes import Route
+from flowtape.server.server import run
 from flowtape.settings import Settings
 
 PATH = "/v1/flow/options/VIX/cumulative"

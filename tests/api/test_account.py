@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flowtape.api.account import NOTE
 from flowtape.errors import StoreError
+from flowtape.server.account import NOTE
 from flowtape.settings import Settings
 from oracle import MINUTE
 from serving import kept

@@ -6,7 +6,7 @@ import flashalpha.types
 import httpx
 import pytest
 
-from flowtape.api.routes import ROUTES
+from flowtape.server.routes import ROUTES
 from flowtape.settings import Settings
 from oracle import MINUTE
 from serving import kept, serving

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flowtape.api.routes import ROUTES
+from flowtape.server.routes import ROUTES
 from serving import kept
 from tapes import row
 

@@ -7,20 +7,20 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from flowtape.api.app import Application
-from flowtape.api.flow import Flow
-from flowtape.api.keyfile import FileLedger
-from flowtape.api.keys import Keys
-from flowtape.api.metrics import Metrics
-from flowtape.api.usage import Usage
-from flowtape.engine import Engine
-from flowtape.feeds.joining import ABSURD
-from flowtape.feeds.massive_rows import NOT_UNDERSTOOD
+from flowtape.cache.window import Window
+from flowtape.feeds.massive.rows import NOT_UNDERSTOOD
+from flowtape.feeds.quote_join import ABSURD
 from flowtape.feeds.registry import open_feeds
-from flowtape.live import Live
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.supervisor import Live
+from flowtape.server.app import Application
+from flowtape.server.auth.keyfile import FileLedger
+from flowtape.server.auth.keys import Keys
+from flowtape.server.auth.usage import Usage
+from flowtape.server.flow import Flow
+from flowtape.server.metrics import Metrics
 from flowtape.settings import Settings
-from flowtape.store import open_store
-from flowtape.window import Window
+from flowtape.storage import open_store
 from serving import Clock, serving
 from standins.massive import MassiveServer
 

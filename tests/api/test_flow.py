@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-import flowtape.api.flow
-from flowtape import answers
-from flowtape.answers import Made
-from flowtape.api.routes import CUMULATIVE, ROUTES, Route
-from flowtape.api.wire import Wire
-from flowtape.desk import Desk
+import flowtape.server.flow
+from flowtape import queries
 from flowtape.errors import StoreError
-from flowtape.query import Query
+from flowtape.model.query import Query
+from flowtape.queries import Made
+from flowtape.queries.source import Desk
+from flowtape.server.encoded import Wire
+from flowtape.server.routes import CUMULATIVE, ROUTES, Route
 from oracle import MINUTE
 from serving import Kept, kept
 from tapes import ROW, SECOND, T0, frame
@@ -47,7 +47,7 @@ class Gate:
         assert self.open.wait(10)
         if self.fails:
             raise StoreError("broken")
-        return answers.cumulative(desk, query)
+        return queries.cumulative(desk, query)
 
 
 @pytest.fixture
@@ -191,8 +191,8 @@ def test_a_failure_is_told_to_all_and_not_kept(server: Kept) -> None:
 
 
 def test_an_answer_that_nobody_asks_for_is_given_back(server: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flowtape.api.flow, "KEPT_FOR", 0.2)
-    monkeypatch.setattr(flowtape.api.flow, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(flowtape.server.flow, "KEPT_FOR", 0.2)
+    monkeypatch.setattr(flowtape.server.flow, "LOOK_EVERY", 0.02)
     gate = Gate()
 
     def held(etag: bytes) -> bool:

@@ -8,9 +8,9 @@ import httpx
 import polars as pl
 import pytest
 
-from flowtape.answers import Summary
-from flowtape.api.formats import FORMATS, MEDIA, Format, accepted, writer
-from flowtape.api.routes import ROUTES
+from flowtape.queries import Summary
+from flowtape.server.formats import FORMATS, MEDIA, Format, accepted, writer
+from flowtape.server.routes import ROUTES
 from oracle import MINUTE
 from serving import Kept, kept
 from tapes import ROW, SECOND, STOCK, T0

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from flowtape.api.routes import CUMULATIVE
-from flowtape.api.server import free_address, run
 from flowtape.errors import FeedError, StoreBusy, StoreError, UsageError
-from flowtape.query import Filter, Query
+from flowtape.model.query import Filter, Query
+from flowtape.server.routes import CUMULATIVE
+from flowtape.server.server import free_address, run
 from flowtape.settings import Settings
 
 from .conftest import AS_OF, NOON, PATH, VIX, Server, World, answer

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from flowtape.api.keyfile import FileCounts, FileLedger
-from flowtape.api.keys import Keys, Ledger, check_place, keys_of, plan_named
-from flowtape.api.keystore import StoreLedger
-from flowtape.api.usage import DAY, Usage, usage_of
 from flowtape.cli import commands
 from flowtape.errors import StoreError, UsageError
+from flowtape.server.auth.keyfile import FileCounts, FileLedger
+from flowtape.server.auth.keys import Keys, Ledger, check_place, keys_of, plan_named
+from flowtape.server.auth.keystore import StoreLedger
+from flowtape.server.auth.usage import DAY, Usage, usage_of
 from flowtape.settings import Settings
-from flowtape.store import open_store
-from flowtape.store.links import Link, parse
+from flowtape.storage import open_store
+from flowtape.storage.clickhouse.connection import Link, parse
 from stores import http_engine, name_of, over_http
 
 TODAY = 20_000
@@ -205,7 +205,7 @@ def test_a_store_that_was_made_before_it_kept_keys(store: str) -> None:
 
 
 def test_a_store_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowtape.api.keystore.PATIENCE", 1)
+    monkeypatch.setattr("flowtape.server.auth.keystore.PATIENCE", 1)
     with http_engine(tmp_path) as (process, port):
         address = f"clickhouse://127.0.0.1:{port}/flow"
         open_store(address).close()
@@ -276,8 +276,8 @@ def test_a_limit_is_exact_across_processes_that_share_the_file(open_file: Files)
 def test_a_limited_count_survives_a_kill(open_file: Files, path: Path) -> None:
     program = f"""
 import os, signal
-from flowtape.api.keys import keys_of
-from flowtape.api.usage import usage_of
+from flowtape.server.auth.keys import keys_of
+from flowtape.server.auth.usage import usage_of
 from flowtape.settings import Settings
 settings = Settings(keys={str(path)!r})
 keys, usage = keys_of(settings), usage_of(settings)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from flowtape.api.logs import configure, event, redact
+from flowtape.server.logs import configure, event, redact
 from flowtape.settings import Settings
 
 from .conftest import PATH, World

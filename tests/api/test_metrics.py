@@ -6,10 +6,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowtape.api.app import Application
-from flowtape.api.metrics import Metrics
-from flowtape.feeds.live import Delivery
-from flowtape.live import Live
+from flowtape.feeds.base import Delivery
+from flowtape.pipeline.supervisor import Live
+from flowtape.server.app import Application
+from flowtape.server.metrics import Metrics
 from flowtape.settings import Settings
 from oracle import MINUTE
 from serving import kept, serving

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtape.api.errors import Refusal
-from flowtape.api.names import Names
-from flowtape.api.routes import ROUTES
-from flowtape.api.streams import LAST_EVENT_ID, STREAMS, query_names
+from flowtape.server.errors import Refusal
+from flowtape.server.names import Names
+from flowtape.server.routes import ROUTES
+from flowtape.server.streams import LAST_EVENT_ID, STREAMS, query_names
 
 from .conftest import PATH, World
 

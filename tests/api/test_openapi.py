@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowtape.api.errors import Refusal
-from flowtape.api.formats import MEDIA
-from flowtape.api.routes import ROUTES
-from flowtape.api.streams import STREAMS
+from flowtape.server.errors import Refusal
+from flowtape.server.formats import MEDIA
+from flowtape.server.routes import ROUTES
+from flowtape.server.streams import STREAMS
 from flowtape.settings import Settings
 
 from .conftest import PATH, World
@@ -255,7 +255,7 @@ def test_the_page_to_try_it(world: World) -> None:
 
 
 def test_the_plan_is_the_one_of_the_settings() -> None:
-    from flowtape.api.openapi import document
+    from flowtape.server.openapi import document
 
     found = document(ROUTES, Settings(flow_plan="Growth"))
     assert "Needs the Growth plan" in found["paths"][CUMULATIVE]["get"]["description"]

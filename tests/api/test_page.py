@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flowtape.api import pages
-from flowtape.api.pages import WEB
+from flowtape.server import pages
+from flowtape.server.pages import WEB
 
 from .conftest import World
 

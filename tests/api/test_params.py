@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtape.api.errors import Refusal
-from flowtape.api.params import Param, query_pairs, read_all, whole
-from flowtape.api.queries import AT, SYMBOL
+from flowtape.server.errors import Refusal
+from flowtape.server.params import Param, query_pairs, read_all, whole
+from flowtape.server.queries import AT, SYMBOL
 
 MINUTES = whole("minutes", "minutes", 240, 1, 10_080, "Minutes.")
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtape.api.errors import Refusal
-from flowtape.api.queries import Request, read_request
-from flowtape.api.routes import ROUTES
-from flowtape.conditions import FAMILIES_OF
-from flowtape.query import Filter, Query
+from flowtape.model.conditions import FAMILIES_OF
+from flowtape.model.query import Filter, Query
+from flowtape.server.errors import Refusal
+from flowtape.server.queries import Request, read_request
+from flowtape.server.routes import ROUTES
 
 BY_PATH = {route.path: route for route in ROUTES}
 OPTION_FAMILIES = FAMILIES_OF["option"]

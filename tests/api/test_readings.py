@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from flowtape.feeds.simulate import Market, write_tape
-from flowtape.readings import STATES, divergence
+from flowtape.orderflow.signals import STATES, divergence
+from flowtape.simulation.tape import Market, write_tape
 from oracle import MINUTE
 from serving import kept
 from tapes import row

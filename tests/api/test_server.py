@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flowtape.api.keyfile import FileLedger
-from flowtape.api.keys import Keys
+from flowtape.server.auth.keyfile import FileLedger
+from flowtape.server.auth.keys import Keys
 
 from .conftest import PATH
 
@@ -22,12 +22,12 @@ from pathlib import Path
 import uvloop
 sys.path.insert(0, sys.argv[1])
 from api.conftest import MemoryFlow
-from flowtape.api.app import create_app
-from flowtape.api.keyfile import FileLedger
-from flowtape.api.keys import Keys
-from flowtape.api.logs import configure
-from flowtape.api.server import run
-from flowtape.api.usage import Usage
+from flowtape.server.app import create_app
+from flowtape.server.auth.keyfile import FileLedger
+from flowtape.server.auth.keys import Keys
+from flowtape.server.logs import configure
+from flowtape.server.server import run
+from flowtape.server.auth.usage import Usage
 from flowtape.settings import Settings
 
 settings = Settings()

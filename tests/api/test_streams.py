@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-import flowtape.api.hubs
-import flowtape.api.streams
-from flowtape.api.hubs import change, line_of
-from flowtape.engine import Engine
+import flowtape.server.hubs
+import flowtape.server.streams
+from flowtape.pipeline.ingestor import Engine
+from flowtape.server.hubs import change, line_of
 from flowtape.settings import Settings
-from flowtape.store import open_store
+from flowtape.storage import open_store
 from oracle import MINUTE
 from processes import Served, command
 from serving import kept, serving
@@ -247,7 +247,7 @@ def test_a_stream_is_refused_as_its_answer_is(world):
 
 
 def test_a_revoked_key_ends_its_stream(world, monkeypatch):
-    monkeypatch.setattr(flowtape.api.streams, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(flowtape.server.streams, "HEARTBEAT", 0.05)
     client = follow(world, PATH + "/stream")
     client.next()
     (ours,) = [key for key in world.book.list() if key.plan == "Alpha"]
@@ -257,8 +257,8 @@ def test_a_revoked_key_ends_its_stream(world, monkeypatch):
 
 
 def test_a_reader_that_does_not_read_is_dropped(world, monkeypatch):
-    monkeypatch.setattr(flowtape.api.streams, "SEND_WITHIN", 0.3)
-    monkeypatch.setattr(flowtape.api.hubs, "KEPT_EVENTS", 8)
+    monkeypatch.setattr(flowtape.server.streams, "SEND_WITHIN", 0.3)
+    monkeypatch.setattr(flowtape.server.hubs, "KEPT_EVENTS", 8)
     # Sums of premium are told whole: a print in the first minute changes every point after it, 200 kB of them.
     oldest = -2500
     world.take([step(-minute, minute) for minute in range(oldest, 0)])
@@ -346,7 +346,7 @@ def test_a_key_has_so_many_streams_and_no_more(tmp_path):
 
 
 def test_streams_keep_little_of_answers_that_differ_in_minutes(world, monkeypatch):
-    monkeypatch.setattr(flowtape.api.streams, "LINGER", 0.1)
+    monkeypatch.setattr(flowtape.server.streams, "LINGER", 0.1)
     points = 2000
     world.take([step(points - minute, 10 - minute) for minute in range(points)])
     clients = []
@@ -366,7 +366,7 @@ def test_streams_keep_little_of_answers_that_differ_in_minutes(world, monkeypatc
 
 
 def test_streams_beyond_the_memory_for_streams_are_refused(world, monkeypatch):
-    monkeypatch.setattr(flowtape.api.streams, "KEPT_LINE_BYTES", 1)
+    monkeypatch.setattr(flowtape.server.streams, "KEPT_LINE_BYTES", 1)
     world.take([step(1)])
     client = follow(world, PATH + "/stream")
     client.next()
@@ -383,7 +383,7 @@ def test_a_change_that_is_too_large_to_keep_is_told_as_a_window(world, monkeypat
     world.take([step(1)])
     client = follow(world, PATH + "/stream")
     client.next()
-    monkeypatch.setattr(flowtape.api.hubs, "KEPT_OF_ONE", 10)
+    monkeypatch.setattr(flowtape.server.hubs, "KEPT_OF_ONE", 10)
     for seq in (2, 3):
         world.take([step(seq, 4 + seq)])
         client.until(ask(world, PATH))

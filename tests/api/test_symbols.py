@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowtape.prints import SYMBOL_LENGTH, is_symbol
+from flowtape.model.prints import SYMBOL_LENGTH, is_symbol
 from oracle import MINUTE
 from serving import kept
 from tapes import STOCK, T0

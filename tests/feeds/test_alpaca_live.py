@@ -13,23 +13,23 @@ import msgpack
 import polars as pl
 import pytest
 
-import flowtape.live
-from flowtape.answers import CUMULATIVE
-from flowtape.cancels import standing
-from flowtape.desk import Desk
-from flowtape.engine import Engine
+import flowtape.pipeline.supervisor
+from flowtape.cache.window import Window
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds import alpaca as feed_module
-from flowtape.feeds import alpaca_session as session
-from flowtape.feeds.alpaca import alpaca
-from flowtape.feeds.alpaca_rows import NOT_UNDERSTOOD, UNPLACED
-from flowtape.feeds.joining import ABSURD, AHEAD
+from flowtape.feeds.alpaca import feed as feed_module
+from flowtape.feeds.alpaca import session
+from flowtape.feeds.alpaca.feed import alpaca
+from flowtape.feeds.alpaca.rows import NOT_UNDERSTOOD, UNPLACED
+from flowtape.feeds.quote_join import ABSURD, AHEAD
 from flowtape.feeds.specs import parse_spec
-from flowtape.live import Live
-from flowtape.prints import IDENTITY, SCHEMA
-from flowtape.query import Query
-from flowtape.store import open_store
-from flowtape.window import Window
+from flowtape.model.prints import IDENTITY, SCHEMA
+from flowtape.model.query import Query
+from flowtape.orderflow.cancels import standing
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.supervisor import Live
+from flowtape.queries import CUMULATIVE
+from flowtape.queries.source import Desk
+from flowtape.storage import open_store
 from serving import Clock
 from standins.alpaca import AlpacaServer
 
@@ -673,7 +673,7 @@ def tape(server, low, high):
 
 
 def test_from_the_stream_to_the_store_through_cuts_and_restarts(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(flowtape.live, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(flowtape.pipeline.supervisor, "FIRST_PAUSE", 0.02)
     disturbed, whole = Kept(tmp_path / "a.duckdb"), Kept(tmp_path / "b.duckdb")
     undisturbed = AlpacaServer().start()
     undisturbed_live = whole.live(feed_of(undisturbed, "SPY,QQQ", "stocks"))

@@ -15,10 +15,10 @@ import polars as pl
 import pytest
 
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds import databento as feed_module
-from flowtape.feeds.databento import ERRORS, NOT_UNDERSTOOD, OVERLAP, databento
+from flowtape.feeds.databento import feed as feed_module
+from flowtape.feeds.databento.feed import ERRORS, NOT_UNDERSTOOD, OVERLAP, databento
 from flowtape.feeds.specs import parse_spec
-from flowtape.prints import IDENTITY, SCHEMA
+from flowtape.model.prints import IDENTITY, SCHEMA
 from readers.dbn_files import SYMBOLS, book, cmbp, metadata, read, tcbbo, trade
 from standins.databento import DatabentoServer
 
@@ -236,7 +236,7 @@ def test_not_admitted(server, start, monkeypatch):
     assert isinstance(start().ended(), FeedError)
     server.hang_up, server.mute = False, True
     start().stop()
-    monkeypatch.setattr("flowtape.feeds.databento_session.OPEN_LIMIT", 0.2)
+    monkeypatch.setattr("flowtape.feeds.databento.session.OPEN_LIMIT", 0.2)
     error = start().ended()
     assert isinstance(error, FeedError)
     assert "not admitted" in str(error)
@@ -491,7 +491,7 @@ def test_stocks_with_the_quotes_of_their_venue(start, tmp_path):
 
 
 def test_a_full_outlet_stops_the_reading(server, start, monkeypatch):
-    monkeypatch.setattr("flowtape.feeds.databento_session.WAITING", 10)
+    monkeypatch.setattr("flowtape.feeds.databento.session.WAITING", 10)
     one = begun(server, start())
     one.outlet.open.clear()
     records = day(200)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds.joining import LiveJoin
-from flowtape.prints import QuoteClass, Timestamp
-from flowtape.quotes import STANDING
+from flowtape.feeds.quote_join import LiveJoin
+from flowtape.model.prints import QuoteClass, Timestamp
+from flowtape.orderflow.quotes import STANDING
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND

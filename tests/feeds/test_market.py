@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowtape.conditions import family
 from flowtape.errors import UsageError
-from flowtape.feeds.chains import expiries
-from flowtape.feeds.market import Market
-from flowtape.feeds.rows import TAPE_SCHEMA, cancelled
-from flowtape.prints import NEW_YORK, day_bounds, underlying_of
+from flowtape.model.conditions import family
+from flowtape.model.prints import NEW_YORK, day_bounds, underlying_of
+from flowtape.simulation.chains import expiries
+from flowtape.simulation.market import Market
+from flowtape.simulation.rows import TAPE_SCHEMA, cancelled
 
 DAY = date(2026, 6, 3)
 SMALL = Market(seed=3, prints_per_day=20_000, stock_prints_per_day=0)
@@ -291,7 +291,7 @@ def digest(frame: pl.DataFrame) -> str:
 
 def test_a_seed_makes_the_same_tape_in_another_process(small: pl.DataFrame) -> None:
     code = (
-        "import hashlib, polars as pl; from datetime import date; from flowtape.feeds.simulate import Market;"
+        "import hashlib, polars as pl; from datetime import date; from flowtape.simulation.tape import Market;"
         "market = Market(seed=3, prints_per_day=20_000, stock_prints_per_day=0);"
         "day = market.session(date(2026, 6, 3));"
         "print(hashlib.sha256(pl.concat(market.prints(*day)).write_csv().encode()).hexdigest())"

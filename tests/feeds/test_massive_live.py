@@ -15,17 +15,17 @@ from urllib.parse import parse_qs, urlparse
 import polars as pl
 import pytest
 
-from flowtape.engine import Engine
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds import massive as feed_module
-from flowtape.feeds import massive_session as session_module
-from flowtape.feeds.joining import ABSURD
-from flowtape.feeds.massive import massive
-from flowtape.feeds.massive_rows import NOT_UNDERSTOOD
+from flowtape.feeds.massive import feed as feed_module
+from flowtape.feeds.massive import session as session_module
+from flowtape.feeds.massive.feed import massive
+from flowtape.feeds.massive.rows import NOT_UNDERSTOOD
+from flowtape.feeds.quote_join import ABSURD
 from flowtape.feeds.specs import parse_spec
-from flowtape.prints import IDENTITY, SCHEMA
+from flowtape.model.prints import IDENTITY, SCHEMA
+from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import massive as files
-from flowtape.store import open_store
+from flowtape.storage import open_store
 from standins.massive import MassiveServer
 from tapes import frame, row
 

@@ -9,9 +9,9 @@ import pytest
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.registry import open_feeds
 from flowtape.feeds.replay import TapeClock, replay
-from flowtape.feeds.simulate import Market, write_tape
 from flowtape.feeds.specs import parse_spec
 from flowtape.readers import Options, open_tapes
+from flowtape.simulation.tape import Market, write_tape
 
 
 class Outlet:

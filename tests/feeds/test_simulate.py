@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtape.errors import UsageError
-from flowtape.feeds.rows import SLICE_NS, TAPE_SCHEMA
-from flowtape.feeds.simulate import SUFFIXES, Assets, Delivery, LiveFeed, Market, live, write_tape
-from flowtape.prints import SCHEMA
+from flowtape.model.prints import SCHEMA
 from flowtape.readers import open_tapes
 from flowtape.readers.frames import READ
+from flowtape.simulation.rows import SLICE_NS, TAPE_SCHEMA
+from flowtape.simulation.tape import SUFFIXES, Assets, Delivery, LiveFeed, Market, live, write_tape
 
 DAY = date(2026, 6, 3)
 SMALL = Market(seed=3, prints_per_day=20_000, stock_prints_per_day=15_000)

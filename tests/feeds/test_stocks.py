@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowtape.cancels import removals
-from flowtape.conditions import family
-from flowtape.feeds.market import Market
-from flowtape.feeds.rows import STOCK_VENUES, TAPE_SCHEMA
-from flowtape.prints import IDENTITY, NEW_YORK, SCHEMA, SIZE_SCALE, SIZES, conform
+from flowtape.model.conditions import family
+from flowtape.model.prints import IDENTITY, NEW_YORK, SCHEMA, SIZE_SCALE, SIZES, conform
+from flowtape.orderflow.cancels import removals
+from flowtape.simulation.market import Market
+from flowtape.simulation.rows import STOCK_VENUES, TAPE_SCHEMA
 
 DAY = date(2026, 6, 3)
 SMALL = Market(seed=3, prints_per_day=12_000, stock_prints_per_day=8_000)
@@ -277,7 +277,7 @@ def test_pieces_of_a_day_are_the_day(small: pl.DataFrame, cuts: list[int], rows:
 
 def test_a_seed_makes_the_same_tape_in_another_process(small: pl.DataFrame) -> None:
     code = (
-        "import hashlib, polars as pl; from datetime import date; from flowtape.feeds.simulate import Market;"
+        "import hashlib, polars as pl; from datetime import date; from flowtape.simulation.tape import Market;"
         "market = Market(seed=3, prints_per_day=12_000, stock_prints_per_day=8_000);"
         "day = market.session(date(2026, 6, 3));"
         "print(hashlib.sha256(pl.concat(market.prints(*day)).write_csv().encode()).hexdigest())"

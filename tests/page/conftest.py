@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from browsing import CHROMIUM, chromium
-from flowtape.api.pages import WEB
-from flowtape.feeds.simulate import Market, write_tape
+from flowtape.server.pages import WEB
+from flowtape.simulation.tape import Market, write_tape
 from serving import kept, serving
 
 DAY = date(2026, 5, 12)

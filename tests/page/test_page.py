@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-import flowtape.api.streams
+import flowtape.server.streams
+from flowtape.feeds.backlog import Backlog
 from flowtape.feeds.replay import Replay
-from flowtape.loading import Backlog
 from oracle import MINUTE
 from page.conftest import DAY, LIMIT, NOW, Desk
 from serving import kept, serving
@@ -211,7 +211,7 @@ def test_the_key_stays_out_of_addresses(desk):
 
 
 def test_a_key_is_asked_for_and_again_when_it_is_revoked(desk, monkeypatch):
-    monkeypatch.setattr(flowtape.api.streams, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(flowtape.server.streams, "HEARTBEAT", 0.05)
     page = desk.open(key=False)
     dialog = page.get_by_role("dialog", name="API key")
     dialog.get_by_label("API key").fill("ft_wrong")

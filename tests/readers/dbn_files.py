@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import zstandard
 
-from flowtape.prints import SCHEMA
+from flowtape.model.prints import SCHEMA
 from flowtape.readers import Options, Tape, databento
 
 DAY = date(2025, 2, 20)

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from reading import faults, read_all
 
-from flowtape.conditions import BY_NANEX, FAMILY_OF
 from flowtape.errors import RowError, TapeError
-from flowtape.prints import SCHEMA
+from flowtape.model.conditions import BY_NANEX, FAMILY_OF
+from flowtape.model.prints import SCHEMA
 from flowtape.readers import guess, open_tapes
 
 HEADER = (

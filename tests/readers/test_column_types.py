@@ -12,8 +12,8 @@ from reading import faults, read_all
 
 import flowtape
 from flowtape.errors import NothingRead, TapeError
-from flowtape.prices import shortest_floats
-from flowtape.prints import NEW_YORK
+from flowtape.model.prices import shortest_floats
+from flowtape.model.prints import NEW_YORK
 
 TS = datetime(2026, 5, 12, 14, tzinfo=UTC)
 DAY = date(2026, 5, 15)

@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from flowtape.errors import TapeError
-from flowtape.prints import SIZE_SCALE
+from flowtape.model.prints import SIZE_SCALE
 from flowtape.readers import Rejects, common, delimited, guess
 from flowtape.readers import stream as stream_module
 

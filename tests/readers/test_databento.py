@@ -33,7 +33,7 @@ from dbn_files import (
 )
 
 from flowtape.errors import TapeError
-from flowtape.prices import ROUNDED
+from flowtape.model.prices import ROUNDED
 from flowtape.readers import Options, databento, guess, publishers
 from flowtape.readers.dbn import DISAGREEING
 

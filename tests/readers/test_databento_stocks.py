@@ -36,12 +36,12 @@ from reading import LATER
 
 import flowtape
 from flowtape.cli import commands
-from flowtape.engine import Engine
 from flowtape.errors import TapeError, UsageError
-from flowtape.prices import ROUNDED, SIDE_LOST
-from flowtape.prints import IDENTITY
+from flowtape.model.prices import ROUNDED, SIDE_LOST
+from flowtape.model.prints import IDENTITY
+from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import Options, databento, guess, publishers
-from flowtape.store import open_store
+from flowtape.storage import open_store
 
 STOCKS = {7: "AAPL", 8: "BRK.B"}
 T = dbn.Action.TRADE

@@ -12,7 +12,7 @@ import test_thetadata
 from reading import faults, read_all
 
 from flowtape.errors import RowError, UsageError
-from flowtape.prints import EARLIEST, LATEST
+from flowtape.model.prints import EARLIEST, LATEST
 
 BEFORE = datetime(1989, 12, 31, 12, tzinfo=UTC)
 TOMORROW = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=23)

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 from reading import faults, read_all
 
-from flowtape import quotes as quotes_module
 from flowtape.errors import RowError, TapeError
-from flowtape.prints import SCHEMA
+from flowtape.model.prints import SCHEMA
+from flowtape.orderflow import quotes as quotes_module
 from flowtape.readers import Options, delimited, guess, massive, open_tapes, stream
 
 TRADES = "ticker,conditions,correction,exchange,price,sip_timestamp,size"

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reading import LATER, faults, read_all
 
-from flowtape import quotes as quotes_module
 from flowtape.errors import TapeError
-from flowtape.prints import SCHEMA
+from flowtape.model.prints import SCHEMA
+from flowtape.orderflow import quotes as quotes_module
 from flowtape.readers import guess, open_tapes
 
 TRADES = (

@@ -15,14 +15,14 @@ from test_massive import trade as massive_trade
 from test_thetadata import HEADER as THETADATA
 from test_thetadata import row as thetadata_row
 
-from flowtape.engine import Engine
 from flowtape.errors import TapeError
-from flowtape.ingest import Request, ingest
-from flowtape.prints import MAX_NAMES
+from flowtape.model.prints import MAX_NAMES
+from flowtape.pipeline.ingest import Request, ingest
+from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import guess
 from flowtape.readers.delimited import MAX_BLANK
 from flowtape.readers.tickers import symbol_of
-from flowtape.store import open_store
+from flowtape.storage import open_store
 
 TABLE = "ts,symbol,price,size,venue"
 NO_SYMBOL = "blank or no symbol of at most 32 characters"

@@ -10,10 +10,10 @@ from reading import faults, read_all
 
 import flowtape
 from flowtape.errors import UsageError
-from flowtape.prints import conform
+from flowtape.model.prints import conform
+from flowtape.model.symbols import asked
 from flowtape.readers import osi
 from flowtape.readers.tickers import symbol_of
-from flowtape.symbols import asked
 
 CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
 TS = "2025-02-20T14:30:00Z"

@@ -19,9 +19,9 @@ from test_massive import trade as massive_trade
 from test_thetadata import HEADER as THETADATA
 from test_thetadata import row as thetadata_row
 
-from flowtape import prices
-from flowtape.prices import MAX_NANOS, QUOTES_ROUNDED, ROUNDED, SIDE_LOST, SIDE_WRONG
-from flowtape.side import sign
+from flowtape.model import prices
+from flowtape.model.prices import MAX_NANOS, QUOTES_ROUNDED, ROUNDED, SIDE_LOST, SIDE_WRONG
+from flowtape.orderflow.classify import sign
 
 NANOS = st.integers(0, 10**13) | st.integers(0, 10**6).map(lambda n: n * 50_000)
 TABLE = "ts,symbol,price,size,bid,ask"

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowtape import quotes as module
 from flowtape.errors import TapeError
-from flowtape.quotes import QUOTE_COLUMNS, QuoteJoin, join_quotes
+from flowtape.orderflow import quotes as module
+from flowtape.orderflow.quotes import QUOTE_COLUMNS, QuoteJoin, join_quotes
 
 TRADES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12)), max_size=30)
 QUOTES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12), st.integers(0, 3)), max_size=40)

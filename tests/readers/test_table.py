@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 from reading import faults, read_all
 
 from flowtape.errors import RowError, TapeError, UsageError
-from flowtape.prints import SCHEMA, conform
+from flowtape.model.prints import SCHEMA, conform
 from flowtape.readers import Options, guess, open_tapes
 from flowtape.readers.frames import READ
 

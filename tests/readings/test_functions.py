@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flowtape.readings import LEAST, STATES, Hours, days, divergence, drift, turning_points
+from flowtape.orderflow.signals import LEAST, STATES, Hours, days, divergence, drift, turning_points
 
 RANDOM = np.random.default_rng(20_260_512)
 

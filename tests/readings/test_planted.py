@@ -8,9 +8,9 @@ import pytest
 from benchmarks.nulls import null_tape, planted_tape
 
 from flowtape.errors import UsageError
-from flowtape.feeds.planted import Plant, parse_plant
-from flowtape.feeds.simulate import Market, write_tape
-from flowtape.readings import STATES, turning_points
+from flowtape.orderflow.signals import STATES, turning_points
+from flowtape.simulation.injected import Plant, parse_plant
+from flowtape.simulation.tape import Market, write_tape
 from oracle import MINUTE
 from serving import kept
 from test_commands import flowtape

@@ -19,11 +19,11 @@ from flowtape.cli.show import tell_outcome
 from flowtape.errors import SourceConflict, StoreError, TapeError, UsageError
 from flowtape.files import read_text
 from flowtape.settings import load
-from flowtape.store import check_name, shared
+from flowtape.storage import check_name, shared
 
 if TYPE_CHECKING:
-    from flowtape.backfill import Step, Summary
-    from flowtape.backfill.pools import Pool
+    from flowtape.pipeline.backfill import Step, Summary
+    from flowtape.pipeline.backfill.pools import Pool
 
 
 @click.command()
@@ -69,9 +69,9 @@ def backfill(
       flowtape backfill "s3://desk/opra/2026/*.dbn.zst" --on dask://scheduler:8786 --store clickhouse://flow@host/flow
       flowtape backfill "tape/*.csv.gz" --store flow.duckdb
     """
-    from flowtape.backfill import backfill as run
-    from flowtape.backfill.files import Reading
-    from flowtape.backfill.tasks import Place
+    from flowtape.pipeline.backfill import backfill as run
+    from flowtape.pipeline.backfill.files import Reading
+    from flowtape.pipeline.backfill.tasks import Place
 
     settings = load()
     name = store or settings.store
@@ -93,7 +93,7 @@ def _text(mapping: Path) -> str:
 
 @contextmanager
 def _pool(name: str, on: str | None, workers: int | None, retries: int) -> Iterator[Pool]:
-    from flowtape.backfill.pools import Dask, Here, Processes
+    from flowtape.pipeline.backfill.pools import Dask, Here, Processes
 
     alone = not shared(name) or name.startswith("chdb:")
     if alone and (on or (workers or 1) > 1):

@@ -11,22 +11,22 @@ import click
 import msgspec
 import polars as pl
 
-from flowtape import answers, library
-from flowtape.api import control
-from flowtape.claims import SIMULATED
+from flowtape import library, queries
+from flowtape.cache.window import MINUTES
 from flowtape.cli.options import Day, Instant, reading_options, store_option
 from flowtape.cli.plot import plot
 from flowtape.cli.show import table
-from flowtape.desk import Desk
 from flowtape.errors import UsageError
-from flowtape.minutes import NS_PER_MINUTE
-from flowtape.query import EVERYTHING, Filter, Query
+from flowtape.model.query import EVERYTHING, Filter, Query
+from flowtape.model.symbols import asked, meant
+from flowtape.orderflow.classify import RULES
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.pipeline.provenance import SIMULATED
+from flowtape.queries.source import Desk
 from flowtape.readers import Options, open_tapes
+from flowtape.server import admin
 from flowtape.settings import load
-from flowtape.side import RULES
-from flowtape.store import open_store, shared
-from flowtape.symbols import asked, meant
-from flowtape.window import MINUTES
+from flowtape.storage import open_store, shared
 
 
 @click.command()
@@ -120,9 +120,9 @@ def _of_store(
     settings = load()
     name = store or settings.store
     at_ns = int(at.timestamp()) * 10**9 + at.microsecond * 1000
-    done = control.ask(name, control.Cumulative(asset, symbol, minutes, expiry, at_ns))
+    done = admin.ask(name, admin.Cumulative(asset, symbol, minutes, expiry, at_ns))
     if done is not None:
-        body = msgspec.json.decode(done.body, type=answers.Cumulative)
+        body = msgspec.json.decode(done.body, type=queries.Cumulative)
         return body.symbol, _of_body(body), done.simulated
     if not shared(name) and not Path(name).exists():
         raise UsageError(f"store: there is no file {name}; ingest a tape first")
@@ -132,14 +132,14 @@ def _of_store(
         desk = Desk(kept, None, at_ns, settings.quote_age)
         which = EVERYTHING if expiry is None else Filter(expiries=((expiry, expiry),))
         query = Query(asset=asset, symbol=symbol, filter=which, minutes=minutes, at=at_ns)
-        found = desk.totals(query, *answers.past_minutes(at_ns, minutes), answers.CUMULATIVE)
+        found = desk.totals(query, *queries.past_minutes(at_ns, minutes), queries.CUMULATIVE)
         sources = kept.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)["source"]
         return symbol, library.line(found, asset), SIMULATED in sources
     finally:
         kept.close()
 
 
-def _of_body(body: answers.Cumulative) -> pl.DataFrame:
+def _of_body(body: queries.Cumulative) -> pl.DataFrame:
     schema = {
         "ts": pl.String,
         "net_volume": pl.Int64,
@@ -158,11 +158,11 @@ def _show(
     line: pl.DataFrame, symbol: str, minutes: int, expiry: date | None, style: str, simulated: bool
 ) -> None:
     minute = line["ts"].to_physical().to_numpy() // NS_PER_MINUTE
-    texts = line.with_columns(ts=pl.Series(answers.instants(minute), dtype=pl.String))
+    texts = line.with_columns(ts=pl.Series(queries.instants(minute), dtype=pl.String))
     label = " (simulated)" if simulated else ""
     if style == "json":
-        points = [answers.CumulativePoint(**row) for row in texts.iter_rows(named=True)]
-        body = answers.Cumulative(symbol=symbol, minutes=minutes, count=len(points), points=points)
+        points = [queries.CumulativePoint(**row) for row in texts.iter_rows(named=True)]
+        body = queries.Cumulative(symbol=symbol, minutes=minutes, count=len(points), points=points)
         if expiry is not None:
             body.expiry = expiry.isoformat()
         click.echo(msgspec.json.encode(body).decode())

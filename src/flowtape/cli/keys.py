@@ -11,7 +11,7 @@ from flowtape.cli.options import store_option
 from flowtape.settings import PLANS, Settings, load
 
 if TYPE_CHECKING:
-    from flowtape.api.usage import Usage
+    from flowtape.server.auth.usage import Usage
 
 
 @click.group()
@@ -30,7 +30,7 @@ def _settings(store: str | None) -> Settings:
 @store_option
 def create(plan: str, label: str, store: str | None) -> None:
     """Make a key and print it, alone, on standard output. It is shown this once; only its hash is kept."""
-    from flowtape.api.keys import keys_of
+    from flowtape.server.auth.keys import keys_of
 
     kept = keys_of(_settings(store))
     try:
@@ -43,8 +43,8 @@ def create(plan: str, label: str, store: str | None) -> None:
 @store_option
 def list_keys(store: str | None) -> None:
     """List the keys that may be used: id, plan, when made, requests today, label."""
-    from flowtape.api.keys import keys_of
-    from flowtape.api.usage import DAY
+    from flowtape.server.auth.keys import keys_of
+    from flowtape.server.auth.usage import DAY
 
     settings = _settings(store)
     kept = keys_of(settings)
@@ -62,7 +62,7 @@ def list_keys(store: str | None) -> None:
 
 def _usage(settings: Settings) -> Usage:
     """What is counted here: no file is made to be read."""
-    from flowtape.api.usage import Usage, usage_of
+    from flowtape.server.auth.usage import Usage, usage_of
 
     return usage_of(settings) if settings.quotas or settings.counts_path.exists() else Usage()
 
@@ -72,7 +72,7 @@ def _usage(settings: Settings) -> Usage:
 @store_option
 def revoke(key: str, store: str | None) -> None:
     """Revoke a key by its id or label."""
-    from flowtape.api.keys import keys_of
+    from flowtape.server.auth.keys import keys_of
 
     kept = keys_of(_settings(store))
     try:

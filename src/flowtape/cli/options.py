@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from flowtape.readers import FORMATS
-from flowtape.store import shared
+from flowtape.storage import shared
 
 F = TypeVar("F", bound=Callable[..., Any])
 

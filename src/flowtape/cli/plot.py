@@ -10,7 +10,7 @@ from datetime import datetime
 import click
 import polars as pl
 
-from flowtape.prints import NEW_YORK
+from flowtape.model.prints import NEW_YORK
 
 _WIDEST = 160
 _ROWS = (16, 7)

@@ -10,12 +10,12 @@ import click
 import msgspec
 
 from flowtape import report as report_of
-from flowtape.api import control
 from flowtape.cli.options import Day, store_option
 from flowtape.errors import UsageError
+from flowtape.model.symbols import asked, meant
+from flowtape.server import admin
 from flowtape.settings import load
-from flowtape.store import open_store, shared
-from flowtape.symbols import asked, meant
+from flowtape.storage import open_store, shared
 
 _SUFFIXES = (".png", ".svg", ".html")
 
@@ -65,7 +65,7 @@ def _read(store: str | None, symbol: str, asset: Literal["option", "stock"], day
     """The day out of the store, or of the server that holds it."""
     settings = load()
     name = store or settings.store
-    done = control.ask(name, control.Report(asset, symbol, day))
+    done = admin.ask(name, admin.Report(asset, symbol, day))
     if done is not None:
         return msgspec.json.decode(done.body, type=report_of.Day)
     if not shared(name) and not Path(name).exists():

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from flowtape.api.service import Ready
+    from flowtape.server.service import Ready
 
 
 @click.command()
@@ -80,10 +80,10 @@ def serve(
       flowtape serve --feed "replay:trades.csv?speed=60"
       flowtape serve --feed "databento:OPRA.PILLAR?symbols=SPY.OPT,QQQ.OPT"
     """
-    from flowtape.api.logs import configure
-    from flowtape.api.service import Sources
-    from flowtape.api.service import serve as run
-    from flowtape.ingest import Request
+    from flowtape.pipeline.ingest import Request
+    from flowtape.server.logs import configure
+    from flowtape.server.service import Sources
+    from flowtape.server.service import serve as run
 
     if simulate and tape:
         raise UsageError("--simulate and --tape cannot be given together")

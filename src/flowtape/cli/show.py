@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flowtape.claims import SIMULATED
-from flowtape.ingest import Outcome, Step
+from flowtape.pipeline.ingest import Outcome, Step
+from flowtape.pipeline.provenance import SIMULATED
 
 
 @contextmanager

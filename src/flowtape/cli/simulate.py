@@ -10,8 +10,8 @@ import click
 
 from flowtape.cli.options import Day
 from flowtape.cli.show import progress_bar
-from flowtape.ingest import Step
-from flowtape.prints import NEW_YORK
+from flowtape.model.prints import NEW_YORK
+from flowtape.pipeline.ingest import Step
 
 
 @click.command()
@@ -66,8 +66,8 @@ def simulate(
       flowtape simulate both.parquet --asset both --day 2026-05-12
       flowtape simulate known.parquet --day 2026-05-12 --plant SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,flow=0.4
     """
-    from flowtape.feeds.planted import parse_plant
-    from flowtape.feeds.simulate import Assets, Market, write_tape
+    from flowtape.simulation.injected import parse_plant
+    from flowtape.simulation.tape import Assets, Market, write_tape
 
     planted = tuple(map(parse_plant, plants))
     market = Market(seed, underlyings, hours=cast(Literal["session", "always"], hours), plants=planted)

@@ -9,17 +9,17 @@ from pathlib import Path
 import click
 import msgspec
 
-from flowtape.api import control
 from flowtape.cli.options import Day, reading_options, store_option
 from flowtape.cli.show import progress_bar, tell_outcome
-from flowtape.engine import Engine, wrong_minutes
 from flowtape.errors import NothingRead, SourceConflict, StoreError, UsageError
 from flowtape.feeds.replay import ReplayFeed
-from flowtape.ingest import Outcome, Request
-from flowtape.ingest import ingest as run_ingest
+from flowtape.pipeline.ingest import Outcome, Request
+from flowtape.pipeline.ingest import ingest as run_ingest
+from flowtape.pipeline.ingestor import Engine, wrong_minutes
+from flowtape.server import admin
 from flowtape.settings import Settings, load
-from flowtape.store import open_store
-from flowtape.store.links import parse
+from flowtape.storage import open_store
+from flowtape.storage.clickhouse.connection import parse
 
 
 @click.command()
@@ -81,7 +81,7 @@ def ingest(
         source=source,
     )
     with progress_bar() as progress:
-        done = control.ask(name, control.Ingest(request), progress)
+        done = admin.ask(name, admin.Ingest(request), progress)
         if done is not None:
             outcomes = done.outcomes
         else:
@@ -94,11 +94,11 @@ def ingest(
 
 
 def _take_feeds(name: str, texts: tuple[str, ...], settings: Settings, metrics_port: int | None) -> None:
-    from flowtape.api.logs import configure
-    from flowtape.api.metrics import Metrics
-    from flowtape.clock import SystemClock
-    from flowtape.feeding import feed_into
     from flowtape.feeds.registry import open_feeds
+    from flowtape.model.clock import SystemClock
+    from flowtape.pipeline.feeding import feed_into
+    from flowtape.server.logs import configure
+    from flowtape.server.metrics import Metrics
 
     configure(settings)
     clock = SystemClock()
@@ -138,7 +138,7 @@ def rebuild(day: date, store: str | None) -> None:
     """
     settings = load()
     name = store or settings.store
-    done = control.ask(name, control.Rebuild(day))
+    done = admin.ask(name, admin.Rebuild(day))
     if done is not None:
         bars = done.bars
     else:
@@ -173,8 +173,8 @@ def store_migrate(store: str | None, only_print: bool) -> None:
 
 
 def _lay_out(name: str | None, only_print: bool, done: str) -> None:
-    from flowtape.store.links import Link
-    from flowtape.store.tables import Layout
+    from flowtape.storage.clickhouse.connection import Link
+    from flowtape.storage.clickhouse.tables import Layout
 
     settings = load()
     address = parse(name or settings.store)
@@ -205,7 +205,7 @@ def store_tidy(store: str | None) -> None:
 
     No answer changes. The first run only notes what there is to see; one within ten minutes of another does nothing.
     """
-    from flowtape.store.tidy import Tidy
+    from flowtape.storage.clickhouse.vacuum import Tidy
 
     keeper = Tidy(parse(store or load().store))
     try:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import cast
 
-from flowtape.clock import Clock
 from flowtape.errors import UsageError
-from flowtape.feeds.live import Feed
+from flowtape.feeds.base import Feed
 from flowtape.feeds.replay import ReplayFeed, replay
 from flowtape.feeds.specs import Spec, parse_spec
+from flowtape.model.clock import Clock
 
 VENDORS = ("databento", "massive", "alpaca")
 """Each a module of this package with a function of its own name, which takes a `Spec`."""
@@ -32,9 +32,9 @@ def open_feeds(texts: Sequence[str], clock: Clock) -> list[Feed]:
 def _open(spec: Spec, clock: Clock) -> Feed:
     if spec.kind == "simulate":
         # Named, so that the core does not import the simulated market.
-        return cast(Feed, import_module("flowtape.feeds.simulated").simulated(spec, clock))
+        return cast(Feed, import_module("flowtape.simulation.feed").simulated(spec, clock))
     if spec.kind == "replay":
         return replay(spec)
     if spec.kind in VENDORS:
-        return cast(Feed, getattr(import_module(f"flowtape.feeds.{spec.kind}"), spec.kind)(spec))
+        return cast(Feed, getattr(import_module(f"flowtape.feeds.{spec.kind}.feed"), spec.kind)(spec))
     raise UsageError(f"--feed {spec.text}: {spec.kind} is none of {', '.join(KINDS)}")

@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds.live import Delivery, Outlet
+from flowtape.feeds.backlog import Backlog
+from flowtape.feeds.base import Delivery, Outlet
 from flowtape.feeds.specs import Spec
-from flowtape.loading import Backlog
-from flowtape.prints import SCHEMA, trading_days
+from flowtape.model.prints import SCHEMA, trading_days
 from flowtape.readers import Options, Tape, open_tapes
 
 STEP = 0.05

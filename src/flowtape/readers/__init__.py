@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flowtape.conditions import without_official
 from flowtape.errors import RowError, TapeError, UsageError
-from flowtape.identity import Copies
+from flowtape.model.conditions import without_official
+from flowtape.orderflow.identity import Copies
 
 FORMATS = {
     "cboe": "flowtape.readers.cboe",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flowtape.prices import NANOS, nanos, units
+from flowtape.model.prices import NANOS, nanos, units
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import FIELDS, Csv, Field
 

@@ -14,10 +14,10 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from flowtape.conditions import from_numbers
-from flowtape.prices import NANOS, PRICE_SCALE, Note, nanos, rounded, units
-from flowtape.prints import LIMITS as UNITS
-from flowtape.prints import (
+from flowtape.model.conditions import from_numbers
+from flowtape.model.prices import NANOS, PRICE_SCALE, Note, nanos, rounded, units
+from flowtape.model.prints import LIMITS as UNITS
+from flowtape.model.prints import (
     MAX_NOTIONAL,
     MAX_SIZE,
     NAME_LENGTH,

@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 
 from flowtape.errors import TapeError
-from flowtape.prices import Note
-from flowtape.prints import EARLIEST, MAX_SIZE, SIZE_SCALE, QuoteClass, Timestamp, latest_instant
-from flowtape.quotes import QuoteJoin, best, note_days_without_quotes
+from flowtape.model.prices import Note
+from flowtape.model.prints import EARLIEST, MAX_SIZE, SIZE_SCALE, QuoteClass, Timestamp, latest_instant
+from flowtape.orderflow.quotes import QuoteJoin, best, note_days_without_quotes
 from flowtape.readers import Batch, Options, Rejects, Tape, exports
 from flowtape.readers.common import LIMITS, ROW, Field, completed, head, parse
 from flowtape.readers.dbn import (

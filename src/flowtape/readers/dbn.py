@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flowtape.errors import TapeError
-from flowtape.prints import Right, underlyings
+from flowtape.model.prints import Right, underlyings
 from flowtape.readers import Rejects
 from flowtape.readers.common import Stream, open_stream
 from flowtape.readers.tickers import symbols_of

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from flowtape.errors import TapeError
-from flowtape.prices import nanos
+from flowtape.model.prices import nanos
 from flowtape.readers import Rejects, common, frames
 from flowtape.readers.common import ROW, Field
 from flowtape.readers.dbn import (

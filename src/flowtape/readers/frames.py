@@ -17,7 +17,7 @@ import polars as pl
 
 from flowtape.errors import TapeError, UsageError
 from flowtape.files import read_text
-from flowtape.prints import SCHEMA
+from flowtape.model.prints import SCHEMA
 from flowtape.readers import Rejects
 from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, header_of, open_stream
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import polars as pl
 
-from flowtape.conditions import BY_MASSIVE, stock_conditions, weightiest
 from flowtape.errors import TapeError
-from flowtape.prints import MAX_STRIKE, NEW_YORK, SCHEMA, Asset, Condition, underlyings
-from flowtape.quotes import QuoteJoin, note_days_without_quotes
+from flowtape.model.conditions import BY_MASSIVE, stock_conditions, weightiest
+from flowtape.model.prints import MAX_STRIKE, NEW_YORK, SCHEMA, Asset, Condition, underlyings
+from flowtape.orderflow.quotes import QuoteJoin, note_days_without_quotes
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames
 from flowtape.readers.common import Chunk, Csv, Field
 from flowtape.readers.tickers import symbols_of

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
-from flowtape.prints import MAX_STRIKE, OSI, Right
+from flowtape.model.prints import MAX_STRIKE, OSI, Right
 
 PARTS = ("root", "expiry", "right", "strike")
 

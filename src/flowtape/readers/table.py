@@ -20,10 +20,10 @@ from typing import cast
 
 import polars as pl
 
-from flowtape.conditions import OPTION_NAMES, from_numbers, from_text, stock_conditions
 from flowtape.errors import TapeError
-from flowtape.prices import MAX_NANOS, NANOS, nanos, shortest_floats
-from flowtape.prints import (
+from flowtape.model.conditions import OPTION_NAMES, from_numbers, from_text, stock_conditions
+from flowtape.model.prices import MAX_NANOS, NANOS, nanos, shortest_floats
+from flowtape.model.prints import (
     MAX_NAMES,
     PARTS,
     PRICE_SCALE,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import polars as pl
 
-from flowtape.conditions import stock_conditions
 from flowtape.errors import TapeError
-from flowtape.prints import underlyings
+from flowtape.model.conditions import stock_conditions
+from flowtape.model.prints import underlyings
 from flowtape.readers import Batch, Options, Rejects, Tape, common
 from flowtape.readers.common import Csv, Field
 

@@ -11,7 +11,7 @@ import re
 
 import polars as pl
 
-from flowtape.prints import OSI, check_distinct, is_symbol
+from flowtape.model.prints import OSI, check_distinct, is_symbol
 
 _SUFFIXES = str.maketrans(
     {

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from flowtape.prints import EARLIEST, FIRST_DAY, LAST_DAY, LATEST, NEW_YORK, Timestamp
+from flowtape.model.prints import EARLIEST, FIRST_DAY, LAST_DAY, LATEST, NEW_YORK, Timestamp
 from flowtape.readers.columns import TEXT
 
 _FIRST_YEAR, _LAST_YEAR = "1990", "2100"

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import msgspec
 import polars as pl
 
-from flowtape import answers
-from flowtape.answers import Cumulative, Divergence, Sessions, Summary, TurningPoints
-from flowtape.claims import SIMULATED
-from flowtape.desk import Desk, Span
+from flowtape import queries
 from flowtape.errors import UsageError
-from flowtape.identity import EVENT_ORDER
-from flowtape.minutes import NS_PER_MINUTE
-from flowtape.prints import PRICE_SCALE, SIZE_SCALE, day_bounds
-from flowtape.query import Query
-from flowtape.store import Store
+from flowtape.model.prints import PRICE_SCALE, SIZE_SCALE, day_bounds
+from flowtape.model.query import Query
+from flowtape.orderflow.identity import EVENT_ORDER
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.pipeline.provenance import SIMULATED
+from flowtape.queries import Cumulative, Divergence, Sessions, Summary, TurningPoints
+from flowtape.queries.source import Desk, Span
+from flowtape.storage import Store
 
 TURNS = 6
 LARGEST = 12
@@ -62,7 +62,7 @@ def read_day(
     desk = Desk(store, None, end, max_quote_age)
     query = Query(asset=asset, symbol=symbol, at=end, minutes=(end - start) // NS_PER_MINUTE, lookback=30)
 
-    def body(made: answers.Made) -> Any:
+    def body(made: queries.Made) -> Any:
         return made.body
 
     return Day(
@@ -70,11 +70,11 @@ def read_day(
         asset=asset,
         day=day,
         simulated=SIMULATED in mine["source"],
-        line=body(answers.cumulative(desk, query)),
-        divergence=body(answers.divergence_answer(desk, query)),
-        turns=body(answers.turning_points_answer(desk, _with(query, limit=TURNS))),
-        sessions=body(answers.sessions_answer(desk, _with(query, days=1))),
-        summary=body(answers.summary(desk, query)),
+        line=body(queries.cumulative(desk, query)),
+        divergence=body(queries.divergence_answer(desk, query)),
+        turns=body(queries.turning_points_answer(desk, _with(query, limit=TURNS))),
+        sessions=body(queries.sessions_answer(desk, _with(query, days=1))),
+        summary=body(queries.summary(desk, query)),
         largest=_largest(desk, query, start, end),
     )
 

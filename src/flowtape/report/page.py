@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from html import escape
 
-from flowtape.prints import NEW_YORK
+from flowtape.model.prints import NEW_YORK
 from flowtape.report.day import Day
 from flowtape.report.picture import picture
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from flowtape.errors import UsageError
-from flowtape.prints import NEW_YORK
+from flowtape.model.prints import NEW_YORK
 from flowtape.report.day import Day
 
 _COLORS = {

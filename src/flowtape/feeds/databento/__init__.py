@@ -1,0 +1,1 @@
+"""Databento's live feed."""

@@ -1,0 +1,393 @@
+"""Databento live: `databento:OPRA.PILLAR?symbols=SPY.OPT,QQQ.OPT`, by the vendor's own client.
+
+`tcbbo` (of stocks: `tbbo`) carries the quote in the trade's record; with `schema=trades` trades and quotes (`cmbp-1`,
+of stocks `mbp-1`) come apart and are joined here. Records are read as those of DBN files are, and numbered alike, so a
+day may be taken from either: live feed and files are one source. The gap since the cursor comes by the vendor's
+intraday replay, of at most 24 hours, which chooses records by `ts_event`.
+
+A print's `copy` is made of when it was received, and of its place among those of the same venue, contract and times.
+The vendor does not number them, so a record that came twice in one connection would be two prints; a stream over TCP
+has no such repeats, and the replay of a new connection numbers its records as the old one did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import databento_dbn as dbn
+import numpy as np
+import polars as pl
+
+from flowtape.errors import FeedError, TapeError, UsageError
+from flowtape.feeds.base import Delivery, Outlet
+from flowtape.feeds.credentials import key_of
+from flowtape.feeds.databento.session import NOT_UNDERSTOOD, Request, Session
+from flowtape.feeds.quote_join import LiveJoin, timely
+from flowtape.feeds.specs import Spec
+from flowtape.model.prints import SCHEMA, underlying_of
+from flowtape.orderflow.quotes import STANDING
+from flowtape.readers import Rejects
+from flowtape.readers import databento as files
+from flowtape.readers.common import completed
+from flowtape.readers.dbn import DEFINITION, SYMBOL_MAPPING, Contracts, Header, Records
+from flowtape.readers.publishers import NBBO, OPTIONS, STOCKS, VENUES
+from flowtape.readers.tickers import symbol_of
+
+PORT = 13000
+OVERLAP = 5 * 10**9
+"""How far (ns) before the newest print taken a replay starts: records come in the order of arrival."""
+REPLAYED = 24 * 3600 * 10**9
+"""How much (ns) the vendor replays."""
+GATHER = 0.02
+"""Seconds in which records gather to be taken together."""
+HELD = 2_000_000
+"""Trades and quotes held at most while the replay of the one lags behind that of the other."""
+REFUSED = ("AUTH_FAILED", "API_KEY_DEACTIVATED", "INVALID_SUBSCRIPTION")
+"""The vendor's errors that trying again cannot mend."""
+ERRORS, OTHERS = "error messages", "records of other types"
+SLOW, OUT_OF_STEP = "slow reader warnings", "quotes and trades replayed too far apart to be held"
+TOO_OLD = "gaps longer than the vendor replays"
+_PARENT = re.compile(r"^([A-Z0-9./]+)\.OPT$")
+_OSI = re.compile(r"^([A-Z0-9./]{1,6}) *\d{6}[CP]\d{8}$")
+_NAMING = frozenset({SYMBOL_MAPPING, DEFINITION})
+_SYSTEM, _ERROR = int(dbn.RType.SYSTEM), int(dbn.RType.ERROR)
+
+
+@dataclass(slots=True)
+class _Step:
+    """Trades and quotes to be joined, and of each schema how far (ns) its replay has come."""
+
+    reached: dict[str, int]
+    trades: list[pl.DataFrame]
+    quotes: list[pl.DataFrame]
+    unnamed: int = 0
+
+
+class _Decoder:
+    """The records of one connection → prints and quotes. An instrument's number is that of its session."""
+
+    def __init__(self, feed: DatabentoFeed, header: Header, outlet: Outlet) -> None:
+        self._feed, self._header, self._outlet = feed, header, outlet
+        self._contracts = Contracts(stocks=feed.stocks)
+        self._packets: dict[int, Records] = {}
+        self._row = 0
+
+    def records(self, rtype: int, data: Sequence[bytes]) -> Records:
+        """Records of one type as an array."""
+        return np.frombuffer(b"".join(data), self._header.layout(rtype))
+
+    def learn(self, segment: dict[int, list[bytes]]) -> None:
+        """Take the contracts that mappings and definitions tell of."""
+        if SYMBOL_MAPPING in segment:
+            self._contracts.add_mappings(self._header, self.records(SYMBOL_MAPPING, segment[SYMBOL_MAPPING]))
+        if DEFINITION in segment:
+            notes = Counter[str]()
+            self._contracts.add_definitions(
+                self._header, self.records(DEFINITION, segment[DEFINITION]), notes
+            )
+            for what, many in notes.items():
+                self._outlet.count(what, many)
+
+    def trades(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
+        """Trade records as prints with the columns of their contract and `instrument`, as quotes have it."""
+        records, again = self._packet(rtype, data)
+        numbers = np.arange(self._row - again + 1, self._row + len(records) - again + 1)
+        self._row += len(records) - again
+        rejects, feed = Rejects(), self._feed
+        prints = files.prints_of(
+            numbers, records, self._contracts, feed.dataset, "live", rejects, self._note,
+            quoted=not feed.joined, again=again,
+        )  # fmt: skip
+        for reason, many in rejects.reasons.items():
+            self._outlet.count(reason, many)
+        prints = self._named(timely(prints, self._outlet))
+        prints = prints.hstack(self._contracts.frame[prints["contract"]])
+        asset = pl.lit("stock" if feed.stocks else "option")
+        return prints.drop("contract", "publisher").with_columns(asset=asset, condition=pl.lit("unknown"))
+
+    def quotes(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
+        """Quote records as `live.STANDING`; of equal times the last to come has the highest `seq`."""
+        records, again = self._packet(rtype, data)
+        feed, seq = self._feed, files.arrivals(records)[again:]
+        raw = files.quotes_of(
+            feed.schemas[1], feed.dataset, records[again:], self._contracts, feed.by, self._note, seq
+        )
+        quotes = self._named(timely(raw, self._outlet))
+        return quotes.select(pl.col(name).cast(kind) for name, kind in STANDING.items())
+
+    def _named(self, frame: pl.DataFrame) -> pl.DataFrame:
+        name = self._contracts.names[frame["contract"]].alias("instrument")
+        if "publisher" in self._feed.by:
+            venues = pl.DataFrame([name, frame["publisher"]])
+            name = venues.select(
+                pl.format("{}@{}", "instrument", "publisher").alias("instrument")
+            ).to_series()
+        return frame.with_columns(name)
+
+    def _packet(self, rtype: int, data: Sequence[bytes]) -> tuple[Records, int]:
+        """The records after those of the last `ts_recv` before them, of which there are so many: what shares it is
+        numbered on, and none need be held back until its last has come."""
+        records = self.records(rtype, data)
+        before = self._packets.get(rtype, records[:0])
+        joined = np.concatenate([before.view(np.uint8), records.view(np.uint8)]).view(records.dtype)
+        self._packets[rtype] = joined[files.last_packet(joined["ts_recv"]) :].copy()
+        return joined, len(before)
+
+    def _note(self, what: str, many: int) -> None:
+        if many:
+            self._outlet.count(what, many)
+
+
+class DatabentoFeed:
+    """A dataset of Databento. The cursor is a time in ns: of the newest print taken, or, where quotes are joined, from
+    which to take all again."""
+
+    always_open = False
+    ends = False
+
+    def __init__(
+        self, dataset: str, wanted: dict[str, tuple[str, ...]], schemas: tuple[str, ...], start: int | None,
+        gateway: str | None, port: int,
+    ) -> None:  # fmt: skip
+        """`wanted` are symbols by their kind, `schemas` one with quotes, or that of trades and that of quotes;
+        `start` (ns) is where to begin without a cursor."""
+        self.dataset, self.wanted, self.schemas, self.gateway, self.port = (
+            dataset,
+            wanted,
+            schemas,
+            gateway,
+            port,
+        )
+        self.stocks, self.joined = dataset in STOCKS, len(schemas) > 1
+        self.source = f"databento:{dataset}"
+        self.assets = frozenset({"stock" if self.stocks else "option"})
+        names = [name for symbols in wanted.values() for name in symbols]
+        every = names == ["ALL_SYMBOLS"]
+        self.symbols = () if every else tuple(sorted({self._symbol(name) for name in names}))
+        digest = hashlib.sha256(",".join(sorted(names)).encode()).hexdigest()[:8]
+        more = f"+{len(names) - 1}-{digest}" if names[1:] else ""
+        self.name = f"{self.source}:{schemas[0]}:{names[0]}{more}"
+        of_venues = self.joined and schemas[1] in files.OWN_BOOK and dataset not in NBBO
+        self.by = ("contract", "publisher") if of_venues else ("contract",)
+        self._rtypes = tuple(files.rtype_of(schema) for schema in schemas)
+        self._start, self._newest = start, 0
+        self._join, self._told = LiveJoin(), (0, 0)
+
+    def _symbol(self, name: str) -> str:
+        if self.stocks:
+            return str(symbol_of(name))
+        found = _PARENT.match(name) or _OSI.match(name)
+        return underlying_of(found[1] if found else name)
+
+    def restore(self, standing: pl.DataFrame) -> None:
+        """See `live.Feed.restore`."""
+        if self.joined:
+            self._join.restore(standing)
+
+    def run(self, outlet: Outlet, cursor: str | None) -> None:
+        """See `live.Feed.run`."""
+        start = self._place(cursor, outlet)
+        schemas = (*self.schemas, "definition")
+        request = Request(self.dataset, schemas, self.wanted, start, self.gateway, self.port)
+        replayed = self.schemas if start is not None else ()
+        step = _Step(dict.fromkeys(replayed, 0), [], [])
+        decoder: _Decoder | None = None
+        with Session(request, key_of("DATABENTO_API_KEY", "databento"), outlet) as session:
+            while not outlet.stop.is_set():
+                records = session.take(0.1)
+                if session.header is not None and decoder is None:
+                    decoder = _Decoder(self, session.header, outlet)
+                    if cursor is None:
+                        # What happens before the first print is not lost with the line or the process either.
+                        begun = min(int(session.header.metadata.start), time.time_ns())
+                        place = begun if self._start is None else self._start
+                        outlet.put(Delivery(pl.DataFrame(schema=SCHEMA), str(place)))
+                if decoder is None or not records:
+                    continue
+                outlet.heard()
+                try:
+                    for segment in _segments(records):
+                        self._take(decoder, segment, step, outlet)
+                except (ValueError, TapeError, pl.exceptions.PolarsError) as error:
+                    outlet.count(NOT_UNDERSTOOD)
+                    raise FeedError(f"Databento: records that cannot be read: {error}") from None
+                outlet.stop.wait(GATHER)
+
+    def _place(self, cursor: str | None, outlet: Outlet) -> int | None:
+        place = self._start
+        if cursor is not None:
+            if not cursor.isdecimal():
+                raise FeedError(f"the kept cursor {cursor!r} is not one of Databento")
+            self._newest = max(self._newest, int(cursor))
+            place = int(cursor) - (0 if self.joined else OVERLAP)
+        if place is not None and place < time.time_ns() - REPLAYED:
+            outlet.count(TOO_OLD)
+            return 0
+        return place
+
+    def _take(self, decoder: _Decoder, segment: dict[int, list[bytes]], step: _Step, outlet: Outlet) -> None:
+        known = {*_NAMING, *self._rtypes, _SYSTEM, _ERROR}
+        if others := sum(len(data) for rtype, data in segment.items() if rtype not in known):
+            outlet.count(OTHERS, others)
+        decoder.learn(segment)
+        rtype = self._rtypes[0]
+        trades = decoder.trades(rtype, segment[rtype]) if rtype in segment else None
+        for data in segment.get(_SYSTEM, ()):
+            _heed(data, step, outlet)
+        if self.joined:
+            rtype = self._rtypes[1]
+            quotes = decoder.quotes(rtype, segment[rtype]) if rtype in segment else None
+            self._joined(trades, quotes, step, outlet)
+        elif trades is not None and trades.height:
+            # A clock in a record that runs ahead must not make the replay start after what is to come.
+            newest = min(int(trades["ts"].to_physical().max()), time.time_ns())  # type: ignore[arg-type]
+            self._newest = max(self._newest, newest)
+            outlet.put(Delivery(completed(trades, outlet.count), str(self._newest)))
+        for data in segment.get(_ERROR, ()):
+            outlet.count(ERRORS)
+            _refuse(data)
+
+    def _joined(
+        self, trades: pl.DataFrame | None, quotes: pl.DataFrame | None, step: _Step, outlet: Outlet
+    ) -> None:
+        for schema, frame, held in zip(
+            self.schemas, (trades, quotes), (step.trades, step.quotes), strict=True
+        ):
+            if frame is not None and frame.height:
+                held.append(frame)
+                if schema in step.reached:
+                    newest = frame["ts"].to_physical().max()
+                    step.reached[schema] = max(step.reached[schema], int(newest))  # type: ignore[arg-type]
+        if step.reached and sum(frame.height for frame in (*step.trades, *step.quotes)) > HELD:
+            outlet.count(OUT_OF_STEP)
+            step.reached.clear()
+        for held, add in ((step.quotes, self._join.add_quotes), (step.trades, self._join.add_trades)):
+            if held:
+                add(_until(held, step.reached))
+        self._deliver(outlet)
+
+    def _deliver(self, outlet: Outlet) -> None:
+        due, standing = self._join.due(), self._join.settle()
+        told = (self._join.late, self._join.late_trades)
+        for what, now, before in zip(("late quotes", "late trades"), told, self._told, strict=True):
+            if now > before:
+                outlet.count(what, now - before)
+        self._told = told
+        if due.height or standing is not None:
+            prints = completed(due, outlet.count) if due.height else pl.DataFrame(schema=SCHEMA)
+            outlet.put(Delivery(prints, str(self._join.floor), standing))
+
+
+def _segments(records: Sequence[bytes]) -> list[dict[int, list[bytes]]]:
+    """Records by type, cut where names follow data: a number means what the last mapping before it said."""
+    segments: list[dict[int, list[bytes]]] = [{}]
+    for record in records:
+        rtype = record[1]
+        if rtype in _NAMING and segments[-1].keys() - _NAMING:
+            segments.append({})
+        segments[-1].setdefault(rtype, []).append(record)
+    return segments
+
+
+def _until(held: list[pl.DataFrame], reached: dict[str, int]) -> pl.DataFrame:
+    """Take out of the held rows those up to where all that is still replayed has come: the vendor replays each schema
+    by itself, and quotes that came long after the trades they belong to would be too late."""
+    frame = pl.concat(held)
+    if not reached:
+        held.clear()
+        return frame
+    due = frame["ts"].to_physical() <= min(reached.values())
+    held[:] = [frame.filter(~due)]
+    return frame.filter(due)
+
+
+def _message(data: bytes, kind: Any) -> tuple[str, int]:
+    """The text and the code of a system or error message."""
+    layout = np.dtype(kind._dtypes)
+    record = np.frombuffer(data[: layout.itemsize], layout)[0]
+    return record["msg" if kind is dbn.SystemMsg else "err"].decode(errors="replace"), int(record["code"])
+
+
+def _heed(data: bytes, step: _Step, outlet: Outlet) -> None:
+    text, code = _message(data, dbn.SystemMsg)
+    if code == int(dbn.SystemCode.SLOW_READER_WARNING):
+        outlet.count(SLOW)
+    if code == int(dbn.SystemCode.REPLAY_COMPLETED):
+        named = [schema for schema in step.reached if schema in re.split(r"[^a-z0-9-]+", text.lower())]
+        step.unnamed += not named
+        # Definitions are replayed, too; a message that names no schema may be of any.
+        for schema in named or (list(step.reached) if step.unnamed > len(step.reached) else ()):
+            del step.reached[schema]
+
+
+def _refuse(data: bytes) -> None:
+    text, code = _message(data, dbn.ErrorMsg)
+    if any(code == int(getattr(dbn.ErrorCode, name)) for name in REFUSED):
+        raise UsageError(f"--feed databento: refused by Databento: {text}")
+    raise FeedError(f"Databento: {text}")
+
+
+def databento(spec: Spec) -> DatabentoFeed:
+    """The feed of a spec: `symbols`, `schema`, `start`, and `gateway`, `port` for another server. Raises
+    `UsageError`."""
+    spec.refuse_others("symbols", "schema", "start", "gateway", "port")
+    if spec.target not in VENUES:
+        raise UsageError(
+            f"--feed {spec.text}: dataset {spec.target} is neither {OPTIONS} nor one of US equities"
+        )
+    stocks, options = spec.target in STOCKS, spec.options
+    own = "tbbo" if stocks else "tcbbo"
+    schemas: dict[str, tuple[str, ...]] = {
+        own: (own,),
+        "trades": ("trades", "mbp-1" if stocks else "cmbp-1"),
+    }
+    schema = options.get("schema", own)
+    if schema not in schemas:
+        raise UsageError(f"--feed {spec.text}: schema {schema} is none of {', '.join(sorted(schemas))}")
+    port = int(spec.number("port", PORT, 1, 65535))
+    wanted = _wanted(spec, stocks=stocks)
+    return DatabentoFeed(spec.target, wanted, schemas[schema], _start(spec), options.get("gateway"), port)
+
+
+def _wanted(spec: Spec, *, stocks: bool) -> dict[str, tuple[str, ...]]:
+    """The symbols by their kind, none of them part of another: the vendor would send it twice."""
+    # A stock's ticker is case-sensitive: `TpC` is a preferred share of `T`, `TPC` another company.
+    names: tuple[str, ...] = tuple(
+        dict.fromkeys(filter(None, (part.strip() for part in spec.options.get("symbols", "").split(","))))
+    )
+    if not names:
+        raise UsageError(f"--feed {spec.text}: symbols names what to take, as in symbols=SPY.OPT,QQQ.OPT")
+    if names == ("ALL_SYMBOLS",):
+        return {"raw_symbol": names}
+    wanted: dict[str, tuple[str, ...]] = {}
+    parents = {match[1] for name in names if (match := _PARENT.match(name))}
+    for name in names:
+        osi = _OSI.match(name)
+        if not (symbol_of(name) if stocks else osi or _PARENT.match(name)):
+            what = "a stock's ticker" if stocks else "ROOT.OPT or an OSI symbol"
+            raise UsageError(f"--feed {spec.text}: {name} is not {what}")
+        if osi and osi[1] in parents:
+            raise UsageError(f"--feed {spec.text}: {name} is part of {osi[1]}.OPT")
+        kind = "parent" if not stocks and not osi else "raw_symbol"
+        wanted[kind] = (*wanted.get(kind, ()), name)
+    return wanted
+
+
+def _start(spec: Spec) -> int | None:
+    text = spec.options.get("start")
+    if text is None:
+        return None
+    try:
+        at: datetime | None = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise UsageError(f"--feed {spec.text}: start is {text!r}, not an instant as in 2026-02-20T14:30:00Z")
+    return int(at.timestamp()) * 10**9 + at.microsecond * 1000

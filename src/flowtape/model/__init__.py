@@ -1,0 +1,1 @@
+"""Prints, sale conditions, the trading calendar, queries and filters."""

@@ -1,0 +1,201 @@
+"""Columns of a caller's frame → columns of prints, by what their type makes clear.
+
+Each function takes a Polars series and returns one of the type that prints hold. What a type does not make clear is
+refused with `Fault`, and so is a value that does not fit; the row is named.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import polars as pl
+
+from flowtape.errors import UsageError
+from flowtape.model.prices import MAX_NANOS, nanos, shortest_floats
+
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+_PER_SECOND = {"ns": 10**9, "us": 10**6, "ms": 10**3}
+NAIVE = "has no time zone; give it one, as with .dt.replace_time_zone('UTC') (pandas: .dt.tz_localize('UTC'))"
+
+
+class Fault(UsageError):
+    """A column, or a value in one, that cannot be part of a print. The text names column, row and value."""
+
+    def __init__(self, column: str, what: str, row: int | None = None, value: object = None) -> None:
+        where = f"column {column}" if row is None else f"column {column}, row {row + 1}: {value!r:.100}"
+        super().__init__(f"prints: {where}: {what}")
+
+
+def polars_of(frame: Any) -> pl.DataFrame:
+    """Convert a caller's frame to a Polars frame.
+
+    Args:
+        frame: a Polars frame or LazyFrame, a pandas frame, or anything with the Arrow C stream interface.
+
+    Raises:
+        UsageError: for another type, and for a column that Polars cannot hold.
+    """
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
+    if type(frame).__module__.partition(".")[0] == "pandas" and hasattr(frame, "columns"):
+        return _of_pandas(frame)
+    if hasattr(frame, "__arrow_c_stream__"):
+        return pl.DataFrame(frame)
+    raise UsageError(f"expected a Polars or pandas frame, not {type(frame).__name__}")
+
+
+def _of_pandas(frame: Any) -> pl.DataFrame:
+    columns = {}
+    for place, name in enumerate(frame.columns):
+        if name in columns:
+            raise UsageError(f"two columns are called {name!r}")
+        try:
+            columns[name] = pl.Series(str(name), pl.from_pandas(frame.iloc[:, place]))
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+            # pyarrow's errors are ValueError and TypeError.
+            raise Fault(str(name), f"values of mixed types: {str(error).splitlines()[0]}") from None
+    return pl.DataFrame(list(columns.values()))
+
+
+def usd(values: pl.Series) -> pl.Series:
+    """Prices in nanos, of floats or decimals in USD. NaN is null."""
+    dtype = values.dtype
+    if dtype == pl.Null:
+        return values.cast(pl.Int64)
+    if dtype.is_integer():
+        raise Fault(values.name, "integers beside a price in USD; give it the type of price")
+    if not (dtype.is_float() or dtype.is_decimal()):
+        raise Fault(
+            values.name,
+            f"{_named(dtype)} is no price: integers of 1/10,000 USD, or floats or decimals in USD",
+        )
+    exact = shortest_floats(values.to_frame("#")).select(nanos(pl.col("#").cast(pl.Float64).fill_nan(None)))
+    made = exact.to_series()
+    made = made.set((made.abs() > MAX_NANOS).fill_null(value=False), None)
+    return kept(
+        made,
+        values.fill_nan(None) if dtype.is_float() else values,
+        "is not a price of at most 10,000,000 USD",
+    )
+
+
+def nanos_of(values: pl.Series, most: int) -> pl.Series:
+    """Amounts of at most `most` in nanos (1e-9), of integers, floats or decimals. NaN is null."""
+    dtype = values.dtype
+    if dtype == pl.Null:
+        return values.cast(pl.Int64)
+    if not (dtype.is_numeric() or dtype.is_decimal()):
+        raise Fault(values.name, f"{_named(dtype)} is no number")
+    exact = shortest_floats(values.to_frame("#")).select(pl.col("#").cast(pl.Float64).fill_nan(None))
+    refuse(values, (exact["#"].abs() > most).fill_null(value=False), f"is beyond {most:,}")
+    return exact.select(nanos(pl.col("#"))).to_series()
+
+
+def whole(values: pl.Series, what: str = "is not a whole number") -> pl.Series:
+    """Whole numbers in Int64, of integers, floats and decimals; `what` is said of another. NaN is null."""
+    dtype = values.dtype
+    if dtype.is_integer() or dtype == pl.Null:
+        return kept(values.cast(pl.Int64, strict=False), values, "is beyond 64 bits")
+    if not (dtype.is_float() or dtype.is_decimal()):
+        raise Fault(values.name, f"{_named(dtype)} is no number")
+    values = values.fill_nan(None) if dtype.is_float() else values
+    exact = values.cast(pl.Float64)
+    fits = (exact == exact.floor()) & (exact.abs() <= 2**53)
+    made = exact.set(~fits.fill_null(value=True), None).cast(pl.Int64, strict=False)
+    return kept(made, values, what)
+
+
+def instants(values: pl.Series, earliest: int, latest: int, what: str) -> pl.Series:
+    """Times with a zone as `Datetime("ns", "UTC")`.
+
+    Args:
+        values: date-times of any unit.
+        earliest: the first instant that is taken, ns since 1970.
+        latest: the last.
+        what: what is said of another.
+    """
+    dtype = values.dtype
+    if dtype == pl.Null:
+        return values.cast(pl.Datetime("ns", "UTC"))
+    if not isinstance(dtype, pl.Datetime):
+        raise Fault(values.name, f"{_named(dtype)} is no time: a date-time with a time zone is wanted")
+    if dtype.time_zone is None:
+        raise Fault(values.name, NAIVE)
+    # Checked in the column's own unit: nanoseconds cannot hold every year.
+    step = 10**9 // _PER_SECOND[dtype.time_unit]
+    inside = values.to_physical().is_between(-(-earliest // step), latest // step)
+    if not inside.fill_null(value=True).all():
+        refuse(values, ~inside.fill_null(value=True), what)
+    return values.cast(pl.Datetime("ns", "UTC"))
+
+
+def dates(values: pl.Series) -> pl.Series:
+    """Dates, of dates or of date-times by their own calendar."""
+    dtype = values.dtype
+    if isinstance(dtype, pl.Datetime):
+        return values.dt.date()
+    if dtype not in (pl.Date, pl.Null):
+        raise Fault(values.name, f"{_named(dtype)} is no date; give it that type, as with .str.to_date()")
+    return values.cast(pl.Date)
+
+
+def names(values: pl.Series, good: Callable[[str], bool], what: str, most: int, strip: str = "") -> pl.Series:
+    """Names in upper case, without blanks around them and without what is stripped off their start, as Categorical.
+
+    Args:
+        values: text.
+        good: whether a name is one.
+        what: what is said of a name that is none.
+        most: how many distinct names there may be.
+        strip: characters that may lead a name and are no part of it.
+    """
+    if values.dtype == pl.Null:
+        return values.cast(pl.Categorical)
+    if not isinstance(values.dtype, _TEXT):
+        raise Fault(values.name, f"{_named(values.dtype)} is no name: text is wanted")
+    found = values.unique().drop_nulls().cast(pl.String)
+    if len(found) > most:
+        raise Fault(values.name, f"more than {most:,} distinct names")
+    table = {name: name.strip().upper().lstrip(strip) for name in found}
+    bad = [name for name, right in table.items() if not good(right)]
+    if bad:
+        refuse(values, values.cast(pl.String).is_in(bad), what)
+    if all(name == right for name, right in table.items()):
+        return values.cast(pl.Categorical)
+    return values.cast(pl.String).replace_strict(table, default=None).cast(pl.Categorical)
+
+
+def chosen(values: pl.Series, kind: pl.Enum, choices: Mapping[str, str], what: str) -> pl.Series:
+    """One of some words, in any case, as `kind`; `choices` maps what may be written, in upper case, to the word."""
+    if values.dtype in (kind, pl.Null):
+        return values.cast(kind)
+    if not isinstance(values.dtype, _TEXT):
+        raise Fault(values.name, f"{_named(values.dtype)} {what}")
+    text = values.cast(pl.String)
+    made = text.str.strip_chars().str.to_uppercase().replace_strict(choices, default=None, return_dtype=kind)
+    return kept(made, values, what)
+
+
+def _named(dtype: pl.DataType) -> str:
+    return "text" if isinstance(dtype, _TEXT) else f"of type {dtype}"
+
+
+def kept(made: pl.Series, values: pl.Series, what: str) -> pl.Series:
+    """What was made of values, where none of them was lost."""
+    if made.null_count() != values.null_count():
+        refuse(values, made.is_null() & values.is_not_null(), what)
+    return made.alias(values.name)
+
+
+def refuse(values: pl.Series, bad: pl.Series, what: str) -> None:
+    """Raise `Fault` for the first bad value, if there is one."""
+    row = bad.arg_max()
+    if row is not None and bad[row]:
+        value = values[row]
+        raise Fault(
+            values.name, what, row, value.isoformat() if isinstance(value, dt.date | dt.datetime) else value
+        )

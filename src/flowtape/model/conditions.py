@@ -1,0 +1,371 @@
+"""Sale conditions of options and of stocks: one table, its families, and what each condition does.
+
+Options: codes and mnemonics are OPRA's (OPRA Pillar Output Specification, message types). Stocks: codes are those of
+the tapes (CTA: CTS Output Specification, sale conditions; UTP: UTDF Specification, sale conditions), and so is which
+of them may set the high, low and last price. The numbers are those of Massive (its conditions reference) and of Nanex
+(as ThetaData and Cboe DataShop use them). The two assets share no letter: `O` cancels an option's print and marks a
+stock's opening cross.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from flowtape.model.calendar import in_regular_session
+from flowtape.model.prints import CONDITION_NAMES, SETS_ENDS, SETS_RANGE, Condition
+
+
+class SaleCondition(NamedTuple):
+    """One sale condition of one asset: its code and name, its family, and the vendors' numbers for it.
+
+    `code` is empty where only vendors have a number for it. `price_flags` say whether a print may set the high and
+    low (`SETS_RANGE`) and the open and close (`SETS_ENDS`) of its minute; an extended-hours print may only outside
+    the regular session.
+    """
+
+    asset: Literal["option", "stock"]
+    code: str
+    name: str
+    family: str
+    massive: tuple[int, ...] = ()
+    nanex: tuple[int, ...] = ()
+    price_flags: int = SETS_RANGE | SETS_ENDS
+
+
+FAMILIES = (
+    "unknown", "regular", "auction", "multileg", "cross", "floor", "late", "compression", "extended", "cancel",
+    "elsewhere", "official",
+)  # fmt: skip
+"""The place of a family is its number in a store: families are only ever added at the end."""
+Family = pl.Enum(FAMILIES)
+CANCEL, OFFICIAL = "cancel", "official"
+_MID = {
+    "option": ("cross", "floor", "late", "compression"),
+    "stock": ("auction", "elsewhere", "late"),
+}
+"""Families whose quote says nothing of the aggressor: counted, side `mid`. An auction of options improves a price
+inside the quote, an auction of stocks is an exchange's cross: only the latter is one of them."""
+_BOTH = SETS_RANGE | SETS_ENDS
+
+
+def _option(code: str, name: str, family: str, massive: int | None, nanex: int | None) -> SaleCondition:
+    massives, nanexes = (() if number is None else (number,) for number in (massive, nanex))
+    return SaleCondition("option", code, name, family, massives, nanexes)
+
+
+def _stock(
+    code: str, name: str, family: str, sets: int, massive: tuple[int, ...], nanex: tuple[int, ...]
+) -> SaleCondition:
+    return SaleCondition("stock", code, name, family, massive, nanex, sets)
+
+
+CONDITIONS = (
+    _option(" ", "REGULAR", "regular", None, 0),
+    _option("A", "CANC", "cancel", 201, 40),
+    _option("B", "OSEQ", "late", 202, 2),
+    _option("C", "CNCL", "cancel", 203, 41),
+    _option("D", "LATE", "late", 204, 13),
+    _option("E", "CNCO", "cancel", 205, 42),
+    _option("F", "OPEN", "late", 206, 6),
+    _option("G", "CNOL", "cancel", 207, 43),
+    _option("H", "OPNL", "late", 208, None),
+    _option("I", "AUTO", "regular", 209, 18),
+    _option("J", "REOP", "regular", 210, 21),
+    _option("K", "AJST", "regular", 211, 34),
+    _option("L", "SPRD", "multileg", 212, 35),
+    _option("M", "STDL", "multileg", 213, 36),
+    _option("N", "STPD", "regular", 214, 39),
+    _option("O", "CSTP", "cancel", 215, 44),
+    _option("P", "BWRT", "multileg", 216, 37),
+    _option("Q", "CMBO", "multileg", 217, 38),
+    _option("R", "SPIM", "regular", 218, 106),
+    _option("S", "ISOI", "regular", 219, 95),
+    _option("T", "BNMT", "regular", 220, 107),
+    _option("X", "XMPT", "regular", 224, 108),
+    _option("a", "SLAN", "auction", 227, 125),
+    _option("b", "SLAI", "auction", 228, 126),
+    _option("c", "SLCN", "cross", 229, 127),
+    _option("d", "SLCI", "cross", 230, 128),
+    _option("e", "SLFT", "floor", 231, 129),
+    _option("f", "MLET", "multileg", 232, 130),
+    _option("g", "MLAT", "multileg", 233, 131),
+    _option("h", "MLCT", "cross", 234, 132),
+    _option("i", "MLFT", "floor", 235, 133),
+    _option("j", "MESL", "multileg", 236, 134),
+    _option("k", "TLAT", "multileg", 237, 135),
+    _option("l", "MASL", "multileg", 238, 136),
+    _option("m", "MFSL", "floor", 239, 137),
+    _option("n", "TLET", "multileg", 240, 138),
+    _option("o", "TLCT", "cross", 241, 139),
+    _option("p", "TLFT", "floor", 242, 140),
+    _option("q", "TESL", "multileg", 243, 141),
+    _option("r", "TASL", "multileg", 244, 142),
+    _option("s", "TFSL", "floor", 245, 143),
+    _option("t", "CBMO", "floor", 246, 144),
+    _option("u", "MCTP", "compression", 247, 147),
+    _option("v", "EXHT", "extended", 248, 148),
+    _stock("F", "STK_SWEEP", "regular", _BOTH, (14,), (95,)),
+    _stock("T", "STK_EXTENDED", "regular", _BOTH, (12,), (1,)),
+    _stock("I", "STK_ODD_LOT", "regular", 0, (37,), (115,)),
+    _stock("K", "STK_BLOCK", "regular", _BOTH, (23, 24), (14, 29)),
+    _stock("Y", "STK_YELLOW", "regular", _BOTH, (36,), (79,)),
+    _stock("S", "STK_SPLIT", "regular", _BOTH, (34,), (31,)),
+    _stock("E", "STK_AUTO", "regular", _BOTH, (3,), (18,)),
+    _stock("", "STK_EXEMPT", "regular", _BOTH, (41,), (107, 108)),
+    _stock("@", "STK_REGULAR", "regular", _BOTH, (0,), (0, 32)),
+    _stock("O", "STK_OPENING", "auction", _BOTH, (17, 25), (7, 62)),
+    _stock("5", "STK_REOPENING", "auction", _BOTH, (18, 28), (21, 97)),
+    _stock("6", "STK_CLOSING", "auction", _BOTH, (8, 19), (98,)),
+    _stock("W", "STK_AVERAGE", "elsewhere", 0, (2,), (3, 4)),
+    _stock("B", "STK_BUNCHED", "elsewhere", _BOTH, (4,), (10,)),
+    _stock("A", "STK_ACQUISITION", "elsewhere", _BOTH, (1,), (22,)),
+    _stock("D", "STK_DISTRIBUTION", "elsewhere", _BOTH, (11,), (30,)),
+    _stock("H", "STK_VARIATION", "elsewhere", 0, (21,), (104,)),
+    _stock("P", "STK_PRIOR", "elsewhere", SETS_RANGE, (22,), (8,)),
+    _stock("4", "STK_DERIVED", "elsewhere", SETS_RANGE, (10,), (96,)),
+    _stock("7", "STK_QCT", "elsewhere", 0, (53,), (124,)),
+    _stock("V", "STK_CONTINGENT", "elsewhere", 0, (35, 52), (105, 114)),
+    _stock("C", "STK_CASH", "elsewhere", 0, (7,), (11,)),
+    _stock("N", "STK_NEXT_DAY", "elsewhere", 0, (20,), (9,)),
+    _stock("R", "STK_SELLER", "elsewhere", 0, (29,), (12,)),
+    _stock("1", "STK_STOPPED", "elsewhere", _BOTH, (27,), (55,)),
+    _stock("X", "STK_CROSS", "elsewhere", _BOTH, (9,), (45,)),
+    _stock("L", "STK_SOLD_LAST", "late", _BOTH, (30,), (13,)),
+    _stock("Z", "STK_SOLD", "late", SETS_RANGE, (32,), (2, 5, 6)),
+    _stock("G", "STK_BUNCHED_SOLD", "late", SETS_RANGE, (5,), (15,)),
+    _stock("U", "STK_EXTENDED_SOLD", "late", 0, (13,), (65,)),
+    _stock("2", "STK_STOPPED_LAST", "late", _BOTH, (31,), (56,)),
+    _stock("3", "STK_STOPPED_SOLD", "late", SETS_RANGE, (33,), (57,)),
+    _stock("M", "STK_OFFICIAL_CLOSE", "official", 0, (15,), (51,)),
+    _stock("Q", "STK_OFFICIAL_OPEN", "official", 0, (16,), (66,)),
+    _stock("9", "STK_CORRECTED_CLOSE", "official", 0, (38,), (117,)),
+    _stock("", "STK_DETAIL", "official", 0, (55,), (26, 27)),
+)
+"""Of several conditions of a stock's print that do the same, the one listed first stands for them."""
+
+CONSEQUENCE = {
+    "option": (
+        "cancel", "compression", "cross", "floor", "late", "multileg", "auction", "extended", "regular", "unknown",
+    ),
+    "stock": ("official", "cancel", "late", "auction", "elsewhere", "regular", "unknown"),
+}  # fmt: skip
+"""Where a trade has several conditions, the one whose family comes first here stands for it: left out, then `mid`,
+then by rule."""
+
+BY_NAME = {condition.name: condition for condition in CONDITIONS}
+OPTION_NAMES = ("unknown", *(one.name for one in CONDITIONS if one.asset == "option"))
+STOCK_NAMES = (
+    "unknown", *(one.name for one in CONDITIONS if one.asset == "stock" or one.family == CANCEL)
+)  # fmt: skip
+"""What a stock's print may have: cancels are named alike for both assets, and have no code among stocks."""
+_OPTIONS = {name: BY_NAME[name] for name in OPTION_NAMES[1:]}
+BY_CODE = {condition.code: name for name, condition in _OPTIONS.items()}
+BY_MASSIVE = {number: name for name, condition in _OPTIONS.items() for number in condition.massive}
+BY_NANEX = {number: name for name, condition in _OPTIONS.items() for number in condition.nanex}
+_STOCKS = {name: BY_NAME[name] for name in STOCK_NAMES[1:]}
+STOCK_BY_CODE = {one.code: name for name, one in _STOCKS.items() if one.code and one.asset == "stock"}
+STOCK_BY_MASSIVE = {
+    number: name for name, one in _STOCKS.items() if one.asset == "stock" for number in one.massive
+}
+STOCK_BY_NANEX = {number: name for name, one in _STOCKS.items() for number in one.nanex}
+
+FAMILY_OF = {name: BY_NAME[name].family if name in BY_NAME else "unknown" for name in CONDITION_NAMES}
+UNSIDED = tuple(
+    one.name for one in CONDITIONS if one.family in (*_MID[one.asset], CANCEL, OFFICIAL)
+)  # fmt: skip
+"""Conditions under which no rule decides a side."""
+
+
+def _families_of(asset: str) -> tuple[str, ...]:
+    found = {"unknown", *(one.family for one in CONDITIONS if one.asset == asset)} - {CANCEL, OFFICIAL}
+    return tuple(name for name in FAMILIES if name in found)
+
+
+FAMILIES_OF = {asset: _families_of(asset) for asset in ("option", "stock")}
+"""The families that prints of an asset may count under."""
+
+
+def _flags_of(name: str) -> int:
+    return BY_NAME[name].price_flags if name in BY_NAME else _BOTH
+
+
+def _of_each_name(value: Callable[[str], object], dtype: pl.DataType | type[pl.DataType]) -> pl.Series:
+    return pl.Series([value(name) for name in CONDITION_NAMES], dtype=dtype)
+
+
+_FAMILY_NUMBERS = _of_each_name(lambda name: FAMILIES.index(FAMILY_OF[name]), pl.UInt8)
+_CANCELS = _of_each_name(lambda name: FAMILY_OF[name] == CANCEL, pl.Boolean)
+_OFFICIAL = _of_each_name(lambda name: FAMILY_OF[name] == OFFICIAL, pl.Boolean)
+_FLAGS = _of_each_name(_flags_of, pl.UInt8)
+
+
+def _looked_up(table: pl.Series, condition: str) -> pl.Expr:
+    return pl.lit(table).gather(pl.col(condition).to_physical().cast(pl.UInt32))
+
+
+def family(condition: str = "condition") -> pl.Expr:
+    """The family of each print's sale condition, type `Family`."""
+    return _looked_up(_FAMILY_NUMBERS, condition).cat.to(Family).alias("family")
+
+
+def is_cancel(condition: str = "condition") -> pl.Expr:
+    """True where a row cancels an earlier print and is itself none."""
+    return _looked_up(_CANCELS, condition).alias("cancel")
+
+
+def is_official(condition: str = "condition") -> pl.Expr:
+    """True where a row repeats a stock's print (an official open or close) and is itself none."""
+    return _looked_up(_OFFICIAL, condition).alias("official")
+
+
+def price_flags(condition: str = "condition") -> pl.Expr:
+    """The `price_flags` of prints by their one condition; an extended-hours print's are those outside the regular
+    session."""
+    return _looked_up(_FLAGS, condition).alias("price_flags")
+
+
+def without_official(prints: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
+    """Prints without the rows that repeat a print; each condition left out is noted, with how many rows."""
+    official = prints.select(is_official()).to_series()
+    if not official.any():
+        return prints
+    for name, count in prints.filter(official)["condition"].value_counts().iter_rows():
+        code = BY_NAME[name].code
+        notes[f"rows of condition {name}{f' ({code})' * bool(code)}, left out: each repeats a print"] += count
+    return prints.filter(~official)
+
+
+def from_numbers(numbers: pl.Expr, vendor: str) -> pl.Expr:
+    """A vendor's numbers (`massive` or `nanex`) for conditions of options as the one vocabulary; a number without a
+    name, or none, is `unknown`."""
+    table = BY_MASSIVE if vendor == "massive" else BY_NANEX
+    names = numbers.cast(pl.Int64, strict=False).replace_strict(
+        table, default="unknown", return_dtype=Condition
+    )
+    return names.fill_null("unknown").alias("condition")
+
+
+def from_text(text: pl.Expr) -> pl.Expr:
+    """OPRA's one-letter codes or mnemonics as the one vocabulary; null or empty is `unknown`, and a text
+    that is neither stays null, for the reader to report."""
+    table = {**BY_CODE, **{name: name for name in OPTION_NAMES}, "": "unknown"}
+    names = text.fill_null("").replace_strict(table, default=None, return_dtype=Condition)
+    return names.alias("condition")
+
+
+def weightiest(names: Iterable[str], asset: Literal["option", "stock"]) -> str:
+    """The condition that stands for a print with several; `unknown` where there is none."""
+    order = CONSEQUENCE[asset]
+    return min(names, key=lambda name: (order.index(FAMILY_OF[name]), _PLACE[name]), default="unknown")
+
+
+_PLACE = {"unknown": len(CONDITIONS)} | {one.name: place for place, one in enumerate(CONDITIONS)}
+
+Vocabulary = Literal["codes", "massive", "nanex"]
+_TOKEN = re.compile(r"[^\s,;|\[\](){}'\"]+")
+_NANEX_NONE = "255"
+_UTP = ("C", "3")
+_MOST_UNKNOWN = 100
+"""Codes without a name that are noted by themselves; further ones are noted together."""
+
+
+class _Stock(NamedTuple):
+    """What a text of codes says: the condition that stands, the price flags in the regular session and outside it,
+    and the codes that are not known."""
+
+    condition: str
+    regular: int
+    outside: int
+    unknown: tuple[str, ...]
+
+
+def stock_conditions(
+    texts: pl.Series,
+    ts: pl.Series,
+    notes: Counter[str],
+    vocabulary: Vocabulary = "codes",
+    tape: pl.Series | None = None,
+) -> pl.DataFrame:
+    """The `condition` and `price_flags` of stock prints, from a text of one or more codes or numbers for each.
+
+    Codes may stand together (`@FTI`) or apart (`@ F I`, `['@', 'I']`), numbers stand apart; a blank text is a regular
+    sale. `ts` are the prints' instants. `tape` is `C` (or `3`) for UTP's letters, anything else for CTA's: they differ
+    in `B`, a bunched trade of UTP and an average price of CTA, which is also what it is taken for without a tape. What
+    is not known is counted in `notes`, by its code. `price_flags` are those that every code grants.
+    """
+    if texts.is_empty():
+        return pl.DataFrame(schema={"condition": Condition, "price_flags": pl.UInt8})
+    keys = texts.cast(pl.String).fill_null("")
+    if tape is not None:
+        utp = tape.cast(pl.String).is_in(_UTP).fill_null(False)
+        keys = pl.select(pl.when(utp).then(pl.lit("\0") + keys).otherwise(keys)).to_series()
+    distinct = keys.unique()
+    found = [_stock_of(text, vocabulary) for text in distinct]
+    place = keys.replace_strict(
+        distinct, pl.Series(range(len(found)), dtype=pl.UInt32), return_dtype=pl.UInt32
+    )
+    if any(one.unknown for one in found):
+        _note_unknown(found, place, vocabulary, notes)
+    conditions = pl.Series([one.condition for one in found], dtype=Condition)
+    regular, outside = (pl.Series([one[at] for one in found], dtype=pl.UInt8).gather(place) for at in (1, 2))
+    if (regular != outside).any():
+        inside = pl.Series(in_regular_session(ts.to_physical().fill_null(0).to_numpy()))
+        outside = regular.zip_with(inside, outside)
+    return pl.DataFrame({"condition": conditions.gather(place), "price_flags": outside})
+
+
+def _stock_of(text: str, vocabulary: Vocabulary) -> _Stock:
+    """What one text says; a UTP text begins with a NUL."""
+    names, unknown = [], []
+    for code in _codes(text.removeprefix("\0"), vocabulary):
+        name = _name_of(code, vocabulary, utp=text.startswith("\0"))
+        if name is None:
+            unknown.append(code)
+        else:
+            names.append(name)
+    if not names and not unknown:
+        names = ["STK_REGULAR"]
+    flags = _BOTH
+    for name in names:
+        flags &= _flags_of(name)
+    regular = 0 if "STK_EXTENDED" in names else flags
+    return _Stock(weightiest(names, "stock"), regular, flags, tuple(dict.fromkeys(unknown)))
+
+
+def _codes(text: str, vocabulary: Vocabulary) -> list[str]:
+    tokens: list[str] = _TOKEN.findall(text)
+    if vocabulary == "nanex":
+        return [token for token in tokens if token != _NANEX_NONE]
+    if vocabulary == "massive":
+        return tokens
+    # The tapes give up to four letters together; two digits together are a vendor's number.
+    return [
+        code
+        for token in tokens
+        for code in ([token] if token in BY_NAME or len(token) > 4 or token.isdigit() else token)
+    ]
+
+
+def _name_of(code: str, vocabulary: Vocabulary, *, utp: bool) -> str | None:
+    if vocabulary == "codes":
+        if code == "B" and not utp:
+            return "STK_AVERAGE"
+        return STOCK_BY_CODE.get(code) or (code if code in STOCK_NAMES else None)
+    numbers = STOCK_BY_MASSIVE if vocabulary == "massive" else STOCK_BY_NANEX
+    return numbers.get(int(code)) if code.isascii() and code.isdigit() and len(code) < 10 else None
+
+
+def _note_unknown(found: list[_Stock], place: pl.Series, vocabulary: Vocabulary, notes: Counter[str]) -> None:
+    counts = place.value_counts()
+    what = {"codes": "sale condition", "massive": "Massive condition", "nanex": "Nanex condition"}[vocabulary]
+    for at, count in counts.iter_rows():
+        for code in found[at].unknown:
+            text = f"{what} {code[:20]!r} of stocks is not known: counted, side by rule"
+            if text not in notes and sum(key.startswith(what) for key in notes) >= _MOST_UNKNOWN:
+                text = f"{what}s of stocks that are not known, others: counted, side by rule"
+            notes[text] += count

@@ -1,0 +1,506 @@
+"""What a print is: its columns, types and units; checks and facts of a frame of them.
+
+A print is one trade of one contract (or one stock) with the quote that stood before it. Frames of prints
+carry the columns of `SCHEMA`, in that order. Prices, quotes, strikes and underlying mids are integers of
+1/10,000 USD, so that "at the ask" and "exactly mid" are exact and sums do not depend on order or batch. Sizes are whole
+contracts of options and integers of 1/10,000 share of stocks (`SIZE_SCALE`).
+"""
+
+from __future__ import annotations
+
+import re
+import time as clock
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from flowtape.errors import TapeError, UsageError
+from flowtape.model import columns, prices
+
+PRICE_SCALE = prices.PRICE_SCALE
+MAX_PRICE = prices.MAX_PRICE
+SIZE_SCALE = {"option": 1, "stock": 10_000}
+"""Integer size units per contract, or per share, by asset."""
+SIZES = ("size", "bid_size", "ask_size")
+"""The columns of prints that are in size units."""
+MAX_SIZE = 2**31 - 1
+"""The largest size of a print, in contracts or shares."""
+MAX_NOTIONAL = 10**12
+"""The largest price x size of a print, in USD (a million million), without the contract multiplier."""
+TOO_LARGE = "price x size is beyond a million million USD"
+SIZES_ROUNDED = "sizes rounded to 1/10,000 share"
+MAX_STRIKE = 999_999_990
+"""The largest strike an OSI symbol can hold: 99,999.999 USD."""
+LIMITS = {
+    "strike": (10, MAX_STRIKE),
+    "price": (0, MAX_PRICE),
+    "bid": (-MAX_PRICE, MAX_PRICE),
+    "ask": (-MAX_PRICE, MAX_PRICE),
+    "underlying": (-MAX_PRICE, MAX_PRICE),
+    "size": (1, MAX_SIZE * SIZE_SCALE["stock"]),
+    "bid_size": (0, 2**53),
+    "ask_size": (0, 2**53),
+}
+"""The least and the greatest value of columns of prints, in their own units. Of an option's size `MAX_SIZE` is the
+greatest."""
+_BOUNDS = {
+    "strike": "is not a strike above 0 and below 100,000 USD",
+    "price": "is not a price from 0 to 10,000,000 USD",
+    **dict.fromkeys(("bid", "ask", "underlying"), "is not a price of at most 10,000,000 USD"),
+    "size": "is not a size from 1 to 2,147,483,647",
+    **dict.fromkeys(("bid_size", "ask_size"), "is not a whole number from 0 up"),
+}
+NEW_YORK = ZoneInfo("America/New_York")
+FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2099, 12, 31)
+"""The dates of the exchanges' calendar. A print or quote of another date is not taken."""
+DAY_NS = 86_400 * 10**9
+EARLIEST = (FIRST_DAY - date(1970, 1, 1)).days * DAY_NS
+LATEST = ((LAST_DAY - date(1970, 1, 1)).days + 1) * DAY_NS - 1
+"""The first and last instant of the calendar, ns since 1970, UTC."""
+OUT_OF_RANGE = f"is before {FIRST_DAY} or more than a day ahead of the clock"
+
+Asset = pl.Enum(["option", "stock"])
+Right = pl.Enum(["C", "P"])
+Side = pl.Enum(["buy", "sell", "mid"])
+Timestamp = pl.Datetime("ns", "UTC")
+
+CONDITION_NAMES = (
+    "unknown", "REGULAR", "CANC", "OSEQ", "CNCL", "LATE", "CNCO", "OPEN", "CNOL", "OPNL", "AUTO", "REOP",
+    "AJST", "SPRD", "STDL", "STPD", "CSTP", "BWRT", "CMBO", "SPIM", "ISOI", "BNMT", "XMPT", "SLAN", "SLAI",
+    "SLCN", "SLCI", "SLFT", "MLET", "MLAT", "MLCT", "MLFT", "MESL", "TLAT", "MASL", "MFSL", "TLET", "TLCT",
+    "TLFT", "TESL", "TASL", "TFSL", "CBMO", "MCTP", "EXHT",
+    "STK_SWEEP", "STK_EXTENDED", "STK_ODD_LOT", "STK_BLOCK", "STK_YELLOW", "STK_SPLIT", "STK_AUTO",
+    "STK_EXEMPT", "STK_REGULAR", "STK_OPENING", "STK_REOPENING", "STK_CLOSING", "STK_AVERAGE",
+    "STK_BUNCHED", "STK_ACQUISITION", "STK_DISTRIBUTION", "STK_VARIATION", "STK_PRIOR", "STK_DERIVED",
+    "STK_QCT", "STK_CONTINGENT", "STK_CASH", "STK_NEXT_DAY", "STK_SELLER", "STK_STOPPED", "STK_CROSS",
+    "STK_SOLD_LAST", "STK_SOLD", "STK_BUNCHED_SOLD", "STK_EXTENDED_SOLD", "STK_STOPPED_LAST",
+    "STK_STOPPED_SOLD", "STK_OFFICIAL_CLOSE", "STK_OFFICIAL_OPEN", "STK_CORRECTED_CLOSE", "STK_DETAIL",
+)  # fmt: skip
+"""The one vocabulary for sale conditions: OPRA's mnemonics, and names for those of stocks (`STK_…`), see `conditions`.
+The place of a name is its number in a store: names are only ever added at the end."""
+Condition = pl.Enum(CONDITION_NAMES)
+
+QUOTE_CLASSES = ("none", "sampled", "joined", "own")
+"""How a print got its quote, weakest first: it has none; joined from samples of the quotes (`cbbo-1s`); joined from
+every quote; in the print's own row. The place of a name is its number in a store."""
+QuoteClass = pl.Enum(QUOTE_CLASSES)
+SETS_RANGE, SETS_ENDS = 1, 2
+"""Bits of `price_flags`: the print may set the high and low of its minute; it may set open and close."""
+
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "ts": Timestamp,
+    "asset": Asset,
+    "symbol": pl.Categorical,
+    "root": pl.Categorical,
+    "expiry": pl.Date,
+    "right": Right,
+    "strike": pl.Int64,
+    "price": pl.Int64,
+    "size": pl.Int64,
+    "bid": pl.Int64,
+    "ask": pl.Int64,
+    "bid_size": pl.Int64,
+    "ask_size": pl.Int64,
+    "quote_ts": Timestamp,
+    "quote_seq": pl.Int64,
+    "quote_class": QuoteClass,
+    "condition": Condition,
+    "venue": pl.Categorical,
+    "seq": pl.Int64,
+    "copy": pl.Int64,
+    "corrects": pl.UInt8,
+    "underlying": pl.Int64,
+    "price_flags": pl.UInt8,
+}
+"""`copy` numbers equal rows without a sequence (`seq` 0) from 1; `corrects` is 1 where the source marks the row as one
+that replaces another of its sequence number; `quote_seq` is the quote's own sequence number, null when unknown;
+`price_flags` (`SETS_RANGE`, `SETS_ENDS`) counts for stocks only."""
+_FILLED = {
+    "seq": 0,
+    "condition": "unknown",
+    "copy": 1,
+    "corrects": 0,
+    "price_flags": SETS_RANGE | SETS_ENDS,
+    "quote_class": None,
+}
+REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue")
+PARTS = ("expiry", "right", "strike")
+"""What an option has beside its root; null for a stock."""
+CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
+IDENTITY = ("venue", *CONTRACT, "ts", "seq", "price", "size", "condition", "copy")
+"""With the source, what makes a row itself: the same row seen twice counts once."""
+
+_INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPXPM": "SPX", "MRUTW": "MRUT",
+                "BRKB": "BRK.B", "BFB": "BF.B"}  # fmt: skip
+_ADJUSTED = re.compile(r"^\d?([A-Z][A-Z./]*?)\d?$")
+
+
+OSI = r"^(?:O:)?([A-Z0-9][A-Z0-9./]{0,5}?) *([0-9]{6})([CP])([0-9]{8})$"
+"""An option's contract as one text: its root (padded or not), expiry (YYMMDD), right and strike in 1/1,000 USD."""
+_OSI = re.compile(OSI)
+SYMBOL_LENGTH = 32
+_PUNCTUATION = "./=+*#$!@&~_:"
+"""What exchanges and vendors put into a symbol besides letters and digits: classes (`BRK.B`, `BRK/B`), preferred
+shares, units, warrants and rights (`-`, `=`, `+`, `^`), futures (`ES=F`, `/ES`), pairs (`BTC-USD`, `X:BTCUSD`)."""
+SYMBOL_PATTERN = f"^[A-Z0-9{_PUNCTUATION}-][A-Z0-9{_PUNCTUATION}^-]{{0,{SYMBOL_LENGTH - 1}}}$"
+"""What a symbol is, for readers, the API and the OpenAPI document: 1 to 32 characters, no letter in lower case. The
+syntax is common to Python, Polars and ECMAScript."""
+_SYMBOL = re.compile(SYMBOL_PATTERN[1:-1])
+
+
+MAX_NAMES = {"symbol": 100_000, "root": 100_000, "venue": 5_000}
+"""How many distinct names a column may have in a batch. OPRA has about 6,000 roots, the stock tapes 12,000 symbols; a
+process keeps every name for good, so that text of another kind would fill its memory."""
+
+
+def check_distinct(names: pl.Series, column: str, file: str = "") -> None:
+    """Raise `TapeError` where there are more distinct names than `MAX_NAMES` says of a column of prints."""
+    if len(names) > MAX_NAMES[column]:
+        some = ", ".join(map(repr, names.head(3)))
+        what = f"more than {MAX_NAMES[column]:,} distinct names as {column} ({some}, …): is it really one?"
+        raise TapeError(f"{file}: {what}" if file else what)
+
+
+NAME_LENGTH = 32
+NAME_PATTERN = f"^[ -~]{{0,{NAME_LENGTH}}}$"
+"""What a venue's name is: up to 32 printable ASCII characters."""
+_NAME = re.compile(NAME_PATTERN[1:-1])
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is a name by `NAME_PATTERN`."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_symbol(text: str) -> bool:
+    """Whether a text is a symbol by `SYMBOL_PATTERN`."""
+    return _SYMBOL.fullmatch(text) is not None
+
+
+@lru_cache(65_536)
+def underlying_of(root: str) -> str:
+    """Map an OPRA root to its underlying: `SPXW` → `SPX`, `AAPL1` → `AAPL`, `2SPX` → `SPX`, `BRKB` → `BRK.B`."""
+    name = root.strip().upper().lstrip("^")
+    found = _ADJUSTED.match(name)
+    name = found.group(1) if found else name
+    return _INDEX_ROOTS.get(name, name)
+
+
+def underlyings(roots: pl.Series) -> pl.Series:
+    """`underlying_of` for a column of roots; as many calls as there are distinct roots."""
+    names = roots.cast(pl.String)
+    distinct = names.unique().drop_nulls()
+    check_distinct(distinct, "root")
+    table = {root: underlying_of(root) for root in distinct}
+    return (
+        names.replace_strict(table, default=None, return_dtype=pl.String).cast(pl.Categorical).alias("symbol")
+    )
+
+
+def conform(frame: Any) -> pl.DataFrame:
+    """Convert a caller's frame to prints, and check every row.
+
+    Columns that `SCHEMA` does not name are left out. Absent optional columns are filled as `arranged` says. A type that
+    makes its meaning clear is converted. The type of `price` gives the unit of all prices of the frame: an integer is
+    1/10,000 USD, a float or decimal is USD. The type of `size` gives the unit of all its sizes: an integer is contracts
+    of options and 1/10,000 share of stocks, a float or decimal is contracts or shares. A time has any zone. Names may
+    be in lower case. A price finer than 1/10,000 USD is rounded as `prices.rounded` says, a size finer than 1/10,000
+    share half to even; a warning counts them.
+
+    Args:
+        frame: a Polars frame or LazyFrame, a pandas frame, or one with the Arrow C stream interface.
+
+    Returns:
+        A frame with the columns, order and types of `SCHEMA`, one row for each given.
+
+    Raises:
+        UsageError: for a missing column, a type whose meaning is not clear, or a value that no print can have; the text
+            names column, row (the first is 1) and value.
+    """
+    given = columns.polars_of(frame)
+    missing = [name for name in REQUIRED if name not in given.columns]
+    if missing:
+        hint = "; its index has it: call reset_index()" if set(missing) & _index_names(frame) else ""
+        raise UsageError(f"prints lack the column {', '.join(missing)}{hint}")
+    known = given.select(name for name in SCHEMA if name in given.columns)
+    # Sizes that are not in units take the asset to convert.
+    sizes = () if known["size"].dtype.is_integer() else _sizes_of(known)
+    units = known["price"].dtype.is_integer()
+    made = pl.DataFrame([_converted(column, units=units) for column in known if column.name not in sizes])
+    if not known["price"].dtype.is_integer():
+        made = prices.rounded(made, _warned)
+        if "strike" in made.columns:
+            strike = made.select(strike_units(pl.col("strike"))).to_series()
+            made = made.with_columns(columns.kept(strike, known["strike"], "is not a multiple of 0.001 USD"))
+    stock = made["asset"] == "stock"
+    made = made.with_columns(_in_units(known[name], stock) for name in sizes)
+    parts = [
+        pl.when(pl.col("asset") == "option").then(pl.col(name)).alias(name) for name in PARTS if name in made
+    ]
+    prints = arranged(made.with_columns(parts))
+    check(prints, given)
+    return prints
+
+
+def _sizes_of(frame: pl.DataFrame) -> list[str]:
+    return [name for name in SIZES if name in frame.columns]
+
+
+def _in_units(column: pl.Series, stock: pl.Series) -> pl.Series:
+    """Sizes of contracts or shares in size units; `stock` tells which are shares."""
+    amount = columns.nanos_of(column, 2 * MAX_SIZE)
+    contracts = amount // _ONE
+    contracts = contracts.set((amount % _ONE != 0).fill_null(value=False), None)
+    shares = amount.to_frame("#").select(prices.units(pl.col("#"))).to_series()
+    finer = stock & (amount % prices.NANOS != 0).fill_null(value=False)
+    if column.name == "size" and finer.any():
+        _warned(SIZES_ROUNDED, int(finer.sum()))
+    known = column.fill_nan(None) if column.dtype.is_float() else column
+    return columns.kept(shares.zip_with(stock, contracts), known, "is not a whole number")
+
+
+def _index_names(frame: Any) -> set[str]:
+    return set(getattr(getattr(frame, "index", None), "names", ()))
+
+
+def _warned(what: str, many: int) -> None:
+    warnings.warn(f"{what}: {many}", stacklevel=5)
+
+
+_MONEY = ("price", "bid", "ask", "underlying", "strike")
+_ONE = prices.NANOS * SIZE_SCALE["stock"]
+"""Nanos in one contract or share."""
+_NO_UNITS = "is not a whole number of 1/10,000 USD, as price is; where price is in USD, make it a float"
+Convert = Callable[[pl.Series], pl.Series]
+
+
+def _named(good: Callable[[str], bool], pattern: str, strip: str = "") -> Convert:
+    def convert(column: pl.Series) -> pl.Series:
+        return columns.names(column, good, f"is none of {pattern}", MAX_NAMES[column.name], strip)
+
+    return convert
+
+
+def _instants(column: pl.Series) -> pl.Series:
+    return columns.instants(column, EARLIEST, latest_instant(), OUT_OF_RANGE)
+
+
+def _chosen(kind: pl.Enum, what: str, choices: Mapping[str, str] | None = None) -> Convert:
+    known = {name.upper(): name for name in kind.categories} | dict(choices or {})
+    return lambda column: columns.chosen(column, kind, known, what)
+
+
+def _within(low: int, high: int) -> Convert:
+    def convert(column: pl.Series) -> pl.Series:
+        made = columns.whole(column)
+        columns.refuse(
+            column, ~made.is_between(low, high).fill_null(value=True), f"is not from {low} to {high}"
+        )
+        return made
+
+    return convert
+
+
+_CONVERT: dict[str, Convert] = {
+    **dict.fromkeys(("ts", "quote_ts"), _instants),
+    "asset": _chosen(Asset, "is neither option nor stock"),
+    "symbol": _named(is_symbol, SYMBOL_PATTERN, "^"),
+    "root": _named(is_symbol, SYMBOL_PATTERN),
+    "venue": _named(is_name, NAME_PATTERN),
+    "expiry": columns.dates,
+    "right": _chosen(Right, "is neither call nor put", {"CALL": "C", "PUT": "P"}),
+    "condition": _chosen(Condition, "is no sale condition", {"": "unknown"}),
+    "quote_class": _chosen(QuoteClass, "is no class of a quote"),
+    "corrects": _within(0, 1),
+    "price_flags": _within(0, SETS_RANGE | SETS_ENDS),
+}
+"""How a column of a caller's frame takes the type of `SCHEMA`; all others are whole numbers."""
+
+
+def _converted(column: pl.Series, *, units: bool) -> pl.Series:
+    """A column in the type of `SCHEMA`; prices that are not in `units` become nanos."""
+    if column.name in _MONEY:
+        return columns.whole(column, _NO_UNITS) if units else columns.usd(column)
+    return _CONVERT.get(column.name, columns.whole)(column)
+
+
+def strike_units(amount: pl.Expr) -> pl.Expr:
+    """Nanos of a strike in price units; null unless it is a multiple of 0.001 USD."""
+    return pl.when(amount % (10 * prices.NANOS) == 0).then(amount // prices.NANOS)
+
+
+def arranged(frame: pl.DataFrame) -> pl.DataFrame:
+    """Give a frame whose values are those of prints the columns, order and types of `SCHEMA`; no row is checked.
+
+    An option's `symbol` becomes the underlying of the root it may name (`SPXW` → `SPX`); a stock's is not changed.
+    Absent optional columns become null, except these, whose nulls are filled too: `condition` becomes "unknown", `seq`
+    and `corrects` 0, `copy` 1, `price_flags` both bits, `quote_class` "own" where the row has a quote and "none" where
+    it has none.
+
+    Raises `UsageError` where a required column is missing, a type cannot be cast, or a symbol is an OSI symbol.
+    """
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    if missing:
+        raise UsageError(f"prints lack the column {', '.join(missing)}")
+    made = [_filled(frame, name).cast(dtype) for name, dtype in SCHEMA.items()]
+    try:
+        return _of_underlyings(frame.select(made))
+    except pl.exceptions.PolarsError as error:
+        raise UsageError(f"prints have a column of the wrong type: {str(error).splitlines()[0]}") from None
+
+
+def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
+    """Prints whose options are filed under their underlying."""
+    names = prints["symbol"].unique().drop_nulls().cast(pl.String).to_list()
+    if contracts := [name for name in names if _OSI.match(name)]:
+        raise UsageError(
+            f"prints have the symbol {contracts[0]!r}, which names an option's contract: give its root, expiry, right "
+            f"and strike in columns of their own"
+        )
+    table = {name: underlying_of(name) for name in names if underlying_of(name) != name}
+    if not table:
+        return prints
+    mapped = pl.col("symbol").cast(pl.String).replace(table).cast(pl.Categorical)
+    return prints.with_columns(pl.when(asset="option").then(mapped).otherwise("symbol").alias("symbol"))
+
+
+def check(prints: pl.DataFrame, given: pl.DataFrame | None = None) -> None:
+    """Check that prints in `SCHEMA` are within bounds. It costs a minimum and a maximum of each column.
+
+    Args:
+        prints: the rows.
+        given: the same rows before they were converted: what an error shows.
+
+    Raises:
+        UsageError: for the first row outside the bounds; the text names column, row and value.
+    """
+    shown = prints if given is None else given
+    for name in ("ts", "asset", "symbol", "root", "price", "size", "seq"):
+        if prints[name].null_count():
+            columns.refuse(shown[name], prints[name].is_null(), "a print needs it")
+    for name, (low, high) in LIMITS.items():
+        values = prints[name]
+        least, most = values.min(), values.max()
+        if least is not None and (cast(int, least) < low or cast(int, most) > high):
+            columns.refuse(shown[name], ~values.is_between(low, high).fill_null(value=True), _BOUNDS[name])
+    for name in ("ts", "quote_ts"):
+        beyond = out_of_range(prints[name])
+        if beyond is not None:
+            columns.refuse(shown[name], beyond, OUT_OF_RANGE)
+    largest = prints["size"].max()
+    if isinstance(largest, int) and largest > MAX_SIZE:
+        columns.refuse(
+            shown["size"], (prints["asset"] == "option") & (prints["size"] > MAX_SIZE), _BOUNDS["size"]
+        )
+    beyond = too_large(prints)
+    if beyond is not None:
+        columns.refuse(shown["size"], beyond, f"of a print whose {TOO_LARGE}")
+    _check_contracts(prints)
+
+
+def _check_contracts(prints: pl.DataFrame) -> None:
+    """An option has an expiry, a right and a strike; a stock has none of them."""
+    option = prints["asset"] == "option"
+    if option.all() and not any(prints[name].null_count() for name in PARTS):
+        return
+    for name in PARTS:
+        columns.refuse(prints[name], option & prints[name].is_null(), "an option needs it")
+        columns.refuse(prints[name], ~option & prints[name].is_not_null(), "a stock has none")
+
+
+def _filled(frame: pl.DataFrame, name: str) -> pl.Expr:
+    if name in frame.columns and (name not in _FILLED or not frame[name].null_count()):
+        return pl.col(name)
+    default = _own_class(frame) if name == "quote_class" else pl.lit(_FILLED.get(name))
+    return (pl.coalesce(name, default) if name in frame.columns else default).alias(name)
+
+
+def _own_class(frame: pl.DataFrame) -> pl.Expr:
+    """The class of quotes that stand in the rows themselves."""
+    quoted = [pl.col(name).is_not_null() for name in ("bid", "ask") if name in frame.columns]
+    own = pl.when(pl.any_horizontal(quoted)).then(pl.lit("own")) if quoted else pl.lit(None, pl.String)
+    return own.fill_null("none").cast(QuoteClass)
+
+
+def latest_instant(ahead: int = DAY_NS) -> int:
+    """The last instant (ns since 1970) that a print or quote may carry: `ahead` ns after the clock, in the calendar."""
+    return min(clock.time_ns() + ahead, LATEST)
+
+
+def out_of_range(instants: pl.Series, latest: int | None = None) -> pl.Series | None:
+    """Which instants lie before `EARLIEST` or after `latest` (default: a day ahead of the clock); None where none does.
+
+    `instants` are ns since 1970, as `Timestamp` or Int64. A null is not out of range.
+    """
+    numbers = instants.to_physical()
+    low, high = numbers.min(), numbers.max()
+    if latest is None:
+        latest = latest_instant()
+    if not isinstance(low, int) or not isinstance(high, int) or (low >= EARLIEST and high <= latest):
+        return None
+    return ~numbers.is_between(EARLIEST, latest).fill_null(value=True)
+
+
+def size_unit() -> pl.Expr:
+    """`SIZE_SCALE` of each row's `asset`."""
+    stock = pl.col("asset").cast(pl.String) == "stock"
+    return pl.when(stock).then(SIZE_SCALE["stock"]).otherwise(SIZE_SCALE["option"])
+
+
+def too_large(prints: pl.DataFrame) -> pl.Series | None:
+    """Which prints (`asset`, `price`, `size`) have a price x size beyond `MAX_NOTIONAL`; None where none has."""
+    price, size = prints["price"], prints["size"]
+    most, largest = price.max(), size.max()
+    # Of options and stocks, the smaller limit: nearly every batch stays below it.
+    if not isinstance(most, int) or not isinstance(largest, int) or most * largest <= _limit("option"):
+        return None
+    limits = [pl.lit(float(_limit(asset))) for asset in ("stock", "option")]
+    limit = pl.when(pl.col("asset") == "stock").then(limits[0]).otherwise(limits[1])
+    beyond = prints.select(pl.col("price").cast(pl.Float64) * pl.col("size") > limit).to_series()
+    return beyond if beyond.any() else None
+
+
+def _limit(asset: str) -> int:
+    """`MAX_NOTIONAL` in the units of an asset's price x size."""
+    return MAX_NOTIONAL * PRICE_SCALE * SIZE_SCALE[asset]
+
+
+def day_bounds(day: date) -> tuple[datetime, datetime]:
+    """The two UTC instants between which a New York date lies (23 or 25 hours apart on two days a year)."""
+    start = datetime.combine(day, time(), NEW_YORK)
+    end = datetime.combine(day + timedelta(days=1), time(), NEW_YORK)
+    return start.astimezone(UTC), end.astimezone(UTC)
+
+
+def minute_days(minute: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The trading day of each minute since 1970, as days since 1970. Shape as given."""
+    if not len(minute):
+        return minute
+    first, last = (
+        datetime.fromtimestamp(int(end) * 60, NEW_YORK).date() for end in (minute.min(), minute.max())
+    )
+    days = [first + timedelta(days=ahead) for ahead in range((last - first).days + 1)]
+    starts = np.array([int(day_bounds(day)[0].timestamp()) // 60 for day in days])
+    numbers: npt.NDArray[np.int64] = (
+        (first - date(1970, 1, 1)).days - 1 + np.searchsorted(starts, minute, "right")
+    )
+    return numbers
+
+
+def trading_days(ts: pl.Series) -> pl.Series:
+    """The trading day of each instant: its date in New York. Shape as given, type Date."""
+    low, high = ts.min(), ts.max()
+    if not isinstance(low, datetime) or not isinstance(high, datetime):
+        return pl.Series("day", [None] * len(ts), dtype=pl.Date)
+    # One conversion a row is what a time zone costs; nearly every batch lies within one day.
+    first, last = low.astimezone(NEW_YORK).date(), high.astimezone(NEW_YORK).date()
+    if first == last and ts.null_count() == 0:
+        return pl.Series("day", [first], dtype=pl.Date).new_from_index(0, len(ts))
+    return ts.dt.convert_time_zone("America/New_York").dt.date().alias("day")

@@ -1,0 +1,1 @@
+"""From prints to the store and the cache: batches, commits, feeds, backfill."""

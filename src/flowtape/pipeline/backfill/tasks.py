@@ -1,0 +1,155 @@
+"""What a worker does: looks for the trading days of files, and takes those of one task into the store."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import msgspec
+
+from flowtape.errors import FlowtapeError, NothingRead, StoreError, TakenOver
+from flowtape.model.prints import trading_days
+from flowtape.pipeline.backfill.files import File, Reading, near, options
+from flowtape.pipeline.ingest import Outcome, outcome_of
+from flowtape.pipeline.ingestor import Engine
+from flowtape.readers import open_tapes
+from flowtape.storage import Store, open_store, shared
+
+SHOWN = 20
+"""Rejected rows and refused days of a tape that the journal keeps."""
+_mine = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where prints go; the store's name may hold a password, so it is in no text of this."""
+
+    store: str = field(repr=False)
+    max_quote_age: float | None = None
+
+
+class Task(msgspec.Struct):
+    """Units of files to be taken one after the other, and the days they have."""
+
+    units: list[tuple[File, ...]]
+    days: list[date]
+
+
+class Survey(msgspec.Struct):
+    """The trading days of a unit, rising; or why it cannot be read."""
+
+    days: list[date]
+    error: str = ""
+
+
+class Done(msgspec.Struct):
+    """What became of a unit: of each of its tapes, or an error; `again` where another run may succeed."""
+
+    files: tuple[str, ...]
+    outcomes: list[Outcome] = []
+    error: str = ""
+    again: bool = False
+
+
+class Entry(msgspec.Struct):
+    """A unit in the journal: its files as they were, its days, and what became of it."""
+
+    files: list[File]
+    days: list[date]
+    done: bool = False
+    outcomes: list[Outcome] = []
+
+    def of(self, unit: Sequence[File]) -> bool:
+        """Whether the files are the same still."""
+        return tuple(self.files) == tuple(unit)
+
+
+def key_of(reading: Reading, unit: Sequence[File] = ()) -> str:
+    """The name that a unit, read in a way, has in the journal; what all units read so begin with."""
+    way = hashlib.sha256(msgspec.json.encode(reading)).hexdigest()[:12]
+    return f"backfill {way} " + " ".join(file.url for file in unit)
+
+
+def survey(reading: Reading, unit: tuple[File, ...]) -> Survey:
+    """Read a unit for its trading days."""
+    days: set[date] = set()
+    try:
+        with near(unit) as paths, options(reading) as asked:
+            for tape in open_tapes(paths, reading.format, asked):
+                for batch in tape.batches:
+                    days.update(trading_days(batch.prints["ts"]).unique())
+    except FlowtapeError as error:
+        return Survey([], str(error))
+    return Survey(sorted(days))
+
+
+def carry_out(place: Place, reading: Reading, task: Task) -> list[Done]:
+    """Take the units of a task into the store, those that the journal does not have.
+
+    Raises `StoreError` where trying again may help; what was committed stays, and counts once.
+    """
+    store = _store(place.store)
+    try:
+        for day in task.days:
+            store.take_over(f"backfill of {day}")
+        age = None if place.max_quote_age is None else timedelta(seconds=place.max_quote_age)
+        engine = Engine(store, max_quote_age=age)
+        found = [_take(engine, reading, unit, task.days) for unit in task.units]
+        for day in task.days:
+            store.release(f"backfill of {day}")
+    except TakenOver as error:
+        _let_go()
+        return [Done(tuple(file.url for file in unit), error=str(error), again=True) for unit in task.units]
+    except BaseException:
+        _let_go()
+        raise
+    if not shared(place.store):
+        _let_go()
+    return found
+
+
+def _take(engine: Engine, reading: Reading, unit: tuple[File, ...], days: list[date]) -> Done:
+    name = key_of(reading, unit)
+    told = engine.store.cursor(name)
+    if told is not None:
+        entry = msgspec.json.decode(told, type=Entry)
+        if entry.of(unit) and entry.done:
+            return Done(tuple(file.url for file in unit), entry.outcomes)
+    outcomes: list[Outcome] = []
+    try:
+        with near(unit) as paths, options(reading) as asked:
+            tapes = open_tapes(paths, reading.format, asked)
+            outcomes.extend(outcome_of(tape, engine.ingest(tape)) for tape in tapes)
+        for outcome in outcomes:
+            if outcome.nothing_read is not None:
+                raise NothingRead(outcome.nothing_read)
+    except StoreError:
+        raise
+    except FlowtapeError as error:
+        return Done(tuple(file.url for file in unit), outcomes, str(error))
+    for outcome in outcomes:
+        del outcome.first[SHOWN:], outcome.refusals[SHOWN:]
+    with engine.store.transaction():
+        entry = Entry(list(unit), days, done=True, outcomes=outcomes)
+        engine.store.set_cursor(name, msgspec.json.encode(entry).decode())
+    return Done(tuple(file.url for file in unit), outcomes)
+
+
+def _store(name: str) -> Store:
+    """This thread's store. A shared one is kept for the next task: each that is opened is one more writer."""
+    kept = getattr(_mine, "store", None)
+    if kept is None or _mine.name != name:
+        _let_go()
+        kept = _mine.store = open_store(name)
+        _mine.name = name
+    found: Store = kept
+    return found
+
+
+def _let_go() -> None:
+    kept, _mine.store = getattr(_mine, "store", None), None
+    if kept is not None:
+        kept.close()

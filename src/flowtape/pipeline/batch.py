@@ -1,0 +1,71 @@
+"""A batch of prints on its way into store and window: as rows, as bars, and what it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import polars as pl
+
+from flowtape.model.conditions import family, is_cancel
+from flowtape.orderflow.classify import sign
+from flowtape.orderflow.minute_bars import FIELDS, NS_PER_MINUTE, aggregate
+from flowtape.storage.catalog import BAR_KEY
+
+
+@dataclass(slots=True)
+class Change:
+    """What a batch did to the minutes: bars added, and bars put in the place of others."""
+
+    bars: pl.DataFrame
+    keys: pl.DataFrame | None = None
+    restated: pl.DataFrame | None = None
+    dropped: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch on its way: each row once, as prints with `series` and as rows, and the bars they make if none
+    is known already. Holds while the catalog's `epoch` is the one it was made in.
+
+    `given` counts the rows of the batch. Not among `prints` are `duplicates` (rows of a key that is there once)
+    and `corrected` (rows in whose place another row of the batch stands). `counted` prints are no cancels, `unquoted`
+    of those have no quote in force.
+    """
+
+    prints: pl.DataFrame
+    rows: pl.DataFrame
+    bars: pl.DataFrame
+    given: int
+    epoch: int
+    duplicates: int
+    corrected: int
+    counted: int
+    unquoted: int
+
+    def only(self, mask: pl.Series, max_quote_age: timedelta | None) -> Prepared:
+        """The batch with a part of its rows."""
+        prints = self.prints.filter(mask)
+        rows, bars = self.rows.filter(mask), bars_of(prints, max_quote_age)
+        return replace(self, prints=prints, rows=rows, bars=bars)
+
+
+def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.DataFrame:
+    """Bars by series number of the rows among `prints` that count; `prints` carries `series` beside its own
+    columns, and may carry `removed_at`."""
+    if "removed_at" in prints.columns:
+        prints = prints.filter(pl.col("removed_at").is_null())
+    prints = prints.filter(~is_cancel())
+    if prints.is_empty():
+        return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64))
+    signed = sign(prints, max_quote_age=max_quote_age).with_columns(family().to_physical())
+    return aggregate(signed, ("series", "family"))
+
+
+def bar_keys(rows: pl.DataFrame) -> pl.DataFrame:
+    """The distinct keys of the bars that some prints with `series` are in."""
+    return rows.select(
+        pl.col("series").cast(pl.Int32),
+        family().to_physical().alias("family"),
+        (pl.col("ts").to_physical() // NS_PER_MINUTE).alias("minute"),
+    ).unique()

@@ -1,0 +1,403 @@
+"""Live feeds into the engine: what arrives is queued within bounds, shown at once and committed every second.
+
+Each feed runs on a thread of its own and is called again, after a pause, when its connection breaks. One thread takes
+what they deliver: it shows prints as they come and commits prints, minutes and cursors together.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import polars as pl
+
+from flowtape.errors import FeedError, FlowtapeError, StoreError, TakenOver, UsageError
+from flowtape.feeds.backlog import Backlog, Backlogs
+from flowtape.feeds.base import Delivery, Feed
+from flowtape.model.calendar import is_open
+from flowtape.model.clock import Clock
+from flowtape.pipeline.ingestor import Engine, Report
+
+COMMIT_EVERY = 0.5
+"""Seconds between commits."""
+QUEUE_PRINTS = 500_000
+"""Prints that may wait; a feed that brings more waits itself."""
+STEP_PRINTS = 20_000
+"""Prints shown in one step: more take longer than a reader should wait."""
+RETRY = 1.0
+"""Seconds between tries while the store refuses."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before a broken connection is tried again: doubled each time, then anywhere between half and all of it."""
+REPRESENTATIVE = "SPY"
+"""Whose hours a feed of all symbols is watched by."""
+
+_log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who is told what becomes of prints, for measurements."""
+
+    def shown(
+        self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
+    ) -> None:
+        """Prints of a source can be seen: contracts or shares by asset and side, and of each delivery how many
+        seconds that is after it came and how many prints it has."""
+
+    def committed(self, seconds: float, prints: int) -> None:
+        """So many prints were committed in so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedReport:
+    """How a feed does: `lag` is seconds from its newest print to its arrival, `silence` seconds since it was heard
+    while its market is open (None while it need not speak)."""
+
+    name: str
+    connected: bool
+    reconnects: int
+    lag: float | None
+    silence: float | None
+    notes: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    line: _Line
+    delivery: Delivery
+    arrived: float
+
+
+@dataclass(slots=True)
+class _Line:
+    """One feed and what is known of it; it is its feed's outlet."""
+
+    feed: Feed
+    live: Live
+    stop: threading.Event
+    cursor: str | None
+    last_heard: float
+    connected: bool = False
+    reconnects: int = 0
+    lag: float | None = None
+    ended: str | None = None
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def put(self, delivery: Delivery) -> None:
+        """See `feeds.live.Outlet.put`."""
+        self.heard()
+        self.live.queue(self, delivery)
+
+    def heard(self) -> None:
+        """See `feeds.live.Outlet.heard`."""
+        self.connected = True
+        self.last_heard = time.monotonic()
+
+    def count(self, what: str, many: int = 1) -> None:
+        """See `feeds.live.Outlet.count`."""
+        if what not in self.notes:
+            _tell(logging.WARNING, "feed note", feed=self.feed.name, what=what, many=many)
+        self.notes[what] += many
+
+    def must_speak(self, now_ns: int) -> bool:
+        """Whether the feed's market is open."""
+        if self.feed.always_open:
+            return True
+        symbols = self.feed.symbols or (REPRESENTATIVE,)
+        return any(is_open(asset, symbol, now_ns) for asset in self.feed.assets for symbol in symbols)  # type: ignore[arg-type]
+
+
+class Live:
+    """The feeds of a server. `failing` says why their prints cannot be kept, None while they are."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        feeds: Sequence[Feed],
+        clock: Clock,
+        listener: Listener | None = None,
+        queue_limit: int = QUEUE_PRINTS,
+        backlogs: Backlogs | None = None,
+    ) -> None:
+        self.failing: str | None = None
+        self.queue_limit, self.queue_prints, self.uncommitted = queue_limit, 0, 0
+        self._engine, self._clock, self._listener = engine, clock, listener
+        self.lost = 0
+        """Prints that were delivered and could not be kept when the server ended."""
+        self._stop, self._drain = threading.Event(), threading.Event()
+        self.taken_over = threading.Event()
+        self._started = False
+        self._waiting: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        began = time.monotonic()
+        for feed in feeds:
+            engine.store.take_over(feed.name)
+        self._lines = [_Line(feed, self, self._stop, engine.store.cursor(feed.name), began) for feed in feeds]
+        self._places: dict[str, str] = {}
+        self._standing: dict[str, list[pl.DataFrame]] = {}
+        self._backlogs, self._reached = backlogs or Backlogs(), dict[str, Backlog]()
+        self._threads = [
+            threading.Thread(target=self._keep_running, args=(line,), name=f"feed {line.feed.name}")
+            for line in self._lines
+        ]
+        self._taker = threading.Thread(target=self._take, name="taker")
+
+    def start(self) -> None:
+        """Begin."""
+        self._started = True
+        for line in self._lines:
+            line.last_heard = time.monotonic()
+        # The calendar takes a second to load: before the first print, not among them.
+        self._mind_the_hours()
+        for line in self._lines:
+            if line.cursor is not None:
+                line.feed.restore(self._engine.store.standing(line.feed.name))
+        self._taker.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End, where it has begun: the feeds stop, what they delivered is shown and committed; returns once that is
+        done."""
+        self._stop.set()
+        if not self._started:
+            return
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._drain.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._taker.join()
+
+    def silent_for(self, asset: str | None, now_ns: int) -> float | None:
+        """Seconds since the quietest feed of an asset (None: of any) was last heard while its market is open; None
+        where none need speak, and before they have begun."""
+        silences = [
+            time.monotonic() - line.last_heard
+            for line in self._lines
+            if self._started and (asset is None or asset in line.feed.assets) and line.must_speak(now_ns)
+        ]
+        return max(silences, default=None)
+
+    def feeds(self) -> list[FeedReport]:
+        """How each feed does."""
+        now, wall = time.monotonic(), self._clock.now_ns()
+        return [
+            FeedReport(
+                line.feed.name,
+                line.connected,
+                line.reconnects,
+                line.lag,
+                now - line.last_heard if line.must_speak(wall) else None,
+                dict(line.notes),
+            )
+            for line in self._lines
+        ]
+
+    def ended(self) -> bool:
+        """Whether no feed runs any more."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def raise_given_up(self) -> None:
+        """Raise `FeedError` where a feed was given up for good."""
+        for line in self._lines:
+            if line.ended is not None:
+                raise FeedError(f"{line.feed.name}: {line.ended}")
+
+    def queue(self, line: _Line, delivery: Delivery) -> None:
+        """Let a delivery wait for its turn; waits itself while too many do."""
+        many = delivery.prints.height
+        with self._changed:
+            # One alone is taken however large it is.
+            self._changed.wait_for(
+                lambda: (
+                    self.queue_prints == 0
+                    or self.queue_prints + many <= self.queue_limit
+                    or self._stop.is_set()
+                )
+            )
+            line.cursor = delivery.cursor
+            self._waiting.append(_Waiting(line, delivery, time.monotonic()))
+            self.queue_prints += many
+            self._changed.notify_all()
+
+    def _keep_running(self, line: _Line) -> None:
+        pause = FIRST_PAUSE
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                line.feed.run(line, line.cursor)
+                reason = "the connection ended"
+            except UsageError as error:
+                line.ended, line.connected = str(error), False
+                _tell(logging.ERROR, "feed given up", feed=line.feed.name, reason=str(error))
+                return
+            except FlowtapeError as error:
+                reason = str(error)
+            except Exception as error:
+                reason = repr(error)
+            line.connected = False
+            if self._stop.is_set():
+                return
+            if line.feed.ends:
+                _tell(logging.INFO, "feed ended", feed=line.feed.name)
+                return
+            if time.monotonic() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            line.reconnects += 1
+            wait = pause * random.uniform(0.5, 1)  # noqa: S311 - to part clients, not to hide anything
+            _tell(
+                logging.WARNING,
+                "feed broke off, trying again",
+                feed=line.feed.name,
+                reason=reason,
+                seconds=round(wait, 2),
+            )
+            pause = min(2 * pause, LONGEST_PAUSE)
+            self._stop.wait(wait)
+
+    def _take(self) -> None:
+        due = time.monotonic() + COMMIT_EVERY
+        while True:
+            batch = self._next(due)
+            shown = not batch or self._insist(lambda batch=batch: self._show(batch))  # type: ignore[misc]
+            ending = self._drain.is_set() and not (shown and self._waiting)
+            if time.monotonic() >= due or ending:
+                self._insist(self._commit)
+                self._mind_the_hours()
+                due = time.monotonic() + COMMIT_EVERY
+            if ending:
+                self._end([] if shown else batch)
+                return
+
+    def _next(self, due: float) -> list[_Waiting]:
+        """The next deliveries of one source that make a step; none when it is time to commit."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._waiting or self._drain.is_set(), timeout=max(0.0, due - time.monotonic())
+            )
+            batch: list[_Waiting] = []
+            rows = 0
+            while self._waiting and rows < STEP_PRINTS:
+                if batch and self._waiting[0].line.feed.source != batch[0].line.feed.source:
+                    break
+                batch.append(self._waiting.popleft())
+                rows += batch[-1].delivery.prints.height
+            self.queue_prints -= rows
+            self._changed.notify_all()
+            return batch
+
+    def _show(self, batch: list[_Waiting]) -> None:
+        prints = pl.concat([one.delivery.prints for one in batch])
+        source = batch[0].line.feed.source
+        if prints.height:
+            report = self._engine.show(prints, source)
+            self.uncommitted += prints.height
+            self._measure(batch, report, prints)
+        for one in batch:
+            name = one.line.feed.name
+            self._places[name] = one.delivery.cursor
+            if one.delivery.backlog is not None:
+                self._reached[name] = one.delivery.backlog
+            if one.delivery.standing is not None:
+                self._standing.setdefault(name, []).append(one.delivery.standing)
+
+    def _measure(self, batch: list[_Waiting], report: Report, prints: pl.DataFrame) -> None:
+        line = batch[-1].line
+        for what, many in report.notes.items():
+            line.count(what, many)
+        if report.refused - sum(report.notes.values()) > 0:
+            line.count(
+                "prints of days that another source holds, refused",
+                report.refused - sum(report.notes.values()),
+            )
+        newest = prints.select(pl.col("ts").to_physical().max()).item()
+        line.lag = (self._clock.now_ns() - newest) / 1e9
+        if self._listener is not None:
+            now = time.monotonic()
+            waits = [(now - one.arrived, one.delivery.prints.height) for one in batch]
+            self._listener.shown(report.source, report.volumes, waits)
+
+    def _commit(self) -> None:
+        if not self._places:
+            return
+        began = time.monotonic()
+        standing = {
+            name: pl.concat(parts).unique("instrument", keep="last", maintain_order=True)
+            for name, parts in self._standing.items()
+        }
+        self._engine.commit(self._places, standing)
+        if self._listener is not None:
+            self._listener.committed(time.monotonic() - began, self.uncommitted)
+        # Only what is committed is in every answer: some are made of the store alone.
+        for name, backlog in self._reached.items():
+            self._backlogs.set(name, backlog)
+        self._places, self._standing, self._reached, self.uncommitted = {}, {}, {}, 0
+
+    def _end(self, batch: list[_Waiting]) -> None:
+        """Let go of what could not be kept: of a batch that was not shown, and of what waits and is not committed."""
+        with self._changed:
+            self.lost = (
+                self.uncommitted + self.queue_prints + sum(one.delivery.prints.height for one in batch)
+            )
+            self._waiting.clear()
+            self.queue_prints = 0
+            self._changed.notify_all()
+
+    def raise_lost(self) -> None:
+        """Raise `StoreError` where prints were lost at the end; the feeds fetch them again from their cursors."""
+        if self.lost:
+            raise StoreError(
+                f"{self.lost:,} live prints could not be kept: {self.failing}; the feeds fetch them again from the last"
+                " commit"
+            )
+
+    def _insist(self, work: Callable[[], None]) -> bool:
+        """Do it; while the store refuses, try again, but once the feeds have ended only once. Whether it is done, or
+        is not to be done any more."""
+        while True:
+            try:
+                work()
+            except TakenOver as error:
+                self._fail(str(error))
+                self.taken_over.set()
+                self._stop.set()
+                self._drain.set()
+                return True
+            except StoreError as error:
+                self._fail(str(error))
+            except Exception as error:
+                _tell(logging.ERROR, "live prints cannot be taken", error=repr(error))
+                self._fail("live prints cannot be taken; the log says why")
+            else:
+                if self.failing is not None:
+                    _tell(logging.INFO, "live prints are kept again")
+                self.failing = None
+                return True
+            if self._drain.is_set():
+                return False
+            # Not busily while the feeds end.
+            (self._drain if self._stop.is_set() else self._stop).wait(RETRY)
+
+    def _fail(self, reason: str) -> None:
+        if self.failing != reason:
+            _tell(logging.WARNING, "live prints are not kept, trying again", reason=reason)
+        self.failing = reason
+
+    def _mind_the_hours(self) -> None:
+        """While a market is closed its feed is not waited for: at the open its time begins anew."""
+        now = self._clock.now_ns()
+        for line in self._lines:
+            if not line.must_speak(now):
+                line.last_heard = time.monotonic()
+
+
+def _tell(level: int, event: str, /, **facts: object) -> None:
+    _log.log(level, event, extra={"fields": facts}, exc_info=level >= logging.ERROR)

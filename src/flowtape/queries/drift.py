@@ -1,0 +1,121 @@
+"""`…/drift`: how far each symbol's flow stands from zero. The measure is in `readings.drift`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from flowtape.cache.window import MINUTES
+from flowtape.model.calendar import sessions
+from flowtape.model.prints import NEW_YORK
+from flowtape.model.query import Query
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.orderflow.signals import drift
+from flowtape.queries.leaders import asked_at, board_minutes
+from flowtape.queries.render.bodies import Made, Rows, Text
+from flowtape.queries.render.numbers import NOTIONAL_SCALE, Ints, Numbers, decimals, stamp, stamps, whole
+from flowtape.queries.source import Desk, Flows
+
+_DAY = 1440
+
+
+class Drifter(msgspec.Struct, rename="camel", kw_only=True):
+    """One symbol over the window. `z` is against the same clock minutes of `sessions` earlier days (absent without
+    enough of them), `volume_z` against the root of its volume; `basis` says which of them ranks it: `history` or
+    `volume`."""
+
+    symbol: str
+    net_volume: int
+    net_premium: float
+    trade_count: int
+    z: float | UnsetType = UNSET
+    sessions: int
+    volume_z: float
+    basis: str
+    stretched: bool
+    last_trade_utc: str
+
+
+class Drifts(msgspec.Struct, rename="camel", kw_only=True):
+    """Symbols by how far their flow stands from zero; `tracked` had a print in the window, `qualified` enough."""
+
+    generated_utc: str
+    right: Text = UNSET
+    window_minutes: int
+    tracked: int
+    qualified: int
+    limit: int
+    drift: list[Drifter]
+
+
+def drift_answer(desk: Desk, query: Query) -> Made:
+    """The body of `…/drift`, the most stretched first; of equals by symbol."""
+    start, end = board_minutes(desk, query)
+    flows = desk.flows(query, start, end)
+    past_net, past_squares = _past(desk, query, flows, start, end)
+    measured = drift(flows.net, flows.squares, past_net, past_squares)
+    qualified = flows.trades >= query.min_trades
+    places = np.flatnonzero(qualified)
+    places = places[np.argsort(-np.abs(measured.score[places]), kind="stable")][: query.limit]
+    own = measured.has_z[places].tolist()
+    z = decimals(measured.z[places], 100)
+    columns = {
+        "symbol": [flows.symbols[place] for place in places.tolist()],
+        "net_volume": whole(flows.net[places], query.asset).tolist(),
+        "net_premium": decimals(flows.notional[places], NOTIONAL_SCALE[query.asset]),
+        "trade_count": flows.trades[places].tolist(),
+        "z": [value if known else UNSET for value, known in zip(z, own, strict=True)],
+        "sessions": [len(past_net)] * len(own),
+        "volume_z": decimals(measured.volume_z[places], 100),
+        "basis": ["history" if known else "volume" for known in own],
+        "stretched": measured.stretched[places].tolist(),
+        "last_trade_utc": stamps(flows.newest(places), "s"),
+    }
+    body = Drifts(
+        generated_utc=stamp(asked_at(desk, query), "s"),
+        right=query.filter.right or UNSET,
+        window_minutes=query.minutes,
+        tracked=len(flows.symbols),
+        qualified=int(qualified.sum()),
+        limit=query.limit,
+        drift=Rows(Drifter, columns),
+    )
+    return Made(body, flows.as_of)
+
+
+def _past(desk: Desk, query: Query, flows: Flows, start: int, end: int) -> tuple[Ints, Numbers]:
+    """The symbols' net volume over the same clock minutes of earlier sessions, and the sum of the squares of its
+    minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
+    has 0."""
+    place = {symbol: number for number, symbol in enumerate(flows.symbols)}
+    nets: list[Numbers] = []
+    squares: list[Numbers] = []
+    for shift in _shifts(start, end) if place else ():
+        past = desk.flows(query, start + shift, end + shift)
+        if past.symbols:
+            mine = [(number, place[symbol]) for number, symbol in enumerate(past.symbols) if symbol in place]
+            take, put = np.array(mine, np.int64).reshape(-1, 2).T
+            for rows, values in ((nets, past.net), (squares, past.squares)):
+                row = np.zeros(len(place), values.dtype)
+                row[put] = values[take]
+                rows.append(row)
+    none = np.empty((0, len(place)), np.int64)
+    return (np.stack(nets), np.stack(squares)) if nets else (none, none)
+
+
+def _shifts(start: int, end: int) -> list[int]:
+    """Minutes from a window to the same one, by New York's clocks, of each earlier session of the seven days kept at
+    hand; none of a window longer than a day, which would meet itself."""
+    if end - start > _DAY:
+        return []
+    last = datetime.fromtimestamp((end - 1) * 60, NEW_YORK)
+    known = sessions("stock", "", (end - MINUTES) * NS_PER_MINUTE, (end - 1) * NS_PER_MINUTE)
+    same = [
+        int(datetime.combine(one.day, last.time(), NEW_YORK).timestamp()) // 60
+        for one in known
+        if one.day < last.date()
+    ]
+    return [minute - (end - 1) for minute in same if minute - (end - 1) + start >= end - MINUTES]

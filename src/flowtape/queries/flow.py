@@ -1,0 +1,37 @@
+"""The numbers that a minute, a bar and a symbol of a board have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flowtape.model.prints import PRICE_SCALE
+from flowtape.orderflow.minute_bars import EDGES, SUMS, VOLUMES, gross, net
+from flowtape.queries.render.numbers import Ints, decimals, vwap, whole
+
+_PRICES = ("open", "close", "high", "low")
+
+
+def flow_fields(asset: str) -> tuple[str, ...]:
+    """The names of totals that `flow_columns` is made of."""
+    return (*SUMS, "biggest", "high", "low", *(EDGES if asset == "stock" else ()))
+
+
+def flow_columns(values: Mapping[str, Ints], asset: str) -> dict[str, list[Any]]:
+    """buy_volume, sell_volume, mid_volume, net_volume, trade_count, biggest_trade, and vwap, high, low (open, close
+    where there) in USD, of sums of an asset's prints."""
+    prices = {name: decimals(values[name], PRICE_SCALE) for name in _PRICES if name in values}
+    return {
+        **volume_columns(values, asset),
+        "trade_count": values["trades"].tolist(),
+        "biggest_trade": whole(values["biggest"], asset).tolist(),
+        "vwap": decimals(vwap(gross(values, "notional"), gross(values, "volume")), PRICE_SCALE),
+        **prices,
+    }
+
+
+def volume_columns(values: Mapping[str, Ints], asset: str) -> dict[str, list[int]]:
+    """Volumes bought, sold, of neither side, and bought less sold, in whole contracts or shares. Each is rounded from
+    its own exact sum, so the last may differ by one from the difference of the first two."""
+    sides = {name: whole(values[name], asset).tolist() for name in VOLUMES}
+    return {**sides, "net_volume": whole(net(values, "volume"), asset).tolist()}

@@ -1,0 +1,64 @@
+"""`…/history`: a symbol's minutes, newest first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from flowtape.model.query import Query
+from flowtape.queries.flow import flow_columns, flow_fields
+from flowtape.queries.quality import quality
+from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
+from flowtape.queries.render.numbers import instants
+from flowtape.queries.source import Desk
+from flowtape.queries.spans import read_page, span_fields
+
+
+class Bucket(msgspec.Struct, rename="camel", kw_only=True):
+    """One minute: `ts` its start; volumes are contracts or shares, prices USD over all counted prints; `open` and
+    `close` are of stocks only. The others by `include=quality`."""
+
+    ts: str
+    buy_volume: int
+    sell_volume: int
+    mid_volume: int
+    net_volume: int
+    trade_count: int
+    biggest_trade: int
+    vwap: float
+    open: float | UnsetType = UNSET
+    close: float | UnsetType = UNSET
+    high: float
+    low: float
+    nbbo_share: float | UnsetType = UNSET
+    sided_share: float | UnsetType = UNSET
+    families: dict[str, float] | UnsetType = UNSET
+    median_quote_age_ms: float | UnsetType = UNSET
+
+
+class History(Head, rename="camel", kw_only=True):
+    """A symbol's minutes, newest first. Minutes without a print are left out."""
+
+    minutes: int | UnsetType = UNSET
+    since: Text = msgspec.field(name="from", default=UNSET)
+    until: Text = msgspec.field(name="to", default=UNSET)
+    count: int
+    next_cursor: Text = UNSET
+    buckets: list[Bucket]
+
+
+def history(desk: Desk, query: Query) -> Made:
+    """The body of `…/history`."""
+    page = read_page(desk, query, flow_fields(query.asset), newest_first=True)
+    totals = page.totals
+    columns: dict[str, list[Any]] = {
+        "ts": instants(totals.minute),
+        **flow_columns(totals.values, query.asset),
+    }
+    if query.quality:
+        columns |= quality(desk, query, totals.minute)
+    newest_first = {name: column[::-1] for name, column in columns.items()}
+    body = History(**echo(query), **span_fields(query, page), buckets=Rows(Bucket, newest_first))
+    return Made(body, totals.as_of)

@@ -1,0 +1,199 @@
+"""`…/leaderboard` and `…/outliers`: all symbols of an asset side by side."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from flowtape.cache.cross_section import BoardTotals
+from flowtape.model.exact import times
+from flowtape.model.prints import PRICE_SCALE
+from flowtape.model.query import Query
+from flowtape.orderflow.minute_bars import gross, net
+from flowtape.queries.flow import volume_columns
+from flowtape.queries.render.bodies import Made, Rows, Text
+from flowtape.queries.render.numbers import (
+    NOTIONAL_SCALE,
+    Ints,
+    Numbers,
+    decimals,
+    half_even,
+    past_minutes,
+    stamp,
+    stamps,
+    vwap,
+    whole,
+    window_minutes,
+)
+from flowtape.queries.source import Desk
+
+_NS = 10**9
+_SKEWS = ((6000, "STRONG_"), (3000, ""), (1000, "MILD_"))
+"""Least imbalance in hundredths of a per cent, and what it is called."""
+
+
+class Leader(msgspec.Struct, rename="camel", kw_only=True):
+    """One symbol over the window: `net_notional` in USD, the volume-weighted average price in USD a share under the
+    name `avg_premium` for options and `vwap` for stocks."""
+
+    symbol: str
+    net_volume: int
+    net_notional: float
+    buy_volume: int
+    sell_volume: int
+    avg_premium: float | UnsetType = UNSET
+    vwap: float | UnsetType = UNSET
+    trade_count: int
+    last_trade_utc: str
+
+
+class Leaderboard(msgspec.Struct, rename="camel", kw_only=True):
+    """The symbols bought most and sold most, by net notional."""
+
+    generated_utc: str
+    right: Text = UNSET
+    n: int
+    window_minutes: int
+    buyers: list[Leader]
+    sellers: list[Leader]
+
+
+class Outlier(msgspec.Struct, rename="camel", kw_only=True):
+    """One symbol over the window; notionals and prices in USD, ages in whole seconds, `last_vwap` of the last minute
+    traded."""
+
+    symbol: str
+    trade_count: int
+    buy_volume: int
+    sell_volume: int
+    mid_volume: int
+    net_volume: int
+    imbalance_pct: float
+    skew: str
+    notional: float
+    net_notional: float
+    biggest_trade: int
+    biggest_trade_utc: str
+    biggest_age_sec: int
+    last_vwap: float
+    last_trade_utc: str
+    last_trade_age_sec: int
+
+
+class Outliers(msgspec.Struct, rename="camel", kw_only=True):
+    """Symbols by the size of their net notional; `tracked` had a print in the window, `qualified` enough of them."""
+
+    generated_utc: str
+    right: Text = UNSET
+    window_minutes: int
+    tracked: int
+    qualified: int
+    limit: int
+    outliers: list[Outlier]
+
+
+def leaderboard(desk: Desk, query: Query) -> Made:
+    """The body of `…/leaderboard`."""
+    board = desk.board(query, *board_minutes(desk, query))
+    signed = net(board.sums, "notional")
+    body = Leaderboard(
+        generated_utc=stamp(asked_at(desk, query), "s"),
+        right=query.filter.right or UNSET,
+        n=query.limit,
+        window_minutes=query.minutes,
+        buyers=_leaders(query, board, _largest(signed, signed > 0, query.limit)),
+        sellers=_leaders(query, board, _largest(-signed, signed < 0, query.limit)),
+    )
+    return Made(body, board.as_of)
+
+
+def outliers(desk: Desk, query: Query) -> Made:
+    """The body of `…/outliers`."""
+    board = desk.board(query, *board_minutes(desk, query))
+    qualified = (board.sums["trades"] >= query.min_trades) & (gross(board.sums, "volume") > 0)
+    chosen = _largest(np.abs(net(board.sums, "notional")), qualified, query.limit)
+    body = Outliers(
+        generated_utc=stamp(asked_at(desk, query), "s"),
+        right=query.filter.right or UNSET,
+        window_minutes=query.minutes,
+        tracked=len(board.symbols),
+        qualified=int(qualified.sum()),
+        limit=query.limit,
+        outliers=_outliers(query, board, chosen, asked_at(desk, query)),
+    )
+    return Made(body, board.as_of)
+
+
+def asked_at(desk: Desk, query: Query) -> int:
+    """The instant that an answer is of, ns UTC: `at`, or now."""
+    return desk.now if query.at is None else query.at
+
+
+def board_minutes(desk: Desk, query: Query) -> tuple[int, int]:
+    """[start, end) of a board's window, minutes since 1970."""
+    if query.at is None:
+        return window_minutes(desk.now, query.minutes)
+    return past_minutes(query.at, query.minutes)
+
+
+def _largest(by: Numbers, among: np.ndarray[tuple[int], np.dtype[np.bool_]], most: int) -> Ints:
+    """Places of the largest, largest first; of equals, the symbol first in order of name."""
+    places = np.flatnonzero(among)
+    order: Ints = places[np.argsort(-by[places], kind="stable")][:most]
+    return order
+
+
+def _leaders(query: Query, board: BoardTotals, places: Ints) -> Rows[Leader]:
+    sums = {name: values[places] for name, values in board.sums.items()}
+    average = decimals(vwap(gross(sums, "notional"), gross(sums, "volume")), PRICE_SCALE)
+    columns = {
+        "symbol": [board.symbols[place] for place in places.tolist()],
+        **volume_columns(sums, query.asset),
+        "net_notional": decimals(net(sums, "notional"), NOTIONAL_SCALE[query.asset]),
+        "avg_premium" if query.asset == "option" else "vwap": average,
+        "trade_count": sums["trades"].tolist(),
+        "last_trade_utc": stamps(board.details(places).last_ts, "s"),
+    }
+    return Rows(Leader, columns)
+
+
+def _outliers(query: Query, board: BoardTotals, places: Ints, now: int) -> Rows[Outlier]:
+    sums = {name: values[places] for name, values in board.sums.items()}
+    details, scale = board.details(places), NOTIONAL_SCALE[query.asset]
+    imbalance = signed_imbalance(sums["buy_volume"], sums["sell_volume"])
+    columns = {
+        "symbol": [board.symbols[place] for place in places.tolist()],
+        "trade_count": sums["trades"].tolist(),
+        **volume_columns(sums, query.asset),
+        "imbalance_pct": decimals(np.abs(imbalance), 100),
+        "skew": [skew(hundredths) for hundredths in imbalance.tolist()],
+        "notional": decimals(gross(sums, "notional"), scale),
+        "net_notional": decimals(net(sums, "notional"), scale),
+        "biggest_trade": whole(details.biggest, query.asset).tolist(),
+        "biggest_trade_utc": stamps(details.biggest_ts, "s"),
+        "biggest_age_sec": _ages(now, details.biggest_ts),
+        "last_vwap": decimals(vwap(details.last_notional, details.last_volume), PRICE_SCALE),
+        "last_trade_utc": stamps(details.last_ts, "s"),
+        "last_trade_age_sec": _ages(now, details.last_ts),
+    }
+    return Rows(Outlier, columns)
+
+
+def signed_imbalance(buy: Ints, sell: Ints) -> Ints:
+    """100·(buy − sell)/(buy + sell) in hundredths of a per cent, rounded half to even; 0 when both are 0."""
+    return half_even(times(buy - sell, 10_000), np.maximum(buy + sell, 1)).astype(np.int64)
+
+
+def skew(imbalance: int) -> str:
+    """The name of an imbalance in hundredths of a per cent, positive for buys."""
+    for least, name in _SKEWS:
+        if abs(imbalance) >= least:
+            return name + ("BUY" if imbalance > 0 else "SELL")
+    return "FLAT"
+
+
+def _ages(now: int, ts: Ints) -> list[int]:
+    """Whole seconds since; a print that is stamped ahead of the clock is 0 old, for −1 says that there is none."""
+    ages: list[int] = np.maximum((now - ts) // _NS, 0).tolist()
+    return ages

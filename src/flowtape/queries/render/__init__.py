@@ -1,0 +1,1 @@
+"""Columns of an answer as JSON, tables and text."""

@@ -1,0 +1,280 @@
+"""`…/divergence`, `…/turning-points` and `…/sessions`: what one symbol's minutes say.
+
+The formulas are in `readings`.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Literal
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from flowtape.cache.window import Totals
+from flowtape.model.calendar import anchors, regular_sessions, sessions
+from flowtape.model.exact import numbers
+from flowtape.model.prints import DAY_NS, PRICE_SCALE, SIZE_SCALE, day_bounds, minute_days
+from flowtape.model.query import Query
+from flowtape.orderflow.minute_bars import NOTIONALS, NS_PER_MINUTE, net
+from flowtape.orderflow.signals import STATES, Day, Hours, days, divergence, turning_points
+from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
+from flowtape.queries.render.numbers import NOTIONAL_SCALE, Ints, decimals, half_even, instants, whole
+from flowtape.queries.source import Desk
+from flowtape.queries.spans import minutes_of
+
+_VOLUME = ("buy_volume", "sell_volume")
+_PREMIUM = (*NOTIONALS["buy"], *NOTIONALS["sell"])
+PriceSource = Literal["stock", "underlying", "none"]
+
+
+class DivergencePoint(msgspec.Struct, rename="camel", kw_only=True):
+    """One minute: `price` of the underlying in USD, `n` minutes in its look-back, `flow_t` and `price_t` the
+    t-statistics of the two slopes, `state` what they say together."""
+
+    ts: str
+    net_volume: int
+    cumulative: int
+    price: float
+    n: int
+    flow_t: float
+    price_t: float
+    state: str
+
+
+class Divergence(Head, rename="camel", kw_only=True):
+    """The slopes of flow and price over a look-back. Minutes without a print or a price are left out: `without_price`
+    counts the latter. `price_source` is `stock` (its minutes), `underlying` (mids on the prints) or `none`."""
+
+    minutes: int
+    lookback: int
+    price_source: PriceSource
+    without_price: int
+    count: int
+    points: list[DivergencePoint]
+
+
+class TurningPoint(msgspec.Struct, rename="camel", kw_only=True):
+    """A high or low of the line: `cumulative` there, and `prominence`, how far the line came back on both sides."""
+
+    ts: str
+    kind: str
+    cumulative: int
+    prominence: int
+
+
+class TurningPoints(Head, rename="camel", kw_only=True):
+    """The largest reversals of the cumulative line, by prominence."""
+
+    minutes: int
+    limit: int
+    count: int
+    points: list[TurningPoint]
+
+
+class SessionPart(msgspec.Struct, rename="camel", kw_only=True):
+    """Minutes [`from`, `to`) of a day: `mean_cumulative` the line's mean over clock time (absent outside the session),
+    `absolute_share` its part of the day's Σ |net of a minute|."""
+
+    part: str
+    since: str = msgspec.field(name="from")
+    until: str = msgspec.field(name="to")
+    net_volume: int
+    net_premium: float
+    mean_cumulative: float | UnsetType = UNSET
+    absolute_share: float
+
+
+class SessionDay(msgspec.Struct, rename="camel", kw_only=True):
+    """A trading day (New York date); `open` and `close` of the regular session, absent on a day without one. `high` and
+    `low` are the line's, from the open, absent where nothing printed since."""
+
+    date: str
+    open: Text = UNSET
+    close: Text = UNSET
+    net_volume: int
+    net_premium: float
+    high: int | UnsetType = UNSET
+    high_ts: Text = UNSET
+    low: int | UnsetType = UNSET
+    low_ts: Text = UNSET
+    parts: list[SessionPart]
+
+
+class Sessions(Head, rename="camel", kw_only=True):
+    """The newest trading days with prints, newest first, and their parts."""
+
+    days: int
+    count: int
+    sessions: list[SessionDay]
+
+
+def divergence_answer(desk: Desk, query: Query) -> Made:
+    """The body of `…/divergence`, oldest first."""
+    start, end = minutes_of(desk, query)
+    totals, opens = desk.totals(query, start, end, _VOLUME), np.empty(0, np.int64)
+    begin = start
+    if len(totals.minute):
+        # From the first session's open: a look-back ends there, and a price stands from before the window.
+        begin = min(start, int(anchors(query.asset, query.symbol, totals.minute[:1])[0][0]))
+        totals = desk.totals(query, begin, end, _VOLUME)
+        opens, _ = anchors(query.asset, query.symbol, totals.minute)
+    source, price_minute, price = _price(desk, query, begin, end)
+    signed = net(totals.values, "volume")
+    found = divergence(totals.minute, signed, opens, price_minute, price, query.lookback)
+    shown = totals.minute >= start
+    line = np.cumsum(np.where(shown, signed, 0))
+    mine = shown[found.place]
+    place = found.place[mine]
+    columns = {
+        "ts": instants(totals.minute[place]),
+        "net_volume": whole(signed[place], query.asset).tolist(),
+        "cumulative": whole(line[place], query.asset).tolist(),
+        "price": decimals(found.price[mine], PRICE_SCALE),
+        "n": found.n[mine].tolist(),
+        "flow_t": decimals(found.flow_t[mine], 100),
+        "price_t": decimals(found.price_t[mine], 100),
+        "state": [STATES[state] for state in found.state[mine].tolist()],
+    }
+    body = Divergence(
+        **echo(query),
+        minutes=query.minutes,
+        lookback=query.lookback,
+        price_source=source,
+        without_price=int(shown.sum()) - len(place),
+        count=len(place),
+        points=Rows(DivergencePoint, columns),
+    )
+    return Made(body, totals.as_of)
+
+
+def _price(desk: Desk, query: Query, start: int, end: int) -> tuple[PriceSource, Ints, Ints]:
+    """The underlying's last price of each minute: its stock's prints, else the mids that came with the options'."""
+    stock = Query(asset="stock", symbol=query.symbol, at=query.at)
+    closes = desk.totals(stock, start, end, ("close",))
+    if len(closes.minute):
+        return "stock", closes.minute, closes.values["close"]
+    minute, price = desk.underlying(query, start, end)
+    return "underlying" if len(minute) else "none", minute, price
+
+
+def turning_points_answer(desk: Desk, query: Query) -> Made:
+    """The body of `…/turning-points`, the largest first."""
+    totals = desk.totals(query, *minutes_of(desk, query), _VOLUME)
+    line = np.cumsum(net(totals.values, "volume"))
+    turns = turning_points(line, query.limit)
+    columns = {
+        "ts": instants(totals.minute[turns.place]),
+        "kind": ["high" if high else "low" for high in turns.high.tolist()],
+        "cumulative": whole(line[turns.place], query.asset).tolist(),
+        "prominence": whole(turns.prominence, query.asset).tolist(),
+    }
+    body = TurningPoints(
+        **echo(query),
+        minutes=query.minutes,
+        limit=query.limit,
+        count=len(turns.place),
+        points=Rows(TurningPoint, columns),
+    )
+    return Made(body, totals.as_of)
+
+
+def sessions_answer(desk: Desk, query: Query) -> Made:
+    """The body of `…/sessions`, newest day first."""
+    totals, end = _newest_days(desk, query)
+    number = minute_days(totals.minute)
+    chosen = np.unique(number)[::-1][: query.days]
+    hours = _hours(query, [date(1970, 1, 1) + timedelta(days=one) for one in chosen.tolist()])
+    volume, premium = net(totals.values, "volume"), net(totals.values, "notional")
+    found = days(totals.minute, number, volume, premium, hours, end)
+    body = Sessions(
+        **echo(query),
+        days=query.days,
+        count=len(found),
+        sessions=[_day(day, query.asset) for day in found],
+    )
+    return Made(body, totals.as_of)
+
+
+def _newest_days(desk: Desk, query: Query) -> tuple[Totals, int]:
+    """The minutes of the newest trading days with prints, at least as many as are asked for where there are, and the
+    minute by which all ends."""
+    now = desk.now + NS_PER_MINUTE if query.at is None else query.at
+    names, newest = (*_VOLUME, *_PREMIUM), desk.day(query)
+    if newest is None:
+        return desk.totals(query, 0, 0, names), now // NS_PER_MINUTE
+    last = newest.end
+    back = last
+    for _ in range(query.days):
+        earlier = sessions("stock", query.symbol, back - 1, back)
+        # Outside the calendar no session is known: there a trading day is as good.
+        back = earlier[0].open if earlier else back - DAY_NS
+    opened = date.fromisoformat(str(np.datetime64(back, "ns").astype("datetime64[D]")))
+    start = int(day_bounds(opened)[0].timestamp()) // 60
+    return desk.totals(query, start, min(last, now) // NS_PER_MINUTE, names), now // NS_PER_MINUTE
+
+
+def _hours(query: Query, dates: list[date]) -> list[Hours]:
+    """The regular sessions of some dates, newest first."""
+    if not dates:
+        return []
+    bounds = [int(bound.timestamp()) * 10**9 for bound in (day_bounds(dates[-1])[0], day_bounds(dates[0])[1])]
+    known = {one.day: one for one in regular_sessions(query.asset, query.symbol, *bounds)}
+    found = [known.get(day) for day in dates]
+    return [
+        Hours(day, None, None)
+        if one is None
+        else Hours(day, one.open // NS_PER_MINUTE, one.close // NS_PER_MINUTE)
+        for day, one in zip(dates, found, strict=True)
+    ]
+
+
+def _day(day: Day, asset: str) -> SessionDay:
+    hours, scale = day.hours, NOTIONAL_SCALE[asset]
+    return SessionDay(
+        date=str(hours.day),
+        open=UNSET if hours.open is None else _instant(hours.open),
+        close=UNSET if hours.close is None else _instant(hours.close),
+        net_volume=_whole(day.net, asset),
+        net_premium=_usd(day.premium, scale),
+        high=_whole(day.high[0], asset) if day.high else UNSET,
+        high_ts=_instant(day.high[1]) if day.high else UNSET,
+        low=_whole(day.low[0], asset) if day.low else UNSET,
+        low_ts=_instant(day.low[1]) if day.low else UNSET,
+        parts=[
+            SessionPart(
+                part=part.name,
+                since=_instant(part.start),
+                until=_instant(part.end),
+                net_volume=_whole(part.net, asset),
+                net_premium=_usd(part.premium, scale),
+                mean_cumulative=UNSET if part.mean is None else _mean(*part.mean, asset),
+                absolute_share=_quotient(part.absolute, max(day.absolute, 1), 10_000),
+            )
+            for part in day.parts
+        ],
+    )
+
+
+def _instant(minute: int) -> str:
+    return instants(np.array([minute]))[0]
+
+
+def _whole(volume: int, asset: str) -> int:
+    return int(whole(numbers([volume]), asset)[0])
+
+
+def _usd(value: int, scale: int) -> float:
+    return decimals(numbers([value]), scale)[0]
+
+
+def _mean(line: int, count: int, asset: str) -> float:
+    """The mean of a line in contracts or shares, to 2 decimals; `line` is the sum in the units of bars."""
+    return _quotient(line, count * SIZE_SCALE[asset], 100)
+
+
+def _quotient(numerator: int, denominator: int, scale: int) -> float:
+    """Rounded half to even to a decimal fraction of `scale`."""
+    rounded = half_even(numbers([numerator * scale]), denominator)
+    return decimals(rounded, scale)[0]

@@ -1,0 +1,269 @@
+"""Where answers get their numbers: minutes, prints and boards of a query, from the window or the store.
+
+One rule of what counts, two ways to it: minute bars where they tell enough, else the prints themselves. Both give the
+same integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import polars as pl
+
+from flowtape.cache.cross_section import FIELDS as BOARD_FIELDS
+from flowtape.cache.cross_section import Bars, Board, BoardTotals, Ints
+from flowtape.cache.window import Totals, Window, columns_of, passing, totals
+from flowtape.feeds.backlog import FOREVER, Missing
+from flowtape.model.conditions import family, is_cancel
+from flowtape.model.exact import Numbers
+from flowtape.model.prints import NEW_YORK, day_bounds, trading_days
+from flowtape.model.query import Filter, Query
+from flowtape.orderflow.classify import sign
+from flowtape.orderflow.identity import EVENT_ORDER
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, net
+from flowtape.pipeline.batch import bars_of
+from flowtape.storage import Store
+
+_FIRST_LOOK = 4 * NS_PER_MINUTE
+_PIECE = 120
+"""Minutes of all symbols that are read from the store at a time, which bounds memory."""
+_MOST_PIECES = 16
+"""Reads that one board takes: a store on a server answers each in some tens of milliseconds. The pieces of long windows
+are longer."""
+_WIDER = 8
+"""How much further back each next look for the newest prints goes."""
+
+
+class Span(NamedTuple):
+    """Instants [start, end) in ns UTC. Of a trading day, `newest` is the symbol's newest counted print in it, None
+    where that is not known."""
+
+    start: int
+    end: int
+    newest: int | None = None
+
+
+class Flows(NamedTuple):
+    """Symbols with prints in some minutes, in order of name, and arrays as long, in the units of bars: net volume, net
+    notional, the sum of the squares of each minute's net volume, and counted prints. `newest(places)` gives
+    the newest print (ns) of the symbols at some places; `as_of` is that of all."""
+
+    symbols: list[str]
+    net: Ints
+    notional: Numbers
+    squares: Numbers
+    trades: Ints
+    newest: Callable[[Ints], Ints]
+    as_of: int | None
+
+
+class Desk:
+    """The numbers behind one answer, as of the instant `now` (ns UTC). Used from any one thread.
+
+    What minutes tell may come from the window, which is a commit behind the store at most; `trades` and answers that
+    go with prints come from the store alone, so within one `Store.snapshot` they agree. Every method raises
+    `StoreError` when the store cannot be read, and `Loading` when it would rest on instants that are `missing`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        window: Window | None,
+        now: int,
+        max_quote_age: timedelta | None = None,
+        missing: Missing | None = None,
+    ) -> None:
+        self.now = now
+        self._store = store
+        self._window = window
+        self._missing = missing
+        self.max_quote_age = max_quote_age
+
+    def _require(self, start: int, end: int) -> None:
+        """Raise `Loading` where prints of [start, end) ns may be missing."""
+        if self._missing is not None:
+            self._missing.check(start, end)
+
+    def totals(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
+        """A symbol's minutes in [start, end) (minutes since 1970), by the query's filter and `at`.
+
+        `names` are of `minutes.VALUES`, and `minutes.EDGES` for stocks. Minutes without a counted print are left out.
+        With `at`, as someone would have had them then.
+        """
+        self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
+        if query.filter.by_print:
+            span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
+            chosen = self._counted(query, span)
+            return totals(columns_of(bars_of(chosen, self.max_quote_age)), names)
+        from_window = query.at is None and not query.quality
+        if from_window and self._window is not None and start >= self._window.oldest:
+            return self._window.totals(query.asset, query.symbol, start, end, names, query.filter)
+        return self._kept(query, start, end, names)
+
+    def _kept(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
+        bars = columns_of(self._bars(query, start, end))
+        return totals(bars[:, passing(bars, self._store.catalog, query.filter)], names)
+
+    def day(self, query: Query) -> Span | None:
+        """The trading day of the symbol's newest counted print (before `at`), up to `at`; None without a print."""
+        newest = self._newest(query)
+        self._require(newest or 0, FOREVER if query.at is None else query.at)
+        if newest is None:
+            return None
+        day = datetime.fromtimestamp(newest // 10**9, UTC).astimezone(NEW_YORK).date()
+        start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
+        return Span(start, end if query.at is None else min(end, query.at), newest)
+
+    def trades(self, query: Query, span: Span) -> int:
+        """How many counted prints of a span pass the query's filter."""
+        self._require(span.start, span.end)
+        whole = span.start % NS_PER_MINUTE == 0 and span.end % NS_PER_MINUTE == 0
+        if whole and not query.filter.by_print:
+            found = self._kept(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, ("trades",))
+            return int(found.values["trades"].sum())
+        return self._counted(query, span).height
+
+    def signed(self, query: Query, span: Span) -> pl.DataFrame:
+        """Counted prints of a span that pass the filter, in no order: `prints.SCHEMA`, `series`, `side` and
+        `decided_by`."""
+        return sign(self._counted(query, span), max_quote_age=self.max_quote_age)
+
+    def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
+        """The newest of `signed` by event order (`identity.EVENT_ORDER`), newest first: at most so many, of
+        `min_size` or more."""
+        # Not read again: a print that came in since may be of the next day.
+        last = span.end - 1 if span.newest is None else min(span.newest, span.end - 1)
+        look = Span(max(span.start, last - _FIRST_LOOK), span.end)
+        while True:
+            found = self._counted(query, look, min_size)
+            if found.height >= most or look.start <= span.start:
+                ordered = found.sort(EVENT_ORDER, descending=True, nulls_last=True).head(most)
+                return sign(ordered, max_quote_age=self.max_quote_age)
+            look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
+
+    def board(self, query: Query, start: int, end: int) -> BoardTotals:
+        """All symbols of the query's asset, summed over minutes [start, end), by the query's right and `at`.
+
+        With `at`, as someone would have had them then: a cancel that came then or later had not happened.
+        """
+        self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
+        if query.at is None and self._window is not None and start >= self._window.oldest:
+            return self._window.board(query.asset, start, end, query.filter)
+        passes = pl.col("asset") == query.asset
+        if query.filter.right is not None:
+            passes &= pl.col("right") == query.filter.right
+        known = self._store.catalog.series.filter(passes)
+        named = known.select(pl.col("series").cast(pl.Int64), pl.col("symbol").cast(pl.String))
+        symbols = named.select(pl.col("symbol").unique().sort()).with_row_index("owner")
+        owners = named.join(symbols, on="symbol").select("series", pl.col("owner").cast(pl.Int64))
+        board = Board.of(_owned(bars, owners) for bars in self._pieces(query, known["series"], start, end))
+        return board.totals(list(symbols.iter_rows()), start, end)
+
+    def _pieces(self, query: Query, series: pl.Series, start: int, end: int) -> Iterator[pl.DataFrame]:
+        """Bars of minutes [start, end) as they stood at the query's `at`, small enough for memory; of any series."""
+        length = max(_PIECE, -(-(end - start) // _MOST_PIECES))
+        for low in range(start, end, length):
+            yield self._store.bars(None, low, min(low + length, end))
+        if query.at is not None:
+            yield self._put_back(series, start, end, query.at)
+
+    def flows(self, query: Query, start: int, end: int) -> Flows:
+        """`board` as signed flow."""
+        board = self.board(query, start, end)
+        sums = board.sums
+        return Flows(
+            board.symbols,
+            net(sums, "volume"),
+            net(sums, "notional"),
+            board.squares(),
+            sums["trades"],
+            lambda places: board.details(places).last_ts,
+            board.as_of,
+        )
+
+    def underlying(self, query: Query, start: int, end: int) -> tuple[Ints, Ints]:
+        """The underlying's last mid of each minute in [start, end) (before `at`), on the symbol's option prints:
+        minutes and prices in 1/10,000 USD."""
+        last = end * NS_PER_MINUTE if query.at is None else min(end * NS_PER_MINUTE, query.at)
+        self._require(start * NS_PER_MINUTE, last)
+        found = self._store.underlying(self._series(query), start * NS_PER_MINUTE, last)
+        return found["minute"].to_numpy().astype("int64"), found["price"].to_numpy().astype("int64")
+
+    def oldest(self, query: Query) -> int | None:
+        """The time of the oldest counted print kept of a stock, ns UTC."""
+        self._require(0, FOREVER)
+        return self._store.extent(self._series(query), 2**31 - 1)[0]
+
+    def _series(self, query: Query, which: Filter | None = None) -> pl.Series:
+        """Series numbers of the symbol, or only those whose right and expiry pass a filter."""
+        found = self._store.catalog.find(query.asset, query.symbol)
+        if which is None or (which.right is None and not which.expiries):
+            return found
+        known = self._store.catalog.series[found.cast(pl.UInt32)]
+        passes = pl.lit(True) if which.right is None else pl.col("right") == which.right
+        if which.expiries:
+            passes &= pl.any_horizontal(pl.col("expiry").is_between(*ends) for ends in which.expiries)
+        return known.filter(passes)["series"]
+
+    def _bars(self, query: Query, start: int, end: int) -> pl.DataFrame:
+        """Bars of a symbol from the store, as they stood at `at`: a cancel that came then or later had not happened,
+        and what it removed is put back."""
+        series = self._series(query, query.filter)
+        bars = self._store.bars(series, start, end)
+        if query.at is None:
+            return bars
+        put_back = self._put_back(series, start, end, query.at)
+        if put_back.is_empty():
+            return bars
+        return pl.concat([frame.select(put_back.columns).cast(pl.Int64) for frame in (bars, put_back)])
+
+    def _put_back(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
+        """Bars of the prints in minutes [start, end) that a cancel removed at an instant or later."""
+        missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, at)
+        return bars_of(self._store.catalog.decode(missed), self.max_quote_age)
+
+    def _counted(self, query: Query, span: Span, min_size: int = 1) -> pl.DataFrame:
+        """Prints of a span that count (before `at`, and as it was then) and pass the filter, with `series`."""
+        which = query.filter
+        end = span.end if query.at is None else min(span.end, query.at)
+        self._require(span.start, end)
+        rows = self._store.prints(self._series(query, which), span.start, end, min_size)
+        at = None if query.at is None else pl.lit(query.at).cast(pl.Datetime("ns"))
+        stands = pl.col("removed_at").is_null()
+        rows = rows.filter(stands if at is None else stands | (pl.col("removed_at") >= at)).drop("removed_at")
+        prints = self._store.catalog.decode(rows).filter(~is_cancel())
+        if which.strike is not None:
+            prints = prints.filter(pl.col("strike").is_between(*which.strike))
+        if which.exclude:
+            prints = prints.filter(~family().cast(pl.String).is_in(which.exclude))
+        if which.dte is not None:
+            ahead = (prints["expiry"] - trading_days(prints["ts"])).dt.total_days()
+            prints = prints.filter(ahead.is_between(*which.dte))
+        if which.side is not None:
+            signed = sign(prints, max_quote_age=self.max_quote_age)
+            prints = prints.filter(signed["side"] == which.side)
+        return prints
+
+    def _newest(self, query: Query) -> int | None:
+        """The time of the symbol's newest counted print (before `at`), whatever the filter."""
+        series = self._series(query)
+        if query.at is None:
+            newest = None if self._window is None else self._window.newest(query.asset, query.symbol)
+            return self._store.extent(series, 2**31 - 1)[1] if newest is None else newest
+        minute = query.at // NS_PER_MINUTE
+        plain = Query(asset=query.asset, symbol=query.symbol, at=query.at)
+        begun = self._counted(plain, Span(minute * NS_PER_MINUTE, query.at))
+        back = self._store.removed_since(series, 0, query.at, query.at)
+        times = pl.concat([frame["ts"].to_physical() for frame in (begun, back)])
+        known = [self._store.extent(series, minute)[1], times.max()]
+        return max((ts for ts in known if isinstance(ts, int)), default=None)
+
+
+def _owned(bars: pl.DataFrame, owners: pl.DataFrame) -> Bars:
+    """The bars whose series has an owner in `owners` (series, owner)."""
+    columns = ("minute", *BOARD_FIELDS)
+    mine = bars.select(pl.col("series", *columns).cast(pl.Int64)).join(owners, on="series")
+    values = {name: mine[name].to_numpy() for name in columns}
+    return Bars(mine["owner"].to_numpy(), values["minute"], values)

@@ -1,0 +1,131 @@
+"""Which minutes a query asks for, and the pages of an answer too long for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from flowtape.cache.window import Totals
+from flowtape.model.query import Query
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.queries.render.numbers import instant, past_minutes, window_minutes
+from flowtape.queries.source import Desk
+
+PAGE = 10_080
+"""Most points of one answer, and minutes read at a time."""
+_WIDEST = 4 * PAGE
+"""Most minutes read at a time where there were none before: long gaps are many reads else."""
+
+
+class Page(NamedTuple):
+    """Some of a query's minutes: those from `start` on that fit an answer, and the minute to go on from."""
+
+    totals: Totals
+    start: int
+    following: int | None
+
+
+def minutes_of(desk: Desk, query: Query) -> tuple[int, int]:
+    """[start, end) in minutes since 1970 that a query asks for, of any length where it says `from`."""
+    if query.since is not None:
+        until = desk.now + NS_PER_MINUTE if query.until is None else query.until
+        return -(-query.since // NS_PER_MINUTE), until // NS_PER_MINUTE
+    if query.at is not None:
+        return past_minutes(query.at, query.minutes)
+    return window_minutes(desk.now, query.minutes)
+
+
+def span_fields(query: Query, page: Page) -> dict[str, Any]:
+    """The fields of a body that tell its span and where to go on."""
+    fields: dict[str, Any] = {"count": len(page.totals.minute)}
+    if query.since is None:
+        return fields | {"minutes": query.minutes}
+    fields["since"] = instant(query.since)
+    if query.until is not None:
+        fields["until"] = instant(query.until)
+    if page.following is not None:
+        fields["next_cursor"] = str(page.following)
+    return fields
+
+
+def read_page(desk: Desk, query: Query, names: tuple[str, ...], *, newest_first: bool) -> Page:
+    """The minutes of an answer, always oldest first; of a query with `from`, the `PAGE` it goes on with."""
+    start, end = minutes_of(desk, query)
+    if query.since is None:
+        return Page(desk.totals(query, start, end, names), start, None)
+    if query.cursor is not None:
+        start, end = (start, min(end, query.cursor + 1)) if newest_first else (max(start, query.cursor), end)
+    parts, count = [desk.totals(query, start, start, names)], 0
+    for part in read(desk, query, start, end, names, newest_first=newest_first):
+        parts.append(part)
+        count += len(part.minute)
+        if count > PAGE:
+            break
+    whole = _joined(parts, names)
+    if count <= PAGE:
+        return Page(whole, start, None)
+    if newest_first:
+        return Page(_cut(whole, slice(-PAGE, None)), start, int(whole.minute[-PAGE - 1]))
+    return Page(_cut(whole, slice(PAGE)), start, int(whole.minute[PAGE]))
+
+
+def read(
+    desk: Desk, query: Query, start: int, end: int, names: tuple[str, ...], *, newest_first: bool = False
+) -> Iterator[Totals]:
+    """A symbol's minutes in [start, end) in parts small enough for memory; stretches without prints are leapt over."""
+    end = _last_day(desk, query, start, end)
+    width = PAGE
+    while start < end:
+        low, high = (max(start, end - width), end) if newest_first else (start, min(end, start + width))
+        part = desk.totals(query, low, high, names)
+        yield part
+        start, end = (start, low) if newest_first else (high, end)
+        width = PAGE
+        if not len(part.minute):
+            # Prints there may be, of which the filter lets none pass.
+            width = min(2 * (high - low), _WIDEST)
+            if newest_first:
+                end = _last_day(desk, _before(query, end), start, end)
+            else:
+                start = _first_days(desk, query, start, end)
+
+
+def _before(query: Query, minute: int) -> Query:
+    return msgspec.structs.replace(query, at=minute * NS_PER_MINUTE)
+
+
+def _last_day(desk: Desk, query: Query, start: int, end: int) -> int:
+    """The minute by which the newest day with prints ends, if before `end`; `start` where there is none."""
+    day = desk.day(query)
+    return start if day is None else max(start, min(end, -(-day.end // NS_PER_MINUTE)))
+
+
+def _first_days(desk: Desk, query: Query, start: int, end: int) -> int:
+    """A minute at most `PAGE` before the first day with prints that ends after `start`."""
+    while end - start > PAGE:
+        middle = (start + end) // 2
+        if _last_day(desk, _before(query, middle), start, middle) > start:
+            end = middle
+        else:
+            start = middle
+    return start
+
+
+def _joined(parts: list[Totals], names: tuple[str, ...]) -> Totals:
+    """Parts of minutes as one, oldest first."""
+    parts = (
+        sorted((part for part in parts if len(part.minute)), key=lambda part: int(part.minute[0])) or parts
+    )
+    return Totals(
+        np.concatenate([part.minute for part in parts]),
+        {name: np.concatenate([part.values[name] for part in parts]) for name in names},
+        max((part.as_of for part in parts if part.as_of is not None), default=None),
+    )
+
+
+def _cut(totals: Totals, part: slice) -> Totals:
+    values = {name: column[part] for name, column in totals.values.items()}
+    return Totals(totals.minute[part], values, totals.as_of)

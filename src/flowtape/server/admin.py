@@ -1,0 +1,321 @@
+"""A server's side door for commands on the same machine: a Unix socket beside the store.
+
+DuckDB lets one process hold a file. A command that needs a store which a server holds finds the server here
+and has it do the work: one JSON request a line, then any number of `Step`s, then one `Done` or `Failed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import socket
+import stat
+import struct
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from flowtape import errors
+from flowtape.errors import FlowtapeError, StoreError
+from flowtape.model.query import EVERYTHING, Filter, Query
+from flowtape.model.symbols import meant
+from flowtape.pipeline.ingest import Outcome, Request, Step, ingest
+from flowtape.pipeline.ingestor import Engine
+from flowtape.report import read_day
+from flowtape.server.flow import Flow
+from flowtape.server.routes import CUMULATIVE
+from flowtape.storage import shared
+
+LONGEST_PATH = 100
+"""Bytes; a Unix socket's name has room for about this much."""
+LONGEST_LINE = 2**24
+ALIVE_EVERY = 2.0
+"""Seconds between signs of life while a command is carried out."""
+PATIENCE = 30.0
+"""Seconds without a sign of life after which a command gives up."""
+
+
+class Ingest(msgspec.Struct, tag="ingest"):
+    """Ingest files."""
+
+    request: Request
+
+
+class Rebuild(msgspec.Struct, tag="rebuild"):
+    """Make a day's minutes again."""
+
+    day: date
+
+
+class Cumulative(msgspec.Struct, tag="cumulative"):
+    """The cumulative body as of an instant (ns)."""
+
+    asset: Literal["option", "stock"]
+    symbol: str
+    minutes: int
+    expiry: date | None
+    at: int
+
+
+class Report(msgspec.Struct, tag="report"):
+    """What a report says of a symbol's day; the body is a `report.Day`."""
+
+    asset: Literal["option", "stock"]
+    symbol: str
+    day: date
+
+
+class Progress(msgspec.Struct, tag="progress"):
+    """How far an ingest is."""
+
+    step: Step
+
+
+class Alive(msgspec.Struct, tag="alive"):
+    """The server has the command and is at it."""
+
+
+class Done(msgspec.Struct, tag="done"):
+    """It is done; the field that fits the request is set."""
+
+    outcomes: list[Outcome] = []
+    bars: int = 0
+    body: str = ""
+    simulated: bool = False
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """It failed, by the name of the error and its text."""
+
+    kind: str
+    text: str
+
+
+Command = Ingest | Rebuild | Cumulative | Report
+Reply = Alive | Progress | Done | Failed
+_command = msgspec.json.Decoder(Command)
+_log = logging.getLogger(__name__)
+_reply = msgspec.json.Decoder(Reply)
+
+
+def address(store: Path) -> Path:
+    """Where the server of a store listens: beside it, or in a private folder where that name is too long."""
+    beside = store.resolve().with_name(f".{store.name}.sock")
+    if len(os.fsencode(beside)) <= LONGEST_PATH:
+        return beside
+    return _own_folder() / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:32]}.sock"
+
+
+def _own_folder() -> Path:
+    """A folder in the temporary directory that no other user can write to. Raises `StoreError` where another user may
+    have made it, who would then answer in the server's place."""
+    folder = Path(tempfile.gettempdir()) / f"flowtape-{os.getuid()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise StoreError(
+            f"{folder}: must be a folder of your own with mode 0700, and no link: remove it, set TMPDIR, or keep the"
+            " store under a shorter path"
+        )
+    return folder
+
+
+def ask(name: str, command: Command, progress: Callable[[Step], None] = lambda step: None) -> Done | None:
+    """Have the server of a store carry out a command; None where no server holds the store.
+
+    Raises the error the server met, or `StoreError` where it went away in the middle, gives no sign of life for
+    `PATIENCE` seconds, or is another user's.
+    """
+    if shared(name):
+        return None
+    store = Path(name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        line.settimeout(PATIENCE)
+        try:
+            line.connect(os.fspath(address(store)))
+        except TimeoutError:
+            raise _silent(store) from None
+        except OSError:
+            return None
+        _check_owner(line, store)
+        try:
+            line.sendall(msgspec.json.encode(command) + b"\n")
+            with line.makefile("rb") as replies:
+                while text := replies.readline(LONGEST_LINE):
+                    reply: Reply = _reply.decode(text)
+                    if isinstance(reply, Progress):
+                        progress(reply.step)
+                    elif isinstance(reply, Failed):
+                        raise _error(reply)
+                    elif isinstance(reply, Done):
+                        return reply
+        except TimeoutError:
+            raise _silent(store) from None
+        except msgspec.DecodeError:
+            raise StoreError(f"{store.name}: what listens beside this store is no flowtape server") from None
+        except ConnectionError:
+            pass
+    raise StoreError(
+        f"{store.name}: the server that holds this store went away; what it had committed is kept"
+    )
+
+
+def _silent(store: Path) -> StoreError:
+    return StoreError(f"{store.name}: the server that holds this store has not answered for {PATIENCE:.0f} s")
+
+
+def _check_owner(line: socket.socket, store: Path) -> None:
+    """Raise `StoreError` where who listens is neither this user nor the owner of the store's file."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return
+    _, uid, _ = struct.unpack(
+        "3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
+    owners = {os.getuid()}
+    with contextlib.suppress(OSError):
+        owners.add(store.stat().st_uid)
+    if uid not in owners:
+        raise StoreError(
+            f"{store.name}: the process that answers for this store is another user's (id {uid})"
+        )
+
+
+def _error(reply: Failed) -> FlowtapeError:
+    kind = getattr(errors, reply.kind, FlowtapeError)
+    error = FlowtapeError.__new__(kind)
+    Exception.__init__(error, reply.text)
+    return error  # type: ignore[no-any-return]
+
+
+class Control:
+    """The server's end of the side door."""
+
+    def __init__(self, store: Path, engine: Engine, flow: Flow) -> None:
+        self._path = address(store)
+        self._engine = engine
+        self._flow = flow
+        self._server: asyncio.Server | None = None
+        self._stops: set[threading.Event] = set()
+        self._working: set[asyncio.Task[None]] = set()
+        self._greeted: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. A socket left by a killed server is replaced: whoever holds the store is the server."""
+        self._path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=LONGEST_LINE)
+        finally:
+            os.umask(before)
+
+    async def stop(self) -> None:
+        """Stop listening; an ingest under way ends after the batch at hand."""
+        if self._server is not None:
+            self._server.close()
+        for stop in self._stops:
+            stop.set()
+        # Who has said nothing yet is not waited for.
+        for task in self._greeted:
+            task.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("connections are served by tasks")
+        self._working.add(task)
+        self._greeted.add(task)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                text = await reader.readline()
+            self._greeted.discard(task)
+            await self._answer(_command.decode(text), reader, writer)
+        except (msgspec.DecodeError, ValueError, ConnectionError, TimeoutError):
+            pass
+        finally:
+            self._greeted.discard(task)
+            self._working.discard(task)
+            writer.close()
+
+    async def _answer(
+        self, command: Command, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        stop = threading.Event()
+        self._stops.add(stop)
+
+        def send(reply: Reply) -> None:
+            if not writer.is_closing():
+                writer.write(msgspec.json.encode(reply) + b"\n")
+
+        def tell(step: Step) -> None:
+            loop.call_soon_threadsafe(send, Progress(step))
+
+        async def watch() -> None:
+            await reader.read()
+            stop.set()
+
+        async def live() -> None:
+            while True:
+                send(Alive())
+                await asyncio.sleep(ALIVE_EVERY)
+
+        gone, living = asyncio.create_task(watch()), asyncio.create_task(live())
+        try:
+            send(await asyncio.to_thread(self._carry_out, command, tell, stop))
+        except FlowtapeError as error:
+            send(Failed(type(error).__name__, str(error)))
+        except Exception:
+            _log.exception("control command failed")
+            send(Failed("FlowtapeError", "the server failed to do it; its log says why"))
+        finally:
+            gone.cancel()
+            living.cancel()
+            self._stops.discard(stop)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+
+    def _meant(self, command: Report | Cumulative) -> str:
+        return meant(command.symbol, self._engine.store.catalog.symbols(command.asset))
+
+    def _carry_out(self, command: Command, tell: Callable[[Step], None], stop: threading.Event) -> Done:
+        if isinstance(command, Ingest):
+            return Done(outcomes=ingest(self._engine, command.request, tell, stop))
+        if isinstance(command, Rebuild):
+            return Done(bars=self._engine.rebuild(command.day))
+        if isinstance(command, Report):
+            with self._engine.store.snapshot():
+                symbol = self._meant(command)
+                found = read_day(
+                    self._engine.store, symbol, command.asset, command.day, self._engine.max_quote_age
+                )
+            return Done(body=msgspec.json.encode(found).decode())
+        wire = self._flow.make(CUMULATIVE[command.asset], _query(command))
+        return Done(
+            body=wire.body.decode(), simulated=self._engine.simulated(command.asset, self._meant(command))
+        )
+
+
+def _query(command: Cumulative) -> Query:
+    day = command.expiry
+    return Query(
+        asset=command.asset,
+        symbol=command.symbol,
+        filter=EVERYTHING if day is None else Filter(expiries=((day, day),)),
+        echo=() if day is None else (("expiry", day.isoformat()),),
+        minutes=command.minutes,
+        at=command.at,
+    )

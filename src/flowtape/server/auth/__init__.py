@@ -1,0 +1,1 @@
+"""Keys, plans, quotas and counts of use."""

@@ -1,0 +1,152 @@
+"""An answer as it goes over the wire: its headers and its compressed body, made once and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from functools import lru_cache
+
+from flowtape.queries import Answer, Made, encode, encode_json, instant
+from flowtape.server.envelope import VERSION, enveloped
+from flowtape.server.errors import Headers
+from flowtape.server.formats import MEDIA, Format, writer
+
+Reply = tuple[int, Headers, bytes]
+"""Status, headers, body."""
+
+COMMON: Headers = [
+    (b"access-control-allow-origin", b"*"),
+    (b"x-content-type-options", b"nosniff"),
+]
+JSON = (b"content-type", b"application/json")
+EXPOSED = (
+    b"ETag, Content-Disposition, Retry-After, X-Data-As-Of, X-Data-Source, X-Endpoint-Version, X-Next-Cursor, "
+    b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+)
+EXPOSE = (b"access-control-expose-headers", EXPOSED)
+
+_GZIP_FROM = 1024
+"""Bytes of body from which compression is worth a packet."""
+_GZIP_ASIDE = 65_536
+"""Bytes of body from which compression takes the better part of a millisecond, and leaves the event loop."""
+_GZIP_LEVEL = 4
+_LONGEST_LIST = 1024
+"""Bytes of the longest list in a header that is read."""
+_CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?")
+
+
+class Wire:
+    """One answer, ready to send; `more` are headers of its own, `replay` is what is replayed, where anything is."""
+
+    __slots__ = ("body", "etag", "gzip", "gzip_headers", "headers", "packs", "unchanged")
+
+    def __init__(self, answer: Answer, more: Headers | None = None, replay: str = "") -> None:
+        common = [*_facts(answer, replay), *(more or [])]
+        self.body = answer.body
+        self.etag = answer.etag.encode()
+        self.packs = len(self.body) >= _GZIP_FROM and answer.media != MEDIA["parquet"]
+        self.unchanged: Headers = [(b"etag", self.etag), *common]
+        self.headers: Headers = [
+            (b"content-type", answer.media.encode()),
+            (b"content-length", b"%d" % len(self.body)),
+            *self.unchanged,
+        ]
+        self.gzip = b""
+        self.gzip_headers: Headers = []
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, about: a compressed body may be added later, and is smaller than the plain one."""
+        return (1 + self.packs) * len(self.body)
+
+    def pack(self) -> None:
+        """Make the compressed body; two threads may do so at once, and make the same."""
+        packed = zlib.compress(self.body, _GZIP_LEVEL, zlib.MAX_WBITS | 16)
+        self.gzip_headers = [
+            self.headers[0],
+            (b"content-length", b"%d" % len(packed)),
+            (b"content-encoding", b"gzip"),
+            # Compressed bytes are another representation, so the tag is only a weak one for them.
+            (b"etag", b"W/" + self.etag),
+            *self.unchanged[1:],
+        ]
+        self.gzip = packed
+
+
+def wire_of(made: Made, simulated: bool, format: Format = "json", name: str = "", replay: str = "") -> Wire:
+    """An answer in a format; `name` is what a copy may be called, without suffix, and `replay` what is replayed."""
+    more: Headers = []
+    if format == "json":
+        answer = encode(made, simulated)
+    elif format == "envelope":
+        answer = encode(made, simulated, write=lambda body: enveloped(encode_json(body), made.as_of))
+    else:
+        answer = encode(made, simulated, MEDIA[format], writer(format))
+        more.append((b"content-disposition", f'inline; filename="{name}.{format}"'.encode()))
+    cursor = getattr(made.body, "next_cursor", None)
+    if isinstance(cursor, str):
+        more.append((b"x-next-cursor", cursor.encode()))
+    return Wire(answer, more, replay)
+
+
+def _facts(answer: Answer, replay: str) -> Headers:
+    headers = [
+        *COMMON,
+        EXPOSE,
+        (b"cache-control", b"private, no-cache"),
+        (b"vary", b"Accept, Accept-Encoding"),
+        (b"x-endpoint-version", VERSION.encode()),
+    ]
+    if answer.as_of is not None:
+        headers.append((b"x-data-as-of", instant(answer.as_of).encode()))
+    sources = ["simulated"] * answer.simulated + [replay] * bool(replay)
+    if sources:
+        headers.append((b"x-data-source", ", ".join(sources).encode()))
+    return headers
+
+
+async def reply(wire: Wire, headers: dict[bytes, bytes], rate: Headers) -> Reply:
+    """The reply to a request with these headers: 304, compressed, or plain."""
+    condition = headers.get(b"if-none-match")
+    if condition is not None and matches(condition, wire.etag):
+        return 304, wire.unchanged + rate, b""
+    if wire.packs and takes_gzip(headers.get(b"accept-encoding", b"")):
+        if not wire.gzip:
+            if len(wire.body) < _GZIP_ASIDE:
+                wire.pack()
+            else:
+                await asyncio.to_thread(wire.pack)
+        return 200, wire.gzip_headers + rate, wire.gzip
+    return 200, wire.headers + rate, wire.body
+
+
+def matches(condition: bytes, etag: bytes) -> bool:
+    """Whether an If-None-Match names this tag (compared weakly, as RFC 9110 13.1.2 says); a long one is not read."""
+    if condition.strip() == b"*":
+        return True
+    if len(condition) > _LONGEST_LIST:
+        return False
+    return any(tag.strip().removeprefix(b"W/") == etag for tag in condition.split(b","))
+
+
+def takes_gzip(accepted: bytes) -> bool:
+    """Whether an Accept-Encoding allows gzip, and does not like plain better (RFC 9110 12.5.3).
+
+    One longer than `_LONGEST_LIST` is not read: then a plain body is sent.
+    """
+    return len(accepted) <= _LONGEST_LIST and _takes_gzip(accepted)
+
+
+@lru_cache(maxsize=256)
+def _takes_gzip(accepted: bytes) -> bool:
+    weights: dict[str, float] = {}
+    for part in accepted.decode("latin-1").lower().split(","):
+        found = _CODING.fullmatch(part)
+        if found:
+            try:
+                weights[found[1]] = float(found[2] or 1)
+            except ValueError:
+                continue
+    weight = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0)))
+    return weight > 0 and weight >= weights.get("identity", 0.0)

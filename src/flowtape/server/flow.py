@@ -1,0 +1,282 @@
+"""What the routes ask for: answers made on reader threads, kept while nothing they rest on has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import msgspec
+
+from flowtape.cache.window import MINUTES, Window
+from flowtape.errors import FeedError, StoreError
+from flowtape.feeds.backlog import Backlogs
+from flowtape.feeds.replay import Replay
+from flowtape.model.clock import Clock
+from flowtape.model.query import Query
+from flowtape.model.symbols import meant
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.pipeline.ingestor import Engine
+from flowtape.queries.source import Desk
+from flowtape.server.account import symbols
+from flowtape.server.encoded import Wire, wire_of
+from flowtape.server.formats import Format
+from flowtape.server.logs import event
+from flowtape.server.routes import Route
+
+KEPT = 256 * 2**20
+"""Bytes of bodies, plain and compressed, that are kept ready."""
+KEPT_FOR = 60.0
+"""Seconds that an answer is kept without being asked for."""
+FAILED_FOR = 30.0
+"""Seconds that the server is not healthy after an answer could not be read from the store."""
+READERS = 4
+LOOK_EVERY = 1.0
+"""Seconds between looks at the store and the clock."""
+CLOCK_JUMP_NS = 5 * 10**9
+"""How far the wall clock may part from the steady one between two looks before it is noted."""
+Key = tuple[str, Query, Format]
+State = tuple[int, int]
+
+_NO_FILE_NAME = re.compile(r"[^A-Z0-9.=+_-]")
+_log = logging.getLogger(__name__)
+
+
+class FeedState(Protocol):
+    """What the live feeds tell of themselves. `failing` says why their prints cannot be kept, None while they are."""
+
+    failing: str | None
+
+    def silent_for(self, asset: str | None, now_ns: int) -> float | None:
+        """Seconds since the quietest feed of an asset (None: of any) was last heard while its market is open; None
+        when none need speak."""
+
+
+class _Kept:
+    """An answer that is kept: what it rests on, and when it was last used, in steady seconds."""
+
+    __slots__ = ("state", "used", "wire")
+
+    def __init__(self, state: State | None, wire: Wire) -> None:
+        self.state, self.wire = state, wire
+        self.used = time.monotonic()
+
+
+class _Making:
+    """An answer on its way. `state` is what it rests on, None until a thread has begun to read."""
+
+    __slots__ = ("done", "state")
+
+    def __init__(self) -> None:
+        self.state: State | None = None
+        self.done: asyncio.Future[Wire]
+
+
+class Flow:
+    """Answers for the API. Used from the event loop only, but for `make`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        window: Window,
+        clock: Clock,
+        feed: FeedState | None = None,
+        silence_limit: float = 30.0,
+        behind: Callable[[], float] = lambda: 0.0,
+        backlogs: Backlogs | None = None,
+        replay: Replay | None = None,
+    ) -> None:
+        self._engine = engine
+        self._window = window
+        self._clock = clock
+        self._feed = feed
+        self._silence_limit = silence_limit
+        self._behind = behind
+        self._backlogs = backlogs or Backlogs()
+        self._replay = "" if replay is None else str(replay)
+        self._unreadable: str | None = None
+        self._failed = (float("-inf"), "")
+        self._last_look: tuple[int, int] | None = None
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
+        self._bytes = 0
+        self._making: dict[Key, _Making] = {}
+
+    def check(self, asset: str | None = None) -> None:
+        """Raise `StoreError` or `FeedError` while no answer of an asset (None: of one of them) may be trusted; with
+        None, `Loading` too while anything is still being loaded."""
+        if self._unreadable is not None:
+            raise StoreError(self._unreadable)
+        behind = self._behind()
+        if behind > self._silence_limit:
+            raise StoreError(f"this server is {behind:.0f} s behind the store")
+        if self._feed is not None:
+            if self._feed.failing is not None:
+                raise StoreError(self._feed.failing)
+            silent = self._feed.silent_for(asset, self._clock.now_ns())
+            if silent is not None and silent > self._silence_limit:
+                raise FeedError(f"a live feed has delivered nothing for {silent:.0f} s")
+        if asset is None:
+            # A store may be damaged where not every answer reads it.
+            at, reason = self._failed
+            if time.monotonic() - at < FAILED_FOR:
+                raise StoreError(reason)
+            self._backlogs.check()
+
+    async def watch(self) -> None:
+        """Look every second whether the store can still be read and the clock still runs on, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._unreadable = await loop.run_in_executor(None, self._look)
+            await loop.run_in_executor(None, self.mind_the_clock)
+            self._drop_unused()
+            await asyncio.sleep(LOOK_EVERY)
+
+    def mind_the_clock(self) -> None:
+        """Note when the clock was set; take the window anew when it was set back behind the window's end.
+
+        The clock of a replay runs at a speed of its own and nobody sets it.
+        """
+        wall, steady = self._clock.now_ns(), time.monotonic_ns()
+        jumped = self._last_look is not None and abs(
+            (wall - self._last_look[0]) - (steady - self._last_look[1])
+        )
+        self._last_look = wall, steady
+        if jumped and jumped > CLOCK_JUMP_NS and not self._replay:
+            event(_log, logging.WARNING, "the clock was set", seconds=round(jumped / 1e9, 1))
+        if wall // NS_PER_MINUTE + 1 < self._window.oldest + MINUTES - 1:
+            self._engine.reload(wall // NS_PER_MINUTE)
+
+    def _look(self) -> str | None:
+        try:
+            self._engine.store.check()
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def answer(self, route: Route, query: Query, format: Format) -> Wire | Awaitable[Wire]:
+        """The answer of a route: at once where the one that is kept still holds, else later."""
+        now = self._clock.now_ns()
+        self._window.advance(now // NS_PER_MINUTE)
+        query = self._meant(query)
+        key = (route.path, query, format)
+        state = self._state(route, query, now)
+        kept = self._kept.get(key)
+        if kept is not None and kept.state == state:
+            kept.used = time.monotonic()
+            self._kept.move_to_end(key)
+            return kept.wire
+        return self._shared(route, key, state)
+
+    def state(self, route: Route, query: Query) -> State:
+        """What the answer of a route rests on now: the answer stays the same while this does."""
+        now = self._clock.now_ns()
+        self._window.advance(now // NS_PER_MINUTE)
+        return self._state(route, self._meant(query), now)
+
+    def _state(self, route: Route, query: Query, now: int) -> State:
+        """What an answer rests on: it stays the same while this does."""
+        if query.symbol:
+            version = self._window.version(query.asset, query.symbol)
+            if version < 0:
+                # What the window does not hold, any commit may have changed.
+                version -= self._engine.generation
+        else:
+            version = self._window.board_version(query.asset)
+            if query.at is not None:
+                # Both only rise. The board does not tell of a commit older than the window.
+                version += self._engine.generation
+        return version, -1 if query.at is not None else now // route.every
+
+    async def _shared(self, route: Route, key: Key, state: State) -> Wire:
+        """Wait for the answer with all who ask for it now."""
+        making = self._making.get(key)
+        # One that no thread has begun will see all that there is now, whatever that will be.
+        if making is None or making.state not in (None, state):
+            making = self._begin(route, key)
+        # Whoever hangs up leaves it to the others.
+        return await asyncio.shield(making.done)
+
+    def _begin(self, route: Route, key: Key) -> _Making:
+        making = self._making[key] = _Making()
+
+        def read() -> Wire:
+            now = self._clock.now_ns()
+            making.state = self._state(route, key[1], now)
+            return self._make(route, key[1], key[2], now)
+
+        def settle(done: asyncio.Future[Wire]) -> None:
+            failed = done.cancelled() or done.exception() is not None
+            if failed and not done.cancelled() and isinstance(error := done.exception(), StoreError):
+                self._failed = time.monotonic(), str(error)
+            # Where another was begun since, what this one rests on has changed.
+            if self._making.get(key) is making:
+                del self._making[key]
+                if not failed:
+                    self._keep(key, making.state, done.result())
+
+        making.done = asyncio.get_running_loop().run_in_executor(self._readers, read)
+        making.done.add_done_callback(settle)
+        return making
+
+    def make(self, route: Route, query: Query, format: Format = "json") -> Wire:
+        """The answer of a route, made in the calling thread."""
+        return self._make(route, self._meant(query), format, self._clock.now_ns())
+
+    def _meant(self, query: Query) -> Query:
+        """The query with the symbol it stands for."""
+        if not query.symbol or self._window.version(query.asset, query.symbol) >= 0:
+            return query
+        symbol = meant(query.symbol, self._engine.store.catalog.symbols(query.asset))
+        return query if symbol == query.symbol else msgspec.structs.replace(query, symbol=symbol)
+
+    def _make(self, route: Route, query: Query, format: Format, now: int) -> Wire:
+        # Before the snapshot begins: what was missing then may be in later states of the store alone.
+        missing = self._backlogs.missing()
+        desk = Desk(self._engine.store, self._window, now, self._engine.max_quote_age, missing)
+        with self._engine.store.snapshot():
+            made = route.answer(desk, query)
+        return wire_of(made, self._simulated(query), format, _file_name(route, query), self._replay)
+
+    def _simulated(self, query: Query) -> bool:
+        if query.symbol:
+            return self._engine.simulated(query.asset, query.symbol)
+        return self._engine.simulated_any(query.asset)
+
+    async def symbols(self, format: Format = "json") -> Wire:
+        """Every symbol of which prints are kept."""
+        made = await asyncio.get_running_loop().run_in_executor(self._readers, symbols, self._engine.store)
+        simulated = any(map(self._engine.simulated_any, ("option", "stock")))
+        return wire_of(made, simulated, format, replay=self._replay)
+
+    def _keep(self, key: Key, state: State | None, wire: Wire) -> None:
+        before = self._kept.pop(key, None)
+        if before is not None:
+            self._bytes -= before.wire.weight
+        self._kept[key] = _Kept(state, wire)
+        self._bytes += wire.weight
+        while self._bytes > KEPT and len(self._kept) > 1:
+            self._drop_oldest()
+
+    def _drop_unused(self) -> None:
+        """Drop what nobody asked for during `KEPT_FOR`: the memory of a busy hour is given back."""
+        while self._kept and next(iter(self._kept.values())).used < time.monotonic() - KEPT_FOR:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._bytes -= self._kept.popitem(last=False)[1].wire.weight
+
+    def close(self) -> None:
+        """Let the reader threads go."""
+        self._readers.shutdown(wait=True)
+
+
+def _file_name(route: Route, query: Query) -> str:
+    """What a copy of the answer may be called, without its suffix: of characters that every file system takes."""
+    name = route.path.rpartition("/")[2]
+    return f"{_NO_FILE_NAME.sub('-', query.symbol) or query.asset + 's'}-{name}"

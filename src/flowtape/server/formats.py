@@ -1,0 +1,111 @@
+"""The formats of an answer: which one a request asks for, and a body's bytes in each."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal
+
+import msgspec
+import polars as pl
+
+from flowtape.queries import JSON, table
+
+Format = Literal["json", "csv", "arrow", "parquet", "envelope"]
+"""How an answer is written; `envelope` is JSON where the setting of that name is on."""
+FORMATS: tuple[Format, ...] = ("json", "csv", "arrow", "parquet")
+"""What a client may ask for; where it likes several alike, the first."""
+MEDIA: dict[Format, str] = {
+    "json": JSON,
+    "envelope": JSON,
+    "csv": "text/csv",
+    "arrow": "application/vnd.apache.arrow.stream",
+    "parquet": "application/vnd.apache.parquet",
+}
+_LONGEST_ACCEPT = 1024
+"""Bytes of the longest Accept header that is read."""
+_RANGE = re.compile(r"\s*([\w.+*-]+)/([\w.+*-]+)\s*((?:;[^,]*)?)")
+_QUALITY = re.compile(r";\s*q\s*=\s*([^;\s]*)")
+
+
+def accepted(accept: bytes) -> Format:
+    """The format that an Accept header likes best (RFC 9110 12.5.1); JSON where it likes none of ours, or where it is
+    longer than `_LONGEST_ACCEPT`."""
+    return _accepted(accept) if len(accept) <= _LONGEST_ACCEPT else FORMATS[0]
+
+
+@lru_cache(maxsize=256)
+def _accepted(accept: bytes) -> Format:
+    ranges: dict[str, float] = {}
+    for part in accept.decode("latin-1").lower().split(","):
+        found = _RANGE.fullmatch(part)
+        if found:
+            ranges[f"{found[1]}/{found[2]}"] = _quality(found[3])
+    best, most = FORMATS[0], 0.0
+    for name in FORMATS:
+        kind = MEDIA[name]
+        # The most specific range that names it decides.
+        quality = ranges.get(kind, ranges.get(kind.split("/")[0] + "/*", ranges.get("*/*", 0.0)))
+        if quality > most:
+            best, most = name, quality
+    return best
+
+
+def _quality(parameters: str) -> float:
+    found = _QUALITY.search(parameters)
+    if found is None:
+        return 1.0
+    try:
+        return min(float(found[1]), 1.0)
+    except ValueError:
+        return 0.0
+
+
+def writer(format: Format) -> Callable[[msgspec.Struct], bytes]:
+    """Puts a body's table as CSV (times as in JSON), an Arrow stream or a Parquet file."""
+    return {"csv": _csv, "arrow": _arrow, "parquet": _parquet}[format]
+
+
+def _csv(body: msgspec.Struct) -> bytes:
+    frame = table(body)
+    sample = _sample(body)
+    texts = [
+        pl.col(name).dt.strftime(_time_format(sample.get(name)))
+        for name, dtype in frame.schema.items()
+        if isinstance(dtype, pl.Datetime)
+    ]
+    return frame.with_columns(texts).with_columns(_guarded(pl.col(pl.String))).write_csv().encode()
+
+
+def _guarded(texts: pl.Expr) -> pl.Expr:
+    """Texts that a spreadsheet would take for formulas, led by an apostrophe (OWASP, "CSV Injection")."""
+    return texts.str.replace(r"^([=+\-@\t\r])", "'$1")
+
+
+def _sample(body: msgspec.Struct) -> dict[str, Any]:
+    """A row of a body as in JSON; of a body without rows, itself."""
+    found = [value for value in msgspec.structs.astuple(body) if isinstance(value, list)]
+    rows = [value[0] for value in found if value]
+    sample: dict[str, Any] = msgspec.to_builtins(rows[0] if rows else body)
+    return sample
+
+
+def _time_format(text: str | None) -> str:
+    """The format of times that are written as `text` is: whole seconds, or with 3, 6 or 9 decimals."""
+    decimals = len((text or "").partition(".")[2].removesuffix("Z"))
+    return f"%Y-%m-%dT%H:%M:%S{f'%.{decimals}f' if decimals else ''}Z"
+
+
+def _arrow(body: msgspec.Struct) -> bytes:
+    out = io.BytesIO()
+    # Older readers do not know the newest string layout.
+    table(body).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
+    return out.getvalue()
+
+
+def _parquet(body: msgspec.Struct) -> bytes:
+    out = io.BytesIO()
+    table(body).write_parquet(out)
+    return out.getvalue()

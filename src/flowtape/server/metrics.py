@@ -1,0 +1,185 @@
+"""`/metrics` for Prometheus: the server and its feeds. Labels hold route templates, never paths or keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from flowtape.errors import UsageError
+from flowtape.pipeline.supervisor import FeedReport
+
+MEDIA = CONTENT_TYPE_LATEST.encode()
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class LiveState(Protocol):
+    """What is asked of live feeds at each look."""
+
+    queue_prints: int
+    queue_limit: int
+    uncommitted: int
+
+    def feeds(self) -> list[FeedReport]:
+        """How each feed does."""
+
+
+class ConnectionState(Protocol):
+    """What is asked of the connections at each look."""
+
+    open: int
+    most: int
+
+    @property
+    def closed(self) -> Mapping[str, int]:
+        """Connections closed so far, by why."""
+
+
+class Metrics:
+    """The numbers of one server; may be told of things from any thread."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "flowtape_requests", "Requests answered.", ("route", "status"), registry=self._registry
+        )
+        self._volume = Counter(
+            "flowtape_volume", "Contracts or shares taken from live feeds.", ("source", "asset", "side"),
+            registry=self._registry,
+        )  # fmt: skip
+        self._unsided = Gauge(
+            "flowtape_unsided_share", "Share of the last batch's volume whose side is unknown.", ("asset",),
+            registry=self._registry,
+        )  # fmt: skip
+        self._prints = Counter("flowtape_prints", "Live prints committed.", registry=self._registry)
+        self._commit = Histogram(
+            "flowtape_commit_seconds", "What a commit takes.", buckets=_SECONDS, registry=self._registry
+        )
+        self._show = Histogram(
+            "flowtape_show_seconds", "From a delivery's arrival until answers have it.", buckets=_SECONDS,
+            registry=self._registry,
+        )  # fmt: skip
+
+    def request(self, route: str, status: int) -> None:
+        """A request was answered; `route` is a template of the route table."""
+        self._requests.labels(route, str(status)).inc()
+
+    def shown(
+        self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
+    ) -> None:
+        """See `live.Listener.shown`."""
+        for seconds, _ in waits:
+            self._show.observe(seconds)
+        totals: dict[str, float] = {}
+        for (asset, side), many in sides.items():
+            self._volume.labels(source, asset, side).inc(many)
+            totals[asset] = totals.get(asset, 0) + many
+        for asset, total in totals.items():
+            if total:
+                self._unsided.labels(asset).set(sides.get((asset, "mid"), 0) / total)
+
+    def committed(self, seconds: float, prints: int) -> None:
+        """See `live.Listener.committed`."""
+        self._commit.observe(seconds)
+        self._prints.inc(prints)
+
+    def watch(self, live: LiveState) -> None:
+        """Tell of live feeds too."""
+        self._registry.register(_LiveCollector(live))
+
+    def watch_counts(self, away: Callable[[], bool]) -> None:
+        """Tell whether shared counts of requests are away."""
+        gauge = Gauge("flowtape_counts_away", "Whether shared counts are away.", registry=self._registry)
+        gauge.set_function(away)
+
+    def count_streams(self, clients: Callable[[], int]) -> None:
+        """Tell how many streams are open."""
+        gauge = Gauge("flowtape_stream_clients", "Streams that are open.", registry=self._registry)
+        gauge.set_function(clients)
+
+    def watch_connections(self, connections: ConnectionState) -> None:
+        """Tell how many connections are open, and how many were closed for being too many."""
+        self._registry.register(_ConnectionCollector(connections))
+
+    def serve(self, host: str, port: int) -> Callable[[], None]:
+        """Serve the page at an address of its own, for a process without the API; gives what ends that. Raises
+        `UsageError` where the address cannot be had."""
+        try:
+            server, thread = start_http_server(port, host, self._registry)
+        except OSError as error:
+            raise UsageError(
+                f"--metrics-port {port}: {host} cannot be listened on: {error.strerror}"
+            ) from None
+
+        def end() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return end
+
+    def page(self) -> bytes:
+        """All of it, in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class _LiveCollector(Collector):
+    def __init__(self, live: LiveState) -> None:
+        self._live = live
+
+    def collect(self) -> Iterable[Metric]:
+        """Read when asked."""
+        live = self._live
+        for name, text, value in (
+            ("queue_prints", "Live prints that wait to be shown.", live.queue_prints),
+            ("queue_limit", "Live prints that may wait before a feed is made to.", live.queue_limit),
+            ("uncommitted_prints", "Live prints shown and not committed.", live.uncommitted),
+        ):
+            yield GaugeMetricFamily(f"flowtape_{name}", text, value)
+        connected, lag, silence = (
+            GaugeMetricFamily(f"flowtape_feed_{name}", text, labels=("feed",))
+            for name, text in (
+                ("connected", "Whether a feed's connection stands."),
+                ("lag_seconds", "From a feed's newest print to its being shown."),
+                ("silence_seconds", "Since a feed was heard, while its market is open."),
+            )
+        )
+        broken = CounterMetricFamily(
+            "flowtape_feed_reconnects", "Connections that broke off.", labels=("feed",)
+        )
+        notes = CounterMetricFamily(
+            "flowtape_feed_notes",
+            "What a feed left out or found out of the ordinary.",
+            labels=("feed", "what"),
+        )
+        for feed in live.feeds():
+            connected.add_metric((feed.name,), feed.connected)
+            broken.add_metric((feed.name,), feed.reconnects)
+            if feed.lag is not None:
+                lag.add_metric((feed.name,), feed.lag)
+            if feed.silence is not None:
+                silence.add_metric((feed.name,), feed.silence)
+            for what, many in feed.notes.items():
+                notes.add_metric((feed.name, what), many)
+        yield from (connected, lag, silence, broken, notes)
+
+
+class _ConnectionCollector(Collector):
+    def __init__(self, connections: ConnectionState) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterable[Metric]:
+        """Read when asked."""
+        now = self._connections
+        yield GaugeMetricFamily("flowtape_connections", "Connections that are open.", now.open)
+        yield GaugeMetricFamily("flowtape_connections_limit", "Connections that may be open.", now.most)
+        closed = CounterMetricFamily(
+            "flowtape_connections_closed", "Connections closed, being too many.", labels=("why",)
+        )
+        for why in ("address", "room"):
+            closed.add_metric((why,), now.closed.get(why, 0))
+        yield closed

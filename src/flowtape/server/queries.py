@@ -1,0 +1,193 @@
+"""What a request asks: the parameters that are no filters, and the `Query` that a request's parameters make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from flowtape.errors import UsageError
+from flowtape.model.prints import SYMBOL_PATTERN
+from flowtape.model.query import Filter, Query
+from flowtape.model.symbols import asked
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.queries import RESOLUTIONS
+from flowtape.server.errors import invalid, shown
+from flowtape.server.formats import FORMATS, Format
+from flowtape.server.params import (
+    INSTANT_PATTERN,
+    Given,
+    Param,
+    choice,
+    parse_instant,
+    parse_symbol,
+    read_all,
+    word,
+)
+
+_QUALITY = "quality"
+
+_ANY_CASE = SYMBOL_PATTERN.replace("^[", r"^\^?[", 1).replace("A-Z", "A-Za-z")
+SYMBOL = Param(
+    name="symbol",
+    where="path",
+    field="symbol",
+    parse=parse_symbol,
+    schema={"type": "string", "pattern": _ANY_CASE, "examples": ["SPY"]},
+    help=(
+        "The symbol, in any case; an index with or without `^`. For options an OPRA root such as `SPXW` stands for its "
+        "underlying. Where `BRK-B`, `BRK/B` or `BRKB` has no prints of its own, it stands for `BRK.B`."
+    ),
+)
+
+
+def _instant(name: str, field: str, help: str) -> Param:
+    return Param(
+        name=name,
+        field=field,
+        parse=parse_instant,
+        schema={"type": "string", "format": "date-time", "pattern": INSTANT_PATTERN},
+        help=f"{help} ISO 8601, to the nanosecond; without a zone it is UTC.",
+    )
+
+
+AT = _instant(
+    "at", "at", "The answer as it stood at this instant: only what was known by it. Now when absent."
+)
+FROM = _instant("from", "since", "In place of `minutes`: the first minute, of any time kept.")
+TO = _instant("to", "until", "With `from`: where its minutes end, itself not within. Now when absent.")
+
+
+def _cursor(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ValueError("what `nextCursor` gave")
+    return int(text)
+
+
+CURSOR = Param(
+    name="cursor",
+    field="cursor",
+    parse=_cursor,
+    schema={"type": "string", "pattern": "^[0-9]{1,9}$"},
+    help="With `from`: the `nextCursor` of an answer, to go on from there.",
+)
+MEASURE = word(
+    "measure",
+    "measure",
+    ("volume", "premium"),
+    "volume",
+    "Net contracts or shares, or net premium in USD (price x size, x 100 for options).",
+)
+ANCHOR = word(
+    "anchor",
+    "anchor",
+    ("window", "session"),
+    "window",
+    "Where the running sum begins: at the first point, or anew at each session's open.",
+)
+
+
+def _include(text: str) -> bool:
+    parts = [part.strip().lower() for part in text.split(",")]
+    for part in parts:
+        if part != _QUALITY:
+            raise ValueError(f"a list of {_QUALITY}", part)
+    return True
+
+
+INCLUDE = Param(
+    name="include",
+    field="quality",
+    parse=_include,
+    default=False,
+    schema={"type": "string", "enum": [_QUALITY]},
+    help="What to add to each point: `quality`, on what its numbers rest.",
+)
+
+
+def _resolution(text: str) -> str:
+    if text not in RESOLUTIONS:
+        raise ValueError(f"one of {', '.join(RESOLUTIONS)}")
+    return text
+
+
+RESOLUTION = Param(
+    name="resolution",
+    field="resolution",
+    parse=_resolution,
+    required=True,
+    schema={"type": "string", "enum": [*RESOLUTIONS]},
+    help="How long a bar is.",
+)
+FORMAT = Param(
+    name="format",
+    parse=choice(FORMATS),
+    schema={"type": "string", "enum": [*FORMATS]},
+    help="How the answer is written; goes before the header `Accept`. JSON when neither says.",
+)
+
+
+class Request(NamedTuple):
+    """What a target asks: of which query, and in which format; None leaves that to the headers."""
+
+    query: Query
+    format: Format | None
+
+
+def read_request(
+    asset: Literal["option", "stock"],
+    params: tuple[Param, ...],
+    path: Mapping[str, str],
+    pairs: list[tuple[str, str]],
+) -> Request:
+    """The query of a route's parameters. Raises a 400 for the first that cannot be used."""
+    given = read_all(params, path, pairs)
+    _check_span(given)
+    fields = {
+        param.field: given[param.name].value if param.name in given else param.default
+        for param in params
+        if param.field and not param.filter
+    }
+    if "symbol" in fields:
+        fields["symbol"] = _asked(fields["symbol"], asset)
+    if "from" in given:
+        fields["minutes"] = 0
+    filters = [param for param in params if param.filter and param.name in given]
+    query = Query(
+        asset=asset,
+        filter=Filter(**{param.field: given[param.name].value.value for param in filters}),
+        echo=tuple((param.name, given[param.name].value.text) for param in filters),
+        **fields,
+    )
+    return Request(query, given["format"].value if "format" in given else None)
+
+
+def _asked(symbol: str, asset: Literal["option", "stock"]) -> str:
+    try:
+        return asked(symbol, asset)
+    except UsageError as error:
+        raise invalid("symbol", f"{str(error).partition(': ')[2]}.") from None
+
+
+def _check_span(given: Mapping[str, Given]) -> None:
+    """`from` and what goes with it: alone among the ways to name a span, and before `to`."""
+    begin = given.get("from")
+    if begin is None:
+        for name in ("to", "cursor"):
+            if name in given:
+                raise invalid(name, f"needs from, where its span begins; it is '{shown(given[name].text)}'.")
+        return
+    for name in ("minutes", "at"):
+        if name in given:
+            value = shown(given[name].text)
+            raise invalid(
+                name, f"cannot be given together with from, which names a span too; it is '{value}'."
+            )
+    end, cursor = given.get("to"), given.get("cursor")
+    if end is not None and begin.value >= end.value:
+        raise invalid("from", f"must be before to, '{shown(end.text)}', not '{shown(begin.text)}'.")
+    if cursor is not None:
+        past = end is not None and cursor.value >= end.value // NS_PER_MINUTE
+        if past or cursor.value < begin.value // NS_PER_MINUTE:
+            raise invalid(
+                "cursor", f"must be what nextCursor gave for this span, not '{shown(cursor.text)}'."
+            )

@@ -1,0 +1,219 @@
+"""The route table: one declaration a route, read by the server and by the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol
+from urllib.parse import unquote
+
+import msgspec
+
+from flowtape import queries
+from flowtape.model.query import Query
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.queries import Made
+from flowtape.queries.source import Desk
+from flowtape.server.encoded import Wire
+from flowtape.server.filters import DTE, EXCLUDE, EXCLUDE_STOCKS, EXPIRY, RIGHT, SIDE, STRIKE
+from flowtape.server.formats import Format
+from flowtape.server.params import MOST, Param, whole
+from flowtape.server.queries import ANCHOR, AT, CURSOR, FORMAT, FROM, INCLUDE, MEASURE, RESOLUTION, SYMBOL, TO
+
+NS_PER_SECOND = 10**9
+Asset = Literal["option", "stock"]
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One flow endpoint. `every` is how long (ns) an answer may be kept while no print comes in."""
+
+    path: str
+    asset: Asset
+    params: tuple[Param, ...]
+    answer: Callable[[Desk, Query], Made]
+    body: type[msgspec.Struct]
+    every: int = NS_PER_MINUTE
+    summary: str
+    help: str
+
+
+class FlowAnswers(Protocol):
+    """What the application asks of the flow behind it."""
+
+    def answer(self, route: Route, query: Query, format: Format) -> Wire | Awaitable[Wire]:
+        """The answer of a route."""
+
+    def state(self, route: Route, query: Query) -> object:
+        """What the answer of a route rests on: the answer stays the same while this does. Cheap."""
+
+    async def symbols(self, format: Format) -> Wire:
+        """Every symbol of which prints are kept."""
+
+    def check(self, asset: Asset | None = None) -> None:
+        """Raise `StoreError` or `FeedError` while answers of an asset (None: of any) may not be trusted, and with None
+        `Loading` while some could be incomplete. Called for every request."""
+
+
+def _lasting(name: str, default: int, high: int = 10_080) -> Param:
+    return whole(name, "minutes", default, 1, high, "Minutes in the window.")
+
+
+_SPAN = (AT, FROM, TO, CURSOR)
+_FILTERS: dict[Asset, tuple[Param, ...]] = {
+    "option": (EXPIRY, RIGHT, DTE, STRIKE, EXCLUDE, SIDE),
+    "stock": (EXCLUDE_STOCKS, SIDE),
+}
+_LIMIT = whole("limit", "limit", 50, 1, 500, "The most trades to show, newest first.")
+_MIN_SIZE = {
+    "option": whole("minSize", "min_size", 100, 1, MOST, "The least contracts of a block."),
+    "stock": whole("minSize", "min_size", 10_000, 1, MOST, "The least shares of a block."),
+}
+_WINDOW = _lasting("windowMinutes", 240)
+_N = whole("n", "limit", 10, 1, 50, "The most symbols on each side.")
+_OUTLIERS = (
+    whole("limit", "limit", 20, 1, 200, "The most symbols to show."),
+    whole("minTrades", "min_trades", 20, 0, MOST, "The least prints of a symbol."),
+    _WINDOW,
+)
+_LOOKBACK = whole("lookback", "lookback", 30, 10, 390, "Minutes over which slopes are taken.")
+_TURNS = whole("limit", "limit", 10, 1, 100, "The most turning points to show.")
+_DAYS = whole("days", "days", 5, 1, 60, "The most trading days to show.")
+_DRIFT = (
+    whole("minTrades", "min_trades", 20, 0, MOST, "The least prints of a symbol."),
+    whole("limit", "limit", 20, 1, 200, "The most symbols to show."),
+)
+
+
+def _of_symbol(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
+    """A route of one symbol."""
+    path = f"/v1/flow/{asset}s/{{symbol}}/{name}"
+    return Route(path=path, asset=asset, params=(SYMBOL, *params, FORMAT), **rest)
+
+
+def _of_all(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
+    """A route that compares all symbols; ages in its rows are in seconds."""
+    path = f"/v1/flow/{asset}s/{name}"
+    return Route(path=path, asset=asset, params=(*params, FORMAT), every=NS_PER_SECOND, **rest)
+
+
+def _routes(asset: Asset) -> tuple[Route, ...]:
+    """The routes that options and stocks share."""
+    filters = _FILTERS[asset]
+    expiry, right = ((EXPIRY,), (RIGHT,)) if asset == "option" else ((), ())
+    return (
+        _of_symbol(
+            asset, "recent", _LIMIT, *expiry, AT, answer=queries.recent, body=queries.Recent,
+            summary=f"The newest {asset} prints",
+            help="The newest prints of the newest trading day, each with its side and the quote before it.",
+        ),
+        _of_symbol(
+            asset, "summary", *filters, AT, answer=queries.summary, body=queries.Summary,
+            summary=f"A day of {asset} flow in numbers",
+            help="Volume bought, sold and of unknown side, of the newest trading day.",
+        ),
+        _of_symbol(
+            asset, "blocks", _MIN_SIZE[asset], *expiry, AT, answer=queries.blocks, body=queries.Blocks,
+            summary=f"Large {asset} prints",
+            help="The newest prints of at least a size, at most 500, of the newest trading day.",
+        ),
+        _of_symbol(
+            asset, "history", _lasting("minutes", 60), *filters, *_SPAN, INCLUDE,
+            answer=queries.history, body=queries.History,
+            summary=f"Net {asset} flow minute by minute",
+            help="Volume by side, VWAP and extremes of each minute, newest first.",
+        ),
+        _of_symbol(
+            asset, "cumulative", _lasting("minutes", 240), *filters, *_SPAN, MEASURE, ANCHOR, INCLUDE,
+            answer=queries.cumulative, body=queries.Cumulative,
+            summary=f"Cumulative net {asset} flow",
+            help="Net volume of each minute (buys less sells) with its running sum, VWAP and number of prints.",
+        ),
+        _of_symbol(
+            asset, "divergence", _lasting("minutes", 240), _LOOKBACK, *filters, AT,
+            answer=queries.divergence_answer, body=queries.Divergence,
+            summary=f"Whether {asset} flow and price go the same way",
+            help="The slopes of cumulative flow and of the underlying's price as t-statistics, and what they say.",
+        ),
+        _of_symbol(
+            asset, "turning-points", _lasting("minutes", 240), _TURNS, *filters, AT,
+            answer=queries.turning_points_answer, body=queries.TurningPoints,
+            summary=f"Where the line of {asset} flow turned",
+            help="The largest highs and lows of the cumulative line, by prominence.",
+        ),
+        _of_symbol(
+            asset, "sessions", _DAYS, *filters, AT, answer=queries.sessions_answer, body=queries.Sessions,
+            summary=f"The parts of the day in {asset} flow",
+            help="Net flow, the line's mean, high and low by trading day and part of the session, newest first.",
+        ),
+        _of_all(
+            asset, "drift", _WINDOW, *_DRIFT, *right, AT, answer=queries.drift_answer, body=queries.Drifts,
+            summary=f"How far {asset} flow stands from zero",
+            help="Symbols by net volume against their own past and the root of their volume.",
+        ),
+        _of_all(
+            asset, "leaderboard", _N, _WINDOW, *right, AT, answer=queries.leaderboard, body=queries.Leaderboard,
+            summary=f"The most bought and sold {asset}s",
+            help="Symbols by net notional in USD: the most bought, and the most sold.",
+        ),
+        _of_all(
+            asset, "outliers", *_OUTLIERS, *right, AT, answer=queries.outliers, body=queries.Outliers,
+            summary=f"Symbols whose {asset} flow stands out",
+            help="Symbols by the size of their net notional in USD, with how one-sided their flow is.",
+        ),
+    )  # fmt: skip
+
+
+ROUTES = (
+    *_routes("option"),
+    _of_symbol(
+        "option", "dealer-premium", _WINDOW, EXPIRY, AT,
+        answer=queries.dealer_premium, body=queries.DealerPremium, every=NS_PER_SECOND,
+        summary="The premium that dealers paid and took",
+        help="Premium in USD, by the view that dealers take the other side of every aggressor.",
+    ),
+    *_routes("stock"),
+    _of_symbol(
+        "stock", "bars", RESOLUTION, whole("minutes", "minutes", 60, 1, 1440, "Minutes in the window."),
+        answer=queries.bars, body=queries.Bars, every=NS_PER_SECOND,
+        summary="Price bars with signed volume",
+        help="Open, high, low, close and volume by side of each bar, oldest first.",
+    ),
+)  # fmt: skip
+CUMULATIVE = {route.asset: route for route in ROUTES if route.path.endswith("/cumulative")}
+
+
+def bare(path: str) -> str:
+    """A path without the one slash that may follow it."""
+    return path[:-1] if path.endswith("/") and not path.endswith("//") and path != "/" else path
+
+
+MOST_PATH = 512
+"""Bytes of the longest path that is looked at; no route has a longer one."""
+
+
+class Router:
+    """Finds the route of a path. `{name}` in a route's path stands for one segment, percent-decoded. A slash may
+    follow the path."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._tree: dict[str | None, Any] = {}
+        for route in routes:
+            branch = self._tree
+            for part in route.path.split("/"):
+                branch = branch.setdefault("{}" if part.startswith("{") else part, {})
+            branch[None] = route
+
+    def find(self, raw_path: bytes) -> tuple[Route, dict[str, str]] | None:
+        """The route and the values of its named segments; None where there is none."""
+        if len(raw_path) > MOST_PATH:
+            return None
+        parts = [unquote(part) for part in bare(raw_path.decode("latin-1")).split("/")]
+        branch = self._tree
+        for part in parts:
+            branch = branch.get(part) or branch.get("{}") or {}
+        route = branch.get(None)
+        if not isinstance(route, Route):
+            return None
+        names = route.path.split("/")
+        return route, {
+            name[1:-1]: part for name, part in zip(names, parts, strict=True) if name.startswith("{")
+        }

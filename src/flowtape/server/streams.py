@@ -1,0 +1,239 @@
+"""Answers as they change, as server-sent events: the window first, then each change of it.
+
+All who ask for the same share a hub, which makes each event once. The format of the events is in docs/streams.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from flowtape.model.query import Query
+from flowtape.server.errors import ErrorBody, Headers, Refusal
+from flowtape.server.hubs import Hub, Room
+from flowtape.server.queries import FORMAT
+from flowtape.server.routes import ROUTES, FlowAnswers, Route
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+KEPT_LINE_BYTES = 256 * 2**20
+"""Bytes that all hubs may keep for their next change; then no stream of another answer is opened."""
+HEARTBEAT = 15.0
+"""Seconds without an event after which a comment is sent, and the client's key looked at."""
+SEND_WITHIN = 10.0
+"""Seconds a client is given to take what is sent."""
+LINGER = 30.0
+"""Seconds a hub lives on without clients, so that one that reconnects goes on where it was."""
+MOST = 10_000
+"""Clients at a time."""
+SUFFIX = "/stream"
+LAST_EVENT_ID = "lastEventId"
+"""For clients that cannot send the header `Last-Event-ID`."""
+RETRY = b"retry: 1000\n"
+"""Milliseconds after which a client that lost its stream comes back. It is a line of a client's first event, since
+clients deliver a block of its own as an event without data."""
+_COMMENT = b": still here\n\n"
+STREAM_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    # Proxies that gather answers before they pass them on would hold events back.
+    (b"x-accel-buffering", b"no"),
+]
+
+_LATER: Headers = [(b"retry-after", b"10")]
+_OWN = ("at", "from", "to", "cursor", FORMAT.name)
+
+
+def _stream_of(route: Route) -> Route:
+    params = tuple(param for param in route.params if param.name not in _OWN)
+    return msgspec.structs.replace(
+        route,
+        path=route.path + SUFFIX,
+        params=params,
+        summary=f"{route.summary}, as it changes",
+        help=f"{route.help} Server-sent events: first the whole, then each change.",
+    )
+
+
+ANSWERS = {
+    route.path + SUFFIX: route for route in ROUTES if route.path.endswith(("/cumulative", "/leaderboard"))
+}
+"""What a stream's path shows the changes of."""
+STREAMS = tuple(_stream_of(route) for route in ANSWERS.values())
+
+
+def query_names(route: Route) -> tuple[str, ...]:
+    """The names that the query of a route or stream may have, the key's aside."""
+    names = tuple(param.name for param in route.params if param.where == "query")
+    return (*names, LAST_EVENT_ID) if route.path in ANSWERS else names
+
+
+class Streams:
+    """All hubs and their clients. Used from the event loop only.
+
+    `per_key` is how many streams a key may have open, None for any number.
+    """
+
+    def __init__(self, flow: FlowAnswers, per_key: int | None = None) -> None:
+        self._flow = flow
+        self._per_key = per_key
+        self._hubs: dict[tuple[str, Query], Hub] = {}
+        self._room = Room()
+        self._of_key: Counter[str] = Counter()
+        self.closing = False
+        self.clients = 0
+        self.most = MOST
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that all hubs keep for their next change."""
+        return self._room.lines
+
+    async def open(self, key: str, route: Route, query: Query) -> Stream:
+        """A stream of a key, by its id, with something to begin with; the caller releases it.
+
+        Raises a 429 where the key has as many as it may, a 503 where the server has, or where hubs keep as much as
+        they may.
+        """
+        self._admit(key)
+        place = (route.path, query)
+        try:
+            hub = await self._hub(place, ANSWERS[route.path])
+        except BaseException:
+            self._left(key)
+            raise
+
+        def release() -> None:
+            self._left(key)
+            if not hub.listeners:
+                self._linger(place, hub)
+
+        return Stream(self, hub, release)
+
+    def _admit(self, key: str) -> None:
+        if self._per_key is not None and self._of_key[key] >= self._per_key:
+            message = f"This key has {self._per_key} streams open, the most that a key may have."
+            raise Refusal(429, ErrorBody("too_many_streams", message), _LATER)
+        if self.clients >= self.most or self.closing:
+            message = f"There are {self.most} streams open, the most this server has."
+            raise Refusal(503, ErrorBody("too_many_streams", message), _LATER)
+        self.clients += 1
+        self._of_key[key] += 1
+
+    def _left(self, key: str) -> None:
+        self.clients -= 1
+        self._of_key[key] -= 1
+        if not self._of_key[key]:
+            del self._of_key[key]
+
+    async def _hub(self, place: tuple[str, Query], route: Route) -> Hub:
+        hub = self._hubs.get(place)
+        if hub is not None:
+            return hub
+        if self._room.lines >= KEPT_LINE_BYTES:
+            message = "The streams that are open take all the memory that this server has for streams."
+            raise Refusal(503, ErrorBody("too_many_streams", message), _LATER)
+        made = Hub(self._flow, route, place[1], self._room)
+        try:
+            await made.look()
+        except BaseException:
+            made.end()
+            raise
+        hub = self._hubs.setdefault(place, made)
+        if hub is made:
+            self._room.hubs = len(self._hubs)
+            hub.task = asyncio.create_task(hub.run())
+        else:
+            made.end()
+        return hub
+
+    def _linger(self, place: tuple[str, Query], hub: Hub) -> None:
+        def end() -> None:
+            if not hub.listeners and self._hubs.get(place) is hub:
+                del self._hubs[place]
+                self._room.hubs = len(self._hubs)
+                hub.end()
+
+        asyncio.get_running_loop().call_later(LINGER, end)
+
+    def close(self) -> None:
+        """End all streams."""
+        self.closing = True
+        for hub in self._hubs.values():
+            hub.end()
+            for listener in hub.listeners:
+                listener.set()
+
+
+class Stream:
+    """One client's stream. Set `last_id` to the id of the last event that the client has, and `valid` to what tells
+    whether its key is still good."""
+
+    def __init__(self, streams: Streams, hub: Hub, release: Callable[[], None]) -> None:
+        self._streams, self._hub = streams, hub
+        self._release: Callable[[], None] | None = release
+        self._wake = asyncio.Event()
+        hub.listeners.add(self._wake)
+        self.last_id = ""
+        self.valid: Callable[[], bool] = lambda: True
+
+    def release(self) -> None:
+        """The stream has ended. May be called again."""
+        self._hub.listeners.discard(self._wake)
+        if self._release is not None:
+            self._release()
+        self._release = None
+
+    async def serve(self, receive: Receive, send: Send) -> None:
+        """Send the client its events until it goes, takes nothing, its key is revoked or the server ends."""
+        gone = asyncio.ensure_future(_gone(receive, self._wake))
+        try:
+            await self._feed(gone, send)
+        finally:
+            gone.cancel()
+
+    async def _feed(self, gone: asyncio.Future[None], send: Send) -> None:
+        body, place = await self._next(self._hub.place_of(self.last_id))
+        retry = RETRY
+        while True:
+            if retry and body is not _COMMENT:
+                body, retry = retry + body, b""
+            try:
+                await asyncio.wait_for(send(_part(body)), SEND_WITHIN)
+            except (TimeoutError, OSError, RuntimeError):
+                return
+            if not self._hub.number > place:
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), HEARTBEAT)
+            if gone.done() or self._streams.closing or not self.valid():
+                break
+            body, place = await self._next(place)
+        with suppress(OSError, RuntimeError):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _next(self, place: int) -> tuple[bytes, int]:
+        """What to send to a client that has the events up to `place`, and which it has then: the whole where not all
+        events since are kept."""
+        events = self._hub.since(place) if place >= 0 else None
+        if events is None:
+            return await self._hub.whole()
+        return b"".join(events) or _COMMENT, self._hub.number
+
+
+def _part(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+async def _gone(receive: Receive, wake: asyncio.Event) -> None:
+    """Ends when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    wake.set()

@@ -1,0 +1,1 @@
+"""A simulated market, as a feed and as a file."""

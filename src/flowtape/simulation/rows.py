@@ -1,0 +1,209 @@
+"""A slice's prints as columns, and what its options and its stocks have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from flowtape.model.conditions import CANCEL, CONDITIONS, price_flags
+from flowtape.model.prints import (
+    CONDITION_NAMES,
+    SCHEMA,
+    SIZES,
+    Asset,
+    Condition,
+    Right,
+    Side,
+    arranged,
+    size_unit,
+)
+from flowtape.simulation.chains import Ints, Underlyings
+
+if TYPE_CHECKING:
+    from flowtape.simulation.injected import Plant
+
+SOURCE = "simulated"
+SLICE_NS = 600 * 10**9
+TAPE_SCHEMA = {**SCHEMA, "true_side": Side, "source": pl.Categorical}
+"""`prints.SCHEMA`, the side that truly was the aggressor, and the source."""
+
+Bools = npt.NDArray[np.bool_]
+Rows = dict[str, npt.NDArray[Any]]
+"""Prints as arrays of one length by column; names are places in a list, prices are in 1/10,000 USD, sizes in contracts
+or shares. Every asset has the same columns: a stock's expiry, right, strike and underlying hold anything."""
+
+DRAWS = 65_536
+"""How many values a uniform draw has."""
+OPTION, STOCK = range(2)
+"""An asset's place in `Asset`."""
+OPTION_VENUES = {
+    "XCBO": 13, "XPHL": 10, "ARCO": 10, "XISX": 7, "XNDQ": 6, "BATO": 7, "AMXO": 7, "MPRL": 6, "XMIO": 6,
+    "EMLD": 5, "XBOX": 6, "EDGO": 4, "C2OX": 3, "GMNI": 3, "MCRY": 2, "XBXO": 2, "MXOP": 2, "SPHR": 1,
+}  # fmt: skip
+"""The options exchanges by ISO 10383 code, with a rough weight among prints."""
+STOCK_VENUES = {
+    "FINN": 40, "FINY": 4, "FINC": 1, "XNAS": 14, "ARCX": 9, "XNYS": 8, "EDGX": 6, "BATS": 5, "IEXG": 3,
+    "MEMX": 3, "EPRL": 2.5, "EDGA": 1.2, "BATY": 1, "XPSX": 0.7, "XBOS": 0.6, "XCIS": 0.5, "XASE": 0.4,
+    "XCHI": 0.3, "LTSE": 0.1,
+}  # fmt: skip
+"""The stock exchanges and, first, FINRA's trade reporting facilities, likewise."""
+VENUES = [*OPTION_VENUES, *STOCK_VENUES]
+
+CODES = {name: code for code, name in enumerate(CONDITION_NAMES)}
+_FAMILY = {condition.name: condition.family for condition in CONDITIONS}
+_SERIES = {
+    "asset": pl.Series(Asset.categories, dtype=Asset),
+    "condition": pl.Series(CONDITION_NAMES, dtype=Condition),
+    "venue": pl.Series(VENUES, dtype=pl.Categorical),
+    "right": pl.Series(["C", "P"], dtype=Right),
+    "true_side": pl.Series(["sell", "buy"], dtype=Side),
+}
+_CONTRACT = ("expiry", "right", "strike", "underlying")
+"""What a stock has none of."""
+_QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts")
+_SHARED = ("symbol", "root", "price", "size", *_CONTRACT, *_QUOTE, "venue", "true_side", "unquoted")
+"""What a cancel has in common with the print it cancels."""
+_TAKEN = ("ts", "condition", *_SHARED)
+
+
+def draws(weights: Iterable[float]) -> Ints:
+    """Places by a uniform draw of 0 … 65,535, each as often as its weight says."""
+    bounds = np.cumsum(list(weights))
+    return np.searchsorted(bounds / bounds[-1], (np.arange(DRAWS) + 0.5) / DRAWS)
+
+
+def among(names: Iterable[str]) -> Bools:
+    """By a condition's place, whether it is one of the names."""
+    return np.isin(np.arange(len(CONDITION_NAMES)), [CODES[name] for name in names])
+
+
+def of_families(*families: str) -> Bools:
+    """By a condition's place, whether it is of one of the families."""
+    return among(name for name, family in _FAMILY.items() if family in families)
+
+
+def _quote_ages() -> Ints:
+    """Nanoseconds from a quote to the print it stood before, by a uniform draw: log-normal, median 40 ms."""
+    ages = np.random.default_rng(0).lognormal(np.log(4e7), 2.2, DRAWS)
+    return np.clip(ages, 1_000, 6e11).astype(np.int64)
+
+
+QUOTE_AGE = _quote_ages()
+_IS_LATE, _IS_CANCEL = of_families("late"), of_families(CANCEL)
+
+
+def twin(values: npt.NDArray[Any], where: Bools) -> None:
+    """Give the second row of a pair the first one's value, where `where`, of one place a pair, says so."""
+    pairs = 2 * len(where)
+    np.copyto(values[1:pairs:2], values[0:pairs:2], where=where)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The prints of one asset in one slice: the market's seed, what is listed, the slice's number, how many prints
+    of the asset the day has had before it and has in it, and what is planted.
+
+    The methods fill in columns, whole ones at a time; each says which ones it needs.
+    """
+
+    seed: int
+    listed: Underlyings
+    number: int
+    before: int
+    count: int
+    plants: tuple[Plant, ...]
+
+    def draw(self, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
+        """A uniform draw of 0 … 65,535 for each row."""
+        return rng.integers(0, DRAWS, self.count, dtype=np.uint16)
+
+    def time(self, rng: np.random.Generator, columns: Rows) -> None:
+        """When each row happens and is reported, from `condition`; rows that `twin` says happen at once."""
+        passed = np.cumsum(rng.standard_exponential(self.count + 1))
+        within = np.minimum((passed[:-1] * (SLICE_NS / passed[-1])).astype(np.int64), SLICE_NS - 1)
+        twin(within, columns["twin"])
+        remaining = SLICE_NS - within
+        delay = np.zeros(self.count, dtype=np.int64)
+        slow = np.flatnonzero((self.draw(rng) < 0.02 * DRAWS) & ~_IS_CANCEL[columns["condition"]])
+        delay[slow] = rng.integers(10**6, 5 * 10**7, len(slow))
+        late = np.flatnonzero(_IS_LATE[columns["condition"]])
+        delay[late] = rng.standard_exponential(len(late)) * 4e10 + 1e9
+        columns["within"] = within
+        columns["ts"] = within + self.number * SLICE_NS
+        columns["reported"] = columns["ts"] + delay % remaining
+
+    def disturb(self, odds: npt.NDArray[np.uint16], at_ask: Bools, columns: Rows) -> None:
+        """A few prints through the quote, and a few quotes crossed, locked or missing; from `price`, `tick`
+        and the quote."""
+        through = np.flatnonzero(odds < 0.003 * DRAWS)
+        move = np.where(at_ask[through], columns["tick"][through], -columns["tick"][through])
+        columns["price"][through] = np.maximum(columns["price"][through] + move, 100)
+        crossed = np.flatnonzero(odds > 0.998 * DRAWS)
+        columns["bid"][crossed], columns["ask"][crossed] = columns["ask"][crossed], columns["bid"][crossed]
+        locked = np.flatnonzero((odds > 0.5 * DRAWS) & (odds < 0.501 * DRAWS))
+        columns["bid"][locked] = columns["ask"][locked]
+        columns["unquoted"] = (odds > 0.6 * DRAWS) & (odds < 0.602 * DRAWS)
+
+    def cancel(self, rng: np.random.Generator, columns: Rows, otherwise: str) -> None:
+        """Make each cancel the double of an earlier print; one for which none is found is a print itself, of
+        the condition `otherwise`. Needs every column."""
+        condition = columns["condition"]
+        rows = np.flatnonzero(_IS_CANCEL[condition])
+        cancels, targets = cancelled(rng, rows, columns["reported"])
+        condition[rows] = np.where(np.isin(rows, cancels), condition[rows], CODES[otherwise])
+        for name in _SHARED:
+            columns[name][cancels] = columns[name][targets]
+
+    def reported(self, columns: Rows, asset: int) -> Rows:
+        """The columns of a tape in order of report, numbered through the day."""
+        order = np.argsort(columns["reported"], kind="stable")
+        rows = {name: columns[name][order] for name in ("reported", *_TAKEN)}
+        rows["seq"] = np.arange(self.before + 1, self.before + 1 + self.count)
+        rows["asset"] = np.full(self.count, asset, dtype=np.uint8)
+        return rows
+
+
+def cancelled(rng: np.random.Generator, rows: Ints, reported: Ints) -> tuple[Ints, Ints]:
+    """Which of the rows that are to be cancels find a print to cancel, and the print's row: one reported
+    earlier, no cancel itself, and cancelled by no other."""
+    targets = (rng.random(len(rows)) * rows).astype(np.int64)
+    found = ~np.isin(targets, rows) & (reported[targets] < reported[rows])
+    first = np.zeros(len(rows), dtype=np.bool_)
+    first[np.unique(targets, return_index=True)[1]] = True
+    found &= first
+    return rows[found], targets[found]
+
+
+def between(rows: Rows, start: int, end: int) -> Rows:
+    """Those of the rows that were reported in [start, end), ns UTC."""
+    low, high = np.searchsorted(rows["reported"], (start, end))
+    return {name: values[low:high] for name, values in rows.items()}
+
+
+def merged(parts: Sequence[Rows]) -> Rows:
+    """The rows of a slice's parts in one order of report; of rows reported at once, the first part's first."""
+    if len(parts) == 1:
+        return parts[0]
+    order = np.argsort(np.concatenate([part["reported"] for part in parts]), kind="stable")
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def frame(listed: Underlyings, pieces: Sequence[Rows]) -> pl.DataFrame:
+    """Rows of one or more slices as one frame of `TAPE_SCHEMA`."""
+    if not pieces:
+        return pl.DataFrame(schema=TAPE_SCHEMA)
+    rows = {name: np.concatenate([piece[name] for piece in pieces]) for name in (*_TAKEN, "seq", "asset")}
+    series = {**_SERIES, "symbol": listed.names, "root": listed.roots}
+    named = [pl.lit(names).gather(pl.col(name)).alias(name) for name, names in series.items()]
+    contract = pl.when(pl.col("asset") == OPTION).then(pl.col(_CONTRACT))
+    quoted = pl.when(~pl.col("unquoted")).then(pl.col(_QUOTE))
+    tape = pl.DataFrame(rows).lazy().with_columns(contract, quoted)
+    sizes = pl.col(SIZES).cast(pl.Int64) * size_unit()
+    made = tape.with_columns(*named).with_columns(price_flags(), sizes).collect()
+    extra = made.select("true_side", source=pl.lit(SOURCE, pl.Categorical))
+    return arranged(made).hstack(extra)

@@ -1,0 +1,222 @@
+"""What is kept: prints, minutes, cursors. `open_store` picks the engine by the store's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import polars as pl
+
+from flowtape.errors import UsageError
+from flowtape.storage.catalog import Catalog
+
+
+class Point(NamedTuple):
+    """A state of a store: how far each of its writers had got. Empty for a store that one process holds."""
+
+    reached: Mapping[int, int]
+
+
+class Changes(NamedTuple):
+    """What other processes committed: `added` bars, and `restated` bars in the place of all with `keys`; `whole` where
+    all bars are to be read again. `point` is the state with them."""
+
+    point: Point
+    added: pl.DataFrame
+    keys: pl.DataFrame | None = None
+    restated: pl.DataFrame | None = None
+    whole: bool = False
+
+
+class Store(Protocol):
+    """What the rest of the program asks of a store. Rows and bars go by series number (see `catalog`).
+
+    Writes happen inside `transaction()` and are all kept or none; reads may come from any thread. Every
+    method raises `StoreError` when the store cannot do it.
+    """
+
+    catalog: Catalog
+    claims_version: int
+    """Changes when another process claimed days."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All writes within are committed together at its end, or none."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """All that this thread reads within is one state of the store, whatever is committed meanwhile."""
+
+    def close(self) -> None:
+        """Give the store back."""
+
+    def check(self) -> None:
+        """Raise `StoreError` unless the store is there and can be read; cheap."""
+
+    # identity and sources
+    def known(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: `row`, places in `rows` (UInt32), and what
+        decides between rows of one key (`identity.PRECEDENCE`), of the kept row."""
+
+    def sources(self) -> pl.DataFrame:
+        """asset, symbol, day, source: where each symbol's trading day comes from."""
+
+    def claim(self, days: pl.DataFrame) -> None:
+        """Say so for further days; same columns as `sources`."""
+
+    def drop_day(self, asset: str, symbol: str, day: date) -> None:
+        """Forget a symbol's day: prints, bars, removals and its source."""
+
+    # prints and what became of them
+    def append_prints(self, rows: pl.DataFrame) -> None:
+        """Keep rows (`catalog.ROWS`) and the series and venues they brought."""
+
+    def replace_prints(self, rows: pl.DataFrame) -> None:
+        """Put rows in the place of those of the same key, each of which is kept."""
+
+    def remove_prints(self, rows: pl.DataFrame) -> None:
+        """Remove kept rows, and what cancels did to them, by their keys."""
+
+    def corrections(self, start: int, end: int) -> pl.DataFrame:
+        """The slots (`catalog.ROW_SLOT`) of the rows of [start, end) ns that correct others."""
+
+    def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
+        """Rows of [start, end) ns of some series, of `min_size` or more, with `removed_at`."""
+
+    def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
+        """The underlying's last mid of each minute, on prints in [start, end) ns of some series: `minute` (since
+        1970, rising) and `price` (1/10,000 USD). Last is by event order (`identity.EVENT_ORDER`)."""
+
+    def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
+        """Rows of [start, end) ns that match `keys` in all of its columns, with `removed_at`."""
+
+    def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
+        """Rows of [start, end) ns of some series that a cancel from `at` on removed."""
+
+    def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
+        """series, strike, size, price of the cancels kept in [start, end) ns, distinct, and `last`, the time in
+        ns of the latest of each."""
+
+    def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
+        """Replace what is known of removals in `groups` (series, strike, size, price) within [start, end)."""
+
+    # minutes
+    def append_bars(self, bars: pl.DataFrame) -> None:
+        """Add bars by (series, family, minute); bars with the same key are summed when read."""
+
+    def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
+        """Put `bars` in the place of all bars with `keys` (series, family, minute)."""
+
+    def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+        """Bars of minutes [start, end) (since 1970): of some series, one row a key; of all, as they are kept."""
+
+    def extent(self, series: pl.Series, end: int) -> tuple[int | None, int | None]:
+        """Over the bars of some series in minutes before `end`: the smallest `first_ts` (None for options) and the
+        largest `last_ts`, in ns; None without bars."""
+
+    def compact(self, start: int, end: int) -> None:
+        """Store the bars of minutes [start, end) as one row a key."""
+
+    def clear_minutes(self, start: int, end: int) -> None:
+        """Forget bars and removals of [start, end) ns, to be made again from prints."""
+
+    # cursors
+    def take_over(self, source: str) -> None:
+        """Be the one process that writes a source from now on: what another that did writes later counts no more, and
+        its next commit raises `TakenOver`."""
+
+    def release(self, source: str) -> None:
+        """Let others write a source."""
+
+    def cursor(self, source: str) -> str | None:
+        """Where a source was left, as its feed wrote it."""
+
+    def cursors(self, beginning: str) -> dict[str, str]:
+        """The cursors of all sources whose names begin so."""
+
+    def set_cursor(self, source: str, position: str) -> None:
+        """Remember where a source was left."""
+
+    def standing(self, source: str) -> pl.DataFrame:
+        """The quotes kept with a source's cursor (`feeds.live.STANDING`)."""
+
+    def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
+        """Keep quotes with a source's cursor, in the place of older ones of the same instruments."""
+
+    # many processes on one store
+    def point(self) -> Point:
+        """The state that this thread reads: within a snapshot that one, else the newest."""
+
+    def changes(self, before: Point, oldest: int) -> Changes:
+        """What other processes committed since a state, of minutes from `oldest` (since 1970) on."""
+
+    def span(self) -> tuple[int, int] | None:
+        """The oldest and newest print's time in ns, None for an empty store."""
+
+
+def other_format(found: str, known: str) -> str:
+    """Why a store is not opened whose format is of another version, and what to do.
+
+    Both are version numbers as text: the one the store has (empty where it has none) and the one this program writes.
+    """
+    if found.isdecimal() and int(found) > int(known):
+        return (
+            f"its format is version {found}, newer than version {known}, which this program reads and writes."
+            " Nothing in it is changed. Use a newer flowtape"
+        )
+    return (
+        f"its format is version {found or 'unknown'}, older than version {known}, which this program reads and writes."
+        " Nothing in it is changed. Ingest your files again into a new store:"
+        " flowtape ingest FILES --store NEW_STORE, then use NEW_STORE in place of this one"
+    )
+
+
+def shared(name: str | Path) -> bool:
+    """Whether a store's name is that of one many processes may use at a time."""
+    return "://" in str(name)
+
+
+def shown(name: str) -> str:
+    """A store's name as it may be told, without a password. Raises `UsageError` where it cannot be understood."""
+    if shared(name):
+        from flowtape.storage.clickhouse.connection import parse
+
+        return str(parse(name))
+    return name
+
+
+_PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]*):")
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError` where the name of an embedded store is not that of a file.
+
+    DuckDB takes `md:x`, `sqlite:x` and the like for other databases, whose extensions it fetches from the network, and
+    `:memory:` for a store that ends with the process.
+    """
+    if name.strip().lower() in ("", ":memory:", ":default:"):
+        raise UsageError(f"store: {name!r} keeps nothing; give the path of a file")
+    prefix = _PREFIX.match(name)
+    if prefix is not None:
+        raise UsageError(
+            f"store: {name!r} would be a store of the kind {prefix[1]!r}, and there is none; a file of this name is"
+            f" './{name}'"
+        )
+
+
+def open_store(name: str | Path, read_only: bool = False) -> Store:
+    """Open a store by its path or its address (`clickhouse://`, `clickhouses://`, `chdb://`), made where there is none.
+
+    Raises `StoreError`, `StoreBusy`; `UsageError` where an address cannot be understood, or a name is no file's.
+    """
+    if shared(name):
+        from flowtape.storage.clickhouse.connection import parse
+        from flowtape.storage.clickhouse.store import ClickStore
+
+        return ClickStore(parse(str(name)), read_only=read_only)
+    check_name(str(name))
+    from flowtape.storage.duckdb import DuckStore
+
+    return DuckStore(Path(name), read_only=read_only)

@@ -1,0 +1,1 @@
+"""The store on ClickHouse, shared by many processes."""
