@@ -214,6 +214,20 @@ def test_a_table_of_both_assets_reads_each_by_its_own_codes(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("word", ["NA", "nan", "None", "NULL", "<NA>", "n/a"])
+def test_words_for_no_value_are_no_condition(tmp_path, word):
+    path = tmp_path / "both.csv"
+    path.write_text(
+        "ts,symbol,asset,expiry,right,strike,price,size,bid,ask,condition,seq\n"
+        f"2026-05-12T14:00:01Z,AAPL,stock,,,,10,5,9,10,{word},1\n"
+        f"2026-05-12T14:00:02Z,AAPL,option,2026-06-19,C,200,10,5,9,10,{word},2\n"
+    )
+    [tape] = open_tapes([path], None, Options())
+    signed = flowtape.sign(pl.concat([batch.prints for batch in tape.batches]))
+    assert signed.select("condition", "side").rows() == [("STK_REGULAR", "buy"), ("unknown", "buy")]
+    assert not tape.notes
+
+
 def test_a_frame_with_an_official_close_counts_it_not():
     frame = pl.DataFrame(
         {

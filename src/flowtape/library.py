@@ -70,7 +70,9 @@ def prints_of(tapes: Iterable[Tape]) -> pl.DataFrame:
             reasons = ", ".join(
                 f"{reason} ({count})" for reason, count in tape.rejects.reasons.most_common(3)
             )
-            warnings.warn(f"{tape.name}: {tape.rejects.count} rows left out: {reasons}", stacklevel=3)
+            first = tape.rejects.earliest
+            shown = f"; {first.shown}" if first else ""
+            warnings.warn(f"{tape.name}: {tape.rejects.count} rows left out: {reasons}{shown}", stacklevel=3)
         for text in _about_quotes(tape, found):
             warnings.warn(f"{tape.name}: {text}", stacklevel=3)
     return pl.concat(frames)

@@ -132,10 +132,17 @@ def test_a_float32_is_the_shortest_decimal_that_gives_it(tmp_path):
     assert (flowtape.sign(prints)["side"] == "mid").all()
 
 
+def test_a_float16_is_the_shortest_decimal_that_gives_it():
+    usd = [1.1, 5.99, 0.05, None, 65.0]
+    assert shortest_floats(pl.DataFrame({"a": pl.Series(usd, dtype=pl.Float16)}))["a"].to_list() == usd
+
+
 def test_a_file_of_bad_rows_alone_is_an_error_of_its_own(write):
     path = write(
         "x.csv", ["ts,symbol,price,size", "2026-05-12T14:00:00Z,A,x,1", "2026-05-12T14:00:00Z,A,1,0"]
     )
-    with pytest.raises(NothingRead, match=r"x\.csv: none of 2 rows is a print: price is not"):
+    with pytest.raises(
+        NothingRead, match=r"x\.csv: none of 2 rows is a print; the first is x\.csv, row 1: price .*: 'x'$"
+    ):
         flowtape.read(path)
     assert NothingRead.exit_code == 8

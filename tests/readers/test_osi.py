@@ -59,11 +59,26 @@ def test_contracts_that_are_none_are_bad_rows(write):
     )
     assert AAPL in found
     assert not any(asset == "stock" and "25022" in name and "X" not in name for asset, name, *_ in found)
-    none = "symbol is an OSI symbol without a date or a strike"
+    none = "symbol is an option's symbol, but no OSI symbol with a date and a strike"
     assert faults(tape)[:2] == [
         (1, f"{none}: 'AAPL  250231C00250000'"),
         (2, f"{none}: 'AAPL  250221C00000000'"),
     ]
+
+
+def test_an_option_s_symbol_of_another_kind_is_no_stock(write):
+    names = [
+        ".SPY260515C500",
+        "SPY_051526C500",
+        "SPY260515C500",
+        "AAPL250221C0025000",
+        "SPY260515P500.5",
+        "C123",
+    ]
+    tape, found = read(write, "ts,symbol,price,size", *(f"{TS},{name},1,1" for name in names))
+    what = "symbol is an option's symbol, but no OSI symbol with a date and a strike"
+    assert faults(tape) == [(row, f"{what}: '{name}'") for row, name in enumerate(names[:-1], 1)]
+    assert [name for _, name, *_ in found] == ["C123"]
 
 
 def test_a_symbol_and_the_columns_of_a_contract_agree(write):

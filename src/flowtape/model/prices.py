@@ -63,8 +63,16 @@ def shortest_floats(frame: pl.DataFrame) -> pl.DataFrame:
     Returns:
         The frame with every Float32 and Float16 column as Float64.
     """
-    short = [name for name, dtype in frame.schema.items() if dtype in (pl.Float32, pl.Float16)]
-    return frame.with_columns(pl.col(short).cast(pl.String).cast(pl.Float64)) if short else frame
+    short = [name for name, dtype in frame.schema.items() if dtype == pl.Float32]
+    # Polars writes a Float16 with the digits of a Float32; NumPy writes the shortest text.
+    half = [
+        pl.Series(name, frame[name].to_numpy().astype(str)).cast(pl.Float64).fill_nan(None)
+        for name, dtype in frame.schema.items()
+        if dtype == pl.Float16
+    ]
+    return (
+        frame.with_columns(pl.col(short).cast(pl.String).cast(pl.Float64), *half) if short or half else frame
+    )
 
 
 def units(amount: pl.Expr, unit: int = NANOS) -> pl.Expr:

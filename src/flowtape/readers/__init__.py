@@ -40,6 +40,11 @@ class Reject:
     row: int
     reason: str
 
+    @property
+    def shown(self) -> str:
+        """The row, as the first of those left out, for a message."""
+        return f"the first is {self.file}, row {self.row}: {self.reason}"
+
 
 @dataclass(slots=True)
 class Rejects:
@@ -52,7 +57,8 @@ class Rejects:
     first: list[Reject] = field(default_factory=list)
     remarks: dict[str, tuple[int, Reject]] = field(default_factory=dict)
     """Rows that were kept without a value that cannot be used: how many by reason, and the first of them."""
-    _earliest: Reject | None = None
+    earliest: Reject | None = None
+    """The bad row that comes first in its file."""
 
     def add(
         self,
@@ -68,9 +74,9 @@ class Rejects:
             reject = Reject(file, row, reason if values is None else f"{reason}: {values[place]!r}")
             if len(self.first) < self.keep:
                 self.first.append(reject)
-            found = self._earliest
+            found = self.earliest
             if found is None or (found.file == file and row < found.row):
-                self._earliest = reject
+                self.earliest = reject
         self.count += len(rows)
         self.reasons[reason] += len(rows)
 
@@ -82,8 +88,8 @@ class Rejects:
 
     def check(self) -> None:
         """Raise `RowError` for the bad row that comes first in its file, in a strict read that found one."""
-        if self.strict and self._earliest is not None:
-            raise RowError(self._earliest.file, self._earliest.row, self._earliest.reason)
+        if self.strict and self.earliest is not None:
+            raise RowError(self.earliest.file, self.earliest.row, self.earliest.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +145,10 @@ class Tape:
     @property
     def nothing_read(self) -> str | None:
         """What to say of a tape that has been read and of which every row is bad; None of any other."""
-        if self.kept or not self.rejects.count:
+        first = self.rejects.earliest
+        if self.kept or first is None:
             return None
-        reason = self.rejects.reasons.most_common(1)[0][0]
-        return f"{self.name}: none of {self.rejects.count:,} rows is a print: {reason}"
+        return f"{self.name}: none of {self.rejects.count:,} rows is a print; {first.shown}"
 
 
 Read = Callable[[Sequence[Path], Options], "list[Tape]"]

@@ -75,3 +75,15 @@ def is_missing(values: pl.Series) -> pl.Series:
         texts = values.cast(pl.String).str.strip_chars().str.to_lowercase()
         return texts.is_null() | texts.is_in(_MISSING)
     return values.is_null()
+
+
+def without_words(values: pl.Series) -> pl.Series:
+    """Texts in which the words for a value that is not there, such as `NA`, are null. A blank stays a blank."""
+    if not isinstance(values.dtype, TEXT):
+        return values
+    distinct = values.unique().drop_nulls()
+    words = distinct.filter(is_missing(distinct) & (distinct.cast(pl.String).str.strip_chars() != ""))
+    if words.is_empty():
+        return values
+    texts, words = values.cast(pl.String), words.cast(pl.String)
+    return texts.zip_with(~texts.is_in(words.implode()), pl.Series([None], dtype=pl.String))

@@ -13,11 +13,13 @@ import polars as pl
 from flowtape.model.prints import MAX_STRIKE, OSI, Right
 
 PARTS = ("root", "expiry", "right", "strike")
+_LIKE = r"^\.?(?:O:)?[A-Z0-9][A-Z0-9./]{0,6}? *_?[0-9]{6}[CP][0-9.]+$"
+"""What no stock is called: an OSI symbol, or the same contract as other programs write it (`.SPY260515C500`)."""
 
 
 def among(names: pl.Series) -> bool:
-    """Whether any of some texts looks like an OSI symbol."""
-    return bool(names.str.contains(OSI).any())
+    """Whether any of some texts looks like an OSI symbol, or like an option's symbol of another kind."""
+    return bool(names.str.contains(_LIKE).any())
 
 
 def contracts(names: pl.Series) -> pl.DataFrame | None:
@@ -28,14 +30,14 @@ def contracts(names: pl.Series) -> pl.DataFrame | None:
 
     Returns:
         `root` (Categorical), `expiry` (Date), `right`, `strike` (1/10,000 USD) and `like`, a row for each name; None
-        where no name looks like an OSI symbol. A name that looks like one has `like` true; its parts are null where its
-        date or its strike is none.
+        where no name looks like an option's symbol. A name that looks like one has `like` true; its date or its strike
+        is null where the name is no OSI symbol with both.
     """
     distinct = names.unique().drop_nulls().cast(pl.String)
-    found = distinct.to_frame("name").with_columns(
+    found = distinct.filter(distinct.str.contains(_LIKE)).to_frame("name")
+    found = found.with_columns(
         pl.col("name").str.extract_groups(OSI).struct.rename_fields(PARTS).struct.unnest()
     )
-    found = found.filter(pl.col("root").is_not_null())
     if found.is_empty():
         return None
     strike = pl.col("strike").cast(pl.Int64) * 10
@@ -96,7 +98,7 @@ def _checked(
     stock = like & (prints["asset"] == "stock") if "asset" in columns else like & False
     good = pl.repeat(True, prints.height, eager=True)
     for bad, what in (
-        (none, "is an OSI symbol without a date or a strike"),
+        (none, "is an option's symbol, but no OSI symbol with a date and a strike"),
         (differs, "is an OSI symbol of another contract than expiry, right, strike"),
         (stock, "is an option's contract, and the asset is stock"),
     ):

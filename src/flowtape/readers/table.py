@@ -37,7 +37,7 @@ from flowtape.model.prints import (
     underlyings,
 )
 from flowtape.readers import Batch, Options, Rejects, Tape, common, frames, osi
-from flowtape.readers.columns import TEXT, check
+from flowtape.readers.columns import TEXT, check, without_words
 from flowtape.readers.common import LIMITS, Field
 from flowtape.readers.frames import READ, Mapping
 from flowtape.readers.times import NO_DATE
@@ -259,6 +259,7 @@ class _Reading:
         if "condition" not in prints.columns or prints["condition"].dtype == pl.Null:
             return prints.with_columns(condition=pl.lit("unknown", Condition))
         vocabulary = self._mapping.condition_vocabulary
+        prints = prints.with_columns(without_words(prints["condition"]))
         stock = prints["asset"] == "stock"
         if not stock.any():
             return self._known(prints, _option_conditions(prints["condition"], vocabulary))
