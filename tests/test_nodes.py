@@ -115,7 +115,7 @@ def store(tmp_path_factory):
 
 @contextmanager
 def nodes(store, folder, variables):
-    """Three servers, each with its own copy of the keys; and two keys."""
+    """Three servers that are loaded, each with its own copy of the keys; and two keys."""
     book = Keys(FileLedger(folder / "keys"))
     made = [book.create("alpha", label) for label in ("one", "two")]
     book.close()
@@ -127,6 +127,8 @@ def nodes(store, folder, variables):
             node = Node(store, folder / f"node{number}", {**variables, "FLOWTAPE_KEYS": str(own)})
             stack.callback(node.end)
             found.append(node)
+        for node in found:
+            until(lambda node=node: httpx.get(node.base + "/health").status_code == 200)
         yield found, made
 
 

@@ -456,10 +456,12 @@ def test_two_feeds_into_three_servers_answer_as_the_embedded_store(address, tmp_
             )
         )
         bases = [re.search(r" at (\S+)", made.stdout.readline()).group(1) for made in servers]
+        for base in bases:
+            until(lambda base=base: httpx.get(f"{base}/health").status_code == 200)
         at = {"at": "2026-05-12T19:00:00Z"}
         for path, arguments in {
             "options/SPY/cumulative": {"minutes": 400, **at},
-            "options/SPY/history": {"minutes": 400, "limit": 50, **at},
+            "options/SPY/history": {"minutes": 400, **at},
             "options/SPY/recent": {"limit": 20, **at},
             "options/SPY/summary": at,
             "options/SPY/sessions": at,

@@ -8,17 +8,11 @@ from flowtape.server.routes import ROUTES
 from serving import kept
 from tapes import row
 
-SYMBOLS = ("ALL", "2101-03-04")
-DAYS = (
-    "1970-01-01",
-    "1985-01-03",
-    "1990-01-01",
-    "1990-01-02",
-    "2099-12-31",
-    "2101-03-04",
-    "2262-04-10",
-)
-ASKED = [day for day in DAYS if day < "2262"]
+SYMBOLS = ("ALL", "FIRST")
+FIRST = "1990-01-01"
+"""The first day of the calendar, and so the first of which a print is taken."""
+KEPT = (FIRST, "1990-01-02", "2026-05-12")
+ASKED = ("1970-01-01", "1985-01-03", *KEPT, "2099-12-31", "2101-03-04")
 
 
 def ns(day, hour=15):
@@ -27,12 +21,12 @@ def ns(day, hour=15):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A store with prints of every such day, as one made by a version that took them."""
+    """A store with prints of the first days of the calendar and of a day much later."""
     with kept(tmp_path_factory.mktemp("extremes"), ns("2026-05-12")) as made:
         rows = [
             row(ts=ns(day), seq=n, symbol=symbol, root=symbol)
             for symbol in SYMBOLS
-            for n, day in enumerate((*DAYS, "2026-05-12") if symbol == "ALL" else [symbol])
+            for n, day in enumerate(KEPT if symbol == "ALL" else [FIRST])
         ]
         made.take(rows)
         made.take([one | {"asset": "stock", "expiry": None, "right": None, "strike": None} for one in rows])
