@@ -140,6 +140,20 @@ def test_a_stacked_rule_needs_a_tape(tape, tmp_path):
     assert "'lr'" in refused.stderr
 
 
+def test_a_tape_asked_alone_warns_in_plain_words(tmp_path):
+    (tmp_path / "x.csv").write_text(
+        "ts,symbol,price,size,bid,ask\n2026-05-12T14:00:00Z,A,1,1,,\n2026-05-12T14:00:01Z,A,1,1,1,1.1\n2026-05-12T14:00:02Z,A,x,1,,\n"
+    )
+    done = flowtape(
+        "cumulative", "A", "--asset", "stock", "--at", AT, "--minutes", "600", "--tape", "x.csv", cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[1:] == ["2026-05-12T14:00:00Z,-1,-1,1.0,2"]
+    first, second = done.stderr.splitlines()
+    assert first.startswith("warning: x.csv: 1 rows left out: ")
+    assert first.endswith("; the first is x.csv, row 3: price is not a price in USD within bounds: 'x'")
+    assert second.startswith("warning: x.csv: 1 of 2 prints (50%) have no quote in force")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "code", "says"),
     [

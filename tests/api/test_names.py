@@ -45,7 +45,10 @@ def test_a_route_without_parameters_takes_none(world: World, path: str, name: st
         (PATH, "window", "minutes"),
         (PATH, "expiration", "expiry"), (PATH, "Expirey", "expiry"), (PATH, "since", "from"), (PATH, "start", "from"),
         (PATH, "end", "to"), (PATH, "strikes", "strike"), (PATH, "rigth", "right"), (PATH, "type", "right"),
-        (PATH, "as_of", "at"), (PATH, "next_cursor", "cursor"), (PATH, "sied", "side"), (PATH, "api_key", "apiKey"),
+        (PATH, "maxDte", "dte"), (PATH, "aggressor", "side"),
+        (PATH, "conditions", "exclude"), (PATH, "as_of", "at"),
+        (PATH, "next_cursor", "cursor"), (PATH, "sied", "side"),
+        (PATH, "api_key", "apiKey"),
         (BOARD, "window_minutes", "windowMinutes"), (BOARD, "window", "windowMinutes"), (BOARD, "rights", "right"),
         (BOARD, "top", "n"), ("/v1/flow/options/outliers", "min_trades", "minTrades"),
         ("/v1/flow/options/SPY/blocks", "minsizes", "minSize"), ("/v1/account", "apikeys", "apiKey"),
@@ -66,6 +69,10 @@ def test_the_nearest_parameter_of_the_route_itself_is_named_first(world: World) 
     elsewhere = world.get(BOARD, params={"expiration": "2026-05-15"}).json()
     assert elsewhere["error"] == "unknown_parameter"
     assert "expiry, which it is like, cannot be given here" in elsewhere["message"]
+    root = world.get(PATH, params={"root": "SPXW"}).json()
+    assert "symbol, which it is like, cannot be given here" in root["message"]
+    size = world.get(PATH, params={"maxSize": "10"}).json()
+    assert "minSize, which it is like, cannot be given here" in size["message"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
@@ -100,10 +101,14 @@ def _of_tape(
     asset: str, format: str | None, mapping: Path | None,
 ) -> tuple[str, pl.DataFrame, bool]:  # fmt: skip
     tapes = open_tapes(tape, format, Options(mapping=mapping))
-    prints = library.prints_of(tapes)
-    if at is not None:
-        prints = prints.filter(pl.col("ts") < at)
-    bars = library.minutes(library.sign(prints, rule.split(",")))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        prints = library.prints_of(tapes)
+        if at is not None:
+            prints = prints.filter(pl.col("ts") < at)
+        bars = library.minutes(library.sign(prints, rule.split(",")))
+    for one in told:
+        click.echo(f"warning: {one.message}", err=True)
     line = library.cumulative(bars, symbol, minutes, expiry=expiry, at=at, asset=asset)
     return library.symbol_in(bars, symbol, asset), line, any(one.source == SIMULATED for one in tapes)
 

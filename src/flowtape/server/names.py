@@ -27,6 +27,9 @@ _OTHER_WORDS = {
     "minutes": ("windowMinutes",), "windowminutes": ("minutes",),
     "n": ("limit",), "limit": ("n",), "top": ("n", "limit"),
     "interval": ("resolution",), "timeframe": ("resolution",), "ticker": ("symbol",), "tickers": ("symbol",),
+    "root": ("symbol",), "underlying": ("symbol",), "maxsize": ("minSize",), "size": ("minSize",),
+    "mindte": ("dte",), "maxdte": ("dte",), "daystoexpiry": ("dte",), "daystoexpiration": ("dte",),
+    "aggressor": ("side",), "condition": ("exclude",), "conditions": ("exclude",), "family": ("exclude",),
 }  # fmt: skip
 """What other programs and other routes call a parameter, and its names here, the likeliest first."""
 
