@@ -9,20 +9,20 @@ integers. Bars of stocks hold their first and last price too; of an underlying's
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
+from typing import NamedTuple, cast
 
 import numpy as np
 import polars as pl
 
 from flowtape.errors import UsageError
 from flowtape.model.conditions import Family, family
-from flowtape.model.exact import BITS, Ints, Numbers, carried, joined, product
+from flowtape.model.exact import BITS, Ints, Numbers, carried, joined
 from flowtape.model.prints import SETS_ENDS, SETS_RANGE, SIZE_SCALE, Asset, Right, Side, Timestamp
 from flowtape.orderflow.cancels import standing
+from flowtape.orderflow.packed_key import NULL, PackedKey, restored
 
 NS_PER_MINUTE = 60_000_000_000
 VOLUMES = tuple(f"{side}_volume" for side in Side.categories)
@@ -58,13 +58,38 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 """Of bars as people read them: notionals in 1/10,000 USD for both assets."""
 
-PIECE = 250_000
-"""Rows summed at a time: what fits a processor's cache is sorted several times faster than what does not."""
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="minutes")
+STREAMED = 50_000
+"""Rows from which the streaming engine and a packed key make good the time they take to start."""
+_SIDES = {name: place for place, name in enumerate(Side.categories)}
+_TS, _SIDE = pl.col("ts").to_physical(), pl.col("side").to_physical()
+_PRICE, _SIZE = pl.col("price"), pl.col("size")
+_ROWS = 2**40
+"""More than a frame has rows."""
+_DEARER = 2**40
+"""More than a price (`prices.MAX_PRICE`)."""
+_SETS_RANGE = (pl.col("price_flags").cast(pl.Int64) & SETS_RANGE) // SETS_RANGE
+_SETS_ENDS = (pl.col("price_flags").cast(pl.Int64) & SETS_ENDS) // SETS_ENDS
+_ROW = pl.int_range(pl.len(), dtype=pl.Int64)
+_EDGE_COLUMNS = {
+    "sets_range": _SETS_RANGE,
+    "sets_ends": _SETS_ENDS,
+    "open": _ROW + (1 - _SETS_ENDS) * _ROWS,
+    "close": _ROW + _SETS_ENDS * _ROWS,
+    "high": _PRICE + _SETS_RANGE * _DEARER,
+    "low": _PRICE + (1 - _SETS_RANGE) * _DEARER,
+}
+"""What the edges of a bar are reduced from, of prints in event order: a print that may set a price goes before all
+others. `open` and `close` are rows."""
+_EDGE_REDUCED = [
+    pl.col("sets_range", "sets_ends", "close", "high").max(),
+    pl.col("open", "low").min(),
+    pl.col("ts").min().alias("first_ts"),
+]
+_EDGE_FIELDS = {
+    **dict.fromkeys((*_OPEN, *_CLOSE), pl.lit(None)),
+    **{name: pl.col(name) & (_ROWS - 1) for name in ("open", "close")},
+    **{name: pl.col(name) & (_DEARER - 1) for name in ("high", "low")},
+}
 
 
 def minutes(signed: pl.DataFrame) -> pl.DataFrame:
@@ -76,8 +101,7 @@ def minutes(signed: pl.DataFrame) -> pl.DataFrame:
     if "side" not in signed.columns:
         raise UsageError("prints carry no column side; call sign(prints) first")
     by = ("asset", "symbol", "expiry", "right", "family")
-    bars = aggregate(standing(signed, (*_READ, *by[:-1], family())), by)
-    return _shown(merge(bars, KEY))
+    return _shown(aggregate(standing(signed, (*_READ, *by[:-1], family())), by))
 
 
 def _shown(bars: pl.DataFrame) -> pl.DataFrame:
@@ -119,86 +143,143 @@ _READ = ("ts", "seq", "venue", "price", "size", "side", "price_flags")
 def aggregate(prints: pl.DataFrame, by: Sequence[str], length: int = NS_PER_MINUTE) -> pl.DataFrame:
     """Sum prints that count into bars by the columns `by` and the minute.
 
-    `by` names columns of integers, dates, Enums or Categoricals that tell options from stocks; `prints` also has
-    `asset`, `side`, and the columns of `prints.SCHEMA` that bars are made of. `length` is that of a bar in ns. Gives
-    `by`, `minute` (whole bars since 1970, Int64), `VALUES` and `EDGES` (times in ns), in no particular order. A key may
-    come more than once, for `merge`.
+    Args:
+        prints: the columns `by`, `asset`, `side`, and those of `prints.SCHEMA` that bars are made of.
+        by: columns of integers, dates, Enums or Categoricals that tell options from stocks.
+        length: that of a bar in ns.
+
+    Returns:
+        One row a key, in no particular order: `by`, `minute` (whole bars since 1970, Int64), `VALUES` and `EDGES`
+        (times in ns).
     """
     stock = prints["asset"] == "stock"
     if not stock.any():
-        return _in_pieces(prints, by, length, edges=False)
-    made = _in_pieces(prints.filter(stock), by, length, edges=True)
+        return _aggregate(prints, by, length, edges=False)
+    made = _aggregate(prints.filter(stock), by, length, edges=True)
     if stock.all():
         return made
-    return pl.concat([_in_pieces(prints.filter(~stock), by, length, edges=False), made])
+    return pl.concat([_aggregate(prints.filter(~stock), by, length, edges=False), made])
 
 
-def _in_pieces(prints: pl.DataFrame, by: Sequence[str], length: int, edges: bool) -> pl.DataFrame:
-    pieces = [prints.slice(start, PIECE) for start in range(0, max(prints.height, 1), PIECE)]
-    if len(pieces) == 1:
-        return _aggregate(prints, by, length, edges)
-    return pl.concat(_pool().map(lambda piece: _aggregate(piece, by, length, edges), pieces))
+def _aggregate(prints: pl.DataFrame, by: Sequence[str], length: int, *, edges: bool) -> pl.DataFrame:
+    """Bars of prints of one asset, with `edges` for stocks."""
+    if prints.is_empty():
+        empty = dict.fromkeys(("minute", *FIELDS), pl.Series(dtype=pl.Int64))
+        return pl.DataFrame({name: prints[name] for name in by} | empty)
+    if edges:
+        prints = _in_event_order(prints)
+    sums = _sums(length, edges=edges, **_widths(prints, length))
+    large = prints.height >= STREAMED
+    packed = PackedKey.of([*(prints[name] for name in by), _minute(prints, length)]) if large else None
+    keys = [*by, "minute"]
+    work = prints.lazy().select(*by, *sums.columns).with_columns(sums.products)
+    if packed is None:
+        found = work.group_by(keys).agg(sums.reduced)
+    else:
+        work = work.with_columns(packed.packed)
+        found = work.group_by("#key").agg(sums.reduced).with_columns(packed.unpacked)
+    # The streaming engine groups faster, and takes longer to start.
+    made = found.select(*keys, *sums.fields).collect(engine="streaming" if large else "in-memory")
+    return _with_ends(made, prints) if edges else made
 
 
-def _aggregate(prints: pl.DataFrame, by: Sequence[str], length: int, edges: bool) -> pl.DataFrame:
-    # In one query: each costs more than what it does to a small batch.
-    ints = _ints(
-        prints.select(*by, "ts", "price", "size", "side", *(("seq", "price_flags") if edges else ()))
+def _minute(prints: pl.DataFrame, length: int) -> pl.Series:
+    """The first and the last bar of some prints: what `PackedKey.of` needs of the column `minute`."""
+    ts = prints["ts"].to_physical()
+    return pl.Series("minute", [ts.min(), ts.max()], pl.Int64) // length
+
+
+def _widths(prints: pl.DataFrame, length: int) -> dict[str, type[pl.Int64] | type[pl.Int128]]:
+    """The types that hold the notional of any bar, and a size with a time within a bar."""
+    size, price = prints["size"], prints["price"]
+    largest, dearest = cast(int, size.max()), cast(int, price.max())
+    fits = largest * dearest * prints.height < 2**63
+    # As floats the sum of all is off by much less than the factor of two.
+    fits = fits or prints.select((_PRICE.cast(pl.Float64) * _SIZE).sum()).item() < 2**62
+    ranked = largest < 2 ** (63 - _offset_bits(length))
+    return {"notional": pl.Int64 if fits else pl.Int128, "ranked": pl.Int64 if ranked else pl.Int128}
+
+
+def _offset_bits(length: int) -> int:
+    return (length - 1).bit_length()
+
+
+class _Sums(NamedTuple):
+    """How prints become bars: the columns of a print, products of these, what a group reduces to, and `FIELDS`."""
+
+    columns: list[pl.Expr]
+    products: list[pl.Expr]
+    reduced: list[pl.Expr]
+    fields: list[pl.Expr]
+
+
+@lru_cache
+def _sums(
+    length: int,
+    *,
+    edges: bool,
+    notional: type[pl.Int64] | type[pl.Int128],
+    ranked: type[pl.Int64] | type[pl.Int128],
+) -> _Sums:
+    """See `_Sums`; the types are those of `_widths`."""
+    place = 2 ** _offset_bits(length)
+    columns = {
+        "minute": _TS // length, "size": _SIZE, "price": _PRICE, "ts": _TS, "notional": _PRICE.cast(notional) * _SIZE,
+        "buy": _SIDE.eq(_SIDES["buy"]).cast(pl.Int64),
+        "sell": _SIDE.eq(_SIDES["sell"]).cast(pl.Int64),
+        # Of one size the earliest time has the greatest number.
+        "largest": _SIZE.cast(ranked) * place + (length - 1 - _TS % length),
+    }  # fmt: skip
+    # A product with 0 or 1 costs less than a sum of filtered rows.
+    products = [
+        (pl.col(of) * pl.col(side)).alias(f"{side}_{name}")
+        for side in ("buy", "sell")
+        for of, name in (("size", "volume"), ("notional", "notional"))
+    ]
+    summed = pl.col("size", "notional", "buy_volume", "sell_volume", "buy_notional", "sell_notional").sum()
+    reduced = [summed, pl.len().alias("trades"), pl.col("largest").max(), pl.col("ts").max().alias("last_ts")]
+    reduced += _EDGE_REDUCED if edges else [_PRICE.max().alias("high"), _PRICE.min().alias("low")]
+    biggest = pl.col("largest") // place
+    fields = {
+        "mid_volume": pl.col("size") - pl.col("buy_volume") - pl.col("sell_volume"),
+        "biggest": biggest,
+        "biggest_ts": (pl.col("minute") + 1) * length - 1 - (pl.col("largest") - biggest * place),
+        **(_EDGE_FIELDS if edges else dict.fromkeys(EDGES, pl.lit(None))),
+    }
+    mid = pl.col("notional") - pl.col("buy_notional") - pl.col("sell_notional")
+    for side, total in {"buy": pl.col("buy_notional"), "sell": pl.col("sell_notional"), "mid": mid}.items():
+        upper, lower = NOTIONALS[side]
+        fields |= {upper: total // 2**BITS, lower: total - total // 2**BITS * 2**BITS}
+    return _Sums(
+        [value.alias(name) for name, value in (columns | (_EDGE_COLUMNS if edges else {})).items()],
+        products,
+        reduced,
+        [fields.get(name, pl.col(name)).cast(pl.Int64).alias(name) for name in FIELDS],
     )
-    order, starts, keys = _grouped([*(ints[name] for name in by), ints["ts"] // length])
-    columns = {name: _like(prints[name], values) for name, values in zip(by, keys[:-1], strict=True)}
-    columns["minute"] = pl.Series(keys[-1])
-    made: Mapping[str, Ints] = dict.fromkeys(FIELDS, ints["ts"])
-    if len(starts):
-        made = _reduced(ints, order, starts)
-        if edges:
-            made |= _edges(ints, venue_key(prints["venue"]), order, starts)
-    columns |= {name: pl.Series(name, made[name], dtype=pl.Int64) for name in VALUES}
-    none = pl.Series(dtype=pl.Int64).clear(len(starts))
-    columns |= {name: pl.Series(made[name]).alias(name) if edges else none.alias(name) for name in EDGES}
-    return pl.DataFrame(columns)
 
 
-def venue_key(venues: pl.Series) -> Ints:
+def _in_event_order(prints: pl.DataFrame) -> pl.DataFrame:
+    """Prints of stocks by time, sequence, venue and price, with `#venue` (`venue_key`)."""
+    keyed = prints.with_columns(venue_key(prints["venue"]).alias("#venue"))
+    return keyed.sort("ts", "seq", "#venue", "price")
+
+
+def _with_ends(bars: pl.DataFrame, prints: pl.DataFrame) -> pl.DataFrame:
+    """Bars of prints in event order, with the values of their first and last print in place of its row."""
+    columns = ("ts", "seq", "#venue", "price")
+    found = [
+        prints[source].to_physical().gather(bars[which[-1]]).alias(name)
+        for which in (_OPEN, _CLOSE)
+        for name, source in zip(which, columns, strict=True)
+    ]
+    return bars.with_columns(found)
+
+
+def venue_key(venues: pl.Series) -> pl.Series:
     """Integers that stand in the order of the venues' names, by their first 8 bytes."""
     names = venues.unique()
     keys = [int.from_bytes(name.encode()[:8].ljust(8, b"\0")) - 2**63 for name in names.cast(pl.String)]
-    return venues.replace_strict(names, pl.Series(keys, dtype=pl.Int64)).to_numpy()
-
-
-def _edges(ints: Mapping[str, Ints], venue: Ints, order: Ints, starts: Ints) -> dict[str, Ints]:
-    """What bars of stocks hold besides, and their high and low, of prints taken for bars of one print each."""
-    flags = ints["price_flags"]
-    columns = {
-        **dict.fromkeys(("open_ts", "close_ts", "first_ts"), ints["ts"]),
-        **dict.fromkeys(("open_seq", "close_seq"), ints["seq"]),
-        **dict.fromkeys(("open", "close", "high", "low"), ints["price"]),
-        **dict.fromkeys(("open_venue", "close_venue"), venue),
-        "sets_range": (flags & SETS_RANGE) // SETS_RANGE,
-        "sets_ends": (flags & SETS_ENDS) // SETS_ENDS,
-    }
-    return combined(lambda name: columns[name][order], starts, (*EDGES, "high", "low"), edges=True)
-
-
-def _reduced(ints: Mapping[str, Ints], order: Ints, starts: Ints) -> dict[str, Ints]:
-    size, price, side, ts = (ints[name][order] for name in ("size", "price", "side", "ts"))
-    upper, lower = product(price, size)
-    total = np.add.reduceat
-    biggest, biggest_ts = latest(starts, size, ~ts)
-    bars = {
-        "trades": np.diff(starts, append=len(order)),
-        "high": np.maximum.reduceat(price, starts),
-        "low": np.minimum.reduceat(price, starts),
-        "biggest": biggest,
-        "biggest_ts": ~biggest_ts,
-        "last_ts": np.maximum.reduceat(ts, starts),
-    }
-    for name, number in _SIDES.items():
-        mine = side == number
-        bars[f"{name}_volume"] = total(size * mine, starts)
-        sums = (total(part * mine, starts) for part in (upper, lower))
-        bars |= dict(zip(NOTIONALS[name], carried(*sums), strict=True))
-    return bars
+    return venues.replace_strict(names, pl.Series(keys, dtype=pl.Int64), return_dtype=pl.Int64)
 
 
 def latest(starts: Ints, *keys: Ints) -> list[Ints]:
@@ -280,31 +361,20 @@ def merge(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     few = bars.filter(repeated)
     ints = _ints(few.select(*by, *FIELDS))
     order, starts, keys = _grouped([ints[name] for name in by])
-    columns = {name: _like(few[name], values) for name, values in zip(by, keys, strict=True)}
+    columns = {
+        name: few.select(restored(few[name], pl.lit(pl.Series(values)))).to_series()
+        for name, values in zip(by, keys, strict=True)
+    }
     made = combined(lambda name: ints[name][order], starts, FIELDS, edges=True)
     frame = pl.DataFrame(columns | made).with_columns(
-        pl.when(pl.col("open") != _NULL).then(pl.col(EDGES)),
+        pl.when(pl.col("open") != NULL).then(pl.col(EDGES)),
     )
     return pl.concat([bars.filter(~repeated), frame.cast(bars.schema).select(bars.columns)])
 
 
-_SIDES = {name: place for place, name in enumerate(Side.categories)}
-_NULL = -1
-
-
 def _ints(frame: pl.DataFrame) -> dict[str, Ints]:
-    whole = frame.select(pl.all().to_physical().cast(pl.Int64).fill_null(_NULL))
+    whole = frame.select(pl.all().to_physical().cast(pl.Int64).fill_null(NULL))
     return {column.name: column.to_numpy() for column in whole.get_columns()}
-
-
-def _like(column: pl.Series, values: Ints) -> pl.Series:
-    """Integers as made by `_ints`, back in the type of the column they came from."""
-    ints = pl.Series(column.name, values)
-    if column.null_count():
-        ints = ints.set(ints == _NULL, None)
-    if isinstance(column.dtype, pl.Enum | pl.Categorical):
-        return ints.cast(column.to_physical().dtype).cat.to(column.dtype)
-    return ints.cast(column.to_physical().dtype).cast(column.dtype)
 
 
 def _grouped(keys: Sequence[Ints]) -> tuple[Ints, Ints, list[Ints]]:
