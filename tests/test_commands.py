@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,30 @@ def test_what_is_no_tape_is_a_clear_error(tmp_path, name, content, code, says):
     assert done.returncode == code
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_s_name_that_is_no_text_is_refused(tape, tmp_path):
+    name = os.fsdecode(b"caf\xe9.parquet")
+    shutil.copy(tape, tmp_path / name)
+    for words in (
+        ("ingest", name),
+        ("ingest", name, "--json"),
+        ("backfill", name),
+        ("backfill", "caf*.parquet"),
+    ):
+        done = flowtape(*words, "--store", "y.duckdb", cwd=tmp_path)
+        assert "Traceback" not in done.stderr
+        assert "caf\\udce9.parquet" in done.stderr
+        assert done.returncode == (3 if "caf*.parquet" in words else 2)
+    assert not (tmp_path / "y.duckdb").exists()
+
+
+def test_a_server_is_not_started_for_a_tape_that_is_not_there(tmp_path):
+    done = flowtape(
+        "serve", "--tape", "nope.csv", "--store", "y.duckdb", "--port", "0", cwd=tmp_path, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "error: nope.csv: cannot be read: there is no such file\n"
 
 
 def test_strict_keeps_nothing_of_a_file_with_a_bad_row(tape, tmp_path):

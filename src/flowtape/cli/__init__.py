@@ -14,7 +14,7 @@ from flowtape.cli.report import report
 from flowtape.cli.serve import serve
 from flowtape.cli.simulate import simulate
 from flowtape.cli.store import ingest, rebuild, store
-from flowtape.errors import FlowtapeError
+from flowtape.errors import FlowtapeError, UsageError
 
 EXIT_CODES = """\b
 Exit codes:
@@ -50,6 +50,7 @@ for command in (ingest, backfill, serve, cumulative, report, keys, simulate, reb
 def main() -> None:
     """Run the command line; errors end it with their own exit code and one line on standard error."""
     try:
+        _check_words(sys.argv[1:])
         commands.main(standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
@@ -65,3 +66,15 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+
+
+def _check_words(words: list[str]) -> None:
+    """Raise `UsageError` for a word that is no UTF-8, such as a file's name in Latin-1.
+
+    Messages, JSON and the store could not name that file.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"argument {word!r}: its bytes are no text in UTF-8; rename the file") from None

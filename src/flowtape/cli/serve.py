@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from flowtape.cli.options import reading_options, store_option
-from flowtape.errors import UsageError
+from flowtape.errors import TapeError, UsageError
 from flowtape.settings import load
 
 _log = logging.getLogger(__name__)
@@ -105,6 +105,9 @@ def serve(
         mapping=None if mapping is None else str(mapping.absolute()),
         source=source,
     )
+    for file in tape:
+        if not file.exists():
+            raise TapeError(f"{file.name}: cannot be read: there is no such file")
     run(settings, Sources(feed, request if tape else None), _Terminal())
 
 

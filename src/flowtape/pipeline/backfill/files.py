@@ -71,6 +71,10 @@ def _local(source: str) -> list[File]:
     for path in files:
         if not path.is_file():
             raise TapeError(f"{path}: no such file" if not path.exists() else f"{path}: a folder, not a file")
+        if not str(path).isprintable():
+            raise TapeError(
+                f"{str(path)!r}: a name with bytes that are no printable text in UTF-8; rename the file"
+            )
     return [File(str(path), path.stat().st_size, str(path.stat().st_mtime_ns)) for path in files]
 
 
