@@ -85,6 +85,9 @@ class MemoryFlow:
         body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=stamp(AS_OF, "s"))
         return wire_of(Made(body, AS_OF), simulated=False, format=wanted)
 
+    def detail(self) -> str:
+        return ""
+
     def check(self, asset: str | None = None) -> None:
         if self.trouble:
             raise self.trouble

@@ -128,14 +128,17 @@ def _tell(outcomes: list[Outcome], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("day", type=Day())
+@click.argument("day", type=Day(), required=False)
+@click.option("--outdated", is_flag=True, help="Rebuild every day that was classified under other settings.")
 @store_option
-def rebuild(day: date, store: str | None) -> None:
-    """Make the minutes of DAY (a New York date) again from the prints that are kept.
+def rebuild(day: date | None, outdated: bool, store: str | None) -> None:
+    """Classify the stored prints of DAY (a New York date) again and make its minutes from them.
 
-    The answers are the same afterwards, unless the minutes had been tampered with or were made under other
-    settings (max_quote_age).
+    The answers stay the same, unless the minutes were tampered with, or the prints were classified under another
+    max_quote_age or by a version with another table of sale conditions.
     """
+    if (day is None) == (not outdated):
+        raise click.UsageError("give either DAY or --outdated")
     settings = load()
     name = store or settings.store
     done = admin.ask(name, admin.Rebuild(day))
@@ -144,10 +147,14 @@ def rebuild(day: date, store: str | None) -> None:
     else:
         kept = open_store(name)
         try:
-            bars = Engine(kept, max_quote_age=settings.quote_age).rebuild(day)
+            engine = Engine(kept, max_quote_age=settings.quote_age)
+            bars = engine.rebuild_outdated() if day is None else {day: engine.rebuild(day)}
         finally:
             kept.close()
-    click.echo(f"{day}: {bars:,} minute bars made again from prints")
+    for made, many in bars.items():
+        click.echo(f"{made}: {many:,} minute bars made again from prints")
+    if not bars:
+        click.echo("no day is outdated")
 
 
 @click.group()
@@ -241,7 +248,7 @@ def store_check(day: date | None, store: str | None) -> None:
             click.echo(f"prints from {oldest:%Y-%m-%dT%H:%M:%SZ} to {newest:%Y-%m-%dT%H:%M:%SZ},"
                        f" {kept.catalog.series.height:,} series, {kept.sources().height:,} symbols' days")  # fmt: skip
         if day is not None:
-            wrong, all_bars = wrong_minutes(kept, day, settings.quote_age)
+            wrong, all_bars = wrong_minutes(kept, day)
             if wrong:
                 raise StoreError(f"{day}: {wrong:,} of {all_bars:,} minute bars are not what the prints make")
             click.echo(f"{day}: {all_bars:,} minute bars, each what the prints make")

@@ -9,6 +9,7 @@ stock's opening cross.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -179,6 +180,10 @@ UNSIDED = tuple(
     one.name for one in CONDITIONS if one.family in (*_MID[one.asset], CANCEL, OFFICIAL)
 )  # fmt: skip
 """Conditions under which no rule decides a side."""
+TABLE_DIGEST = hashlib.sha256(
+    ";".join(f"{name}={family}{'!' * (name in UNSIDED)}" for name, family in FAMILY_OF.items()).encode()
+).hexdigest()[:16]
+"""A digest of what the table says of family and side: equal for two versions that classify every print alike."""
 
 
 def _families_of(asset: str) -> tuple[str, ...]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 import polars as pl
 
-from flowtape.model.conditions import family, is_cancel
-from flowtape.orderflow.classify import sign
+from flowtape.model.conditions import is_cancel
 from flowtape.orderflow.minute_bars import FIELDS, NS_PER_MINUTE, aggregate
 from flowtape.storage.catalog import BAR_KEY
 
@@ -25,8 +23,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A batch on its way: each row once, as prints with `series` and as rows, and the bars they make if none
-    is known already. Holds while the catalog's `epoch` is the one it was made in.
+    """A batch on its way: each row once, as prints with `side`, `family` and `series` and as rows, and the bars they
+    make if none is known already. Holds while the catalog's `epoch` is the one it was made in.
 
     `given` counts the rows of the batch. Not among `prints` are `duplicates` (rows of a key that is there once)
     and `corrected` (rows in whose place another row of the batch stands). `counted` prints are no cancels, `unquoted`
@@ -43,29 +41,27 @@ class Prepared:
     counted: int
     unquoted: int
 
-    def only(self, mask: pl.Series, max_quote_age: timedelta | None) -> Prepared:
+    def only(self, mask: pl.Series) -> Prepared:
         """The batch with a part of its rows."""
         prints = self.prints.filter(mask)
-        rows, bars = self.rows.filter(mask), bars_of(prints, max_quote_age)
-        return replace(self, prints=prints, rows=rows, bars=bars)
+        return replace(self, prints=prints, rows=self.rows.filter(mask), bars=bars_of(prints))
 
 
-def bars_of(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.DataFrame:
-    """Bars by series number of the rows among `prints` that count; `prints` carries `series` beside its own
-    columns, and may carry `removed_at`."""
+def bars_of(prints: pl.DataFrame) -> pl.DataFrame:
+    """Return bars by series number of the rows that count; `prints` has `series`, `side` and `family`, and may have
+    `removed_at`."""
     if "removed_at" in prints.columns:
         prints = prints.filter(pl.col("removed_at").is_null())
     prints = prints.filter(~is_cancel())
     if prints.is_empty():
         return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64))
-    signed = sign(prints, max_quote_age=max_quote_age).with_columns(family().to_physical())
-    return aggregate(signed, ("series", "family"))
+    return aggregate(prints.with_columns(pl.col("family").to_physical()), ("series", "family"))
 
 
 def bar_keys(rows: pl.DataFrame) -> pl.DataFrame:
     """The distinct keys of the bars that some prints with `series` are in."""
     return rows.select(
         pl.col("series").cast(pl.Int32),
-        family().to_physical().alias("family"),
+        pl.col("family").to_physical(),
         (pl.col("ts").to_physical() // NS_PER_MINUTE).alias("minute"),
     ).unique()

@@ -23,11 +23,12 @@ from flowtape.orderflow.identity import PRECEDENCE, better, current, unique
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE, merge
 from flowtape.pipeline.ahead import ahead
 from flowtape.pipeline.batch import Change, Prepared, bar_keys, bars_of
+from flowtape.pipeline.classification import Classifications, classified
 from flowtape.pipeline.corrections import Corrections
 from flowtape.pipeline.provenance import Claims, Refusal
 from flowtape.readers import Tape
 from flowtape.storage import Point, Store
-from flowtape.storage.catalog import BAR_KEY, GROUP
+from flowtape.storage.catalog import BAR_KEY, CLUSTER, GROUP
 
 T = TypeVar("T")
 _GROUP_AND_TIME = (*(pl.col(name).cast(pl.Int64) for name in GROUP), pl.col("ts").to_physical())
@@ -79,6 +80,7 @@ class Engine:
         self.window = window
         self.max_quote_age = max_quote_age
         self.generation = 0
+        self.classifications = Classifications(store, max_quote_age)
         self._lock = threading.RLock()
         self._groups: dict[date, pl.DataFrame] = {}
         self._claims = Claims(store)
@@ -203,6 +205,7 @@ class Engine:
                 return
             self._claims.refresh()
             if changes.whole:
+                self.classifications.forget()
                 self._settle_group()
                 self._load()
             else:
@@ -293,6 +296,7 @@ class Engine:
             prints = conform(prints)
         uncorrected = current(prints)
         fresh = unique(uncorrected)
+        fresh = classified(fresh, self.max_quote_age)
         epoch, rows = self.store.catalog.encode(fresh)
         fresh = fresh.with_columns(rows["series"])
         counted = ~is_cancel()
@@ -301,7 +305,7 @@ class Engine:
         return Prepared(
             fresh,
             rows,
-            bars_of(fresh, self.max_quote_age),
+            bars_of(fresh),
             counted=many[0],
             unquoted=many[1],
             given=prints.height,
@@ -333,15 +337,22 @@ class Engine:
             return batch
         epoch, rows = self.store.catalog.encode(batch.prints)
         prints = batch.prints.with_columns(rows["series"])
-        bars = bars_of(prints, self.max_quote_age)
+        bars = bars_of(prints)
         return dataclasses.replace(batch, prints=prints, rows=rows, bars=bars, epoch=epoch)
 
     def _fitting_step(self, batch: Prepared, source: str, report: Report) -> Change:
         _count(batch, report)
         return self._step(self._fitting(batch), source, replace=False, report=report)
 
+    def rebuild_outdated(self) -> dict[date, int]:
+        """Rebuild every day that was classified under other settings; returns the number of bars of each."""
+        return {day: self.rebuild(day) for day in self.classifications.look()}
+
     def rebuild(self, day: date, parts: int = 8) -> int:
-        """Make a day's minutes again from its prints; gives the number of bars. One commit, bounded memory."""
+        """Classify a day's prints again and make its minute bars from them, in one commit and bounded memory.
+
+        Returns the number of bars.
+        """
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
         made = 0
         with self._lock:
@@ -351,9 +362,12 @@ class Engine:
                     self.store.clear_minutes(start, end)
                     for part in range(parts):
                         made += self._rebuild_part(start, end, part, parts)
+                    self.classifications.replace(day)
             except BaseException:
                 self._undo()
                 raise
+            outdated = self.classifications.outdated
+            self.classifications.outdated = [other for other in outdated if other != day]
             self.generation += 1
             self._load()
         return made
@@ -361,16 +375,28 @@ class Engine:
     def _rebuild_part(self, start: int, end: int, part: int, parts: int) -> int:
         series = self.store.catalog.series["series"]
         rows = self.store.prints(series.filter(series % parts == part), start, end).drop("removed_at")
-        resolved = resolve(self.store.catalog.decode(rows))
+        resolved = self._reclassify(rows)
         removed = resolved.filter(pl.col("removed_at").is_not_null())
         self._keep_removed(removed.head(0), start, end, removed)
-        bars = bars_of(resolved, self.max_quote_age)
+        bars = bars_of(resolved)
         self.store.append_bars(bars)
         return bars.height
+
+    def _reclassify(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Classify stored rows again and replace those whose side or family differs; return them as prints with
+        `removed_at`."""
+        before = self.store.catalog.decode(rows)
+        prints = classified(before.drop("side", "family"), self.max_quote_age)
+        sides = prints.select(pl.col("side", "family").to_physical().cast(pl.UInt8))
+        differ = (rows["side"] != sides["side"]) | (rows["family"] != sides["family"])
+        if differ.any():
+            self.store.replace_prints(rows.with_columns(sides.get_columns()).filter(differ).sort(CLUSTER))
+        return resolve(prints)
 
     def _undo(self) -> None:
         """After a failed commit memory must hold no more than the store does."""
         self._groups.clear()
+        self.classifications.forget()
         self._corrections.forget()
         self._claims.forget()
 
@@ -390,23 +416,25 @@ class Engine:
             self._corrections.forget()
         if held is not None:
             report.refused += int(held.sum())
-            batch, days = batch.only(~held, self.max_quote_age), days.filter(~held)
+            batch, days = batch.only(~held), days.filter(~held)
         corrected = self._corrections.apply(batch, days.unique())
         if corrected.dropped is not None:
             report.corrections += int(corrected.dropped.sum())
-            batch = batch.only(~corrected.dropped, self.max_quote_age)
+            batch = batch.only(~corrected.dropped)
             days = days.filter(~corrected.dropped)
         gone = self.store.catalog.decode(corrected.gone)
         amended = bar_keys(gone.filter(pl.col("removed_at").is_null(), ~is_cancel()))
         known = self.store.known(batch.rows) if batch.rows.height else pl.DataFrame()
+        of_days = days
         if known.height:
             amended = pl.concat([amended, self._amend(batch, known, report)])
             new = ~pl.int_range(batch.rows.height, dtype=pl.UInt32, eager=True).is_in(known["row"].implode())
-            batch, days = batch.only(new, self.max_quote_age), days.filter(new)
+            batch, days = batch.only(new), days.filter(new)
         report.added += batch.rows.height - corrected.replacing
         report.corrections += corrected.replacing
-        self.store.append_prints(batch.rows)
+        self.store.append_prints(batch.rows.sort(CLUSTER))
         self.store.append_bars(batch.bars)
+        self.classifications.add(of_days)
         cancels = batch.prints.select(is_cancel()).to_series()
         report.cancels += int(cancels.sum())
         if batch.bars.height:
@@ -463,9 +491,7 @@ class Engine:
         low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
         minutes = keys.select("series", "minute").unique()
         affected = self.store.prints_of(minutes, low * NS_PER_MINUTE, (high + 1) * NS_PER_MINUTE)
-        bars = bars_of(self.store.catalog.decode(affected), self.max_quote_age).join(
-            keys, on=BAR_KEY, how="semi"
-        )
+        bars = bars_of(self.store.catalog.decode(affected)).join(keys, on=BAR_KEY, how="semi")
         self.store.replace_bars(keys, bars)
         change.keys, change.restated = keys, bars
 
@@ -483,7 +509,7 @@ class Engine:
 
     def _keep_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
         at = removed["removed_at"].dt.replace_time_zone(None)
-        rows = self.store.catalog.encode(removed.select(*PRINTS))[1].with_columns(at)
+        rows = self.store.catalog.encode(removed.select(*PRINTS, "family", "side"))[1].with_columns(at)
         self.store.set_removed(groups.select(GROUP), start, end, rows)
 
     def _compact(self) -> None:
@@ -503,13 +529,16 @@ def _count(batch: Prepared, report: Report) -> None:
     report.corrections += batch.corrected
 
 
-def wrong_minutes(store: Store, day: date, max_quote_age: timedelta | None = None) -> tuple[int, int]:
-    """How many of a day's minute bars are not what its prints make, and how many there are. Raises `StoreError`."""
+def wrong_minutes(store: Store, day: date) -> tuple[int, int]:
+    """Return how many of a day's minute bars differ from what its stored prints make, and how many there are.
+
+    Raises `StoreError`.
+    """
     start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
     series = store.catalog.series["series"]
     with store.snapshot():
         prints = store.catalog.decode(store.prints(series, start, end))
         kept = store.bars(series, start // NS_PER_MINUTE, end // NS_PER_MINUTE).cast(pl.Int64)
-    made = merge(bars_of(prints, max_quote_age).cast(pl.Int64), BAR_KEY).select(kept.columns)
+    made = merge(bars_of(prints).cast(pl.Int64), BAR_KEY).select(kept.columns)
     wrong = pl.concat([made, kept]).group_by(kept.columns).len().filter(pl.col("len") == 1)
     return wrong.select(BAR_KEY).unique().height, kept.height

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from msgspec import UNSET
 
-from flowtape.model.conditions import FAMILIES, family
+from flowtape.model.conditions import FAMILIES
 from flowtape.model.exact import times
 from flowtape.model.query import Query
 from flowtape.orderflow.classify import in_force
@@ -67,7 +67,7 @@ def _measured(prints: pl.DataFrame, max_quote_age: timedelta | None) -> pl.DataF
     families = [size.filter(pl.col("family").cast(pl.String) == name).sum().alias(name) for name in FAMILIES]
     return (
         prints.select(
-            "size", "side", family(), ts.to_physical().alias("ts"), pl.col("quote_ts").to_physical(),
+            "size", "side", "family", ts.to_physical().alias("ts"), pl.col("quote_ts").to_physical(),
             nbbo=in_force(prints, max_quote_age).fill_null(False),
         )
         .group_by(minute=ts // NS_PER_MINUTE)

@@ -16,11 +16,10 @@ from flowtape.cache.cross_section import FIELDS as BOARD_FIELDS
 from flowtape.cache.cross_section import Bars, Board, BoardTotals, Ints
 from flowtape.cache.window import Totals, Window, columns_of, passing, totals
 from flowtape.feeds.backlog import FOREVER, Missing
-from flowtape.model.conditions import family, is_cancel
+from flowtape.model.conditions import is_cancel
 from flowtape.model.exact import Numbers
 from flowtape.model.prints import NEW_YORK, day_bounds, trading_days
 from flowtape.model.query import Filter, Query
-from flowtape.orderflow.classify import sign
 from flowtape.orderflow.identity import EVENT_ORDER
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE, net
 from flowtape.pipeline.batch import bars_of
@@ -96,7 +95,7 @@ class Desk:
         if query.filter.by_print:
             span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
             chosen = self._counted(query, span)
-            return totals(columns_of(bars_of(chosen, self.max_quote_age)), names)
+            return totals(columns_of(bars_of(chosen)), names)
         from_window = query.at is None and not query.quality
         if from_window and self._window is not None and start >= self._window.oldest:
             return self._window.totals(query.asset, query.symbol, start, end, names, query.filter)
@@ -126,9 +125,9 @@ class Desk:
         return self._counted(query, span).height
 
     def signed(self, query: Query, span: Span) -> pl.DataFrame:
-        """Counted prints of a span that pass the filter, in no order: `prints.SCHEMA`, `series`, `side` and
-        `decided_by`."""
-        return sign(self._counted(query, span), max_quote_age=self.max_quote_age)
+        """Return the counted prints of a span that pass the filter, in no order: `prints.SCHEMA`, `family`, `side` and
+        `series`."""
+        return self._counted(query, span)
 
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
         """The newest of `signed` by event order (`identity.EVENT_ORDER`), newest first: at most so many, of
@@ -139,8 +138,7 @@ class Desk:
         while True:
             found = self._counted(query, look, min_size)
             if found.height >= most or look.start <= span.start:
-                ordered = found.sort(EVENT_ORDER, descending=True, nulls_last=True).head(most)
-                return sign(ordered, max_quote_age=self.max_quote_age)
+                return found.sort(EVENT_ORDER, descending=True, nulls_last=True).head(most)
             look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
 
     def board(self, query: Query, start: int, end: int) -> BoardTotals:
@@ -222,7 +220,7 @@ class Desk:
     def _put_back(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
         """Bars of the prints in minutes [start, end) that a cancel removed at an instant or later."""
         missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, at)
-        return bars_of(self._store.catalog.decode(missed), self.max_quote_age)
+        return bars_of(self._store.catalog.decode(missed))
 
     def _counted(self, query: Query, span: Span, min_size: int = 1) -> pl.DataFrame:
         """Prints of a span that count (before `at`, and as it was then) and pass the filter, with `series`."""
@@ -237,13 +235,12 @@ class Desk:
         if which.strike is not None:
             prints = prints.filter(pl.col("strike").is_between(*which.strike))
         if which.exclude:
-            prints = prints.filter(~family().cast(pl.String).is_in(which.exclude))
+            prints = prints.filter(~pl.col("family").cast(pl.String).is_in(which.exclude))
         if which.dte is not None:
             ahead = (prints["expiry"] - trading_days(prints["ts"])).dt.total_days()
             prints = prints.filter(ahead.is_between(*which.dte))
         if which.side is not None:
-            signed = sign(prints, max_quote_age=self.max_quote_age)
-            prints = prints.filter(signed["side"] == which.side)
+            prints = prints.filter(pl.col("side") == which.side)
         return prints
 
     def _newest(self, query: Query) -> int | None:

@@ -50,9 +50,9 @@ class Ingest(msgspec.Struct, tag="ingest"):
 
 
 class Rebuild(msgspec.Struct, tag="rebuild"):
-    """Make a day's minutes again."""
+    """Classify a day's prints again and make its minutes from them; without a day, those of all outdated days."""
 
-    day: date
+    day: date | None = None
 
 
 class Cumulative(msgspec.Struct, tag="cumulative"):
@@ -87,7 +87,7 @@ class Done(msgspec.Struct, tag="done"):
     """It is done; the field that fits the request is set."""
 
     outcomes: list[Outcome] = []
-    bars: int = 0
+    bars: dict[date, int] = {}
     body: str = ""
     simulated: bool = False
 
@@ -295,7 +295,9 @@ class Control:
         if isinstance(command, Ingest):
             return Done(outcomes=ingest(self._engine, command.request, tell, stop))
         if isinstance(command, Rebuild):
-            return Done(bars=self._engine.rebuild(command.day))
+            if command.day is None:
+                return Done(bars=self._engine.rebuild_outdated())
+            return Done(bars={command.day: self._engine.rebuild(command.day)})
         if isinstance(command, Report):
             with self._engine.store.snapshot():
                 symbol = self._meant(command)

@@ -112,7 +112,7 @@ class Application:
         self.metrics.watch_connections(self.connections)
         self._router = Router((*routes, *STREAMS))
         self._names = Names((param for route in routes for param in route.params), (LAST_EVENT_ID,))
-        self._pages = Pages(self._health, self.metrics.page, tuple(routes), settings)
+        self._pages = Pages(self._health, self.flow.detail, self.metrics.page, tuple(routes), settings)
         self._asked: dict[tuple[bytes, bytes], Asked] = {}
         self._services: dict[str, Service] = {ACCOUNT: self._account, SYMBOLS: self._symbols}
         self._trouble = ""

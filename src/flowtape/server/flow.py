@@ -107,6 +107,14 @@ class Flow:
         self._bytes = 0
         self._making: dict[Key, _Making] = {}
 
+    def detail(self) -> str:
+        """Return what `/health` names beside the status: days classified under other settings; empty without any."""
+        days = self._engine.classifications.outdated
+        if not days:
+            return ""
+        span = str(days[0]) if len(days) == 1 else f"{len(days)} days from {days[0]} to {days[-1]}"
+        return f"Classified under other settings: {span}. `flowtape rebuild --outdated` classifies again."
+
     def check(self, asset: str | None = None) -> None:
         """Raise `StoreError` or `FeedError` while no answer of an asset (None: of one of them) may be trusted; with
         None, `Loading` too while anything is still being loaded."""

@@ -19,9 +19,10 @@ from flowtape.version import __version__
 
 
 class HealthyBody(msgspec.Struct, frozen=True):
-    """Answers may be trusted."""
+    """Answers may be trusted. `detail` names days that were classified under other settings; absent without any."""
 
     status: Literal["Healthy"]
+    detail: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -91,17 +91,19 @@ _NOT_BUILT = b"The page is not built: `make serve` builds it. The API is describ
 
 
 class Pages:
-    """The pages by path. `health` says why answers may not be trusted, None when they may; `metrics` the
+    """The pages by path. `health` says why answers may not be trusted, None when they may; `detail` what else there
+    is to know, empty for nothing; `metrics` the
     page for Prometheus."""
 
     def __init__(
         self,
         health: Callable[[], UnhealthyBody | None],
+        detail: Callable[[], str],
         metrics: Callable[[], bytes],
         routes: tuple[Route, ...],
         settings: Settings,
     ) -> None:
-        self._health, self._metrics = health, metrics
+        self._health, self._detail, self._metrics = health, detail, metrics
         self._pages: dict[str, Page] = {
             **_flow_page(),
             "/health": self._health_page,
@@ -127,7 +129,7 @@ class Pages:
 
     async def _health_page(self, headers: dict[bytes, bytes]) -> Reply:
         trouble = self._health()
-        body = msgspec.json.encode(trouble or HealthyBody("Healthy"))
+        body = msgspec.json.encode(trouble or HealthyBody("Healthy", self._detail() or msgspec.UNSET))
         length = (b"content-length", b"%d" % len(body))
         return 503 if trouble else 200, [JSON, length, (b"cache-control", b"no-store"), *COMMON], body
 

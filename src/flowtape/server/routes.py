@@ -52,6 +52,9 @@ class FlowAnswers(Protocol):
         """Raise `StoreError` or `FeedError` while answers of an asset (None: of any) may not be trusted, and with None
         `Loading` while some could be incomplete. Called for every request."""
 
+    def detail(self) -> str:
+        """Return what `/health` says beside `Healthy`; empty for nothing."""
+
 
 def _lasting(name: str, default: int, high: int = 10_080) -> Param:
     return whole(name, "minutes", default, 1, high, "Minutes in the window.")

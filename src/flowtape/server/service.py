@@ -219,6 +219,7 @@ class _Start:
                 self._backlogs.set(_WINDOW, Backlog(done))
 
         self._engine.load(progress)
+        self._engine.classifications.look()
         self._backlogs.end(_WINDOW)
         if self._follower:
             self._follower.start()

@@ -69,6 +69,13 @@ class Store(Protocol):
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
         """Forget a symbol's day: prints, bars, removals and its source."""
 
+    def classified(self) -> pl.DataFrame:
+        """Return day and classification: under which settings prints of each day were classified
+        (`pipeline.batch.classification`), distinct."""
+
+    def set_classified(self, days: list[date], classification: str, *, whole: bool = False) -> None:
+        """Record that prints of some days were classified so; with `whole`, all prints of these days."""
+
     # prints and what became of them
     def append_prints(self, rows: pl.DataFrame) -> None:
         """Keep rows (`catalog.ROWS`) and the series and venues they brought."""
@@ -156,8 +163,12 @@ class Store(Protocol):
         """The oldest and newest print's time in ns, None for an empty store."""
 
 
+UNRELEASED = "3 before its release"
+"""How a store is named whose prints lack the side: version 3 as it was before its first release."""
+
+
 def other_format(found: str, known: str) -> str:
-    """Why a store is not opened whose format is of another version, and what to do.
+    """Return why a store of another format version is not opened, and what to do.
 
     Both are version numbers as text: the one the store has (empty where it has none) and the one this program writes.
     """

@@ -13,14 +13,16 @@ from datetime import date
 import polars as pl
 
 from flowtape.errors import StoreError
+from flowtape.model.conditions import Family
 from flowtape.model.prints import SCHEMA as PRINT_SCHEMA
-from flowtape.model.prints import Asset, Condition, QuoteClass, Right
+from flowtape.model.prints import Asset, Condition, QuoteClass, Right, Side
 from flowtape.orderflow.identity import EVENT_ORDER
 
 SERIES_KEY = ("asset", "symbol", "root", "expiry", "right")
 Schema = dict[str, pl.DataType | type[pl.DataType]]
 SERIES: Schema = {"series": pl.Int32, "asset": Asset, "symbol": pl.Categorical, "root": pl.Categorical,
-          "expiry": pl.Date, "right": Right}  # fmt: skip
+          "expiry": pl.Date, "right": Right, "symbol_id": pl.Int32}  # fmt: skip
+"""A series; `symbol_id` is the number of its (asset, symbol): that of the symbol's first series."""
 VENUES: Schema = {"venue": pl.UInt16, "name": pl.Categorical}
 ROWS: Schema = {
     "ts": pl.Datetime("ns"),
@@ -42,12 +44,18 @@ ROWS: Schema = {
     "corrects": pl.UInt8,
     "underlying": pl.Int64,
     "price_flags": pl.UInt8,
+    "symbol_id": pl.Int32,
+    "family": pl.UInt8,
+    "side": pl.UInt8,
 }
-"""A print as kept: prices in 1/10,000 USD, times naive UTC, a stock's strike 0."""
+"""A print as kept: prices in 1/10,000 USD, times naive UTC, a stock's strike 0. `family` is a place in
+`conditions.FAMILIES`, `side` one in `prints.Side`."""
 ROW_IDENTITY = ("ts", "seq", "series", "strike", "venue", "price", "size", "condition", "copy")
 """The key of a row: `prints.IDENTITY` by number."""
 ROW_SLOT = ("ts", "seq", "series", "strike", "venue")
 """What a row that corrects another has in common with it: `identity.SLOT` by number."""
+CLUSTER = ("symbol_id", "ts", "seq")
+"""The order in which a batch of prints is inserted: an engine's block statistics then skip other symbols."""
 BAR_KEY = ("series", "family", "minute")
 GROUP = ("series", "strike", "size", "price")
 """What a cancel and the print it removes have in common."""
@@ -68,6 +76,7 @@ class Catalog:
     _offered: tuple[int, int] = (0, 0)
     _series_keys: pl.DataFrame = field(default_factory=lambda: _NO_KEYS, repr=False)
     _symbols: dict[str, tuple[pl.DataFrame, frozenset[str]]] = field(default_factory=dict, repr=False)
+    _symbol_ids: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
     _venue_keys: pl.DataFrame = field(default_factory=lambda: _NO_KEYS, repr=False)
 
     @classmethod
@@ -78,27 +87,34 @@ class Catalog:
         return cls(series, venues, series.height, venues.height, _offered=(series.height, venues.height))
 
     def encode(self, prints: pl.DataFrame) -> tuple[int, pl.DataFrame]:
-        """Prints as rows, in `ROWS`, numbering series and venues not met before; with the epoch they are of."""
+        """Return the epoch of the catalog and prints as rows, in `ROWS`; number new series and venues.
+
+        `prints` has the columns of `prints.SCHEMA`, `family` and `side`.
+        """
         with self._lock:
             epoch = self.epoch
             series = self._series_numbers(_packed(prints), prints)
             venue = self._venue_numbers(prints["venue"])
+            symbol_id = self.series["symbol_id"].gather(series.cast(pl.UInt32))
         kept: dict[str, pl.Expr] = {
             "ts": pl.col("ts").dt.replace_time_zone(None),
             "quote_ts": pl.col("quote_ts").dt.replace_time_zone(None),
             "strike": pl.col("strike").fill_null(0),
             "condition": pl.col("condition").to_physical(),
             "quote_class": pl.col("quote_class").to_physical(),
+            "family": pl.col("family").to_physical(),
+            "side": pl.col("side").to_physical(),
             "series": pl.lit(series),
             "venue": pl.lit(venue),
+            "symbol_id": pl.lit(symbol_id),
         }
         return epoch, prints.select(
             kept.get(name, pl.col(name)).cast(dtype).alias(name) for name, dtype in ROWS.items()
         )
 
     def decode(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows back as prints, with `series` and any further columns of `rows` at the end."""
-        extra = [name for name in rows.columns if name == "series" or name not in ROWS]
+        """Return rows as prints (`prints.SCHEMA`) with `family`, `side`, `series` and further columns of `rows`."""
+        extra = ["family", "side", *(name for name in rows.columns if name == "series" or name not in ROWS)]
         told = self.series.select(pl.col(name).gather(rows["series"].cast(pl.UInt32)) for name in SERIES_KEY)
         venue = self.venues["name"].gather(rows["venue"].cast(pl.UInt32)).alias("venue")
         prints = rows.with_columns(
@@ -107,6 +123,8 @@ class Catalog:
             pl.col(pl.Datetime("ns")).dt.replace_time_zone("UTC"),
             pl.col("condition").cast(pl.UInt8).cat.to(Condition),
             pl.col("quote_class").cast(pl.UInt8).cat.to(QuoteClass),
+            pl.col("family").cast(pl.UInt8).cat.to(Family),
+            pl.col("side").cast(pl.UInt8).cat.to(Side),
             pl.when(told["asset"] == "option").then(pl.col("strike")).alias("strike"),
         )
         return prints.select(*(pl.col(name).cast(dtype) for name, dtype in PRINT_SCHEMA.items()), *extra)
@@ -175,6 +193,7 @@ class Catalog:
         self.series, self.venues = self.series.head(self.kept_series), self.venues.head(self.kept_venues)
         # A number forgotten may come to mean something else before the tables differ in length again.
         self._series_keys, self._venue_keys = _NO_KEYS, _NO_KEYS
+        self._symbol_ids = {}
         self._offered = self.kept_series, self.kept_venues
         self.epoch += 1
 
@@ -187,8 +206,23 @@ class Catalog:
         start = self.series.height
         numbers = pl.Series("series", range(start, start + len(first)), pl.Int32)
         new = prints.select(SERIES_KEY)[first].insert_column(0, numbers)
+        new = new.with_columns(self._ids_of(new))
         self.series = self.series.vstack(typed(new, SERIES))
         return self._known_series(keys)
+
+    def _ids_of(self, new: pl.DataFrame) -> pl.Series:
+        """Return `symbol_id` of new series, numbering their symbols where they are new."""
+        if not self._symbol_ids:
+            self._symbol_ids = _first_series(self.series)
+        fresh = _first_series(new)
+        ids = {key: self._symbol_ids.setdefault(key, number) for key, number in fresh.items()}
+        table = pl.DataFrame(
+            [(asset, symbol, number) for (asset, symbol), number in ids.items()],
+            {"asset": pl.String, "symbol": pl.String, "symbol_id": pl.Int32},
+            orient="row",
+        )
+        named = new.select(pl.col("asset", "symbol").cast(pl.String))
+        return named.join(table, on=["asset", "symbol"], how="left", maintain_order="left")["symbol_id"]
 
     def _known_series(self, keys: pl.Series) -> pl.Series:
         if self._series_keys.height != self.series.height:
@@ -212,6 +246,17 @@ class Catalog:
             names = self.venues["name"].to_physical().alias("key")
             self._venue_keys = pl.DataFrame([names, self.venues["venue"].alias("number")])
         return _numbers(venue.to_physical().alias("key"), self._venue_keys)
+
+
+def _first_series(series: pl.DataFrame) -> dict[tuple[str, str], int]:
+    """Return the lowest series number of each (asset, symbol)."""
+    first = series.group_by("asset", "symbol").agg(pl.col("series").min())
+    return {
+        (asset, symbol): number
+        for asset, symbol, number in first.select(
+            pl.col("asset", "symbol").cast(pl.String), "series"
+        ).iter_rows()
+    }
 
 
 def last_mids(catalog: Catalog, rows: pl.DataFrame) -> pl.DataFrame:

@@ -17,11 +17,11 @@ from flowtape.errors import StoreBusy, StoreError
 from flowtape.files import Held, private
 from flowtape.model.conditions import CANCEL, FAMILIES, FAMILY_OF
 from flowtape.model.exact import BITS
-from flowtape.model.prints import CONDITION_NAMES, QUOTE_CLASSES, SIZE_SCALE, day_bounds
+from flowtape.model.prints import CONDITION_NAMES, QUOTE_CLASSES, SIZE_SCALE, Side, day_bounds
 from flowtape.orderflow.identity import PRECEDENCE
 from flowtape.orderflow.minute_bars import FIELDS, NOTIONALS, VOLUMES, merge
 from flowtape.orderflow.quotes import STANDING
-from flowtape.storage import Changes, Point, other_format
+from flowtape.storage import UNRELEASED, Changes, Point, other_format
 from flowtape.storage.catalog import (
     BAR_KEY,
     GROUP,
@@ -50,7 +50,8 @@ _TYPES = {
     "bid_size": "BIGINT", "ask_size": "BIGINT", "quote_ts": "TIMESTAMP_NS", "quote_seq": "BIGINT",
     "quote_class": "UTINYINT NOT NULL", "condition": "UTINYINT NOT NULL", "venue": "USMALLINT NOT NULL",
     "seq": "BIGINT NOT NULL", "copy": "BIGINT NOT NULL", "corrects": "UTINYINT NOT NULL", "underlying": "BIGINT",
-    "price_flags": "UTINYINT NOT NULL",
+    "price_flags": "UTINYINT NOT NULL", "symbol_id": "INTEGER NOT NULL", "family": "UTINYINT NOT NULL",
+    "side": "UTINYINT NOT NULL",
 }  # fmt: skip
 _BAR_TYPES = {
     "series": "INTEGER",
@@ -87,19 +88,22 @@ def _notional(upper: str, lower: str) -> str:
 _DDL = f"""
 CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
 INSERT INTO meta VALUES ('version', '{VERSION}');
-CREATE TABLE series (series INTEGER, asset VARCHAR, symbol VARCHAR, root VARCHAR, expiry DATE, "right" VARCHAR);
+CREATE TABLE series (series INTEGER, asset VARCHAR, symbol VARCHAR, root VARCHAR, expiry DATE, "right" VARCHAR,
+    symbol_id INTEGER);
 CREATE TABLE venues (venue USMALLINT, name VARCHAR);
 CREATE TABLE print_rows ({_columns(_TYPES)});
 CREATE TABLE bar_rows ({_columns(_BAR_TYPES)});
 CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in ROW_IDENTITY})},
     removed_at TIMESTAMP_NS NOT NULL);
 CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
+CREATE TABLE classified (day DATE, classification VARCHAR, PRIMARY KEY (day, classification));
 CREATE TABLE cursors (source VARCHAR PRIMARY KEY, position VARCHAR);
 CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, price / 1e4 AS price,
     {_sized("size", 18)} AS size, bid / 1e4 AS bid, ask / 1e4 AS ask, {_sized("bid_size", 20)} AS bid_size,
     {_sized("ask_size", 20)} AS ask_size, quote_ts, quote_seq,
     {_named(QUOTE_CLASSES)}[quote_class + 1] AS quote_class, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
-    name AS venue, seq, copy, corrects, underlying / 1e4 AS underlying, price_flags
+    name AS venue, seq, copy, corrects, underlying / 1e4 AS underlying, price_flags,
+    {_named(FAMILIES)}[family + 1] AS family, {_named(tuple(Side.categories))}[side + 1] AS side
     FROM print_rows JOIN series USING (series) JOIN venues USING (venue);
 CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}[family + 1] AS family,
     make_timestamp(minute::BIGINT * 60000000) AS minute,
@@ -175,13 +179,19 @@ class DuckStore:
         elif "meta" not in tables:
             raise StoreError("it is a DuckDB file, but not a flowtape store")
         (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchall()[0]
+        if version == VERSION and not self._classifies():
+            version = UNRELEASED
         if version != VERSION:
             raise StoreError(other_format(version, VERSION))
         if not read_only:
             self._db.execute(_STANDING)
-        series = self._frame('SELECT series, asset, symbol, root, expiry, "right" FROM series')
+        series = self._frame('SELECT series, asset, symbol, root, expiry, "right", symbol_id FROM series')
         venues = self._frame("SELECT venue, name FROM venues")
         self.catalog = Catalog.of(typed(series, SERIES), typed(venues, VENUES))
+
+    def _classifies(self) -> bool:
+        columns = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'print_rows'"
+        return ("side",) in self._db.execute(columns).fetchall()
 
     def close(self) -> None:
         """Commit what DuckDB still holds back and release the file; a transaction that is open is undone."""
@@ -293,6 +303,19 @@ class DuckStore:
         """See `Store.claim`."""
         self._run("INSERT INTO sources SELECT asset, symbol, day, source FROM days", days=days)
 
+    def classified(self) -> pl.DataFrame:
+        """See `Store.classified`."""
+        return self._frame("SELECT day, classification FROM classified")
+
+    def set_classified(self, days: list[date], classification: str, *, whole: bool = False) -> None:
+        """See `Store.set_classified`."""
+        for day in days:
+            if whole:
+                self._run(
+                    "DELETE FROM classified WHERE day = ? AND classification != ?", [day, classification]
+                )
+            self._run("INSERT OR IGNORE INTO classified VALUES (?, ?)", [day, classification])
+
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
         """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
@@ -315,7 +338,7 @@ class DuckStore:
         """See `Store.append_prints`."""
         series, venues = self.catalog.fresh()
         if series.height:
-            self._run('INSERT INTO series SELECT series, asset, symbol, root, expiry, "right" FROM fresh',
+            self._run('INSERT INTO series SELECT series, asset, symbol, root, expiry, "right", symbol_id FROM fresh',
                       fresh=series)  # fmt: skip
         if venues.height:
             self._run("INSERT INTO venues SELECT venue, name FROM fresh", fresh=venues)

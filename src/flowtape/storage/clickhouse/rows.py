@@ -11,12 +11,13 @@ from datetime import date
 import polars as pl
 
 from flowtape.model.conditions import FAMILIES
+from flowtape.model.prints import Side
 from flowtape.orderflow.minute_bars import FIELDS
 from flowtape.storage.catalog import ROWS, SERIES, SERIES_KEY, Catalog, Schema, typed
 
 IDENTITY = ("ts", *SERIES_KEY, "strike", "venue", "seq", "price", "size", "condition", "copy")
 SYMBOL = "asset, symbol"
-PRINT_ROW = (*IDENTITY, *(name for name in ROWS if name not in (*IDENTITY, "series")))
+PRINT_ROW = (*IDENTITY, *(name for name in ROWS if name not in (*IDENTITY, "series", "symbol_id")))
 BAR_ROW = (*SERIES_KEY, "family", "minute", *FIELDS)
 _NO_EXPIRY = date(1970, 1, 1)
 _FAMILY = pl.Enum(FAMILIES)
@@ -34,6 +35,8 @@ def by_name(catalog: Catalog, rows: pl.DataFrame, columns: Sequence[str]) -> pl.
         made["venue"] = catalog.venues["name"].gather(rows["venue"].cast(pl.UInt32)).cast(pl.String)
     if "family" in columns:
         made["family"] = rows["family"].cast(pl.UInt8).cat.to(_FAMILY).cast(pl.String)
+    if "side" in columns:
+        made["side"] = rows["side"].cast(pl.UInt8).cat.to(Side).cast(pl.String)
     if "minute" in columns:
         made["minute"] = (rows["minute"].cast(pl.Int64) * 60).cast(pl.UInt32)
     names = (*SERIES_KEY, *(name for name in columns if name not in SERIES_KEY))
@@ -50,6 +53,10 @@ def by_number(catalog: Catalog, rows: pl.DataFrame, schema: Schema) -> pl.DataFr
         made["venue"] = venue
     if "family" in schema:
         made["family"] = rows["family"].cast(pl.String).cast(_FAMILY).to_physical()
+    if "side" in schema:
+        made["side"] = rows["side"].cast(pl.String).cast(Side).to_physical()
+    if "symbol_id" in schema:
+        made["symbol_id"] = catalog.series["symbol_id"].gather(series.cast(pl.UInt32))
     if "minute" in schema:
         made["minute"] = _seconds(rows["minute"]) // 60
     columns = {name: made[name] if name in made else rows[name] for name in schema}
@@ -67,7 +74,7 @@ def typed_series(rows: pl.DataFrame) -> pl.DataFrame:
         pl.when(pl.col("expiry") != _NO_EXPIRY).then(pl.col("expiry")).alias("expiry"),
         pl.when(text["right"] != "").then(text["right"]).alias("right"),
     )
-    return typed(clear, {name: kind for name, kind in SERIES.items() if name != "series"})
+    return typed(clear, {name: SERIES[name] for name in SERIES_KEY})
 
 
 def chosen(catalog: Catalog, series: pl.Series) -> str:

@@ -112,6 +112,21 @@ class ClickStore(Commits):
         self._write_rows("sources", days.select(pl.col("asset", "symbol").cast(pl.String), "day", "source"))
         self._claimed = self._stamp
 
+    def classified(self) -> pl.DataFrame:
+        """See `Store.classified`."""
+        found = self._ask("classified", "day, classification, whole, v", "1", False)
+        if not found.width:
+            return pl.DataFrame(schema={"day": pl.Date, "classification": pl.String})
+        floor = pl.col("v").filter(pl.col("whole") == 1).max().over("day").fill_null(0)
+        return found.filter(pl.col("v") >= floor).select("day", "classification").unique()
+
+    def set_classified(self, days: list[date], classification: str, *, whole: bool = False) -> None:
+        """See `Store.set_classified`."""
+        rows = pl.DataFrame({"day": days}, {"day": pl.Date}).with_columns(
+            classification=pl.lit(classification), whole=pl.lit(int(whole), pl.UInt8)
+        )
+        self._write_rows("classified", rows)
+
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
         """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))

@@ -48,7 +48,8 @@ _KEPT = {
     "bid": _NULLABLE, "ask": _NULLABLE,
     "bid_size": _NULLABLE, "ask_size": _NULLABLE,
     "quote_ts": "Nullable(DateTime64(9, 'UTC')) CODEC(DoubleDelta, ZSTD)", "quote_seq": _NULLABLE,
-    "quote_class": "UInt8", "corrects": "UInt8", "underlying": _NULLABLE, "price_flags": "UInt8", "gone": "UInt8",
+    "quote_class": "UInt8", "corrects": "UInt8", "underlying": _NULLABLE, "price_flags": "UInt8", "family": _TEXT,
+    "side": _TEXT, "gone": "UInt8",
 }  # fmt: skip
 """`gone` is 1 in the row that removes a print."""
 _BAR = {
@@ -72,6 +73,7 @@ TABLES = (
           index=_INDEX),
     Table("sources", {"asset": _TEXT, "symbol": _TEXT, "day": "Date32", "source": _TEXT, **STAMP},
           ("asset", "symbol", "day", "v"), "symbol"),
+    Table("classified", {"day": "Date32", "classification": "String", "whole": "UInt8", **STAMP}, ("day", "v"), "day"),
     Table("voids", {"kind": _TEXT, "asset": _TEXT, "symbol": _TEXT, "start": "Int64", "end": "Int64", **STAMP},
           ("start", "v"), "symbol"),
     Table("cursors", {"source": "String", "position": "String", **STAMP}, ("source", "v"), "source"),
