@@ -171,3 +171,17 @@ def test_no_reader_gives_a_wrong_side(tmp_path, files, price, bid, ask, side, no
     ours = {ROUNDED, QUOTES_ROUNDED, SIDE_WRONG, SIDE_LOST}
     assert {what: many for what, many in tape.notes.items() if what in ours} == dict.fromkeys(notes, 1)
     assert faults(tape) == []
+
+
+cents = st.integers(-(10**9), 10**9).map(lambda units: units / 10_000)
+
+
+@given(st.lists(st.none() | cents, min_size=1) | st.lists(st.floats(-6e5, 6e5) | cents, min_size=1))
+def test_prices_in_whole_units_equal_rounded_nanos(amounts: list[float | None]) -> None:
+    frame = pl.DataFrame({"bid": amounts}, schema={"bid": pl.Float64})
+    made = prices.whole_units(frame, ["bid"])
+    exact = frame.select(prices.nanos(pl.col("bid"))).to_series()
+    if made is not None:
+        assert (made["bid"] * prices.NANOS).equals(exact)
+    elif all(amount is None or abs(amount) <= 1e5 for amount in amounts):
+        assert (exact % prices.NANOS != 0).any()

@@ -127,9 +127,10 @@ def instants(values: pl.Series, earliest: int, latest: int, what: str) -> pl.Ser
         raise Fault(values.name, NAIVE)
     # Checked in the column's own unit: nanoseconds cannot hold every year.
     step = 10**9 // _PER_SECOND[dtype.time_unit]
-    inside = values.to_physical().is_between(-(-earliest // step), latest // step)
-    if not inside.fill_null(value=True).all():
-        refuse(values, ~inside.fill_null(value=True), what)
+    numbers, low, high = values.to_physical(), -(-earliest // step), latest // step
+    first, last = numbers.min(), numbers.max()
+    if isinstance(first, int) and isinstance(last, int) and (first < low or last > high):
+        refuse(values, ~numbers.is_between(low, high).fill_null(value=True), what)
     return values.cast(pl.Datetime("ns", "UTC"))
 
 

@@ -7,7 +7,7 @@ units by rounding half to even, so that a text `1.25005`, a float 1.25005 and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -29,6 +29,8 @@ _NOISE = 5e-6
 """Half a nano, in price units."""
 _FLOAT_ERROR = 2.0**-50
 """Relative error of a float after a multiplication, with a margin: it exceeds half a nano above 560,000 USD."""
+_EXACT = 5e9
+"""Up to here, in price units, the error of a float is far below half a nano."""
 _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts", "quote_seq")
 _COUNTED = {ROUNDED: ("price",), QUOTES_ROUNDED: ("bid", "ask"), UNDERLYING_ROUNDED: ("underlying",)}
 
@@ -53,6 +55,29 @@ def nanos(usd: pl.Expr, unit: float = 1.0) -> pl.Expr:
     noise = (in_units - whole).abs() <= _NOISE + whole.abs() * _FLOAT_ERROR
     exact = pl.when(noise).then(whole * NANOS).otherwise((amount * (unit * PRICE_SCALE * NANOS)).round())
     return exact.cast(pl.Int64, strict=False)
+
+
+def whole_units(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame | None:
+    """Convert amounts in USD to price units where every one is a whole number of them.
+
+    Args:
+        frame: holds the columns `names`, Float64.
+        names: the columns.
+
+    Returns:
+        These columns as Int64, equal to what `nanos` and `units` give; None where an amount is finer, not finite, or
+        so large that its float is not exact to half a nano.
+    """
+    in_units = [(pl.col(name) * PRICE_SCALE).alias(name) for name in names]
+    made = frame.select(in_units).with_columns(pl.all().round().name.suffix(" whole"))
+    proofs = [
+        ((pl.col(name) - pl.col(f"{name} whole")).abs().nan_max().fill_null(0) <= _NOISE)
+        & (pl.col(name).abs().nan_max().fill_null(0) <= _EXACT)
+        for name in names
+    ]
+    if not all(made.select(proof.alias(name) for name, proof in zip(names, proofs, strict=True)).row(0)):
+        return None
+    return made.select(pl.col(f"{name} whole").cast(pl.Int64).alias(name) for name in names)
 
 
 def shortest_floats(frame: pl.DataFrame) -> pl.DataFrame:

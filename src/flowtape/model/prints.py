@@ -145,6 +145,7 @@ _ADJUSTED = re.compile(r"^\d?([A-Z][A-Z./]*?)\d?$")
 OSI = r"^(?:O:)?([A-Z0-9][A-Z0-9./]{0,5}?) *([0-9]{6})([CP])([0-9]{8})$"
 """An option's contract as one text: its root (padded or not), expiry (YYMMDD), right and strike in 1/1,000 USD."""
 _OSI = re.compile(OSI)
+_OSI_LENGTH = 16
 SYMBOL_LENGTH = 32
 _PUNCTUATION = "./=+*#$!@&~_:"
 """What exchanges and vendors put into a symbol besides letters and digits: classes (`BRK.B`, `BRK/B`), preferred
@@ -179,6 +180,7 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+@lru_cache(131_072)
 def is_symbol(text: str) -> bool:
     """Whether a text is a symbol by `SYMBOL_PATTERN`."""
     return _SYMBOL.fullmatch(text) is not None
@@ -241,10 +243,10 @@ def conform(frame: Any) -> pl.DataFrame:
             made = made.with_columns(columns.kept(strike, known["strike"], "is not a multiple of 0.001 USD"))
     stock = made["asset"] == "stock"
     made = made.with_columns(_in_units(known[name], stock) for name in sizes)
-    parts = [
-        pl.when(pl.col("asset") == "option").then(pl.col(name)).alias(name) for name in PARTS if name in made
-    ]
-    prints = arranged(made.with_columns(parts))
+    if stock.any() or stock.null_count():
+        parts = [pl.when(asset="option").then(pl.col(name)).alias(name) for name in PARTS if name in made]
+        made = made.with_columns(parts)
+    prints = arranged(made)
     check(prints, given)
     return prints
 
@@ -359,7 +361,8 @@ def arranged(frame: pl.DataFrame) -> pl.DataFrame:
 def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
     """Prints whose options are filed under their underlying."""
     names = prints["symbol"].unique().drop_nulls().cast(pl.String).to_list()
-    if contracts := [name for name in names if _OSI.match(name)]:
+    # The shortest OSI symbol is a root of one character and the 15 characters after it.
+    if contracts := [name for name in names if len(name) >= _OSI_LENGTH and _OSI.match(name)]:
         raise UsageError(
             f"prints have the symbol {contracts[0]!r}, which names an option's contract: give its root, expiry, right "
             f"and strike in columns of their own"
@@ -424,7 +427,10 @@ def _filled(frame: pl.DataFrame, name: str) -> pl.Expr:
 
 def _own_class(frame: pl.DataFrame) -> pl.Expr:
     """The class of quotes that stand in the rows themselves."""
-    quoted = [pl.col(name).is_not_null() for name in ("bid", "ask") if name in frame.columns]
+    names = [name for name in ("bid", "ask") if name in frame.columns]
+    if any(not frame[name].null_count() for name in names):
+        return pl.lit("own", QuoteClass)
+    quoted = [pl.col(name).is_not_null() for name in names]
     own = pl.when(pl.any_horizontal(quoted)).then(pl.lit("own")) if quoted else pl.lit(None, pl.String)
     return own.fill_null("none").cast(QuoteClass)
 

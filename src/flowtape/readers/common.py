@@ -21,11 +21,13 @@ from flowtape.model.prints import (
     MAX_NOTIONAL,
     MAX_SIZE,
     NAME_LENGTH,
+    NAME_PATTERN,
     OSI,
     OUT_OF_RANGE,
     SIZE_SCALE,
     SIZES_ROUNDED,
     SYMBOL_LENGTH,
+    SYMBOL_PATTERN,
     TOO_LARGE,
     arranged,
     check_distinct,
@@ -88,10 +90,13 @@ class Field:
     scale: int = 1
 
 
-def parse(raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str) -> pl.DataFrame:
+def parse(
+    raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str, unit: int = NANOS
+) -> pl.DataFrame:
     """The prints' columns of a frame of source rows (with `ROW`), without the bad rows, each of them reported
     once, by the first of `fields` it fails, or because its price x size is beyond `MAX_NOTIONAL`. A quote whose time is
-    out of range is unknown."""
+    out of range is unknown. `unit` is what makes a price unit: `NANOS` where the fields give nanos, 1 where they give
+    price units."""
     parsed = raw.select(pl.col(ROW), *(field.value.alias(field.name) for field in fields))
     parsed = parsed.with_columns(names(parsed[field.name], file)[0] for field in fields if field.names)
     good: pl.Series | None = None
@@ -109,14 +114,14 @@ def parse(raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: st
             else:
                 rejects.add(file, rows, f"{field.column} {what}" if what is OUT_OF_RANGE else what, values)
                 good = ~fresh if good is None else good & ~fresh
-    return _within_limit(parsed if good is None else parsed.filter(good), raw, fields, rejects, file)
+    return _within_limit(parsed if good is None else parsed.filter(good), raw, fields, rejects, file, unit)
 
 
 def _within_limit(
-    parsed: pl.DataFrame, raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str
+    parsed: pl.DataFrame, raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str, unit: int
 ) -> pl.DataFrame:
     """Parsed rows without trades larger than `MAX_NOTIONAL`, which are reported."""
-    beyond = _beyond(parsed, {field.name: field for field in fields})
+    beyond = _beyond(parsed, {field.name: field for field in fields}, unit)
     if beyond is None:
         return parsed
     rows = parsed.filter(beyond)[ROW]
@@ -127,12 +132,12 @@ def _within_limit(
     return parsed.filter(~beyond)
 
 
-def _beyond(parsed: pl.DataFrame, fields: dict[str, Field]) -> pl.Series | None:
-    """Which trades (prices in nanos) are larger than `MAX_NOTIONAL`; None where none is."""
+def _beyond(parsed: pl.DataFrame, fields: dict[str, Field], unit: int) -> pl.Series | None:
+    """Which trades (prices of which `unit` make a price unit) are larger than `MAX_NOTIONAL`; None where none is."""
     if not {"price", "size"} <= fields.keys():
         return None
     price, size = parsed["price"], parsed["size"]
-    limit = MAX_NOTIONAL * PRICE_SCALE * NANOS * fields["size"].scale
+    limit = MAX_NOTIONAL * PRICE_SCALE * unit * fields["size"].scale
     most, largest = price.max(), size.max()
     if not isinstance(most, int) or not isinstance(largest, int) or most * largest <= limit:
         return None
@@ -167,10 +172,12 @@ def names(values: pl.Series, file: str, *, blank: bool = False) -> tuple[pl.Seri
     name = values.name
     found = values.unique().drop_nulls().cast(pl.String)
     check_distinct(found, name, file)
-    good = is_name if name == "venue" else _is_symbol_or_contract
+    good, pattern = (is_name, NAME_PATTERN) if name == "venue" else (_is_symbol_or_contract, SYMBOL_PATTERN)
     right = (
         found.str.strip_chars(" ").str.to_uppercase().str.strip_chars_start("^" if name == "symbol" else "")
     )
+    if (found == right).all() and (right.str.contains(pattern) & (right != "")).all():
+        return values.cast(pl.Categorical), found
     right = pl.Series([text if good(text) and (text or blank) else None for text in right], dtype=pl.String)
     if (found == right).all(ignore_nulls=False):
         return values.cast(pl.Categorical), found
@@ -289,16 +296,17 @@ def _sized(asset: str, column: str, *, integer: bool) -> pl.Expr:
     return pl.when(contracts <= 2**49).then(contracts) * SIZE_SCALE[asset]
 
 
-def completed(prints: pl.DataFrame, note: Note) -> pl.DataFrame:
+def completed(prints: pl.DataFrame, note: Note, unit: int = NANOS) -> pl.DataFrame:
     """Finish parsed prints: round prices from nanos to price units, note what was rounded, and arrange.
 
     Args:
         prints: the columns of `prints.SCHEMA`, with prices in nanos; `FINER` where there are stocks.
         note: called for each kind of finer value that is found.
+        unit: 1 where prices are in price units already.
     """
     if FINER in prints.columns and prints[FINER].any():
         note(SIZES_ROUNDED, int(prints[FINER].sum()))
-    return arranged(rounded(prints, note))
+    return arranged(rounded(prints, note) if unit == NANOS else prints)
 
 
 def strike(column: str = "strike") -> Field:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,8 @@ import polars as pl
 
 from flowtape.errors import TapeError
 from flowtape.model.conditions import OPTION_NAMES, from_numbers, from_text, stock_conditions
-from flowtape.model.prices import MAX_NANOS, NANOS, nanos, shortest_floats
+from flowtape.model.prices import MAX_NANOS, NANOS, nanos, shortest_floats, whole_units
+from flowtape.model.prints import LIMITS as UNITS
 from flowtape.model.prints import (
     MAX_NAMES,
     PARTS,
@@ -136,6 +138,10 @@ class _Reading:
         self._contracts_in: list[str] = []
         meaning = _Meaning(table, columns, mapping)
         self._fields = [field for name in columns if name != "source" for field in meaning.fields(name)]
+        self._money = meaning.money_of_floats()
+        self._whole_fields = [
+            _in_units(field) if field.name in self._money else field for field in self._fields
+        ]
 
     def batches(self) -> Iterator[Batch]:
         """The prints, a batch for each piece of the table."""
@@ -143,8 +149,15 @@ class _Reading:
         for chunk in self._table.chunks(wanted, self.rejects, self.notes, self._options.batch_rows):
             self._check_source(chunk.frame)
             raw = self._prepared(chunk.frame)
-            prints = common.parse(raw, self._fields, self.rejects, self._table.path.name)
-            prints = common.completed(self._completed(prints), common.noting(self.notes))
+            whole = whole_units(raw, list(self._money.values())) if self._money else None
+            fields, unit = self._fields, NANOS
+            if whole is not None:
+                raw = raw.with_columns(
+                    whole[column].alias(f"#{name}") for name, column in self._money.items()
+                )
+                fields, unit = self._whole_fields, 1
+            prints = common.parse(raw, fields, self.rejects, self._table.path.name, unit)
+            prints = common.completed(self._completed(prints), common.noting(self.notes), unit)
             yield Batch(prints, chunk.rows, chunk.done)
 
     def _first_source(self) -> str:
@@ -360,6 +373,12 @@ class _Meaning:
                 f"{self._file}: {column} holds numbers; a mapping must tell whose, by condition_vocabulary"
             )
 
+    def money_of_floats(self) -> dict[str, str]:
+        """The amounts of a print → the file's columns, where all are floats of 64 bits in USD; else none."""
+        money = {name: column for name, column in self._columns.items() if name in _MONEY}
+        floats = all(self._schema[column] == pl.Float64 for column in money.values())
+        return money if floats and self._unit == 1 else {}
+
     def _money(self, column: str, dtype: pl.DataType) -> pl.Expr:
         """An amount in nanos; an integer of a unit that is a whole number of nanos stays exact."""
         factor = Fraction(str(self._unit)) * PRICE_SCALE * NANOS
@@ -367,6 +386,15 @@ class _Meaning:
             return nanos(pl.col(column), self._unit)
         value = pl.col(column).cast(pl.Int64, strict=False)
         return pl.when(value.abs() <= MAX_NANOS // int(factor)).then(value * int(factor))
+
+
+def _in_units(field: Field) -> Field:
+    """The field of an amount that is given in price units, not in nanos."""
+    value = pl.col(f"#{field.name}")
+    if field.name == "strike":
+        value = pl.when(value % 10 == 0).then(value)
+    low, high = UNITS[field.name]
+    return replace(field, value=value, low=low, high=high)
 
 
 def _chosen(values: pl.Series, name: str) -> pl.Series:
