@@ -156,3 +156,17 @@ def test_every_way_to_a_quote_has_its_class(shared, names, quote_class):
     found = pl.concat(batch.prints for batch in tape.batches)
     assert set(found["quote_class"].unique()) <= {quote_class, "none"}
     assert (found["quote_class"] == quote_class).any()
+
+
+def test_a_quote_that_comes_again_keeps_its_number(tmp_path):
+    from readers.dbn_files import OPEN, cmbp, trade, write
+
+    first, second = cmbp(10**9, 2 * 10**9, OPEN), cmbp(3 * 10**9, 4 * 10**9, OPEN)
+    trades = write(tmp_path / "t.dbn", "trades", [trade(ts=OPEN + 10**9, price=10**9)])
+    numbers = []
+    for name, quotes in (("once", [first, second]), ("again", [first, first, second, second])):
+        [tape] = open_tapes([trades, write(tmp_path / f"{name}.dbn", "cmbp-1", quotes)])
+        [print_] = pl.concat(batch.prints for batch in tape.batches).rows(named=True)
+        assert print_["bid"] == 30_000
+        numbers.append(print_["quote_seq"])
+    assert numbers[0] == numbers[1]

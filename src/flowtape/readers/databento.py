@@ -63,6 +63,8 @@ QUOTES_NOT_NBBO = "mbp-1 records of one venue's quote, not the NBBO, left out"
 QUOTES_TRADES = "trades among the quotes, left out"
 QUOTES_UNPLACED = "quotes without a known contract, or with a time out of range, left out"
 _ALIKE = ("ts_event", "instrument_id", "publisher_id")
+QUOTED = ("bid_px_00", "ask_px_00", "bid_sz_00", "ask_sz_00")
+"""The fields of a record that hold its quote."""
 QUOTES_UNUSED = (
     "files of a venue's quotes not read: the prints carry them, or the best of all venues is given"
 )
@@ -341,7 +343,7 @@ class _Reader:
             rtype = rtype_of(file.schema)
             for records in _packets(self._chunks(file, rtype), rtype):
                 # Samples are one a second; of other quotes with one `ts_event` the last to arrive is the last.
-                seq = None if file.schema in SAMPLED else arrivals(records)
+                seq = None if file.schema in SAMPLED else arrivals(records, QUOTED)
                 yield quotes_of(
                     file.schema, self._dataset, records, self._contracts, self._by, self._note, seq
                 )
@@ -461,9 +463,11 @@ def _quote(records: Records) -> dict[str, pl.Series]:
     return {name: column.set(column == dbn.UNDEF_PRICE, None) for name, column in prices.items()} | sizes
 
 
-def arrivals(records: Records) -> pl.Series:
+def arrivals(records: Records, content: Sequence[str] = ()) -> pl.Series:
     """A number for each record, made of its delay, `ts_recv − ts_event` in ns, and its place among those of the same
     venue, contract and times. Null where that takes more than 63 bits, as it does with an undefined time.
+
+    With `content` (names of fields), a record that repeats the content of the record before it shares that one's place.
 
     It is the `copy` of a print. `tcbbo` has no sequence, and the same print may come by `trades` and by `tcbbo`, from a
     file or live: so that it is one print either way, every schema is numbered alike.
@@ -473,11 +477,14 @@ def arrivals(records: Records) -> pl.Series:
     # Most packets hold one print, which needs no looking for another like it.
     shared = np.flatnonzero(~(new & np.append(new[1:], True)))
     keys = {"packet": np.cumsum(new)} | {name: records[name] for name in _ALIKE}
-    alike = pl.DataFrame({name: values[shared] for name, values in keys.items()})
+    columns = keys | {name: records[name] for name in content}
+    alike = pl.DataFrame({name: values[shared] for name, values in columns.items()})
+    place = pl.int_range(pl.len())
+    if content:
+        changed = pl.any_horizontal(pl.col(name) != pl.col(name).shift() for name in content)
+        place = changed.fill_null(value=False).cast(pl.Int64).cum_sum()
     places = np.zeros(len(records), np.int64)
-    places[shared] = (
-        alike.select(pl.int_range(pl.len()).over(list(keys)).alias("place")).to_series().to_numpy()
-    )
+    places[shared] = alike.select(place.over(list(keys)).alias("place")).to_series().to_numpy()
     delays = received.astype(np.int64) - records["ts_event"].astype(np.int64)
     fits = (np.abs(delays) < 2**53) & (places < PLACES)
     return pl.Series(delays * PLACES + places).set(pl.Series(~fits), None)

@@ -115,7 +115,7 @@ class _Decoder:
     def quotes(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
         """Quote records as `live.STANDING`; of equal times the last to come has the highest `seq`."""
         records, again = self._packet(rtype, data)
-        feed, seq = self._feed, files.arrivals(records)[again:]
+        feed, seq = self._feed, files.arrivals(records, files.QUOTED)[again:]
         raw = files.quotes_of(
             feed.schemas[1], feed.dataset, records[again:], self._contracts, feed.by, self._note, seq
         )
