@@ -2,16 +2,23 @@ import io
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 from reading import faults, read_all
 
+import flowtape
 from flowtape.errors import RowError, TapeError, UsageError
 from flowtape.model.prints import SCHEMA, conform
+from flowtape.pipeline.ingest import Request, ingest
+from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import Options, guess, open_tapes
 from flowtape.readers.frames import READ
+from flowtape.storage import open_store
+
+TEXT_TS = "2024-06-14T14:00:00Z"
 
 NS = 1_718_373_600_000_000_000
 """2024-06-14 14:00 UTC."""
@@ -406,3 +413,41 @@ def test_wrong_formats(write):
         read_all(write("x.gz", columnar(frame, "parquet")))
     with pytest.raises(TapeError, match="x: empty file"):
         read_all(write("x", b""), kind="table")
+
+
+def test_what_a_stock_says_of_a_contract_is_left_out(write):
+    header = "ts,symbol,asset,expiry,right,strike,price,size"
+    stocks = [
+        f"{TEXT_TS},A,stock,{rest},1,1" for rest in (",,0.0", "0,-,0", "1970-01-01,X,nan", "2026-05-15,C,500")
+    ]
+    tape, prints = read_all(write("x.csv", [header, *stocks, f"{TEXT_TS},A,option,2026-05-15,C,0,1,1"]))
+    assert prints.select("asset", "expiry", "right", "strike").rows() == [("stock", None, None, None)] * 4
+    assert faults(tape) == [(5, "strike is not a price in USD within bounds: '0'")]
+
+
+def test_the_store_s_view_is_read_as_the_tape_it_came_from(write, tmp_path):
+    header = "ts,symbol,asset,expiry,right,strike,price,size,bid,ask,condition,seq"
+    rows = [
+        f"{TEXT_TS},A,stock,,,,10.05,0.25,10,10.1,@,1", f"{TEXT_TS},A,option,2026-05-15,C,500,1.1,3,1,1.1,I,2",
+        f"{TEXT_TS},A,option,2026-05-15,C,500,1.1,3,1,1.1,I,", f"{TEXT_TS},A,option,2026-05-15,C,500,1.1,3,1,1.1,A,4",
+    ]  # fmt: skip
+    path, stores = write("x.csv", [header, *rows]), [str(tmp_path / "1.duckdb"), str(tmp_path / "2.duckdb")]
+    bars = []
+    for name in stores:
+        store = open_store(name)
+        [outcome] = ingest(Engine(store), Request(files=[str(path)]))
+        store.close()
+        assert (outcome.rows, outcome.added, outcome.removed) == (4, 4, 1)
+        path = tmp_path / "view.parquet"
+        with duckdb.connect(name, read_only=True) as db:
+            db.sql(f"COPY (SELECT * FROM prints) TO '{path}'")
+            assert db.sql("SELECT count(strike) FROM prints WHERE asset = 'stock'").fetchall() == [(0,)]
+            bars.append(db.sql("SELECT * FROM minutes ORDER BY ALL").fetchall())
+    assert bars[0] == bars[1]
+
+
+def test_a_frame_of_the_library_s_own_is_refused_as_a_tape(write):
+    rows = ["ts,symbol,price,size,bid,ask", f"{TEXT_TS},A,1.05,7,1,1.1"]
+    prints = flowtape.read(write("x.csv", rows))
+    with pytest.raises(TapeError, match="prices are integers of 1/10,000 USD, and a table's are USD"):
+        flowtape.read(write("y.parquet", columnar(prints, "parquet")))

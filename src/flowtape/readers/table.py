@@ -49,6 +49,8 @@ NEEDED = ("ts", "price", "size")
 NAMES = ("symbol", "root", "ticker")
 TAPE = "tape"
 """The column that tells of a stock's print whose codes its conditions are: A and B are CTA's, C is UTP's."""
+_OWN = {"copy", "corrects", "quote_class"}
+"""Columns that no table but the library's own frames of prints and the store's views have."""
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _REQUIRED = ("ts", "symbol", "root", "asset", "price", "size")
 _FAULTS = {
@@ -95,7 +97,10 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
     for path in files:
         table = frames.open_table(path)
         meant = _ALPACA if options.mapping is None and _is_alpaca(table.schema) else mapping
-        reading = _Reading(table, _columns(path, meant, table.schema), meant, options)
+        columns = _columns(path, meant, table.schema)
+        if mapping.price_unit is None and table.price_unit == 1:
+            _check_unit(path, columns, table.schema)
+        reading = _Reading(table, columns, meant, options)
         tapes.append(
             Tape(reading.source, "table", (path,), reading.batches(), reading.rejects, reading.notes)
         )
@@ -123,6 +128,15 @@ def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> di
     check(path.name, columns, schema)
     # A column of sequence numbers without any number is none.
     return {name: column for name, column in columns.items() if name != "seq" or schema[column] != pl.Null}
+
+
+def _check_unit(path: Path, columns: dict[str, str], schema: dict[str, pl.DataType]) -> None:
+    """Refuse a frame of prints of the library's own, whose integers are units and not USD or shares."""
+    if schema.keys() >= _OWN and schema[columns["price"]].is_integer():
+        raise TapeError(
+            f"{path.name}: a frame that flowtape.read gave: its prices are integers of 1/10,000 USD, and a table's are"
+            " USD; ingest the file that it was read from, or export the store's view prints"
+        )
 
 
 class _Reading:
@@ -178,6 +192,7 @@ class _Reading:
         numbers = [column for name, column in self._columns.items() if name in (*_MONEY, *SIZES, "seq")]
         coded = [column for column in numbers if isinstance(raw.schema[column], (pl.Categorical, pl.Enum))]
         self._contracts_in.clear()
+        raw = self._without_parts_of_stocks(raw)
         raw = shortest_floats(raw).with_columns(pl.col(coded).cast(pl.String))
         made = []
         for name, column in self._columns.items():
@@ -194,6 +209,16 @@ class _Reading:
             elif name == "expiry":
                 made.append(common.dates(raw[column]).alias("#expiry"))
         return raw.with_columns(made)
+
+    def _without_parts_of_stocks(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """Leave out expiry, right and strike of rows that say they are stocks', whatever stands there."""
+        parts = [self._columns[name] for name in PARTS if name in self._columns]
+        if not parts or "asset" not in self._columns:
+            return raw
+        stock = (_chosen(raw[self._columns["asset"]], "asset") == "stock").fill_null(value=False)
+        return (
+            raw.with_columns(pl.when(~stock).then(name).alias(name) for name in parts) if stock.any() else raw
+        )
 
     def _times(self, values: pl.Series) -> pl.Series:
         zone, dtype = self._mapping.time_zone, values.dtype

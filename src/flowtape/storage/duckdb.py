@@ -85,6 +85,7 @@ def _notional(upper: str, lower: str) -> str:
     return _summed(f"(sum({upper}) * {2**BITS}::HUGEINT + sum({lower}))")
 
 
+_STRIKE = "CASE asset WHEN 'option' THEN strike / 1e4 END AS strike"
 _DDL = f"""
 CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
 INSERT INTO meta VALUES ('version', '{VERSION}');
@@ -98,7 +99,7 @@ CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in ROW_IDENTIT
 CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
 CREATE TABLE classified (day DATE, classification VARCHAR, PRIMARY KEY (day, classification));
 CREATE TABLE cursors (source VARCHAR PRIMARY KEY, position VARCHAR);
-CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike, price / 1e4 AS price,
+CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", {_STRIKE}, price / 1e4 AS price,
     {_sized("size", 18)} AS size, bid / 1e4 AS bid, ask / 1e4 AS ask, {_sized("bid_size", 20)} AS bid_size,
     {_sized("ask_size", 20)} AS ask_size, quote_ts, quote_seq,
     {_named(QUOTE_CLASSES)}[quote_class + 1] AS quote_class, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
@@ -117,7 +118,7 @@ CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}
     arg_min(open, (-sets_ends, open_ts, open_seq, open_venue, open)) / 1e4 AS open,
     arg_max(close, (sets_ends, close_ts, close_seq, close_venue, close)) / 1e4 AS close
     FROM bar_rows JOIN series USING (series) GROUP BY ALL;
-CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", strike / 1e4 AS strike,
+CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", {_STRIKE},
     {_sized("size", 18)} AS size, price / 1e4 AS price, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
     name AS venue, seq, copy, removed_at
     FROM removed_rows JOIN series USING (series) JOIN venues USING (venue);
