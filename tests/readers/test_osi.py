@@ -145,6 +145,10 @@ def test_frames_and_questions_refuse_an_osi_symbol():
         plain = frame.with_columns(symbol=pl.lit("AAPL250221C00250000"), root=pl.lit("AAPL"))
         with pytest.raises(UsageError, match="'AAPL250221C00250000', which names an option's contract"):
             use(plain)
+        other = frame.with_columns(symbol=pl.lit(".SPY260515C500"), root=pl.lit("SPY"))
+        with pytest.raises(UsageError, match=r"'\.SPY260515C500', which names an option's contract"):
+            use(other)
+    assert [symbol_of(name) for name in ("SPY260515C500", "AAPL250221C0025000", "SPY")] == [None, None, "SPY"]
     bars = flowtape.minutes(flowtape.sign(frame.with_columns(symbol=pl.lit("AAPL"))))
     with pytest.raises(UsageError, match="is one contract; ask for SPY"):
         flowtape.cumulative(bars, "O:SPY260515C00500000")

@@ -10,16 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
-from flowtape.model.prints import MAX_STRIKE, OSI, Right
+from flowtape.model.prints import LIKE_OPTION, MAX_STRIKE, OSI, Right
 
 PARTS = ("root", "expiry", "right", "strike")
-_LIKE = r"^\.?(?:O:)?[A-Z0-9][A-Z0-9./]{0,6}? *_?[0-9]{6}[CP][0-9.]+$"
-"""What no stock is called: an OSI symbol, or the same contract as other programs write it (`.SPY260515C500`)."""
 
 
 def among(names: pl.Series) -> bool:
     """Whether any of some texts looks like an OSI symbol, or like an option's symbol of another kind."""
-    return bool(names.str.contains(_LIKE).any())
+    return bool(names.str.contains(LIKE_OPTION).any())
 
 
 def contracts(names: pl.Series) -> pl.DataFrame | None:
@@ -34,7 +32,7 @@ def contracts(names: pl.Series) -> pl.DataFrame | None:
         is null where the name is no OSI symbol with both.
     """
     distinct = names.unique().drop_nulls().cast(pl.String)
-    found = distinct.filter(distinct.str.contains(_LIKE)).to_frame("name")
+    found = distinct.filter(distinct.str.contains(LIKE_OPTION)).to_frame("name")
     found = found.with_columns(
         pl.col("name").str.extract_groups(OSI).struct.rename_fields(PARTS).struct.unnest()
     )

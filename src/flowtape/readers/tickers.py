@@ -11,7 +11,7 @@ import re
 
 import polars as pl
 
-from flowtape.model.prints import OSI, check_distinct, is_symbol
+from flowtape.model.prints import LIKE_OPTION, check_distinct, is_symbol
 
 _SUFFIXES = str.maketrans(
     {
@@ -20,7 +20,7 @@ _SUFFIXES = str.maketrans(
         "~": "TEST", " ": "", ".": "", "/": "",
     }
 )  # fmt: skip
-_OSI = re.compile(OSI)
+_OPTION = re.compile(LIKE_OPTION)
 _TICKER = re.compile(r"([A-Z][A-Z0-9]*)(?:([-^#+=$*%!@~prw]|[ ./](?=.))([-^#+=$*%!@~prwA-Z./]{0,8}))?")
 
 
@@ -32,7 +32,7 @@ def symbol_of(ticker: str) -> str | None:
     preferred share is `TpC`.
     """
     found = _TICKER.fullmatch(ticker)
-    if found is None or _OSI.match(ticker):
+    if found is None or _OPTION.match(ticker):
         return None
     own, mark, rest = found.groups()
     name = own if mark is None else f"{own}.{(mark + rest).translate(_SUFFIXES)}"
