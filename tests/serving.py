@@ -47,14 +47,20 @@ class Feed:
 class Kept:
     """A store, its window and the application over them. `keys` has one key a plan, by its name in lower case."""
 
-    def __init__(self, folder, now, settings=None, engine=ENGINE, replay=None):
+    def __init__(self, folder, now, settings=None, engine=ENGINE, replay=None, simulates=False):
         self.clock, self.feed = Clock(now), Feed()
         self.store = open_store(folder / "x.duckdb", engine)
         self.window = Window(self.store.catalog, now // MINUTE)
         self.engine = Engine(self.store, self.window)
         self.backlogs = Backlogs()
         self.flow = Flow(
-            self.engine, self.window, self.clock, self.feed, backlogs=self.backlogs, replay=replay
+            self.engine,
+            self.window,
+            self.clock,
+            self.feed,
+            backlogs=self.backlogs,
+            replay=replay,
+            simulates=simulates,
         )
         self.book = Keys(FileLedger(folder / "x.duckdb.keys"), self.clock.now_ns)
         self.usage = Usage(FileCounts(folder / "x.duckdb.keys"))
@@ -88,8 +94,8 @@ class Kept:
 
 
 @contextlib.contextmanager
-def kept(folder, now, settings=None, engine=ENGINE, replay=None):
-    made = Kept(folder, now, settings, engine, replay)
+def kept(folder, now, settings=None, engine=ENGINE, replay=None, simulates=False):
+    made = Kept(folder, now, settings, engine, replay, simulates)
     try:
         yield made
     finally:

@@ -123,6 +123,23 @@ def test_the_share_is_the_mean_of_all_that_is_loaded():
     assert backlogs.missing() is None
 
 
+def test_a_source_with_nothing_to_load_is_no_share():
+    backlogs = Backlogs()
+    backlogs.set("simulated", Backlog(0.0))
+    backlogs.set("window", Backlog(1.0))
+    assert backlogs.missing().done == 0.0
+    backlogs.set("simulated", Backlog(0.5))
+    assert backlogs.missing().done == 0.5
+
+
+def test_streams_of_a_simulated_market_say_so_while_it_loads(tmp_path):
+    with kept(tmp_path, NOW, simulates=True) as made, serving(made.app) as url:
+        made.backlogs.set("simulated", Backlog(0.25))
+        headers = {"X-Api-Key": made.keys["alpha"]}
+        with httpx.stream("GET", f"{url}{CUMULATIVE}/stream", headers=headers, timeout=20) as reply:
+            assert reply.headers["x-data-source"] == "simulated"
+
+
 class Outlet:
     """Keeps what a feed puts; ends it when no past is missing, or after so many deliveries."""
 

@@ -20,6 +20,7 @@ from flowtape.server.auth.keyfile import FileCounts, FileLedger
 from flowtape.server.auth.keys import Keys
 from flowtape.server.auth.usage import Usage
 from flowtape.server.encoded import Wire, wire_of
+from flowtape.server.errors import Headers
 from flowtape.server.formats import MEDIA, Format
 from flowtape.server.routes import Route
 from flowtape.server.server import run
@@ -80,6 +81,9 @@ class MemoryFlow:
 
     def state(self, route: Route, query: Query) -> object:
         return None
+
+    def source(self, query: Query) -> Headers:
+        return []
 
     async def symbols(self, wanted: Format) -> Wire:
         body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=stamp(AS_OF, "s"))

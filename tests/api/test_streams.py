@@ -125,6 +125,17 @@ def test_the_window_first_then_every_change(world):
     client.close()
 
 
+def test_a_stream_tells_its_source_and_lets_scripts_read_it(world):
+    world.take([step(1)], source="simulated")
+    client = follow(world, PATH + "/stream")
+    streamed = client.response.headers
+    client.close()
+    answer = httpx.get(world.url + PATH, headers={"X-Api-Key": world.keys["alpha"]}, timeout=LIMIT)
+    for name in ("x-data-source", "x-endpoint-version", "access-control-expose-headers"):
+        assert streamed.get(name) == answer.headers[name]
+    assert answer.headers["x-data-source"] == "simulated"
+
+
 @pytest.mark.parametrize(
     "query", ["?measure=premium", "?anchor=session", "?right=C&expiry=2026-03-20", "?side=buy"]
 )

@@ -364,3 +364,13 @@ def test_a_page_shows_how_far_the_server_has_loaded(desk):
     expect(page.get_by_role("status", name="Connection")).to_have_text("live")
     same(page, desk.points())
     desk.errors[:] = [one for one in desk.errors if "502" not in one]
+
+
+def test_a_market_that_loads_is_labelled_simulated_from_the_start(tmp_path, chromium):
+    with kept(tmp_path, NOW, simulates=True) as world, serving(world.app) as url:
+        world.backlogs.set("simulated", Backlog(0.25))
+        made = Desk(world, url, chromium)
+        page = made.open("/?symbol=SPY")
+        expect(page.get_by_text("simulated", exact=True)).to_be_visible()
+        made.errors[:] = [one for one in made.errors if "502" not in one]
+        made.close()

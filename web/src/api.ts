@@ -159,7 +159,7 @@ export async function get<T>(path: string, params: Params, signal?: AbortSignal)
 }
 
 /** What an answer rests on, of its headers. */
-function about(response: Response): About {
+export function about(response: Response): About {
   const asOf = response.headers.get("X-Data-As-Of");
   const source = response.headers.get("X-Data-Source") ?? "";
   const replay = /\breplay; day=([\d-]+); speed=([\d.e+-]+)/.exec(source);

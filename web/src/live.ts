@@ -1,6 +1,7 @@
 // The line as it is now: a stream where the API gives one, asked again and again where it does not.
 import { batch, effect, signal } from "@preact/signals";
 import {
+  about,
   type About,
   ApiError,
   ask,
@@ -158,6 +159,7 @@ async function listen(
   const headers: Record<string, string> = stream.lastId ? { "Last-Event-ID": stream.lastId } : {};
   try {
     const response = await ask(path(of, "cumulative/stream"), asked(of), { signal: either, headers });
+    batch(() => note(about(response)));
     for await (const event of events(response.body!, () => {
       clearTimeout(alarm);
       alarm = setTimeout(() => quiet.abort(), SILENT);
@@ -284,7 +286,7 @@ async function readingsOf(of: View, signal: AbortSignal): Promise<void> {
   const failed = [divergence, turns, sessions].filter((one) => one.status === "rejected");
   batch(() => {
     if (divergence.status === "fulfilled") note(divergence.value);
-    readingsProblem.value = failed.map((one) => String(one.reason.message)).join(" ");
+    readingsProblem.value = [...new Set(failed.map((one) => String(one.reason.message)))].join(" ");
     // What could not be asked again stays as it was, with the reason beside it.
     const before = readings.peek();
     readings.value = {

@@ -51,14 +51,16 @@ class Backlogs:
         self._missing: Missing | None = None
 
     def set(self, name: str, backlog: Backlog) -> None:
-        """Say how far a source is; a share of 1 ends its backlog."""
+        """Say how far a source is; a share of 1 ends its backlog. A source that begins with 1 had nothing to bring, and
+        does not count."""
         with self._lock:
-            if not self._open:
-                self._names.clear()
-            self._names.add(name)
-            self._open[name] = backlog
             if backlog.done >= 1:
-                del self._open[name]
+                self._open.pop(name, None)
+            else:
+                if not self._open:
+                    self._names.clear()
+                self._names.add(name)
+                self._open[name] = backlog
             self._missing = self._of_all() if self._open else None
 
     def end(self, name: str) -> None:

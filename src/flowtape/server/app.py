@@ -24,7 +24,7 @@ from flowtape.server.auth.keys import Key, Keys
 from flowtape.server.auth.quotas import Quotas
 from flowtape.server.auth.usage import Usage
 from flowtape.server.connections import Connections
-from flowtape.server.encoded import COMMON, EXPOSE, JSON, Reply, Wire, reply, wire_of
+from flowtape.server.encoded import COMMON, ENDPOINT_VERSION, EXPOSE, JSON, Reply, Wire, reply, wire_of
 from flowtape.server.errors import Headers, Refusal, UnhealthyBody
 from flowtape.server.formats import Format, accepted
 from flowtape.server.hosts import Hosts
@@ -279,9 +279,10 @@ class Application:
                 raise
             return stream
 
+        about = [EXPOSE, ENDPOINT_VERSION, *self.flow.source(asked.query)]
         stream, rate = await self._keyed(scope["path"], key, begin)
         stream.last_id, stream.valid = last_id, lambda: self.keys.find(given) is not None
-        return 200, [*STREAM_HEADERS, *COMMON, *rate], stream
+        return 200, [*STREAM_HEADERS, *COMMON, *about, *rate], stream
 
     def _allow(self, asked: Asked, key: Key, now: int) -> None:
         """Raise what keeps a key from an answer: its plan, the parameters, store and feed, the quota."""

@@ -25,6 +25,7 @@ EXPOSED = (
     b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 )
 EXPOSE = (b"access-control-expose-headers", EXPOSED)
+ENDPOINT_VERSION = (b"x-endpoint-version", VERSION.encode())
 
 _GZIP_FROM = 1024
 """Bytes of body from which compression is worth a packet."""
@@ -96,14 +97,17 @@ def _facts(answer: Answer, replay: str) -> Headers:
         EXPOSE,
         (b"cache-control", b"private, no-cache"),
         (b"vary", b"Accept, Accept-Encoding"),
-        (b"x-endpoint-version", VERSION.encode()),
+        ENDPOINT_VERSION,
     ]
     if answer.as_of is not None:
         headers.append((b"x-data-as-of", instant(answer.as_of).encode()))
-    sources = ["simulated"] * answer.simulated + [replay] * bool(replay)
-    if sources:
-        headers.append((b"x-data-source", ", ".join(sources).encode()))
-    return headers
+    return headers + source(answer.simulated, replay)
+
+
+def source(simulated: bool, replay: str) -> Headers:
+    """The header that says where prints come from; none where they are neither simulated nor replayed."""
+    sources = ["simulated"] * simulated + [replay] * bool(replay)
+    return [(b"x-data-source", ", ".join(sources).encode())] if sources else []
 
 
 async def reply(wire: Wire, headers: dict[bytes, bytes], rate: Headers) -> Reply:

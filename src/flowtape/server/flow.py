@@ -24,7 +24,8 @@ from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.ingestor import Engine
 from flowtape.queries.source import Desk
 from flowtape.server.account import symbols
-from flowtape.server.encoded import Wire, wire_of
+from flowtape.server.encoded import Wire, source, wire_of
+from flowtape.server.errors import Headers
 from flowtape.server.formats import Format
 from flowtape.server.logs import event
 from flowtape.server.routes import Route
@@ -90,6 +91,7 @@ class Flow:
         behind: Callable[[], float] = lambda: 0.0,
         backlogs: Backlogs | None = None,
         replay: Replay | None = None,
+        simulates: bool = False,
     ) -> None:
         self._engine = engine
         self._window = window
@@ -99,6 +101,7 @@ class Flow:
         self._behind = behind
         self._backlogs = backlogs or Backlogs()
         self._replay = "" if replay is None else str(replay)
+        self._simulates = simulates
         self._unreadable: str | None = None
         self._failed = (float("-inf"), "")
         self._last_look: tuple[int, int] | None = None
@@ -255,6 +258,14 @@ class Flow:
         if query.symbol:
             return self._engine.simulated(query.asset, query.symbol)
         return self._engine.simulated_any(query.asset)
+
+    def source(self, query: Query) -> Headers:
+        """The header that says where the prints of a query's answers come from.
+
+        While a simulated market is loading any symbol may be one of its own.
+        """
+        loading = self._simulates and self._backlogs.missing() is not None
+        return source(loading or self._simulated(self._meant(query)), self._replay)
 
     async def symbols(self, format: Format = "json") -> Wire:
         """Every symbol of which prints are kept."""

@@ -185,7 +185,7 @@ def _stream(route: Route, refs: dict[Any, Any], settings: Settings) -> dict[str,
     place = "The `id` of the last event seen, to get those since."
     header = {"name": "Last-Event-ID", "in": "header", "description": place, "schema": {"type": "string"}}
     named = {"name": LAST_EVENT_ID, "in": "query", "description": place, "schema": {"type": "string"}}
-    events = _response("The events, without end.", None, _RATE)
+    events = _response("The events, without end.", None, (*_RATE, "X-Data-Source", "X-Endpoint-Version"))
     events["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
     full = _response("There are as many streams as may be.", refs[ErrorBody], ("Retry-After",))
     responses = {"200": events, **_failures(refs), "503": full}

@@ -14,6 +14,7 @@ from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.queries import Made
 from flowtape.queries.source import Desk
 from flowtape.server.encoded import Wire
+from flowtape.server.errors import Headers
 from flowtape.server.filters import DTE, EXCLUDE, EXCLUDE_STOCKS, EXPIRY, RIGHT, SIDE, STRIKE
 from flowtape.server.formats import Format
 from flowtape.server.params import MOST, Param, whole
@@ -44,6 +45,9 @@ class FlowAnswers(Protocol):
 
     def state(self, route: Route, query: Query) -> object:
         """What the answer of a route rests on: the answer stays the same while this does. Cheap."""
+
+    def source(self, query: Query) -> Headers:
+        """The header that says where the prints of a query's answers come from, as far as it is known now."""
 
     async def symbols(self, format: Format) -> Wire:
         """Every symbol of which prints are kept."""

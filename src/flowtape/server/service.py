@@ -117,7 +117,9 @@ async def _serve(
     live = Live(engine, feeds, clock, metrics, backlogs=backlogs)
     metrics.watch(live)
     behind = follower.behind if follower else lambda: 0.0
-    flow = Flow(engine, window, clock, live, settings.silence_limit, behind, backlogs, replay)
+    simulated = any(feed.source == SIMULATED for feed in feeds)
+    limit = settings.silence_limit
+    flow = Flow(engine, window, clock, live, limit, behind, backlogs, replay, simulated)
     if usage.shared:
         metrics.watch_counts(lambda: bool(usage.shared and usage.shared.away))
     key = keys.add_ephemeral("Alpha") if any(_is_demo(feed) for feed in feeds) else None
@@ -130,7 +132,6 @@ async def _serve(
     _reload_on_hangup(keys)
 
     def listening(host: str, port: int) -> None:
-        simulated = any(feed.source == SIMULATED for feed in feeds)
         server = Ready(host, port, key, shown(settings.store), None, replay, simulated)
         announcer.listening(server)
         watching.append(asyncio.create_task(_announce(announcer, server, backlogs, store)))
