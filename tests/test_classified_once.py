@@ -1,22 +1,26 @@
 """Side and family are stored with a print; no answer classifies again."""
 
+import itertools
 import os
 import subprocess
 import sys
+import time
 from datetime import date, timedelta
 
+import httpx
 import polars as pl
 import pytest
 
 from flowtape.errors import StoreError
 from flowtape.model.query import Filter, Query
 from flowtape.pipeline.ingestor import Engine, wrong_minutes
-from flowtape.queries import quality, summary
+from flowtape.queries import blocks, quality, recent, summary
 from flowtape.queries.source import Desk
 from flowtape.simulation.market import Market
 from flowtape.simulation.tape import write_tape
 from flowtape.storage import open_store
 from flowtape.storage.clickhouse.connection import Link, parse
+from processes import Served, command
 from stores import ENGINE, every_print, make_store, name_of
 from tapes import ROW, SECOND, T0, frame, row
 
@@ -166,3 +170,91 @@ def test_rebuild_outdated_mends_a_store_from_the_command_line(tmp_path):
     assert "no day is outdated" in rebuild("--outdated").stdout
     assert rebuild().returncode == 2
     assert rebuild(str(DAY), "--outdated").returncode == 2
+
+
+@pytest.mark.skipif(ENGINE != "duckdb", reason="one store by file")
+def test_a_server_names_outdated_days_until_they_are_rebuilt(tmp_path, monkeypatch):
+    path = str(tmp_path / "x.duckdb")
+    kept = make_store(path)
+    Engine(kept).take(frame([ROW | {"seq": 1, "price": 13_000, **OLD_QUOTE}]), "test")
+    kept.close()
+    monkeypatch.setenv("FLOWTAPE_MAX_QUOTE_AGE", "1")
+    monkeypatch.chdir(tmp_path)
+    with Served("--store", path) as server:
+        server.await_log("classified under other settings")
+
+        def health():
+            return httpx.get(f"{server.url}/health").json()
+
+        deadline = time.monotonic() + 30
+        while health()["status"] != "Healthy" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert health()["detail"].startswith(f"Classified under other settings: {DAY}.")
+        command("rebuild", "--outdated", "--store", path)
+        assert health() == {"status": "Healthy"}
+
+
+class WithoutFrames:
+    """A store that refuses to give all prints of a span as a frame."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def __getattr__(self, name):
+        assert name not in ("prints", "prints_of")
+        return getattr(self.store, name)
+
+
+@pytest.mark.parametrize("at", [LATER, None])
+def test_day_answers_and_filtered_minutes_read_no_frame_of_prints(store, at):
+    cancelled = row(seq=3, size=5, strike=5_000_000, price=13_000)
+    cancel = row(seq=4, ts=LATER + SECOND, size=5, strike=5_000_000, price=13_000, condition="CANC")
+    prints = [row(seq=1, size=200, price=13_000), row(seq=2, price=11_000), cancelled, cancel]
+    Engine(store).take(frame(prints), "test")
+    desk = Desk(WithoutFrames(store), None, LATER + 60 * SECOND)
+    query = Query(symbol="SPY", at=at, limit=2, min_size=100)
+    more = at is not None
+    assert summary(desk, query).body.total_trades == 2 + more
+    assert summary(desk, query).body.contracts_with_trades == 1 + more
+    assert recent(desk, query).body.total_available == 2 + more
+    assert [trade.size for trade in recent(desk, query).body.trades] == ([5, 1] if more else [1, 200])
+    assert [block.size for block in blocks(desk, query).body.blocks] == [200]
+    minute = T0 // (60 * SECOND)
+
+    def minutes(**filters):
+        asked = Query(symbol="SPY", at=at, filter=Filter(**filters))
+        found = desk.totals(asked, minute - 5, minute + 5, ("buy_volume", "trades", "high", "biggest"))
+        return {name: values.tolist() for name, values in found.values.items()}
+
+    assert minutes(strike=(5_000_000, 5_000_000)) == (
+        {"buy_volume": [5], "trades": [1], "high": [13_000], "biggest": [5]}
+        if more
+        else {"buy_volume": [], "trades": [], "high": [], "biggest": []}
+    )
+    assert minutes(side="sell") == {"buy_volume": [0], "trades": [1], "high": [11_000], "biggest": [1]}
+
+
+def test_filters_of_prints_combine_over_trading_days(store):
+    expiries = (date(2026, 3, 6), date(2026, 3, 9), date(2026, 3, 20))
+    days = (T0, T0 + 3 * 86_400 * SECOND)
+    prints = [
+        row(seq=seq, ts=ts, expiry=expiry, right=right, condition=condition, price=13_000)
+        for seq, (ts, expiry, right, condition) in enumerate(
+            itertools.product(days, expiries, "CP", ("AUTO", "SLAN", "MLET")), start=1
+        )
+    ]
+    Engine(store).take(frame(prints), "test")
+    desk = Desk(store, None, days[1] + 3600 * SECOND)
+    span = (T0 // (60 * SECOND) - 5, days[1] // (60 * SECOND) + 5)
+
+    def trades(**filters):
+        query = Query(symbol="SPY", filter=Filter(strike=(0, 2**31 - 1), **filters))
+        return desk.totals(query, *span, ("trades",)).values["trades"].tolist()
+
+    assert trades() == [18, 18]
+    assert trades(dte=(0, 0)) == [6, 6]
+    assert trades(dte=(0, 2**31)) == [18, 12]
+    assert trades(dte=(3, 14), right="C") == [6, 3]
+    assert trades(expiries=((expiries[0], expiries[0]), (expiries[2], date.max))) == [12, 12]
+    assert trades(exclude=("auction", "multileg"), right="P", side="buy") == [3, 3]
+    assert trades(exclude=("auction",), expiries=((date.min, expiries[1]),)) == [8, 8]

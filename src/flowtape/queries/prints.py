@@ -16,7 +16,7 @@ from flowtape.model.prints import PRICE_SCALE, SCHEMA, SIZE_SCALE, Side
 from flowtape.model.query import Query
 from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
 from flowtape.queries.render.numbers import decimals, stamp, stamps, whole
-from flowtape.queries.source import Desk
+from flowtape.queries.source import Desk, Summed
 
 BLOCK_SIZE = {"option": 100, "stock": 10_000}
 """Contracts or shares from which a print is a block."""
@@ -114,30 +114,22 @@ def blocks(desk: Desk, query: Query) -> Made:
 def summary(desk: Desk, query: Query) -> Made:
     """The body of `…/summary`."""
     day = desk.day(query)
-    prints = _NONE if day is None else desk.signed(query, day)
-    size = pl.col("size")
-    volumes = prints.select(
-        *(size.filter(pl.col("side") == side).sum().alias(side) for side in Side.categories),
-        biggest=size.max().fill_null(0),
-        newest=pl.col("ts").to_physical().max(),
-    ).row(0, named=True)
-    newest, net = volumes["newest"], volumes["buy"] - volumes["sell"]
-    names = (*Side.categories, "biggest")
-    shown = whole(numbers([*(volumes[name] for name in names), net]), query.asset).tolist()
-    rounded = dict(zip((*names, "net"), shown, strict=True))
+    found = Summed(0, 0, 0, 0, 0, None, 0) if day is None else desk.summary(query, day)
+    sums = numbers([found.buy, found.sell, found.mid, found.buy - found.sell, found.biggest])
+    buy, sell, mid, net, biggest = whole(sums, query.asset).tolist()
     options = query.asset == "option"
     body = Summary(
         **echo(query),
-        contracts_with_trades=prints.select("series", "strike").n_unique() if options else UNSET,
-        total_trades=prints.height,
-        buy_volume=rounded["buy"],
-        sell_volume=rounded["sell"],
-        mid_volume=rounded["mid"],
-        net_volume=rounded["net"],
-        biggest_single_trade=rounded["biggest"],
-        last_trade_utc=None if newest is None else stamp(newest),
+        contracts_with_trades=found.contracts if options else UNSET,
+        total_trades=found.trades,
+        buy_volume=buy,
+        sell_volume=sell,
+        mid_volume=mid,
+        net_volume=net,
+        biggest_single_trade=biggest,
+        last_trade_utc=None if found.newest is None else stamp(found.newest),
     )
-    return Made(body, newest)
+    return Made(body, found.newest)
 
 
 _NONE = pl.DataFrame(schema={**SCHEMA, "series": pl.Int32, "side": Side})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from flowtape.cache.cross_section import FIELDS as BOARD_FIELDS
@@ -21,8 +22,9 @@ from flowtape.model.exact import Numbers
 from flowtape.model.prints import NEW_YORK, day_bounds, trading_days
 from flowtape.model.query import Filter, Query
 from flowtape.orderflow.identity import EVENT_ORDER
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE, net
+from flowtape.orderflow.minute_bars import EDGES, NS_PER_MINUTE, net
 from flowtape.pipeline.batch import bars_of
+from flowtape.queries import print_sql
 from flowtape.storage import Store
 
 _FIRST_LOOK = 4 * NS_PER_MINUTE
@@ -42,6 +44,19 @@ class Span(NamedTuple):
     start: int
     end: int
     newest: int | None = None
+
+
+class Summed(NamedTuple):
+    """Counted prints summed up: how many, volumes by side and the largest size in units, the newest print's time in ns
+    (None without one), and how many contracts they are of."""
+
+    trades: int
+    buy: int
+    sell: int
+    mid: int
+    biggest: int
+    newest: int | None
+    contracts: int
 
 
 class Flows(NamedTuple):
@@ -93,9 +108,7 @@ class Desk:
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if query.filter.by_print:
-            span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
-            chosen = self._counted(query, span)
-            return totals(columns_of(bars_of(chosen)), names)
+            return self._of_prints(query, Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE), names)
         from_window = query.at is None and not query.quality
         if from_window and self._window is not None and start >= self._window.oldest:
             return self._window.totals(query.asset, query.symbol, start, end, names, query.filter)
@@ -104,6 +117,34 @@ class Desk:
     def _kept(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
         bars = columns_of(self._bars(query, start, end))
         return totals(bars[:, passing(bars, self._store.catalog, query.filter)], names)
+
+    def _of_prints(self, query: Query, span: Span, names: tuple[str, ...]) -> Totals:
+        """A symbol's minutes made from its prints, for a filter that bars cannot tell."""
+        if set(names) & set(EDGES):
+            return totals(columns_of(bars_of(self._counted(query, span))), names)
+        rows, which = self._rows(query, span)
+        stock = query.asset == "stock"
+        found = self._store.select(print_sql.minutes(self._store.dialect, rows, which, names, stock=stock))
+        if found.is_empty():
+            none = np.empty(0, np.int64)
+            return Totals(none, dict.fromkeys(names, none), None)
+        minute, *values, newest = (column.cast(pl.Int64).to_numpy() for column in found.get_columns())
+        return Totals(minute, dict(zip(names, values, strict=True)), int(newest.max()))
+
+    def _rows(self, query: Query, span: Span, min_size: int = 1) -> tuple[str, str]:
+        """Return the SQL of a symbol's counted prints of a span (before `at`, and as it was then), and the predicate of
+        those that pass the filter."""
+        end = span.end if query.at is None else min(span.end, query.at)
+        self._require(span.start, end)
+        rows = self._store.counted(query.asset, query.symbol, span.start, end, query.at, min_size)
+        return rows, print_sql.passes(self._store.dialect, query.filter, span.start, end)
+
+    def summary(self, query: Query, span: Span) -> Summed:
+        """The counted prints of a span that pass the filter, summed up."""
+        rows, which = self._rows(query, span)
+        found = Summed(*self._store.select(print_sql.summary(self._store.dialect, rows, which)).row(0))
+        # One engine's greatest of nothing is null, the other's is 0.
+        return found if found.trades else found._replace(newest=None)
 
     def day(self, query: Query) -> Span | None:
         """The trading day of the symbol's newest counted print (before `at`), up to `at`; None without a print."""
@@ -122,7 +163,7 @@ class Desk:
         if whole and not query.filter.by_print:
             found = self._kept(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, ("trades",))
             return int(found.values["trades"].sum())
-        return self._counted(query, span).height
+        return self.summary(query, span).trades
 
     def signed(self, query: Query, span: Span) -> pl.DataFrame:
         """Return the counted prints of a span that pass the filter, in no order: `prints.SCHEMA`, `family`, `side` and
@@ -130,13 +171,17 @@ class Desk:
         return self._counted(query, span)
 
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
-        """The newest of `signed` by event order (`identity.EVENT_ORDER`), newest first: at most so many, of
-        `min_size` or more."""
+        """Return the newest of `signed` by event order (`identity.EVENT_ORDER`), newest first: at most `most`, of
+        `min_size` or more.
+
+        The statement looks at the last minutes of the span first, and further back only where those hold too few.
+        """
         # Not read again: a print that came in since may be of the next day.
         last = span.end - 1 if span.newest is None else min(span.newest, span.end - 1)
         look = Span(max(span.start, last - _FIRST_LOOK), span.end)
         while True:
-            found = self._counted(query, look, min_size)
+            rows, which = self._rows(query, look, min_size)
+            found = self._store.catalog.decode(self._store.select_rows(print_sql.newest(rows, which, most)))
             if found.height >= most or look.start <= span.start:
                 return found.sort(EVENT_ORDER, descending=True, nulls_last=True).head(most)
             look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
@@ -251,10 +296,9 @@ class Desk:
             return self._store.extent(series, 2**31 - 1)[1] if newest is None else newest
         minute = query.at // NS_PER_MINUTE
         plain = Query(asset=query.asset, symbol=query.symbol, at=query.at)
-        begun = self._counted(plain, Span(minute * NS_PER_MINUTE, query.at))
+        begun = self.summary(plain, Span(minute * NS_PER_MINUTE, query.at)).newest
         back = self._store.removed_since(series, 0, query.at, query.at)
-        times = pl.concat([frame["ts"].to_physical() for frame in (begun, back)])
-        known = [self._store.extent(series, minute)[1], times.max()]
+        known = [self._store.extent(series, minute)[1], begun, back["ts"].to_physical().max()]
         return max((ts for ts in known if isinstance(ts, int)), default=None)
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from flowtape.errors import UsageError
 from flowtape.storage.catalog import Catalog
+from flowtape.storage.dialect import Dialect
 
 
 class Point(NamedTuple):
@@ -40,6 +41,7 @@ class Store(Protocol):
     """
 
     catalog: Catalog
+    dialect: Dialect
     claims_version: int
     """Changes when another process claimed days."""
 
@@ -88,6 +90,19 @@ class Store(Protocol):
 
     def corrections(self, start: int, end: int) -> pl.DataFrame:
         """The slots (`catalog.ROW_SLOT`) of the rows of [start, end) ns that correct others."""
+
+    def counted(
+        self, asset: str, symbol: str, start: int, end: int, at: int | None, min_size: int = 1
+    ) -> str:
+        """Return the SQL of the prints of a symbol that count: in [start, end) ns, of `min_size` or more, neither a
+        cancel nor removed by one before `at` (None: ever). Its columns are those of the stored prints, `t` (ns) and
+        `minute` (since 1970)."""
+
+    def select(self, sql: str) -> pl.DataFrame:
+        """Return what a statement over `counted` gives."""
+
+    def select_rows(self, sql: str) -> pl.DataFrame:
+        """Return prints as rows (`catalog.ROWS`); `sql` is what follows the columns, from `FROM` on."""
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """Rows of [start, end) ns of some series, of `min_size` or more, with `removed_at`."""

@@ -137,6 +137,11 @@ class Catalog:
             wanted &= pl.col("expiry") == expiry
         return series.filter(wanted)["series"]
 
+    def symbol_id(self, asset: str, symbol: str) -> int | None:
+        """Return the number of a symbol, None where no print came of it."""
+        found = self.series.filter(pl.col("asset") == asset, pl.col("symbol") == symbol)
+        return None if found.is_empty() else int(found["symbol_id"][0])
+
     def symbols(self, asset: str) -> frozenset[str]:
         """The symbols of an asset that prints came of."""
         series = self.series

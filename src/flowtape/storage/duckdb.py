@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ import polars as pl
 
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.files import Held, private
-from flowtape.model.conditions import CANCEL, FAMILIES, FAMILY_OF
-from flowtape.model.exact import BITS
-from flowtape.model.prints import CONDITION_NAMES, QUOTE_CLASSES, SIZE_SCALE, Side, day_bounds
+from flowtape.model.prints import day_bounds
 from flowtape.orderflow.identity import PRECEDENCE
-from flowtape.orderflow.minute_bars import FIELDS, NOTIONALS, VOLUMES, merge
+from flowtape.orderflow.minute_bars import FIELDS, merge
 from flowtape.orderflow.quotes import STANDING
 from flowtape.storage import UNRELEASED, Changes, Point, other_format
 from flowtape.storage.catalog import (
@@ -34,8 +31,9 @@ from flowtape.storage.catalog import (
     last_mids,
     typed,
 )
+from flowtape.storage.dialect import CANCELS, DUCKDB
+from flowtape.storage.duckdb_tables import DDL, STANDING_QUOTES, VERSION
 
-VERSION = "3"
 _CONFIG: dict[str, Any] = {
     # DuckDB would fetch an extension from the network where a name or a query seems to need one.
     "autoinstall_known_extensions": False,
@@ -43,90 +41,6 @@ _CONFIG: dict[str, Any] = {
 }
 CLOSE_WAIT = 5.0
 """Seconds that closing waits for a transaction to end."""
-_CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
-_TYPES = {
-    "ts": "TIMESTAMP_NS NOT NULL", "series": "INTEGER NOT NULL", "strike": "INTEGER NOT NULL",
-    "price": "BIGINT NOT NULL", "size": "BIGINT NOT NULL", "bid": "BIGINT", "ask": "BIGINT",
-    "bid_size": "BIGINT", "ask_size": "BIGINT", "quote_ts": "TIMESTAMP_NS", "quote_seq": "BIGINT",
-    "quote_class": "UTINYINT NOT NULL", "condition": "UTINYINT NOT NULL", "venue": "USMALLINT NOT NULL",
-    "seq": "BIGINT NOT NULL", "copy": "BIGINT NOT NULL", "corrects": "UTINYINT NOT NULL", "underlying": "BIGINT",
-    "price_flags": "UTINYINT NOT NULL", "symbol_id": "INTEGER NOT NULL", "family": "UTINYINT NOT NULL",
-    "side": "UTINYINT NOT NULL",
-}  # fmt: skip
-_BAR_TYPES = {
-    "series": "INTEGER",
-    "family": "UTINYINT",
-    "minute": "INTEGER",
-    **dict.fromkeys(FIELDS, "BIGINT"),
-}
-
-
-def _columns(types: dict[str, str]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in types.items())
-
-
-def _named(values: tuple[str, ...]) -> str:
-    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
-
-
-def _sized(units: str, digits: int, asset: str = "asset") -> str:
-    """SQL for a size or volume as kept in contracts or shares, as a decimal of so many digits."""
-    one = " ".join(f"WHEN '{name}' THEN {Decimal(1) / scale:.4f}" for name, scale in SIZE_SCALE.items())
-    return f"({units} * CASE {asset} {one} END)::DECIMAL({digits}, 4)"
-
-
-def _summed(units: str, digits: int = 38) -> str:
-    """`_sized` of an aggregate over bars of one asset."""
-    return _sized(units, digits, "any_value(asset)")
-
-
-def _notional(upper: str, lower: str) -> str:
-    """SQL for Σ price · size over bars in 1/10,000 USD, as a decimal, of the two columns that hold it."""
-    return _summed(f"(sum({upper}) * {2**BITS}::HUGEINT + sum({lower}))")
-
-
-_STRIKE = "CASE asset WHEN 'option' THEN strike / 1e4 END AS strike"
-_DDL = f"""
-CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
-INSERT INTO meta VALUES ('version', '{VERSION}');
-CREATE TABLE series (series INTEGER, asset VARCHAR, symbol VARCHAR, root VARCHAR, expiry DATE, "right" VARCHAR,
-    symbol_id INTEGER);
-CREATE TABLE venues (venue USMALLINT, name VARCHAR);
-CREATE TABLE print_rows ({_columns(_TYPES)});
-CREATE TABLE bar_rows ({_columns(_BAR_TYPES)});
-CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in ROW_IDENTITY})},
-    removed_at TIMESTAMP_NS NOT NULL);
-CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
-CREATE TABLE classified (day DATE, classification VARCHAR, PRIMARY KEY (day, classification));
-CREATE TABLE cursors (source VARCHAR PRIMARY KEY, position VARCHAR);
-CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", {_STRIKE}, price / 1e4 AS price,
-    {_sized("size", 18)} AS size, bid / 1e4 AS bid, ask / 1e4 AS ask, {_sized("bid_size", 20)} AS bid_size,
-    {_sized("ask_size", 20)} AS ask_size, quote_ts, quote_seq,
-    {_named(QUOTE_CLASSES)}[quote_class + 1] AS quote_class, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
-    name AS venue, seq, copy, corrects, underlying / 1e4 AS underlying, price_flags,
-    {_named(FAMILIES)}[family + 1] AS family, {_named(tuple(Side.categories))}[side + 1] AS side
-    FROM print_rows JOIN series USING (series) JOIN venues USING (venue);
-CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}[family + 1] AS family,
-    make_timestamp(minute::BIGINT * 60000000) AS minute,
-    {", ".join(f"{_summed(f'sum({n})')} AS {n}" for n in VOLUMES)},
-    {", ".join(f"{_notional(*pair)} AS {side}_notional" for side, pair in NOTIONALS.items())},
-    sum(trades)::HUGEINT AS trades,
-    arg_max(high, (ifnull(sets_range, 1), high)) / 1e4 AS high,
-    arg_min(low, (-ifnull(sets_range, 1), low)) / 1e4 AS low, {_summed("max(biggest)", 18)} AS biggest,
-    make_timestamp_ns(arg_min(biggest_ts, (-biggest, biggest_ts))) AS biggest_ts,
-    make_timestamp_ns(max(last_ts)) AS last_ts,
-    arg_min(open, (-sets_ends, open_ts, open_seq, open_venue, open)) / 1e4 AS open,
-    arg_max(close, (sets_ends, close_ts, close_seq, close_venue, close)) / 1e4 AS close
-    FROM bar_rows JOIN series USING (series) GROUP BY ALL;
-CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", {_STRIKE},
-    {_sized("size", 18)} AS size, price / 1e4 AS price, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
-    name AS venue, seq, copy, removed_at
-    FROM removed_rows JOIN series USING (series) JOIN venues USING (venue);
-"""
-
-# Made where it is missing: a store of this version may have been made before the table was added.
-_STANDING = """CREATE TABLE IF NOT EXISTS standing_quotes (source VARCHAR, instrument VARCHAR, ts BIGINT, seq BIGINT,
-    bid BIGINT, ask BIGINT, bid_size BIGINT, ask_size BIGINT)"""
 
 
 class _Arrow:
@@ -143,6 +57,7 @@ class _Arrow:
 class DuckStore:
     """A `Store` in one DuckDB file."""
 
+    dialect = DUCKDB
     claims_version = 0
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
@@ -176,7 +91,7 @@ class DuckStore:
         self._db.execute("SET memory_limit = '1GB'")
         tables = {row[0] for row in self._db.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
         if not tables and not read_only:
-            self._db.execute(f"BEGIN; {_DDL} COMMIT")
+            self._db.execute(f"BEGIN; {DDL} COMMIT")
         elif "meta" not in tables:
             raise StoreError("it is a DuckDB file, but not a flowtape store")
         (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchall()[0]
@@ -185,7 +100,7 @@ class DuckStore:
         if version != VERSION:
             raise StoreError(other_format(version, VERSION))
         if not read_only:
-            self._db.execute(_STANDING)
+            self._db.execute(STANDING_QUOTES)
         series = self._frame('SELECT series, asset, symbol, root, expiry, "right", symbol_id FROM series')
         venues = self._frame("SELECT venue, name FROM venues")
         self.catalog = Catalog.of(typed(series, SERIES), typed(venues, VENUES))
@@ -364,6 +279,27 @@ class DuckStore:
         self._run(f"DELETE FROM {table} t USING fresh f WHERE {same} AND {_between(first, last + 1, 't.ts')}",
                   fresh=rows.select(ROW_IDENTITY))  # fmt: skip
 
+    def counted(
+        self, asset: str, symbol: str, start: int, end: int, at: int | None, min_size: int = 1
+    ) -> str:
+        """See `Store.counted`."""
+        number, keys = self.catalog.symbol_id(asset, symbol), ", ".join(ROW_IDENTITY)
+        before = "" if at is None else f" AND removed_at < make_timestamp_ns({at})"
+        return (
+            "SELECT p.*, epoch_ns(p.ts) AS t, epoch_ns(p.ts) // 60000000000 AS minute FROM print_rows p ANTI JOIN"
+            f" (SELECT {keys} FROM removed_rows WHERE {_between(start, end)}{before}) r USING ({keys})"
+            f" WHERE symbol_id = {-1 if number is None else number} AND {_between(start, end, 'p.ts')}"
+            f" AND condition NOT IN ({CANCELS}) AND size >= {min_size}"
+        )
+
+    def select(self, sql: str) -> pl.DataFrame:
+        """See `Store.select`."""
+        return self._frame(sql)
+
+    def select_rows(self, sql: str) -> pl.DataFrame:
+        """See `Store.select_rows`."""
+        return self._frame(f"SELECT {', '.join(ROWS)} {sql}")
+
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """See `Store.prints`."""
         which = f"SEMI JOIN keys USING (series) WHERE size >= {min_size}"
@@ -406,7 +342,7 @@ class DuckStore:
         """See `Store.cancelled_groups`."""
         return self._frame(
             f"SELECT {', '.join(GROUP)}, epoch_ns(max(ts)) AS last FROM print_rows"
-            f" WHERE condition IN ({', '.join(map(str, _CANCELS))}) AND {_between(start, end)} GROUP BY ALL",
+            f" WHERE condition IN ({CANCELS}) AND {_between(start, end)} GROUP BY ALL",
             True,
         )
 

@@ -9,8 +9,7 @@ from datetime import date
 
 import polars as pl
 
-from flowtape.model.conditions import CANCEL, FAMILY_OF
-from flowtape.model.prints import CONDITION_NAMES, day_bounds
+from flowtape.model.prints import day_bounds
 from flowtape.orderflow.identity import PRECEDENCE
 from flowtape.orderflow.minute_bars import FIELDS, NS_PER_MINUTE, merge
 from flowtape.orderflow.quotes import STANDING
@@ -30,8 +29,8 @@ from flowtape.storage.clickhouse.rows import (
     span_of,
     struck,
 )
+from flowtape.storage.dialect import CANCELS, CLICKHOUSE
 
-_CANCELS = [place for place, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == CANCEL]
 _CLAIMS: Schema = {"asset": pl.String, "symbol": pl.String, "day": pl.Date, "source": pl.String}
 _EXTENT = "count() AS n, min(toUnixTimestamp64Nano(ts)) AS a, max(toUnixTimestamp64Nano(ts)) AS b"
 _NAMED = 10_000
@@ -40,6 +39,8 @@ _NAMED = 10_000
 
 class ClickStore(Commits):
     """A `Store` in ClickHouse. Many processes may write: each symbol's day by one of them at a time."""
+
+    dialect = CLICKHOUSE
 
     # reading
     def _ask(
@@ -53,6 +54,12 @@ class ClickStore(Commits):
         also: str = "",
     ) -> pl.DataFrame:
         """Rows of a table that count; of each `one_of` the newest, where that one meets `also`."""
+        return self._link.ask(self._sql(table, columns, where, own, one_of, voided, also))
+
+    def _sql(
+        self, table: str, columns: str, where: str, own: bool, one_of: str, voided: str, also: str
+    ) -> str:
+        """Return the statement of `_ask`."""
         if own:
             self._flush(table)
         counts = self._counts(own)
@@ -60,7 +67,7 @@ class ClickStore(Commits):
             where += self._not_void(voided, counts, own)
         newest = f" ORDER BY v DESC LIMIT 1 BY {one_of}" if one_of else ""
         sql = f"SELECT {columns} FROM {self._at(table)} WHERE ({counts}) AND {where}{newest}"
-        return self._link.ask(f"SELECT * FROM ({sql}) WHERE {also}" if also else sql)
+        return f"SELECT * FROM ({sql}) WHERE {also}" if also else sql
 
     def _not_void(self, kind: str, counts: str, own: bool) -> str:
         """What rows meet that no later statement struck out in whole."""
@@ -172,6 +179,30 @@ class ClickStore(Commits):
         """See `Store.corrections`."""
         return self._rows(span_of(start, end), own=True, also="corrects = 1").select(ROW_SLOT)
 
+    def counted(
+        self, asset: str, symbol: str, start: int, end: int, at: int | None, min_size: int = 1
+    ) -> str:
+        """See `Store.counted`."""
+        where = f"{span_of(start, end)} AND asset = {quoted(asset)} AND symbol = {quoted(symbol)}"
+        columns, keys = ", ".join((*PRINT_ROW, "gone")), ", ".join(IDENTITY)
+        also = f"gone = 0 AND condition NOT IN ({CANCELS}) AND size >= {min_size}"
+        prints = self._sql("prints", columns, where, False, keys, "prints", also)
+        also = "removed_at IS NOT NULL" if at is None else f"toUnixTimestamp64Nano(removed_at) < {at}"
+        removed = self._sql("removals", f"{keys}, removed_at", where, False, keys, "removals", also)
+        time = "toUnixTimestamp64Nano(p.ts)"
+        return (
+            f"SELECT {', '.join(PRINT_ROW)}, {time} AS t, intDiv({time}, {NS_PER_MINUTE}) AS minute"
+            f" FROM ({prints}) AS p LEFT ANTI JOIN (SELECT {keys} FROM ({removed})) AS r USING ({keys})"
+        )
+
+    def select(self, sql: str) -> pl.DataFrame:
+        """See `Store.select`."""
+        return self._link.ask(sql)
+
+    def select_rows(self, sql: str) -> pl.DataFrame:
+        """See `Store.select_rows`."""
+        return by_number(self.catalog, self._link.ask(f"SELECT {', '.join(PRINT_ROW)} {sql}"), ROWS)
+
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """See `Store.prints`."""
         where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
@@ -225,7 +256,7 @@ class ClickStore(Commits):
 
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
         """See `Store.cancelled_groups`."""
-        cancels = f"condition IN ({', '.join(map(str, _CANCELS))})"
+        cancels = f"condition IN ({CANCELS})"
         rows = self._rows(span_of(start, end), own=True, also=cancels)
         return rows.group_by(GROUP).agg(pl.col("ts").to_physical().max().alias("last"))
 
