@@ -283,13 +283,25 @@ class DuckStore:
         self, asset: str, symbol: str, start: int, end: int, at: int | None, min_size: int = 1
     ) -> str:
         """See `Store.counted`."""
-        number, keys = self.catalog.symbol_id(asset, symbol), ", ".join(ROW_IDENTITY)
+        known, keys = self.catalog.symbol_id(asset, symbol), ", ".join(ROW_IDENTITY)
+        number = -1 if known is None else known
         before = "" if at is None else f" AND removed_at < make_timestamp_ns({at})"
-        return (
-            "SELECT p.*, epoch_ns(p.ts) AS t, epoch_ns(p.ts) // 60000000000 AS minute FROM print_rows p ANTI JOIN"
-            f" (SELECT {keys} FROM removed_rows WHERE {_between(start, end)}{before}) r USING ({keys})"
-            f" WHERE symbol_id = {-1 if number is None else number} AND {_between(start, end, 'p.ts')}"
+        mine = (
+            f"SELECT *, epoch_ns(ts) AS t, epoch_ns(ts) // 60000000000 AS minute FROM print_rows"
+            f" WHERE symbol_id = {number} AND {_between(start, end)}"
             f" AND condition NOT IN ({CANCELS}) AND size >= {min_size}"
+        )
+        removed = (
+            f"SELECT {keys} FROM removed_rows WHERE {_between(start, end)}{before}"
+            f" AND series IN (SELECT series FROM series WHERE symbol_id = {number})"
+        )
+        # To join by the whole key costs several times what the answers cost: only prints of an instant at which one was
+        # removed are compared so.
+        return (
+            f"WITH mine AS NOT MATERIALIZED ({mine}), removed AS NOT MATERIALIZED ({removed})"
+            " SELECT * FROM mine ANTI JOIN (SELECT ts FROM removed) USING (ts) UNION ALL"
+            " SELECT * FROM (SELECT * FROM mine SEMI JOIN (SELECT ts FROM removed) USING (ts))"
+            f" ANTI JOIN removed USING ({keys})"
         )
 
     def select(self, sql: str) -> pl.DataFrame:
