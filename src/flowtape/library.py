@@ -10,7 +10,7 @@ Frames are Polars; a pandas frame is taken wherever a frame is.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from flowtape.model import columns
 from flowtape.model.conditions import is_cancel, price_flags
 from flowtape.model.prints import EARLIEST, LATEST, OUT_OF_RANGE, PRICE_SCALE, Asset, Side, Timestamp, conform
 from flowtape.model.symbols import asked, meant
+from flowtape.orderflow.batched_bars import BatchedBars
 from flowtape.orderflow.classify import in_force
 from flowtape.orderflow.classify import sign as _sign
 from flowtape.orderflow.identity import Copies
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE, unshown
+from flowtape.orderflow.minute_bars import BY, NS_PER_MINUTE, check_by, unshown
 from flowtape.orderflow.minute_bars import SCHEMA as BARS
 from flowtape.orderflow.minute_bars import minutes as _minutes
 from flowtape.orderflow.quotes import NO_QUOTE_OF, few_quotes
@@ -60,35 +61,85 @@ def read(
 
 def prints_of(tapes: Iterable[Tape]) -> pl.DataFrame:
     """All prints of some tapes; warns of rows left out."""
-    frames = []
-    for tape in tapes:
-        found = [batch.prints for batch in tape.batches]
-        frames += found
-        if tape.nothing_read is not None:
-            raise NothingRead(tape.nothing_read)
-        if tape.rejects.count:
-            reasons = ", ".join(
-                f"{reason} ({count})" for reason, count in tape.rejects.reasons.most_common(3)
-            )
-            first = tape.rejects.earliest
-            shown = f"; {first.shown}" if first else ""
-            warnings.warn(f"{tape.name}: {tape.rejects.count} rows left out: {reasons}{shown}", stacklevel=3)
-        for text in _about_quotes(tape, found):
-            warnings.warn(f"{tape.name}: {text}", stacklevel=3)
-    return pl.concat(frames)
+    told: list[str] = []
+    prints = pl.concat([prints for tape in tapes for prints in _batches(tape, told)])
+    _warn(told)
+    return prints
 
 
-def _about_quotes(tape: Tape, found: Sequence[pl.DataFrame]) -> list[str]:
-    """What to warn of where quotes were given and few prints have one in force."""
-    texts = [note for note in tape.notes if note.startswith(NO_QUOTE_OF)]
-    if not texts and not any(prints["ask"].count() for prints in found):
-        return []
-    counted = [prints.filter(~is_cancel()) for prints in found]
-    unquoted = sum(
-        prints.select((~in_force(prints, None).fill_null(value=False)).sum()).item() for prints in counted
-    )
-    few = few_quotes(unquoted, sum(prints.height for prints in counted))
-    return texts + ([few] if few else [])
+def _warn(told: Iterable[str]) -> None:
+    for text in told:
+        warnings.warn(text, stacklevel=4)
+
+
+def _batches(tape: Tape, told: list[str]) -> Iterator[pl.DataFrame]:
+    """The prints of a tape, batch by batch; adds to `told` what to warn of: rows left out, and quotes that are
+    missing."""
+    quoted = counted = unquoted = 0
+    for batch in tape.batches:
+        yield batch.prints
+        kept = ~is_cancel()
+        without = kept & ~in_force(batch.prints, None).fill_null(value=False)
+        found = batch.prints.select(pl.col("ask").count(), counted=kept.sum(), unquoted=without.sum()).row(0)
+        quoted, counted, unquoted = quoted + found[0], counted + found[1], unquoted + found[2]
+    if tape.nothing_read is not None:
+        raise NothingRead(tape.nothing_read)
+    if tape.rejects.count:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in tape.rejects.reasons.most_common(3))
+        first = tape.rejects.earliest
+        shown = f"; {first.shown}" if first else ""
+        told.append(f"{tape.name}: {tape.rejects.count} rows left out: {reasons}{shown}")
+    notes = [note for note in tape.notes if note.startswith(NO_QUOTE_OF)]
+    few = few_quotes(unquoted, counted) if notes or quoted else None
+    told += [f"{tape.name}: {text}" for text in (*notes, few) if text]
+
+
+def read_minutes(
+    path: str | Path | Iterable[str | Path],
+    format: str | None = None,
+    *,
+    rule: str | Sequence[str] = "quote",
+    max_quote_age: timedelta | None = None,
+    by: Sequence[str] = BY,
+    strict: bool = False,
+    mapping: str | Path | None = None,
+) -> pl.DataFrame:
+    """Read one or more files as minute bars.
+
+    The bars are those of `minutes(sign(read(path), rule, max_quote_age), by)`. Where the rule looks at each print alone
+    and the sequence numbers of the files only rise, the files are read batch by batch, which takes less memory than
+    their prints do. See `read`, `sign` and `minutes` for the arguments, warnings and errors.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if not paths:
+        raise UsageError("path: names no file")
+    check_by(by)
+    options = Options(strict=strict, mapping=None if mapping is None else Path(mapping))
+    return bars_of(lambda: open_tapes(paths, format, options), rule, max_quote_age, by)
+
+
+def bars_of(
+    opened: Callable[[], Iterable[Tape]],
+    rule: str | Sequence[str],
+    max_quote_age: timedelta | None = None,
+    by: Sequence[str] = BY,
+    before: datetime | None = None,
+) -> pl.DataFrame:
+    """The minute bars of tapes, or of their prints before an instant; warns of rows left out.
+
+    `opened` opens the tapes. It is called again where bars cannot be made batch by batch.
+    """
+    batched, told = BatchedBars(rule, max_quote_age, by), list[str]()
+    batches = (prints for tape in opened() for prints in _batches(tape, told))
+    if all(batched.add(_before(prints, before)) for prints in batches):
+        _warn(told)
+        return batched.bars()
+    del batched
+    return _minutes(_sign(_before(prints_of(opened()), before), rule, max_quote_age), by)
+
+
+def _before(prints: pl.DataFrame, instant: datetime | None) -> pl.DataFrame:
+    return prints if instant is None else prints.filter(pl.col("ts") < instant)
 
 
 def sign(
@@ -98,14 +149,14 @@ def sign(
     return _sign(_prints(prints), rule, max_quote_age)
 
 
-def minutes(signed: Frame) -> pl.DataFrame:
+def minutes(signed: Frame, by: Sequence[str] = BY) -> pl.DataFrame:
     """Minute bars of signed prints; see `flowtape.orderflow.minute_bars.minutes`."""
     frame = columns.polars_of(signed)
     if "side" not in frame.columns:
         raise UsageError("prints carry no column side; call sign(prints) first")
     made = columns.chosen(frame["side"], Side, {side.upper(): side for side in Side.categories}, "is no side")
     columns.refuse(made, made.is_null(), "a signed print needs it")
-    return _minutes(_prints(frame).with_columns(made))
+    return _minutes(_prints(frame).with_columns(made), by)
 
 
 def cumulative(

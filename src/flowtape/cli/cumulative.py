@@ -24,7 +24,7 @@ from flowtape.orderflow.classify import RULES
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.queries.source import Desk
-from flowtape.readers import Options, open_tapes
+from flowtape.readers import Options, Tape, open_tapes
 from flowtape.server import admin
 from flowtape.settings import load
 from flowtape.storage import open_store, shared
@@ -100,17 +100,20 @@ def _of_tape(
     tape: tuple[Path, ...], rule: str, symbol: str, minutes: int, at: datetime | None, expiry: date | None,
     asset: str, format: str | None, mapping: Path | None,
 ) -> tuple[str, pl.DataFrame, bool]:  # fmt: skip
-    tapes = open_tapes(tape, format, Options(mapping=mapping))
+    sources = set[str]()
+
+    def opened() -> list[Tape]:
+        tapes = open_tapes(tape, format, Options(mapping=mapping))
+        sources.update(one.source for one in tapes)
+        return tapes
+
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        prints = library.prints_of(tapes)
-        if at is not None:
-            prints = prints.filter(pl.col("ts") < at)
-        bars = library.minutes(library.sign(prints, rule.split(",")))
+        bars = library.bars_of(opened, rule.split(","), before=at)
     for one in told:
         click.echo(f"warning: {one.message}", err=True)
     line = library.cumulative(bars, symbol, minutes, expiry=expiry, at=at, asset=asset)
-    return library.symbol_in(bars, symbol, asset), line, any(one.source == SIMULATED for one in tapes)
+    return library.symbol_in(bars, symbol, asset), line, SIMULATED in sources
 
 
 def _of_store(

@@ -41,7 +41,8 @@ closes. `first_ts` is the oldest print's time. `sets_range` is 1 if the bar has 
 `sets_ends` if it has one that may set open and close, else 0. Only such prints set these prices; in a bar without one,
 all prints do."""
 FIELDS = (*VALUES, *EDGES)
-KEY = ("asset", "symbol", "expiry", "right", "family", "minute")
+BY = ("asset", "symbol", "expiry", "right", "family")
+"""What bars are kept apart by, beside the minute."""
 INSTANTS = ("biggest_ts", "last_ts", "open_ts", "close_ts", "first_ts")
 """Those of `FIELDS` that are times, in ns."""
 Notional = pl.Decimal(38, 4)
@@ -92,20 +93,39 @@ _EDGE_FIELDS = {
 }
 
 
-def minutes(signed: pl.DataFrame) -> pl.DataFrame:
-    """Minute bars of a frame of signed prints, in `SCHEMA`, one a key, in no particular order.
+def minutes(signed: pl.DataFrame, by: Sequence[str] = BY) -> pl.DataFrame:
+    """Minute bars of a frame of signed prints, one a key, in no particular order.
 
     Volumes are in the unit of the prints' sizes. Repeated rows count once; cancels remove what they name before
-    anything is summed. Raises `UsageError` where the frame carries no `side`.
+    anything is summed.
+
+    Args:
+        signed: prints with `side`.
+        by: the columns of `BY` that bars are kept apart by, beside the minute; `asset` and `symbol` among them.
+
+    Returns:
+        Bars in `SCHEMA`, without the columns of `BY` that `by` leaves out.
+
+    Raises:
+        UsageError: where the frame carries no `side`, or `by` is not as told.
     """
     if "side" not in signed.columns:
         raise UsageError("prints carry no column side; call sign(prints) first")
-    by = ("asset", "symbol", "expiry", "right", "family")
-    return _shown(aggregate(standing(signed, (*_READ, *by[:-1], family())), by))
+    check_by(by)
+    columns = [family() if name == "family" else name for name in by if name not in READ]
+    return shown(aggregate(standing(signed, (*READ, *columns)), by), by)
 
 
-def _shown(bars: pl.DataFrame) -> pl.DataFrame:
-    """Bars by `KEY` in `SCHEMA`."""
+def check_by(by: Sequence[str]) -> None:
+    """Raise `UsageError` unless bars can be kept by these columns."""
+    if not {"asset", "symbol"} <= set(by) <= set(BY) or len(set(by)) < len(by):
+        raise UsageError(
+            f"by: {', '.join(by)!r} is not asset, symbol and others of {', '.join(BY)}, each once"
+        )
+
+
+def shown(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Bars made by `aggregate` as people read them: in `SCHEMA`, with the key columns `by`."""
     instants = [_instant("minute", NS_PER_MINUTE), *(_instant(name, 1) for name in INSTANTS)]
     unit = pl.when(pl.col("asset") == "stock").then(_unit("stock")).otherwise(_unit("option"))
     notionals = [
@@ -114,7 +134,8 @@ def _shown(bars: pl.DataFrame) -> pl.DataFrame:
         .alias(f"{side}_notional")
         for side, (upper, lower) in NOTIONALS.items()
     ]
-    return bars.with_columns(*instants, *notionals).select(*SCHEMA)
+    names = [name for name in SCHEMA if name in by or name not in BY]
+    return bars.with_columns(*instants, *notionals).select(names)
 
 
 def _unit(asset: str) -> pl.Expr:
@@ -136,7 +157,7 @@ def _instant(name: str, scale: int) -> pl.Expr:
     return (pl.col(name) * scale).cast(pl.Datetime("ns")).dt.replace_time_zone("UTC").alias(name)
 
 
-_READ = ("ts", "seq", "venue", "price", "size", "side", "price_flags")
+READ = ("ts", "asset", "seq", "venue", "price", "size", "side", "price_flags")
 """The columns of prints that bars are made of, beside those they are made by."""
 
 
@@ -224,7 +245,8 @@ def _sums(
     """See `_Sums`; the types are those of `_widths`."""
     place = 2 ** _offset_bits(length)
     columns = {
-        "minute": _TS // length, "size": _SIZE, "price": _PRICE, "ts": _TS, "notional": _PRICE.cast(notional) * _SIZE,
+        "minute": _TS // length, "size": _SIZE.cast(pl.Int64), "price": _PRICE.cast(pl.Int64), "ts": _TS,
+        "notional": _PRICE.cast(notional) * _SIZE,
         "buy": _SIDE.eq(_SIDES["buy"]).cast(pl.Int64),
         "sell": _SIDE.eq(_SIDES["sell"]).cast(pl.Int64),
         # Of one size the earliest time has the greatest number.
