@@ -74,7 +74,11 @@ def by_polars(path: str, key: str) -> pl.DataFrame:
     told = spread & fresh & ~pl.col("condition").is_in(SILENT)
     size, notional = pl.col("size"), pl.col("notional")
     by = KEYS[key]
-    family = {"family": pl.col("condition").replace_strict(FAMILY_OF, return_dtype=pl.Enum(FAMILIES))}
+    family = {
+        "family": pl.col("condition")
+        .cast(pl.String)
+        .replace_strict(FAMILY_OF, return_dtype=pl.Enum(FAMILIES))
+    }
     bars = (
         prints.lazy()
         .filter(~gone, ~pl.col("condition").is_in(CANCELS))

@@ -24,7 +24,7 @@ from flowtape.model import columns
 from flowtape.model.conditions import is_cancel, price_flags
 from flowtape.model.prints import EARLIEST, LATEST, OUT_OF_RANGE, PRICE_SCALE, Asset, Side, Timestamp, conform
 from flowtape.model.symbols import asked, meant
-from flowtape.orderflow.batched_bars import BatchedBars
+from flowtape.orderflow.batched_bars import BATCHED_ROWS, BatchedBars
 from flowtape.orderflow.classify import in_force
 from flowtape.orderflow.classify import sign as _sign
 from flowtape.orderflow.identity import Copies
@@ -114,7 +114,8 @@ def read_minutes(
     if not paths:
         raise UsageError("path: names no file")
     check_by(by)
-    options = Options(strict=strict, mapping=None if mapping is None else Path(mapping))
+    given = None if mapping is None else Path(mapping)
+    options = Options(strict=strict, mapping=given, batch_rows=BATCHED_ROWS)
     return bars_of(lambda: open_tapes(paths, format, options), rule, max_quote_age, by)
 
 

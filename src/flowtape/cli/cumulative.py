@@ -20,6 +20,7 @@ from flowtape.cli.show import table
 from flowtape.errors import UsageError
 from flowtape.model.query import EVERYTHING, Filter, Query
 from flowtape.model.symbols import asked, meant
+from flowtape.orderflow.batched_bars import BATCHED_ROWS
 from flowtape.orderflow.classify import RULES
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.provenance import SIMULATED
@@ -103,7 +104,7 @@ def _of_tape(
     sources = set[str]()
 
     def opened() -> list[Tape]:
-        tapes = open_tapes(tape, format, Options(mapping=mapping))
+        tapes = open_tapes(tape, format, Options(mapping=mapping, batch_rows=BATCHED_ROWS))
         sources.update(one.source for one in tapes)
         return tapes
 

@@ -23,6 +23,10 @@ _NARROWED = ("strike", "price", "size")
 _MOST_NARROW = 2**31 - 1
 
 
+BATCHED_ROWS = 250_000
+"""Rows of a batch: columns of this length stay in a processor's cache and in memory that is used again."""
+
+
 class BatchedBars:
     """Minute bars of prints that are added batch by batch: the same that all prints give in one frame.
 
@@ -66,36 +70,35 @@ class BatchedBars:
     def bars(self) -> pl.DataFrame:
         """The bars of all prints added, at least one batch of them. They are let go, so this can be called once."""
         self._drop_removed()
-        columns = [*READ, *(family() if name == "family" else name for name in self._by if name not in READ)]
-        made = [shown(aggregate(piece.select(columns), self._by), self._by) for piece in self._pieces()]
+        made = [shown(aggregate(piece, self._by), self._by) for piece in self._pieces()]
         return pl.concat(made)
 
     def _drop_removed(self) -> None:
-        """Keep the prints that count."""
-        counted = [batch.select(~(is_cancel() | is_official())).to_series() for batch in self._kept]
-        if all(mask.all() for mask in counted):
-            return
-        whole = pl.concat(self._kept, how="vertical_relaxed")
-        # No row repeats another, so none is numbered.
-        gone = removals(whole.with_columns(pl.lit(1, pl.UInt8).alias("copy")))["row"]
-        standing = pl.concat(counted).scatter(gone, values=False)
-        del whole
+        """Keep the prints that count, with the columns that bars are made of."""
+        counted = pl.concat(batch.select(~(is_cancel() | is_official())).to_series() for batch in self._kept)
+        every = bool(counted.all())
+        if not every:
+            whole = pl.concat(self._kept, how="vertical_relaxed")
+            counted = counted.scatter(removals(whole)["row"], values=False)
+            del whole
+        columns = [*READ, *(family() if name == "family" else name for name in self._by if name not in READ)]
         start = 0
         for place, batch in enumerate(self._kept):
-            self._kept[place] = batch.filter(standing.slice(start, batch.height))
+            summed = batch.select(columns)
+            self._kept[place] = summed if every else summed.filter(counted.slice(start, batch.height))
             start += batch.height
 
     def _pieces(self) -> Iterator[pl.DataFrame]:
         """The prints in pieces of which no two share a minute; in one piece where they are in no order of time."""
-        if not self._in_order:
-            yield pl.concat(self._kept, how="vertical_relaxed")
-            return
-        rest = self._kept[0].clear()
+        pending: list[pl.DataFrame] = [self._kept[0].clear()]
         while self._kept:
-            piece = pl.concat([rest, self._kept.pop(0)], how="vertical_relaxed")
-            minute = piece["ts"].to_physical() // NS_PER_MINUTE
-            cut = int(minute.search_sorted(minute[-1])) if len(minute) else 0
-            rest = piece.slice(cut)
+            batch = self._kept.pop(0)
+            cut = 0
+            if self._in_order and batch.height:
+                minute = batch["ts"].to_physical() // NS_PER_MINUTE
+                cut = int(minute.search_sorted(minute[-1]))
             if cut:
-                yield piece.slice(0, cut)
-        yield rest
+                yield pl.concat([*pending, batch.slice(0, cut)], how="vertical_relaxed")
+                pending = []
+            pending.append(batch.slice(cut))
+        yield pl.concat(pending, how="vertical_relaxed")

@@ -22,6 +22,8 @@ _ORDER = tuple(name for name in EVENT_ORDER if name not in _GROUP)
 _PRIMES = (17, 104_729, 7919, 31)
 _PLACES = 2**20
 """Of a table of hashes; a power of two."""
+_PART = 250_000
+"""Rows that are hashed at a time, to bound memory."""
 
 
 def resolve(rows: pl.DataFrame) -> pl.DataFrame:
@@ -36,16 +38,22 @@ def resolve(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def removals(rows: pl.DataFrame) -> pl.DataFrame:
-    """The prints that cancels remove: `row`, their places in `rows`, and `removed_at`. See `resolve`."""
+    """The prints that cancels remove: `row`, their places in `rows`, and `removed_at`. See `resolve`.
+
+    Rows that no two of one asset share a sequence number of need no `copy`.
+    """
     cancels = rows.select(is_cancel()).to_series()
     if not cancels.any():
         return pl.DataFrame(schema={"row": pl.UInt32, "removed_at": Timestamp})
     near = maybe_in(rows, rows.filter(cancels), ("strike", "expiry", "size", "price")).arg_true()
-    columns = [*CONTRACT, "size", "price", *_ORDER]
-    few = rows.select(columns)[near].with_columns(near.alias("row"), cancels.gather(near).alias("_cancel"))
+    order = [name for name in _ORDER if name in rows.columns]
+    few = rows.select(*CONTRACT, "size", "price", *order)[near].with_columns(
+        near.alias("row"), cancels.gather(near).alias("_cancel")
+    )
     few = few.with_columns(trading_days(few["ts"]).alias("_day"))
-    groups = few.filter("_cancel").select(_GROUP).unique()
-    return _match(few.join(groups, on=list(_GROUP), how="semi", nulls_equal=True))
+    groups = few.filter("_cancel").select(_GROUP).unique().with_row_index("_group")
+    grouped = few.join(groups, on=list(_GROUP), nulls_equal=True, maintain_order="left")
+    return _match(grouped, order)
 
 
 def maybe_in(rows: pl.DataFrame, wanted: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
@@ -60,26 +68,28 @@ def maybe_in(rows: pl.DataFrame, wanted: pl.DataFrame, columns: Sequence[str]) -
     )
     rough = (mixed & (_PLACES - 1)).cast(pl.UInt32)
     table = pl.repeat(False, _PLACES, eager=True).scatter(wanted.select(rough).to_series(), True)
-    return rows.select(pl.lit(table).gather(rough)).to_series()
+    parts = rows.select(columns).iter_slices(_PART)
+    masks = [part.select(pl.lit(table).gather(rough)).to_series() for part in parts]
+    return pl.concat(masks) if masks else pl.Series(dtype=pl.Boolean)
 
 
-def _match(rows: pl.DataFrame) -> pl.DataFrame:
-    """`row` and `removed_at` of the prints that a cancel removes."""
-    key = list(_GROUP)
+def _match(rows: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
+    """`row` and `removed_at` of the prints that a cancel removes; `_group` numbers what they have in common."""
+    key = "_group"
     step = pl.when("_cancel").then(-1).otherwise(1).cum_sum().over(key)
     floor = pl.min_horizontal(pl.col("_height").cum_min().over(key), 0)
     ignored = pl.col("_cancel") & (pl.col("_floor") < pl.col("_floor").shift(1, fill_value=0).over(key))
     depth = pl.col("_height") - pl.col("_floor")
     return (
-        rows.select(*key, *_ORDER, "row", "_cancel")
-        .sort(*_ORDER, maintain_order=True)
+        rows.select(key, *order, "row", "_cancel")
+        .sort(*order, maintain_order=True)
         .with_columns(_height=step)
         .with_columns(_floor=floor)
         .filter(~ignored)
         # A print stands at the depth it opens, its cancel closes that same depth: at each depth of a group
         # the two take turns, so a print's fate is its next neighbour there.
         .with_columns(_level=depth + pl.col("_cancel").cast(pl.Int32))
-        .with_columns(removed_at=pl.col("ts").shift(-1).over([*key, "_level"]))
+        .with_columns(removed_at=pl.col("ts").shift(-1).over(key, "_level"))
         .filter(~pl.col("_cancel"), pl.col("removed_at").is_not_null())
         .select("row", "removed_at")
     )

@@ -290,7 +290,7 @@ def _with_ends(bars: pl.DataFrame, prints: pl.DataFrame) -> pl.DataFrame:
     """Bars of prints in event order, with the values of their first and last print in place of its row."""
     columns = ("ts", "seq", "#venue", "price")
     found = [
-        prints[source].to_physical().gather(bars[which[-1]]).alias(name)
+        prints[source].to_physical().gather(bars[which[-1]]).cast(pl.Int64).alias(name)
         for which in (_OPEN, _CLOSE)
         for name, source in zip(which, columns, strict=True)
     ]
