@@ -18,13 +18,13 @@ import flowtape
 from benchmarks.scale import DAY
 from flowtape.model.conditions import CANCEL, FAMILIES, FAMILY_OF, UNSIDED
 from flowtape.model.prints import Timestamp, day_bounds
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 
 KEYS = {
     "contract": ("asset", "symbol", "expiry", "right", "family"),
-    "symbol": ("asset", "symbol"),
+    "symbol": ("asset", "symbol", "right"),
 }
-"""What bars are kept by, beside the minute: flowtape's own key, and the coarsest that answers a request."""
+"""What bars are kept by, beside the minute: the finest key, and the one that answers most requests."""
 GROUP = ["root", "expiry", "right", "strike", "size", "price"]
 """What a cancel names of the print it removes."""
 COLUMNS = ["ts", "asset", "symbol", *GROUP, "bid", "ask", "quote_ts", "condition", "venue", "seq"]
@@ -35,16 +35,7 @@ MIDNIGHT = day_bounds(DAY)[0]
 
 
 def by_flowtape(path: str, key: str) -> pl.DataFrame:
-    bars = flowtape.minutes(flowtape.sign(flowtape.read(path)))
-    if key == "contract":
-        return bars
-    # Bars merge by sum, max and min.
-    return (
-        bars.lazy()
-        .group_by(*KEYS[key], "minute")
-        .agg(pl.col(*SUMS).sum(), pl.col("high", "biggest", "last_ts").max(), pl.col("low").min())
-        .collect(engine="streaming")
-    )
+    return flowtape.read_minutes(path, by=KEYS[key])
 
 
 def by_decode(path: str, key: str) -> pl.DataFrame:

@@ -10,9 +10,11 @@ import numpy as np
 import polars as pl
 
 from flowtape.cache.window import MINUTES
-from flowtape.model.conditions import FAMILIES
+from flowtape.model.conditions import FAMILIES, family
+from flowtape.model.exact import product
 from flowtape.model.prints import conform
-from flowtape.orderflow.minute_bars import EDGES, FIELDS, NS_PER_MINUTE
+from flowtape.orderflow.classify import sign
+from flowtape.orderflow.minute_bars import EDGES, FIELDS, NOTIONALS, NS_PER_MINUTE
 from flowtape.storage import Store, open_store
 from flowtape.storage.catalog import SERIES_KEY
 
@@ -42,7 +44,7 @@ def week_store(path: Path, rows: int, symbols: int) -> int:
 
 
 def _fill(store: Store, minute: int, rows: int, symbols: int) -> None:
-    _, rows_of_series = store.catalog.encode(_one_print_each(symbols))
+    _, rows_of_series = store.catalog.encode(sign(_one_print_each(symbols)).with_columns(family()))
     series = rows_of_series["series"].to_numpy()
     with store.transaction():
         # Keeps the series; the prints behind the bars play no part in a start.
@@ -88,7 +90,11 @@ def _bars(series: np.ndarray, minute: np.ndarray, rng: np.random.Generator) -> p
     bars = {
         "series": series, "family": np.full(count, _BUSY), "minute": minute,
         "buy_volume": buy, "sell_volume": sell, "mid_volume": mid + 1,
-        "buy_notional": buy * price, "sell_notional": sell * price, "mid_notional": (mid + 1) * price,
+        **{
+            name: part
+            for side, volume in (("buy", buy), ("sell", sell), ("mid", mid + 1))
+            for name, part in zip(NOTIONALS[side], product(volume, price), strict=True)
+        },
         "trades": rng.integers(1, 30, count), "high": price + 100, "low": price - 50,
         "biggest": rng.integers(1, 200, count), "biggest_ts": minute * NS_PER_MINUTE + 3 * 10**9,
         "last_ts": minute * NS_PER_MINUTE + 59 * 10**9,
