@@ -147,7 +147,6 @@ OSI = r"^(?:O:)?([A-Z0-9][A-Z0-9./]{0,5}?) *([0-9]{6})([CP])([0-9]{8})$"
 LIKE_OPTION = r"^\.?(?:O:)?[A-Z0-9][A-Z0-9./]{0,6}? *_?[0-9]{6}[CP][0-9.]+$"
 """What no stock is called: an OSI symbol, or the same contract as other programs write it (`.SPY260515C500`)."""
 _LIKE_OPTION = re.compile(LIKE_OPTION)
-_OPTION_LENGTH = 9
 SYMBOL_LENGTH = 32
 _PUNCTUATION = "./=+*#$!@&~_:"
 """What exchanges and vendors put into a symbol besides letters and digits: classes (`BRK.B`, `BRK/B`), preferred
@@ -362,9 +361,10 @@ def arranged(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
     """Prints whose options are filed under their underlying."""
-    names = prints["symbol"].unique().drop_nulls().cast(pl.String).to_list()
-    # The shortest is a root of one character, six digits, the right and a digit.
-    if contracts := [name for name in names if len(name) >= _OPTION_LENGTH and _LIKE_OPTION.match(name)]:
+    found = prints["symbol"].unique().drop_nulls().cast(pl.String)
+    # Letters alone are their own underlying, and no option's symbol, unless they are an index's root.
+    names = found.filter(~found.str.contains("^[A-Z]+$") | found.is_in(list(_INDEX_ROOTS))).to_list()
+    if contracts := [name for name in names if _LIKE_OPTION.match(name)]:
         raise UsageError(
             f"prints have the symbol {contracts[0]!r}, which names an option's contract: give its root, expiry, right "
             f"and strike in columns of their own"

@@ -26,6 +26,9 @@ _MOST_NARROW = 2**31 - 1
 BATCHED_ROWS = 250_000
 """Rows of a batch: columns of this length stay in a processor's cache and in memory that is used again."""
 
+PIECE_ROWS = 1_000_000
+"""Rows that are summed at a time: of many more, the table of groups no longer fits a processor's cache."""
+
 
 class BatchedBars:
     """Minute bars of prints that are added batch by batch: the same that all prints give in one frame.
@@ -39,8 +42,11 @@ class BatchedBars:
         rule: str | Sequence[str] = "quote",
         max_quote_age: timedelta | None = None,
         by: Sequence[str] = BY,
+        piece_rows: int = PIECE_ROWS,
     ) -> None:
-        """See `classify.sign` for the rule and the age, `minute_bars.minutes` for `by`."""
+        """See `classify.sign` for the rule and the age, `minute_bars.minutes` for `by`. `piece_rows` are summed at a
+        time."""
+        self._piece_rows = piece_rows
         self._rule, self._age, self._by = rule, max_quote_age, by
         names = [rule] if isinstance(rule, str) else rule
         self._print_alone = all(name in LIVE_RULES for name in names if name in RULES)
@@ -91,14 +97,15 @@ class BatchedBars:
     def _pieces(self) -> Iterator[pl.DataFrame]:
         """The prints in pieces of which no two share a minute; in one piece where they are in no order of time."""
         pending: list[pl.DataFrame] = [self._kept[0].clear()]
+        rows = 0
         while self._kept:
             batch = self._kept.pop(0)
-            cut = 0
-            if self._in_order and batch.height:
+            rows, cut = rows + batch.height, 0
+            if self._in_order and batch.height and rows >= self._piece_rows:
                 minute = batch["ts"].to_physical() // NS_PER_MINUTE
                 cut = int(minute.search_sorted(minute[-1]))
             if cut:
                 yield pl.concat([*pending, batch.slice(0, cut)], how="vertical_relaxed")
-                pending = []
+                pending, rows = [], batch.height - cut
             pending.append(batch.slice(cut))
         yield pl.concat(pending, how="vertical_relaxed")
