@@ -10,6 +10,8 @@ from datetime import date, timedelta
 import httpx
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowtape.errors import StoreError
 from flowtape.model.query import Filter, Query
@@ -19,6 +21,7 @@ from flowtape.queries.source import Desk
 from flowtape.simulation.market import Market
 from flowtape.simulation.tape import write_tape
 from flowtape.storage import open_store
+from flowtape.storage.catalog import CLUSTER, clustered
 from flowtape.storage.clickhouse.connection import Link, parse
 from processes import Served, command
 from stores import ENGINE, every_print, make_store, name_of
@@ -258,3 +261,14 @@ def test_filters_of_prints_combine_over_trading_days(store):
     assert trades(expiries=((expiries[0], expiries[0]), (expiries[2], date.max))) == [12, 12]
     assert trades(exclude=("auction", "multileg"), right="P", side="buy") == [3, 3]
     assert trades(exclude=("auction",), expiries=((date.min, expiries[1]),)) == [8, 8]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**61), st.integers(0, 3)), max_size=20),
+    st.sampled_from([1, 2**57]),
+)
+def test_clustered_rows_are_in_order_of_symbol_time_sequence(keys, coarse):
+    columns = [list(column) for column in zip(*keys, strict=True)] or [[], [], []]
+    rows = pl.DataFrame(dict(zip(CLUSTER, columns, strict=True)), dict.fromkeys(CLUSTER, pl.Int64))
+    rows = rows.with_columns((pl.col("ts") // coarse).cast(pl.Datetime("ns")))
+    assert clustered(rows).equals(rows.sort(CLUSTER))

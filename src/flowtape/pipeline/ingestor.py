@@ -28,7 +28,7 @@ from flowtape.pipeline.corrections import Corrections
 from flowtape.pipeline.provenance import Claims, Refusal
 from flowtape.readers import Tape
 from flowtape.storage import Point, Store
-from flowtape.storage.catalog import BAR_KEY, CLUSTER, GROUP
+from flowtape.storage.catalog import BAR_KEY, GROUP, clustered
 
 T = TypeVar("T")
 _GROUP_AND_TIME = (*(pl.col(name).cast(pl.Int64) for name in GROUP), pl.col("ts").to_physical())
@@ -390,7 +390,7 @@ class Engine:
         sides = prints.select(pl.col("side", "family").to_physical().cast(pl.UInt8))
         differ = (rows["side"] != sides["side"]) | (rows["family"] != sides["family"])
         if differ.any():
-            self.store.replace_prints(rows.with_columns(sides.get_columns()).filter(differ).sort(CLUSTER))
+            self.store.replace_prints(clustered(rows.with_columns(sides.get_columns()).filter(differ)))
         return resolve(prints)
 
     def _undo(self) -> None:
@@ -432,7 +432,7 @@ class Engine:
             batch, days = batch.only(new), days.filter(new)
         report.added += batch.rows.height - corrected.replacing
         report.corrections += corrected.replacing
-        self.store.append_prints(batch.rows.sort(CLUSTER))
+        self.store.append_prints(clustered(batch.rows))
         self.store.append_bars(batch.bars)
         self.classifications.add(of_days)
         cancels = batch.prints.select(is_cancel()).to_series()

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass, field
 from datetime import date
 
+import numpy as np
 import polars as pl
 
 from flowtape.errors import StoreError
@@ -56,6 +57,7 @@ ROW_SLOT = ("ts", "seq", "series", "strike", "venue")
 """What a row that corrects another has in common with it: `identity.SLOT` by number."""
 CLUSTER = ("symbol_id", "ts", "seq")
 """The order in which a batch of prints is inserted: an engine's block statistics then skip other symbols."""
+_KEY_BITS = 63
 BAR_KEY = ("series", "family", "minute")
 GROUP = ("series", "strike", "size", "price")
 """What a cancel and the print it removes have in common."""
@@ -251,6 +253,27 @@ class Catalog:
             names = self.venues["name"].to_physical().alias("key")
             self._venue_keys = pl.DataFrame([names, self.venues["venue"].alias("number")])
         return _numbers(venue.to_physical().alias("key"), self._venue_keys)
+
+
+def clustered(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows (`ROWS`) in order of `CLUSTER`.
+
+    Symbol and time are packed into one integer, which is sorted in half the time that three columns take. Where that
+    does not fit, or leaves `seq` falling among rows of one symbol and instant, the columns themselves are sorted.
+    """
+    if not rows.height:
+        return rows
+    ts, symbol = rows["ts"].to_physical(), rows["symbol_id"].cast(pl.Int64)
+    low, high, last = (int(bound) for bound in (ts.min(), ts.max(), symbol.max()))  # type: ignore[arg-type]
+    width = (high - low).bit_length()
+    if width + last.bit_length() > _KEY_BITS:
+        return rows.sort(CLUSTER)
+    key, seq = (symbol * 2**width + (ts - low)).to_numpy(), rows["seq"].to_numpy()
+    order = np.argsort(key, kind="stable")
+    key, seq = key[order], seq[order]
+    if ((key[1:] == key[:-1]) & (seq[1:] < seq[:-1])).any():
+        return rows.sort(CLUSTER)
+    return rows[order]
 
 
 def _first_series(series: pl.DataFrame) -> dict[tuple[str, str], int]:
