@@ -1,11 +1,13 @@
 """Names of embedded stores: which are refused, what mode their files have, and that nothing is fetched for them."""
 
 import os
+import sqlite3
 import stat
+from contextlib import closing
 
 import pytest
 
-from flowtape.errors import UsageError
+from flowtape.errors import StoreError, UsageError
 from flowtape.pipeline.ingestor import Engine
 from flowtape.storage import open_store
 from processes import command
@@ -64,3 +66,15 @@ def test_a_store_is_its_owner_s_alone(tmp_path):
         store.close()
     finally:
         assert os.umask(before) == 0o022
+
+
+def test_a_device_is_no_store_and_gets_no_keys():
+    assert "it is not a regular file" in command("keys", "list", "--store", "/dev/zero", code=5)
+    assert not os.path.exists("/dev/zero.keys")
+
+
+def test_an_sqlite_file_is_named_as_one(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "keys")) as db:
+        db.execute("CREATE TABLE keys (id TEXT)")
+    with pytest.raises(StoreError, match="keys: cannot be opened as a store: it is an SQLite file"):
+        open_store(tmp_path / "keys")

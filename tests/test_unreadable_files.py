@@ -4,9 +4,10 @@ import os
 
 import pytest
 
-from flowtape.errors import UsageError
+from flowtape.errors import TapeError, UsageError
 from flowtape.feeds.credentials import key_of
 from flowtape.files import MOST_TEXT
+from flowtape.readers import open_tapes
 from processes import command
 
 HEADER = "ts,symbol,price,size\n"
@@ -59,3 +60,9 @@ def test_a_credential_that_cannot_be_read_is_refused(odd, monkeypatch):
     monkeypatch.setenv("SOME_KEY_FILE", odd)
     with pytest.raises(UsageError, match=reason(odd)):
         key_of("SOME_KEY", "some")
+
+
+def test_a_tape_that_fails_while_it_is_read_is_an_error():
+    # Reading the memory at address 0 fails as a bad disk does.
+    with pytest.raises(TapeError, match="mem: cannot be read: Input/output error"):
+        open_tapes(["/proc/self/mem"])

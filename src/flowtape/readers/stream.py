@@ -41,17 +41,17 @@ class Stream:
             if reason is not None:
                 raise TapeError(f"{path.name}: cannot be read: it {reason}")
             self._raw: IO[bytes] = path.open("rb")
+            self._size = path.stat().st_size
         except OSError as error:
-            raise TapeError(f"{path.name}: cannot be read: {error.strerror}") from None
-        self._size = path.stat().st_size
-        magic = self._raw.read(4)
+            raise self._unreadable(error) from None
+        magic = self._take(4)
         self._raw.seek(0)
         if magic.startswith(_GZIP):
             self._pieces = self._bounded(self._gunzip())
         elif magic.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
             self._pieces = self._bounded(self._unzstd())
         else:
-            self._pieces = iter(lambda: self._raw.read(_PIECE), b"")
+            self._pieces = iter(lambda: self._take(_PIECE), b"")
         self._left = b""
 
     @property
@@ -89,6 +89,17 @@ class Stream:
     ) -> None:
         self.close()
 
+    def _take(self, size: int) -> bytes:
+        """Return the next bytes of the file itself; a disk may fail at any of them."""
+        try:
+            return self._raw.read(size)
+        except OSError as error:
+            self._raw.close()
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> TapeError:
+        return TapeError(f"{self.path.name}: cannot be read: {error.strerror}")
+
     def _bounded(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         made = 0
         for piece in pieces:
@@ -101,11 +112,11 @@ class Stream:
             yield piece
 
     def _gunzip(self) -> Iterator[bytes]:
-        data = self._raw.read(_GZIP_SLICE)
+        data = self._take(_GZIP_SLICE)
         while data:
             member = zlib.decompressobj(wbits=31)
             while not member.eof:
-                data = data or self._raw.read(_GZIP_SLICE)
+                data = data or self._take(_GZIP_SLICE)
                 if not data:
                     raise TapeError(f"{self.path.name}: truncated: the gzip data ends before its end mark")
                 try:
@@ -116,16 +127,16 @@ class Stream:
                 if piece:
                     yield piece
             # Some tools pad the last member with zeros.
-            data = (member.unused_data or self._raw.read(_GZIP_SLICE)).lstrip(b"\0")
+            data = (member.unused_data or self._take(_GZIP_SLICE)).lstrip(b"\0")
 
     def _unzstd(self) -> Iterator[bytes]:
         decompressor = zstandard.ZstdDecompressor()
-        data = self._raw.read(_ZSTD_SLICE)
+        data = self._take(_ZSTD_SLICE)
         while data:
             frame = decompressor.decompressobj()
             while not frame.eof:
                 # zstandard's own stream reader takes a file cut in mid-frame for a whole one; `eof` does not.
-                data = data or self._raw.read(_ZSTD_SLICE)
+                data = data or self._take(_ZSTD_SLICE)
                 if not data:
                     raise TapeError(f"{self.path.name}: truncated: the zstd data ends in mid-frame")
                 try:
@@ -135,7 +146,7 @@ class Stream:
                 data = b""
                 if piece:
                     yield piece
-            data = frame.unused_data or self._raw.read(_ZSTD_SLICE)
+            data = frame.unused_data or self._take(_ZSTD_SLICE)
 
 
 def open_stream(path: Path) -> Stream:

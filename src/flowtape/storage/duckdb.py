@@ -479,4 +479,6 @@ def _opening(path: Path, error: Exception) -> StoreError:
     text = _first_line(error)
     if "lock" in text.lower() and "Could not set lock" in str(error):
         return StoreBusy(f"{path.name}: another process holds this store")
+    if "sqlite_scanner" in text:
+        text = "it is an SQLite file"
     return StoreError(f"{path.name}: cannot be opened as a store: {text}")

@@ -13,14 +13,15 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from flowtape.errors import FlowtapeError, UsageError
+from flowtape.errors import FlowtapeError, StoreError, UsageError
 from flowtape.server.logs import Outage, event
 from flowtape.settings import KEYS_IN_STORE, PLANS, Plan, Settings
-from flowtape.storage import shared
+from flowtape.storage import check_name, shared
 
 CHECK_EVERY = 0.25
 """Seconds between looks for keys made or revoked by another process."""
@@ -76,7 +77,13 @@ def label_taken(label: str) -> UsageError:
 
 
 def check_place(settings: Settings) -> None:
-    """Raise `UsageError` where the setting `keys` names no place for keys."""
+    """Raise `UsageError` where the setting `keys` or `store` names no place for them, and `StoreError` where
+    the store is a folder, pipe or device."""
+    if not shared(settings.store):
+        check_name(settings.store)
+        store = Path(settings.store)
+        if store.exists() and not store.is_file():
+            raise StoreError(f"{store.name}: cannot be opened as a store: it is not a regular file")
     if settings.keys_path is None and not shared(settings.store):
         raise UsageError(
             f"setting keys cannot be {settings.keys!r} with the store {settings.store!r}: keys are kept in a store that"
