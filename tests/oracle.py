@@ -1,4 +1,5 @@
-"""The contract worked out in plain Python, one row at a time, sharing no code with the program.
+"""The contract worked out in plain Python, one row at a time, sharing no code with the program but the order
+of its conditions.
 
 A row is a dict of `prints` columns with plain values: ts in ns, prices in 1/10,000 USD, sizes in contracts or shares (a
 stock's may be a Fraction), condition by name.
@@ -8,6 +9,8 @@ import csv
 from datetime import UTC, date, datetime
 from fractions import Fraction
 from zoneinfo import ZoneInfo
+
+from flowtape.model.prints import CONDITION_NAMES
 
 FAMILIES = {
     "regular": "REGULAR AUTO REOP AJST STPD SPIM ISOI BNMT XMPT STK_REGULAR STK_SWEEP STK_SPLIT",
@@ -23,6 +26,7 @@ FAMILIES = {
     "unknown": "unknown",
 }
 FAMILY = {name: family for family, names in FAMILIES.items() for name in names.split()}
+NUMBERS = {name: number for number, name in enumerate(CONDITION_NAMES)}
 CANCELS = set(FAMILIES["cancel"].split())
 UNSIDED = {
     name for name, of in FAMILY.items() if of in ("cross", "floor", "late", "compression", "elsewhere")
@@ -41,15 +45,23 @@ def contract(row):
 
 
 def distinct(rows):
+    """Each row once; rows without a sequence are all kept, since the tapes here bring each of these once."""
     seen = {}
-    for row in rows:
-        seen.setdefault((row["venue"], contract(row), row["ts"], row["seq"]), row)
+    for place, row in enumerate(rows):
+        what = (row["price"], row["size"], row["condition"])
+        key = (row["venue"], contract(row), row["ts"], row["seq"] or ("none", place), *what)
+        seen.setdefault(key, row)
     return list(seen.values())
+
+
+def event(row):
+    """The contract's order of events, as far as it matters to rows of one contract."""
+    return row["ts"], row["seq"], row["venue"], row["price"], row["size"], NUMBERS[row["condition"]]
 
 
 def standing(rows):
     """Rows that count: a cancel takes the latest earlier one of its contract, size, price and day away."""
-    rows = sorted(distinct(rows), key=lambda row: (row["ts"], row["seq"], row["venue"]))
+    rows = sorted(distinct(rows), key=event)
     left = []
     for row in rows:
         if row["condition"] not in CANCELS:
