@@ -1,5 +1,7 @@
 """A store whose file is damaged: answers that need the damaged part are 502, and the server is not healthy."""
 
+from contextlib import closing
+
 import httpx
 import polars as pl
 import pytest
@@ -13,9 +15,24 @@ from tapes import T0, frame, row
 HOUR = 3600 * 10**9
 
 
+def prints_are_damaged(path):
+    """Whether a store still opens and gives its minute bars, but not all of its prints."""
+    try:
+        with closing(open_store(path, read_only=True)) as store:
+            series = store.catalog.find("option", "SPY")
+            store.bars(series, 0, 2**31 - 1)
+            try:
+                store.prints(series, 0, T0 * 2)
+            except StoreError:
+                return True
+    except StoreError:
+        pass
+    return False
+
+
 @pytest.fixture
 def damaged(tmp_path):
-    """A folder with a store, a part of whose file is overwritten."""
+    """A folder with a store, a part of whose file that holds prints is overwritten."""
     path = tmp_path / "x.duckdb"
     store = open_store(path)
     engine = Engine(store)
@@ -26,9 +43,12 @@ def damaged(tmp_path):
         )
     store.close()
     whole = path.read_bytes()
-    start, end = len(whole) * 3 // 10, len(whole) * 6 // 10
-    path.write_bytes(whole[:start] + b"\xa5" * (end - start) + whole[end:])
-    return tmp_path
+    size = len(whole) // 20
+    for start in range(size, len(whole) - size, size):
+        path.write_bytes(whole[:start] + b"\xa5" * size + whole[start + size :])
+        if prints_are_damaged(path):
+            return tmp_path
+    raise AssertionError("no part of the file holds nothing but prints")
 
 
 def test_a_damaged_store_answers_502_and_is_not_healthy(damaged):
