@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
@@ -45,7 +45,12 @@ def settles(served, key, status, within=1.5):
 
 def open_files(served):
     folder = f"/proc/{served.process.pid}/fd"
-    return [os.readlink(f"{folder}/{name}") for name in os.listdir(folder) if name != "."]
+    found = []
+    for name in os.listdir(folder):
+        # A connection may end between the list and the look.
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"{folder}/{name}"))
+    return found
 
 
 def clean(served):
