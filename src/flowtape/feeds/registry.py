@@ -31,7 +31,7 @@ def open_feeds(texts: Sequence[str], clock: Clock) -> list[Feed]:
 
 def _open(spec: Spec, clock: Clock) -> Feed:
     if spec.kind == "simulate":
-        # Named, so that the core does not import the simulated market.
+        # Imported by name at run time: the core must not depend on the simulated market.
         return cast(Feed, import_module("flowtape.simulation.feed").simulated(spec, clock))
     if spec.kind == "replay":
         return replay(spec)

@@ -340,7 +340,7 @@ def strike_units(amount: pl.Expr) -> pl.Expr:
 
 
 def arranged(frame: pl.DataFrame) -> pl.DataFrame:
-    """Give a frame whose values are those of prints the columns, order and types of `SCHEMA`; no row is checked.
+    """Return a frame of valid prints with the columns, order and types of `SCHEMA`. No row is checked.
 
     An option's `symbol` becomes the underlying of the root it may name (`SPXW` → `SPX`); a stock's is not changed.
     Absent optional columns become null, except these, whose nulls are filled too: `condition` becomes "unknown", `seq`

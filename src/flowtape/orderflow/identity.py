@@ -56,8 +56,9 @@ class Rising:
 
 
 def unique(prints: pl.DataFrame) -> pl.DataFrame:
-    """Each print once, in the order given: of rows of one key the greatest by `PRECEDENCE`, and no row that another
-    one corrects.
+    """Return the prints without duplicates and without rows that another row corrects, in the order given.
+
+    Of the rows of one key, the greatest by `PRECEDENCE` is kept.
 
     `prints` has the columns of `prints.SCHEMA`, with `copy` numbered, and maybe more.
     """

@@ -29,7 +29,7 @@ JOINED = (*QUOTE_COLUMNS, "quote_ts", "quote_seq", "quote_class")
 PRECEDENCE = ("quote_class", "quote_ts", "quote_seq", *QUOTE_COLUMNS)
 """Of two quotes of one print the greater in these columns counts: `identity.PRECEDENCE` as far as it is the quote's."""
 FEW_QUOTES = 0.1
-"""Share of prints without a quote in force above which reading a tape ends with a warning."""
+"""If more than this share (0 to 1) of a tape's prints has no quote in force, reading the tape ends with a warning."""
 NO_QUOTE_OF = "no quote of "
 _HELD_ROWS = 1_000_000
 

@@ -166,8 +166,10 @@ class Desk:
         return self.summary(query, span).trades
 
     def signed(self, query: Query, span: Span) -> pl.DataFrame:
-        """Return the counted prints of a span that pass the filter, in no order: `prints.SCHEMA`, `family`, `side` and
-        `series`."""
+        """Return the counted prints of a span that pass the filter, in no particular order.
+
+        The columns are those of `prints.SCHEMA`, with `family`, `side` and `series`.
+        """
         return self._counted(query, span)
 
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:

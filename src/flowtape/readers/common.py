@@ -334,7 +334,7 @@ def number(name: str, column: str) -> Field:
 
 
 def integer(column: str) -> pl.Expr:
-    """A whole number as text (`10`, `10.0`), exact over all of 64 bits; null where it is none."""
+    """Return a text column (`10`, `10.0`) as 64-bit integers, null where the text is not a whole number."""
     return pl.coalesce(pl.col(column).cast(pl.Int64, strict=False), whole(column))
 
 

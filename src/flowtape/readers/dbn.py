@@ -257,7 +257,7 @@ class Contracts:
         self._add((2, str(header.path)), records["instrument_id"], first, last, names)
 
     def add_names(self, header: Header, named: pl.DataFrame) -> None:
-        """Take the names that records of a file carry (`Chunk.named`)."""
+        """Add the contracts' names that the records of a file carry (`Chunk.named`)."""
         ids, days = (named[name].to_numpy() for name in ("id", "day"))
         self._add((1, str(header.path)), ids, days, days + 1, named["name"])
 

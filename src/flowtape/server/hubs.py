@@ -46,8 +46,11 @@ _log = logging.getLogger(__name__)
 
 
 class Line(NamedTuple):
-    """The points of a cumulative body: their `ts` in seconds since 1970, rising, a hash of each without `cumulative`,
-    and `cumulative`, whole numbers or floats."""
+    """The points of a cumulative answer as arrays of one length.
+
+    `ts` is in seconds since 1970 and rises. `rest` is a hash of each point's fields other than `cumulative`.
+    `cumulative` holds whole numbers or floats.
+    """
 
     ts: Numbers
     rest: Numbers

@@ -1,7 +1,8 @@
-"""The names of a query: those that a route takes, those that only others take, and those that look like one of them.
+"""Checks the names of a request's query parameters.
 
-A parameter that a route does not take must never seem to have counted. Names that are like none of the API's are left
-alone: clients append their own, such as `_=1716300000` to get past a cache.
+A route refuses a parameter that only other routes take, and a name that resembles a known parameter, so that no caller
+believes that such a parameter was applied. Names that resemble no parameter are ignored: clients append their own, such
+as `_=1716300000`, to get past a cache.
 """
 
 from __future__ import annotations

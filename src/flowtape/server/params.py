@@ -33,7 +33,7 @@ INSTANT_PATTERN = (
     f"^{_INSTANTS}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
     r"(?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])$"
 )
-"""Instants of RFC 3339 of the years 1971 to 2259, as the OpenAPI document has them: the API takes them in any zone."""
+"""The pattern of an instant in the OpenAPI document: RFC 3339, years 1971 to 2259, any time zone."""
 KEY_PARAMETER = "apiKey"
 MOST = 2**31 - 1
 """The largest whole number that clients of every language hold."""

@@ -35,7 +35,7 @@ MOST = 10_000
 """Clients at a time."""
 SUFFIX = "/stream"
 LAST_EVENT_ID = "lastEventId"
-"""For clients that cannot send the header `Last-Event-ID`."""
+"""The query parameter that takes the place of the header `Last-Event-ID` in clients that cannot send headers."""
 RETRY = b"retry: 1000\n"
 """Milliseconds after which a client that lost its stream comes back. It is a line of a client's first event, since
 clients deliver a block of its own as an event without data."""

@@ -295,8 +295,8 @@ class DuckStore:
             f"SELECT {keys} FROM removed_rows WHERE {_between(start, end)}{before}"
             f" AND series IN (SELECT series FROM series WHERE symbol_id = {number})"
         )
-        # To join by the whole key costs several times what the answers cost: only prints of an instant at which one was
-        # removed are compared so.
+        # A join by the whole key costs several times as much as the answer itself. So only prints that share their
+        # instant with a removed print are compared by the whole key.
         return (
             f"WITH mine AS NOT MATERIALIZED ({mine}), removed AS NOT MATERIALIZED ({removed})"
             " SELECT * FROM mine ANTI JOIN (SELECT ts FROM removed) USING (ts) UNION ALL"
