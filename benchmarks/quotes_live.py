@@ -20,8 +20,8 @@ import polars as pl
 from benchmarks import quotes_data as data
 from benchmarks.scale import ROOT
 from flowtape.feeds.base import Delivery
-from flowtape.feeds.databento.feed import GATHER
-from flowtape.feeds.databento.session import WAITING
+from flowtape.feeds.databento.session import RECORDS
+from flowtape.feeds.limits import DEFAULTS
 from flowtape.feeds.quote_join import LiveJoin
 from flowtape.orderflow.quotes import STANDING
 
@@ -116,7 +116,7 @@ def steps(second: Second, rate: int, seconds: float, took: list[float]) -> Itera
     or in the feed's gathering time; never more than may wait, nor over the end of a second."""
     now = taken = 0.0
     while taken < seconds:
-        until = min(max(now, taken + GATHER), taken + WAITING / rate, np.floor(taken + 1e-9) + 1)
+        until = min(max(now, taken + DEFAULTS.gather), taken + RECORDS / rate, np.floor(taken + 1e-9) + 1)
         yield taken, until
         now = max(now, until) + took[-1]
         taken = until

@@ -11,10 +11,9 @@ import signal
 import sys
 import threading
 
-import flowtape.feeds.alpaca.feed
-import flowtape.feeds.massive.feed
 import flowtape.pipeline.supervisor
 from flowtape.cache.window import Window
+from flowtape.feeds.limits import Limits
 from flowtape.feeds.registry import open_feeds
 from flowtape.model.query import Query
 from flowtape.pipeline.ingestor import Engine
@@ -46,7 +45,8 @@ class Taking:
         self.window = Window(self.store.catalog, now // MINUTE)
         self.window.load(self.store)
         self.engine = Engine(self.store, self.window)
-        feeds = open_feeds([feed], At(now))
+        # The stand-in's REST has all at once.
+        feeds = open_feeds([feed], At(now), Limits(rest_lag=0.05))
         for one in feeds:
             # Nothing here is refused for silence, and the calendar takes a second to load.
             one.always_open = True
@@ -93,8 +93,6 @@ def hurry():
     """Shorten the pauses, so that a run takes seconds."""
     flowtape.pipeline.supervisor.COMMIT_EVERY = 0.1
     flowtape.pipeline.supervisor.FIRST_PAUSE, flowtape.pipeline.supervisor.LONGEST_PAUSE = 0.02, 0.1
-    # The stand-in's REST has all at once.
-    flowtape.feeds.massive.feed.REST_LAG = flowtape.feeds.alpaca.feed.REST_LAG = 0.05
 
 
 class Facts(logging.Formatter):

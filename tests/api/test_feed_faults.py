@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from flowtape.cache.window import Window
-from flowtape.feeds.massive.rows import NOT_UNDERSTOOD
 from flowtape.feeds.registry import open_feeds
+from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.pipeline.ingestor import Engine
 from flowtape.pipeline.supervisor import Live
 from flowtape.server.app import Application

@@ -16,11 +16,11 @@ import pytest
 import flowtape.pipeline.supervisor
 from flowtape.cache.window import Window
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds.alpaca import feed as feed_module
-from flowtape.feeds.alpaca import session
-from flowtape.feeds.alpaca.feed import alpaca
-from flowtape.feeds.alpaca.rows import NOT_UNDERSTOOD, UNPLACED
+from flowtape.feeds.alpaca.feed import KEYS, alpaca
+from flowtape.feeds.alpaca.rows import UNPLACED
+from flowtape.feeds.limits import Limits
 from flowtape.feeds.quote_join import ABSURD, AHEAD
+from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import parse_spec
 from flowtape.model.prints import IDENTITY, SCHEMA
 from flowtape.model.query import Query
@@ -111,8 +111,7 @@ class Running:
 
 @pytest.fixture(autouse=True)
 def keys(monkeypatch):
-    monkeypatch.setattr(feed_module, "REST_LAG", 0.0)
-    for name in session.KEYS:
+    for name in KEYS:
         monkeypatch.delenv(f"{name}_FILE", raising=False)
     monkeypatch.setenv("APCA_API_KEY_ID", "right-key")
     monkeypatch.setenv("APCA_API_SECRET_KEY", "right-secret")
@@ -128,8 +127,8 @@ def server():
 def start(server):
     running = []
 
-    def go(symbols=f"{SPY},{PUT}", market="options", cursor=None, feed=None):
-        one = Running(feed or feed_of(server, symbols, market), cursor)
+    def go(symbols=f"{SPY},{PUT}", market="options", cursor=None, feed=None, **limits):
+        one = Running(feed or feed_of(server, symbols, market, **limits), cursor)
         running.append(one)
         return one
 
@@ -139,10 +138,9 @@ def start(server):
         one.thread.join(WAIT)
 
 
-def feed_of(server, symbols=f"{SPY},{PUT}", market="options", more=""):
-    return alpaca(
-        parse_spec(f"alpaca:{market}?symbols={symbols}&url={server.url}&rest={server.rest_url}{more}")
-    )
+def feed_of(server, symbols=f"{SPY},{PUT}", market="options", more="", **limits):
+    text = f"alpaca:{market}?symbols={symbols}&url={server.url}&rest={server.rest_url}{more}"
+    return alpaca(parse_spec(text), Limits(**{"rest_lag": 0.0} | limits))
 
 
 def begun(server, one):
@@ -322,12 +320,11 @@ def test_what_happens_while_the_gap_is_fetched_is_kept(server, start):
     assert one.stop().prints().height == 360
 
 
-def test_a_gap_of_several_windows_has_each_row_once(server, start, monkeypatch):
-    monkeypatch.setitem(feed_module.WINDOW, "options", 10 * 10**9)
+def test_a_gap_of_several_windows_has_each_row_once(server, start):
     # Rows on the bounds of windows, alike but for nothing.
     for second in (0, 10, 10, 20, 30, 30, 30):
         server.trade(SPY, NS + second * 10**9, 1.05, 1, live=False)
-    one = begun(server, start(cursor=str(NS)))
+    one = begun(server, start(cursor=str(NS), window=10 * 10**9))
     one.outlet.until_prints(7)
     assert sum(frame.height for frame in one.stop().given()) == 7
 
@@ -460,12 +457,11 @@ def test_garbage_of_rest_is_counted(server, start):
     assert one.stop().counts == {NOT_UNDERSTOOD: 1, "rows left out: t is no time": 1}
 
 
-def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start, monkeypatch):
-    monkeypatch.setitem(feed_module.QUOTED_CONTRACTS, "opra", 150)
+def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start):
     contracts = [f"SPY261218C{n:08d}" for n in range(1000, 1249)]
     server.contracts["SPY"] = ["SPY270115C00500000", *contracts]
     server.symbol_limit = 150
-    one = begun(server, start("spy"))
+    one = begun(server, start("spy", quoted=150))
     one.outlet.until(lambda: one.outlet.counts == {"contracts whose quotes the vendor does not give": 100})
     server.quote("SPY270115C00500000", NS, 1.0, 1.1)
     server.quote(contracts[0], NS, 1.0, 1.1)
@@ -484,10 +480,8 @@ def test_a_limit_of_the_vendor_is_told(server, start):
     assert "405: symbol limit exceeded" in str(error)
 
 
-def test_a_pong_is_a_sign_of_life_and_silence_is_found(server, start, monkeypatch):
-    monkeypatch.setattr(session, "PING_EVERY", 0.02)
-    monkeypatch.setattr(session, "PONG_LIMIT", 0.3)
-    one = begun(server, start())
+def test_a_pong_is_a_sign_of_life_and_silence_is_found(server, start):
+    one = begun(server, start(ping_every=0.02, pong=0.3))
     signs = one.outlet.signs
     one.outlet.until(lambda: one.outlet.signs > signs + 20)
     server.silence()
@@ -593,7 +587,7 @@ def test_a_text_that_cannot_be_used_is_named(text, wrong):
         alpaca(parse_spec(text))
 
 
-@pytest.mark.parametrize("name", session.KEYS)
+@pytest.mark.parametrize("name", KEYS)
 def test_a_foreign_cursor_and_a_missing_key_are_refused(server, monkeypatch, name):
     with pytest.raises(FeedError, match="'here'"):
         feed_of(server).run(Outlet(), "here")

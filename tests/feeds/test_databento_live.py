@@ -15,8 +15,9 @@ import polars as pl
 import pytest
 
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds.databento import feed as feed_module
-from flowtape.feeds.databento.feed import ERRORS, NOT_UNDERSTOOD, OVERLAP, databento
+from flowtape.feeds.databento.feed import ERRORS, OUT_OF_STEP, OVERLAP, databento
+from flowtape.feeds.limits import Limits
+from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import parse_spec
 from flowtape.model.prints import IDENTITY, SCHEMA
 from readers.dbn_files import SYMBOLS, book, cmbp, metadata, read, tcbbo, trade
@@ -115,8 +116,8 @@ def server():
 def start(server):
     running = []
 
-    def go(more="", cursor=None, feed=None, outlet=None):
-        one = Running(feed or feed_of(server, more), cursor, outlet)
+    def go(more="", cursor=None, feed=None, outlet=None, **limits):
+        one = Running(feed or feed_of(server, more, **limits), cursor, outlet)
         running.append(one)
         return one
 
@@ -127,10 +128,9 @@ def start(server):
         one.thread.join(WAIT)
 
 
-def feed_of(server, more="", symbols=SYMBOLS_ASKED, dataset="OPRA.PILLAR"):
-    return databento(
-        parse_spec(f"databento:{dataset}?symbols={symbols}&gateway=127.0.0.1&port={server.port}{more}")
-    )
+def feed_of(server, more="", symbols=SYMBOLS_ASKED, dataset="OPRA.PILLAR", **limits):
+    text = f"databento:{dataset}?symbols={symbols}&gateway=127.0.0.1&port={server.port}{more}"
+    return databento(parse_spec(text), Limits(**limits))
 
 
 def begun(server, one):
@@ -231,13 +231,12 @@ def test_other_refusals_are_tried_again(server, start):
     assert "connection limit" in str(error)
 
 
-def test_not_admitted(server, start, monkeypatch):
+def test_not_admitted(server, start):
     server.hang_up = True
     assert isinstance(start().ended(), FeedError)
     server.hang_up, server.mute = False, True
     start().stop()
-    monkeypatch.setattr("flowtape.feeds.databento.session.OPEN_LIMIT", 0.2)
-    error = start().ended()
+    error = start(open=0.2).ended()
     assert isinstance(error, FeedError)
     assert "not admitted" in str(error)
 
@@ -311,13 +310,12 @@ def test_one_garbage_time_neither_counts_nor_makes_others_late(server, start, sc
     assert NS - 100 * SECOND < int(one.outlet.got[-1].cursor) <= time.time_ns()
 
 
-def test_trades_replayed_long_before_their_quotes_are_not_held_for_ever(server, start, monkeypatch):
-    monkeypatch.setattr(feed_module, "HELD", 100)
+def test_trades_replayed_long_before_their_quotes_are_not_held_for_ever(server, start):
     server.unfinished = True
     server.keep("trades", *(trade(ts=NS + n) for n in range(150)))
-    one = begun(server, start("&schema=trades", cursor=str(NS)))
+    one = begun(server, start("&schema=trades", cursor=str(NS), held=100))
     one.outlet.until_prints(150)
-    assert one.stop().counts[feed_module.OUT_OF_STEP] == 1
+    assert one.stop().counts[OUT_OF_STEP] == 1
 
 
 def test_started_and_stopped_many_times_nothing_is_left(server, start):
@@ -447,22 +445,18 @@ def test_trades_and_quotes_are_joined(server, start, tmp_path):
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_joined_and_resumed(server, start, tmp_path, monkeypatch, apart):
-    class ShortJoin(feed_module.LiveJoin):
-        def __init__(self):
-            super().__init__(2.0, 1.0)
-
-    monkeypatch.setattr(feed_module, "LiveJoin", ShortJoin)
+def test_joined_and_resumed(server, start, tmp_path, apart):
+    short = {"horizon": 2.0, "settle_every": 1.0}
     trades, quotes = joined_day()
     server.apart = apart
-    one = begun(server, start("&schema=trades"))
+    one = begun(server, start("&schema=trades", **short))
     publish_both(server, trades[:60], [quote for quote in quotes if quote.ts_event < trades[60].ts_event])
     server.cut()
     assert isinstance(one.ended(), FeedError)
     standing = pl.concat([delivery.standing for delivery in one.outlet.got if delivery.standing is not None])
     for schema, records in (("trades", trades[60:]), ("cmbp-1", quotes)):
         server.keep(schema, *(one for one in records if one.ts_event >= trades[60].ts_event))
-    other = feed_of(server, "&schema=trades")
+    other = feed_of(server, "&schema=trades", **short)
     other.restore(standing.sort("ts", "seq").unique("instrument", keep="last", maintain_order=True))
     cursor = one.outlet.got[-1].cursor
     two = begun(server, start(feed=other, cursor=cursor, outlet=one.outlet))
@@ -490,9 +484,8 @@ def test_stocks_with_the_quotes_of_their_venue(start, tmp_path):
         one.stop()
 
 
-def test_a_full_outlet_stops_the_reading(server, start, monkeypatch):
-    monkeypatch.setattr("flowtape.feeds.databento.session.WAITING", 10)
-    one = begun(server, start())
+def test_a_full_outlet_stops_the_reading(server, start):
+    one = begun(server, start(waiting=10))
     one.outlet.open.clear()
     records = day(200)
     server.publish("tcbbo", *records)

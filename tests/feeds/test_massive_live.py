@@ -16,11 +16,13 @@ import polars as pl
 import pytest
 
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds.massive import feed as feed_module
-from flowtape.feeds.massive import session as session_module
-from flowtape.feeds.massive.feed import massive
-from flowtape.feeds.massive.rows import NOT_UNDERSTOOD
+from flowtape.feeds.limits import Limits
+from flowtape.feeds.live import NOT_LISTED
+from flowtape.feeds.massive.feed import WINDOW, massive
+from flowtape.feeds.massive.session import DELAYED
 from flowtape.feeds.quote_join import ABSURD
+from flowtape.feeds.rest import PUT_OFF
+from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import parse_spec
 from flowtape.model.prints import IDENTITY, SCHEMA
 from flowtape.pipeline.ingestor import Engine
@@ -108,7 +110,6 @@ class Running:
 def key(monkeypatch):
     monkeypatch.delenv("MASSIVE_API_KEY_FILE", raising=False)
     monkeypatch.setenv("MASSIVE_API_KEY", "right-key")
-    monkeypatch.setattr(feed_module, "REST_LAG", 0.02)
 
 
 @pytest.fixture
@@ -121,8 +122,8 @@ def server():
 def start(server):
     running = []
 
-    def go(symbols=f"{SPY},{PUT}", market="options", cursor=None, feed=None):
-        one = Running(feed or feed_of(server, symbols, market), cursor)
+    def go(symbols=f"{SPY},{PUT}", market="options", cursor=None, feed=None, **limits):
+        one = Running(feed or feed_of(server, symbols, market, **limits), cursor)
         running.append(one)
         return one
 
@@ -132,10 +133,9 @@ def start(server):
         one.thread.join(WAIT)
 
 
-def feed_of(server, symbols=f"{SPY},{PUT}", market="options"):
-    return massive(
-        parse_spec(f"massive:{market}?symbols={symbols}&url={server.url}&rest={server.rest_url}&secure=0")
-    )
+def feed_of(server, symbols=f"{SPY},{PUT}", market="options", **limits):
+    text = f"massive:{market}?symbols={symbols}&url={server.url}&rest={server.rest_url}&secure=0"
+    return massive(parse_spec(text), Limits(**{"rest_lag": 0.02} | limits))
 
 
 def begun(server, one):
@@ -319,10 +319,9 @@ def test_trades_of_one_number_are_told(server, start):
     one.stop()
 
 
-def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start, monkeypatch):
-    monkeypatch.setattr(feed_module, "QUOTED_CONTRACTS", 150)
+def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start):
     server.contracts["SPY"] = [f"O:SPY261218C{n:08d}" for n in range(1000, 1250)]
-    one = begun(server, start("spy"))
+    one = begun(server, start("spy", quoted=150))
     one.outlet.until(lambda: one.outlet.counts == {"contracts whose quotes the vendor does not give": 100})
     server.trade(server.contracts["SPY"][-1], NS, 1.05)
     one.outlet.until_prints(1)
@@ -330,10 +329,8 @@ def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start, monkeyp
     assert isinstance(start("QQQ").ended(), UsageError)
 
 
-def test_a_pong_is_a_sign_of_life_and_silence_is_found(server, start, monkeypatch):
-    monkeypatch.setattr(session_module, "PING_EVERY", 0.02)
-    monkeypatch.setattr(session_module, "PONG_LIMIT", 0.3)
-    one = begun(server, start())
+def test_a_pong_is_a_sign_of_life_and_silence_is_found(server, start):
+    one = begun(server, start(ping_every=0.02, pong=0.3))
     signs = one.outlet.signs
     one.outlet.until(lambda: one.outlet.signs > signs + 20)
     server.silence()
@@ -361,11 +358,10 @@ def test_a_broken_rest_is_a_feed_error(server, start):
     assert "broken as told" in str(error)
 
 
-def test_no_server_is_a_feed_error(monkeypatch):
-    monkeypatch.setattr(session_module, "OPEN_LIMIT", 0.3)
+def test_no_server_is_a_feed_error():
     with MassiveServer() as server:
-        feed = feed_of(server)
-    with pytest.raises(FeedError, match="not connected within"):
+        feed = feed_of(server, open=0.3)
+    with pytest.raises(FeedError, match="not admitted within"):
         feed.run(Outlet(), None)
 
 
@@ -389,7 +385,7 @@ def test_an_answer_that_is_no_page_does_not_pass_for_an_empty_one(server, start,
 def test_a_delayed_plan_is_told(server, start):
     server.rest_says = {"status": "DELAYED", "results": []}
     one = begun(server, start(cursor=str(NS)))
-    one.outlet.until(lambda: one.outlet.counts.get(session_module.DELAYED, 0) >= 4)
+    one.outlet.until(lambda: one.outlet.counts.get(DELAYED, 0) >= 4)
     one.stop()
 
 
@@ -398,12 +394,11 @@ def test_a_busy_rest_is_asked_again(server, start):
     server.busy = 3
     one = start(cursor=str(NS))
     one.outlet.until_prints(1)
-    assert one.stop().counts == {session_module.PUT_OFF: 3}
+    assert one.stop().counts == {PUT_OFF: 3}
 
 
 @pytest.mark.parametrize("fault", ["busy", "hangs"])
-def test_a_feed_that_waits_for_rest_stops_at_once(server, start, monkeypatch, fault):
-    monkeypatch.setattr(session_module, "READ_LIMIT", 3.0)
+def test_a_feed_that_waits_for_rest_stops_at_once(server, start, fault):
     server.contracts["SPY"] = [SPY]
     if fault == "busy":
         server.busy, server.retry_after = 9, "3600"
@@ -411,7 +406,7 @@ def test_a_feed_that_waits_for_rest_stops_at_once(server, start, monkeypatch, fa
         server.rest_hangs = True
     for symbols, cursor in ((SPY, str(NS)), ("SPY", None)):
         asked = len(server.requests)
-        one = start(symbols, cursor=cursor)
+        one = start(symbols, cursor=cursor, read=3.0)
         until = time.monotonic() + WAIT
         while len(server.requests) == asked and time.monotonic() < until:
             one.outlet.stop.wait(0.01)
@@ -436,7 +431,7 @@ def test_a_long_quiet_gap_is_leapt_over_and_what_follows_fetched_in_windows(serv
     widths = [
         int(one["timestamp.lt"][0]) - int(one["timestamp.gte"][0]) for one in bounds if "timestamp.lt" in one
     ]
-    assert set(widths) == {feed_module.WINDOW}
+    assert set(widths) == {WINDOW}
 
 
 def test_the_place_where_it_began_is_kept_before_anything_came(server, start):
@@ -481,10 +476,9 @@ def test_trap_alike_trades_are_kept_apart_after_a_time_ahead_of_the_clock(server
     assert one.stop().prints()["size"].to_list().count(1) == 3
 
 
-def test_contracts_listed_later_are_fetched_and_taken_up(server, start, monkeypatch):
-    monkeypatch.setattr(feed_module, "LIST_EVERY", 0.2)
+def test_contracts_listed_later_are_fetched_and_taken_up(server, start):
     server.contracts["SPY"] = [SPY]
-    one = begun(server, start("SPY"))
+    one = begun(server, start("SPY", list_every=0.2))
     one.outlet.until(lambda: one.outlet.got)
     new = "O:SPY261218C00510000"
     server.trade(new, time.time_ns(), 1.05, 7, live=False)
@@ -496,7 +490,7 @@ def test_contracts_listed_later_are_fetched_and_taken_up(server, start, monkeypa
     server.trade(new, time.time_ns(), 1.05, 8)
     again.outlet.until(lambda: 8 in again.outlet.prints()["size"])
     server.rest_broken = True
-    again.outlet.until(lambda: again.outlet.counts.get(feed_module.NOT_LISTED))
+    again.outlet.until(lambda: again.outlet.counts.get(NOT_LISTED))
     again.stop()
 
 

@@ -1,11 +1,14 @@
-"""Keys of vendors: from the environment or a file, and in no text."""
+"""Credentials of vendors: from the environment or a file, and in no text."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from flowtape.errors import UsageError
+from flowtape.errors import FeedError, UsageError
 from flowtape.files import read_text
 
 
@@ -28,3 +31,43 @@ def key_of(variable: str, kind: str) -> str:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UsageError(f"{where}: a key has no blanks and no characters beyond ASCII")
     return key
+
+
+def need_client(kind: str, module: str) -> None:
+    """Import a vendor's client. Raises `UsageError` where it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            # Alpaca's uses a deprecated part of the websockets library.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import_module(module)
+    except ImportError:
+        raise UsageError(
+            f"--feed {kind}: needs the vendor's client: pip install 'flowtape[{kind}]'"
+        ) from None
+
+
+class Account:
+    """An account at a vendor: its keys, and the errors about it, none of which holds a key.
+
+    Attributes: `title` names the vendor; `keys` are the values of the environment's variables, in their order.
+    """
+
+    def __init__(self, title: str, kind: str, variables: Sequence[str]) -> None:
+        """Read the keys for a `--feed` of a kind. Raises `UsageError` where one is missing or malformed."""
+        self.title, self._variables = title, variables
+        self.keys = tuple(key_of(name, kind) for name in variables)
+
+    def clean(self, text: object) -> str:
+        """The text with `***` in place of each key."""
+        cleaned = str(text)
+        for key in sorted(self.keys, key=len, reverse=True):
+            cleaned = cleaned.replace(key, "***")
+        return cleaned
+
+    def refused(self, words: object) -> UsageError:
+        """The error for credentials that the vendor refuses, with the vendor's words."""
+        return UsageError(f"{', '.join(self._variables)}: refused by {self.title}: {self.clean(words)}")
+
+    def failed(self, words: object) -> FeedError:
+        """The error for a connection that failed, which may be tried again."""
+        return FeedError(f"{self.title}: {self.clean(words)}")

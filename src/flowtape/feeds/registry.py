@@ -8,19 +8,20 @@ from typing import cast
 
 from flowtape.errors import UsageError
 from flowtape.feeds.base import Feed
+from flowtape.feeds.limits import DEFAULTS, Limits
 from flowtape.feeds.replay import ReplayFeed, replay
 from flowtape.feeds.specs import Spec, parse_spec
 from flowtape.model.clock import Clock
 
 VENDORS = ("databento", "massive", "alpaca")
-"""Each a module of this package with a function of its own name, which takes a `Spec`."""
+"""Each a module of this package with a function of its own name, which takes a `Spec` and `Limits`."""
 KINDS = ("simulate", "replay", *VENDORS)
 
 
-def open_feeds(texts: Sequence[str], clock: Clock) -> list[Feed]:
-    """The feeds asked for. Raises `UsageError` for a text that cannot be used, and where two would be kept under
-    one name or a replay, which sets the clock, is not alone."""
-    feeds = [_open(parse_spec(text), clock) for text in texts]
+def open_feeds(texts: Sequence[str], clock: Clock, limits: Limits = DEFAULTS) -> list[Feed]:
+    """The feeds asked for, with the limits of vendors' connections. Raises `UsageError` for a text that cannot be used,
+    and where two would be kept under one name or a replay, which sets the clock, is not alone."""
+    feeds = [_open(parse_spec(text), clock, limits) for text in texts]
     names = [feed.name for feed in feeds]
     if len(set(names)) < len(names):
         raise UsageError(f"--feed: {next(name for name in names if names.count(name) > 1)} is given twice")
@@ -29,12 +30,12 @@ def open_feeds(texts: Sequence[str], clock: Clock) -> list[Feed]:
     return feeds
 
 
-def _open(spec: Spec, clock: Clock) -> Feed:
+def _open(spec: Spec, clock: Clock, limits: Limits) -> Feed:
     if spec.kind == "simulate":
         # Imported by name at run time: the core must not depend on the simulated market.
         return cast(Feed, import_module("flowtape.simulation.feed").simulated(spec, clock))
     if spec.kind == "replay":
         return replay(spec)
     if spec.kind in VENDORS:
-        return cast(Feed, getattr(import_module(f"flowtape.feeds.{spec.kind}.feed"), spec.kind)(spec))
+        return cast(Feed, getattr(import_module(f"flowtape.feeds.{spec.kind}.feed"), spec.kind)(spec, limits))
     raise UsageError(f"--feed {spec.text}: {spec.kind} is none of {', '.join(KINDS)}")

@@ -6,19 +6,18 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 import polars as pl
 
 from flowtape.feeds.base import Outlet
-from flowtape.feeds.massive.rows import NOT_UNDERSTOOD, Alike
-from flowtape.feeds.quote_join import timely
+from flowtape.feeds.rows import Alike, parsed, rows_of, tell
 from flowtape.model.conditions import from_text, is_official, stock_conditions, without_official
 from flowtape.model.prints import Condition
-from flowtape.readers import Rejects, common
+from flowtape.readers import common
 from flowtape.readers import massive as files
-from flowtape.readers.common import ROW, Field
+from flowtape.readers.common import Field
 from flowtape.readers.tickers import symbols_of
 
 CONTRACT = r"^([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
@@ -89,7 +88,6 @@ class Quote(msgspec.Struct):
     as_: float | None = msgspec.field(default=None, name="as")
 
 
-Row = TypeVar("Row", Trade, Quote)
 _TRADES = {
     "ticker": pl.String, "ts": pl.Int64, "id": pl.Int64, "exchange": pl.String, "price": pl.Float64,
     "size": pl.Float64, "conditions": pl.String, "tape": pl.String, "update": pl.String,
@@ -98,27 +96,6 @@ _QUOTES = {
     "ticker": pl.String, "ts": pl.Int64, "bid_price": pl.Float64, "ask_price": pl.Float64,
     "bid_size": pl.Float64, "ask_size": pl.Float64,
 }  # fmt: skip
-
-
-def events_of(frame: bytes | str, outlet: Outlet) -> list[Event]:
-    """The messages of a frame of the stream; what is none is counted."""
-    data = frame.encode() if isinstance(frame, str) else frame
-    try:
-        return msgspec.msgpack.decode(data, type=list[Event])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
-    good: list[Event] = []
-    try:
-        parts = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        outlet.count(NOT_UNDERSTOOD)
-        return good
-    for part in parts:
-        try:
-            good.append(msgspec.msgpack.decode(part, type=Event))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            outlet.count(NOT_UNDERSTOOD)
-    return good
 
 
 def _nanoseconds(time: msgspec.msgpack.Ext | None) -> int | None:
@@ -174,7 +151,7 @@ def fetched_trades(pages: dict[str, list[Any]], outlet: Outlet) -> pl.DataFrame:
     rows = [
         (symbol, t.t, t.i, t.x, t.p, t.s, _letters(t.c), t.z, t.u)
         for symbol, page in pages.items()
-        for t in _converted(Trade, page, outlet)
+        for t in rows_of(Trade, page or [], msgspec.convert, outlet)
     ]
     return _timed(pl.DataFrame(rows, _TRADES | {"ts": pl.String}, orient="row"))
 
@@ -184,27 +161,13 @@ def fetched_quotes(pages: dict[str, list[Any]], outlet: Outlet) -> pl.DataFrame:
     rows = [
         (symbol, q.t, q.bp, q.ap, q.bs, q.as_)
         for symbol, page in pages.items()
-        for q in _converted(Quote, page, outlet)
+        for q in rows_of(Quote, page or [], msgspec.convert, outlet)
     ]
     return _timed(pl.DataFrame(rows, _QUOTES | {"ts": pl.String}, orient="row"))
 
 
 def _timed(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(common.instants(rows["ts"], Counter()).cast(pl.Int64).alias("ts"))
-
-
-def _converted(kind: type[Row], page: list[Any] | None, outlet: Outlet) -> list[Row]:
-    try:
-        return msgspec.convert(page or [], list[kind])  # type: ignore[valid-type]
-    except msgspec.ValidationError:
-        pass
-    good: list[Row] = []
-    for row in page or []:
-        try:
-            good.append(msgspec.convert(row, kind))
-        except msgspec.ValidationError:
-            outlet.count(NOT_UNDERSTOOD)
-    return good
 
 
 _CLOCK = Field("ts", "ts", common.nanoseconds(pl.col("ts")), "t is no time")
@@ -233,17 +196,9 @@ _QUOTE_FIELDS = [
 
 
 def quotes_of(raw: pl.DataFrame, outlet: Outlet, *, stocks: bool) -> pl.DataFrame:
-    """Source rows → quotes with the columns of `live.STANDING`; Alpaca numbers none. What is left out is counted."""
+    """Source rows → quotes with the columns of `quotes.STANDING`; Alpaca numbers none. What is left out is counted."""
     fields = [*_QUOTE_FIELDS, *files.quote_sizes("stock" if stocks else "option")]
-    return _parsed(raw, fields, outlet).with_columns(pl.lit(0, pl.Int64).alias("seq"))
-
-
-def _parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.DataFrame:
-    rejects = Rejects(keep=0)
-    good = common.parse(raw.with_row_index(ROW, 1), fields, rejects, "").drop(ROW)
-    for reason, many in rejects.reasons.items():
-        outlet.count(f"rows left out: {reason}", many)
-    return timely(good, outlet)
+    return parsed(raw, fields, outlet).with_columns(pl.lit(0, pl.Int64).alias("seq"))
 
 
 class Trades:
@@ -280,9 +235,7 @@ class Trades:
             condition=pl.lit("CANC", Condition),
         )
         trades = without_official(trades, notes)
-        for what, many in notes.items():
-            if many:
-                self._outlet.count(what, many)
+        tell(notes, self._outlet)
         # The quote at the time of a correction says nothing of the trade, hence a condition without a side.
         corrected = pl.col("update").eq_missing(CORRECTED)
         trades = trades.with_columns(
@@ -293,12 +246,11 @@ class Trades:
 
     def _options(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         parts = pl.col("ticker").str.extract_groups(CONTRACT).alias("#parts")
-        trades = _parsed(raw.with_columns(parts).unnest("#parts"), _OPTION_FIELDS, self._outlet)
+        trades = parsed(raw.with_columns(parts).unnest("#parts"), _OPTION_FIELDS, self._outlet)
         condition = trades.select(from_text(pl.col("conditions")).fill_null("unknown")).to_series()
         notes = Counter[str]()
         common.note_unknown(condition, trades["conditions"], notes)
-        for what, many in notes.items():
-            self._outlet.count(what, many)
+        tell(notes, self._outlet)
         # Nothing but its content tells one from another; `q` is the number they have not.
         trades = trades.with_columns(condition, q=pl.lit(None, pl.Int64))
         trades = self._alike.number(trades)
@@ -307,7 +259,7 @@ class Trades:
     def _stock_rows(self, raw: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
         """The good rows, with their conditions; `repeats` tells those that only repeat a print."""
         raw = raw.with_columns(symbols_of(raw["ticker"]).alias("#symbol"))
-        rows = _parsed(raw, _STOCK_FIELDS, self._outlet)
+        rows = parsed(raw, _STOCK_FIELDS, self._outlet)
         told = stock_conditions(rows["conditions"], rows["ts"], notes, tape=rows["tape"])
         return rows.with_columns(told.get_columns()).with_columns(is_official().alias("repeats"))
 

@@ -12,7 +12,6 @@ has no such repeats, and the replay of a new connection numbers its records as t
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections import Counter
@@ -27,11 +26,14 @@ import polars as pl
 
 from flowtape.errors import FeedError, TapeError, UsageError
 from flowtape.feeds.base import Delivery, Outlet
-from flowtape.feeds.credentials import key_of
-from flowtape.feeds.databento.session import NOT_UNDERSTOOD, Request, Session
-from flowtape.feeds.quote_join import LiveJoin, timely
+from flowtape.feeds.credentials import Account, need_client
+from flowtape.feeds.databento.session import Gateway, Request
+from flowtape.feeds.delivery import Joined, begin, name_of, place_of
+from flowtape.feeds.limits import DEFAULTS, Limits
+from flowtape.feeds.quote_join import timely
+from flowtape.feeds.rows import NOT_UNDERSTOOD, Rows, tell
 from flowtape.feeds.specs import Spec
-from flowtape.model.prints import SCHEMA, underlying_of
+from flowtape.model.prints import underlying_of
 from flowtape.orderflow.quotes import STANDING
 from flowtape.readers import Rejects
 from flowtape.readers import databento as files
@@ -45,10 +47,6 @@ OVERLAP = 5 * 10**9
 """How far (ns) before the newest print taken a replay starts: records come in the order of arrival."""
 REPLAYED = 24 * 3600 * 10**9
 """How much (ns) the vendor replays."""
-GATHER = 0.02
-"""Seconds in which records gather to be taken together."""
-HELD = 2_000_000
-"""Trades and quotes held at most while the replay of the one lags behind that of the other."""
 REFUSED = ("AUTH_FAILED", "API_KEY_DEACTIVATED", "INVALID_SUBSCRIPTION")
 """The vendor's errors that trying again cannot mend."""
 ERRORS, OTHERS = "error messages", "records of other types"
@@ -57,6 +55,7 @@ TOO_OLD = "gaps longer than the vendor replays"
 _PARENT = re.compile(r"^([A-Z0-9./]+)\.OPT$")
 _OSI = re.compile(r"^([A-Z0-9./]{1,6}) *\d{6}[CP]\d{8}$")
 _NAMING = frozenset({SYMBOL_MAPPING, DEFINITION})
+_NONE = pl.DataFrame()
 _SYSTEM, _ERROR = int(dbn.RType.SYSTEM), int(dbn.RType.ERROR)
 
 
@@ -92,8 +91,7 @@ class _Decoder:
             self._contracts.add_definitions(
                 self._header, self.records(DEFINITION, segment[DEFINITION]), notes
             )
-            for what, many in notes.items():
-                self._outlet.count(what, many)
+            tell(notes, self._outlet)
 
     def trades(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
         """Trade records as prints with the columns of their contract and `instrument`, as quotes have it."""
@@ -113,7 +111,7 @@ class _Decoder:
         return prints.drop("contract", "publisher").with_columns(asset=asset, condition=pl.lit("unknown"))
 
     def quotes(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
-        """Quote records as `live.STANDING`; of equal times the last to come has the highest `seq`."""
+        """Quote records as `quotes.STANDING`; of equal times the last to come has the highest `seq`."""
         records, again = self._packet(rtype, data)
         feed, seq = self._feed, files.arrivals(records, files.QUOTED)[again:]
         raw = files.quotes_of(
@@ -154,31 +152,24 @@ class DatabentoFeed:
 
     def __init__(
         self, dataset: str, wanted: dict[str, tuple[str, ...]], schemas: tuple[str, ...], start: int | None,
-        gateway: str | None, port: int,
+        gateway: str | None, port: int, limits: Limits,
     ) -> None:  # fmt: skip
         """`wanted` are symbols by their kind, `schemas` one with quotes, or that of trades and that of quotes;
         `start` (ns) is where to begin without a cursor."""
-        self.dataset, self.wanted, self.schemas, self.gateway, self.port = (
-            dataset,
-            wanted,
-            schemas,
-            gateway,
-            port,
-        )
+        self.dataset, self.wanted, self.schemas = dataset, wanted, schemas
+        self._gateway, self._port, self._limits = gateway, port, limits
         self.stocks, self.joined = dataset in STOCKS, len(schemas) > 1
         self.source = f"databento:{dataset}"
         self.assets = frozenset({"stock" if self.stocks else "option"})
         names = [name for symbols in wanted.values() for name in symbols]
         every = names == ["ALL_SYMBOLS"]
         self.symbols = () if every else tuple(sorted({self._symbol(name) for name in names}))
-        digest = hashlib.sha256(",".join(sorted(names)).encode()).hexdigest()[:8]
-        more = f"+{len(names) - 1}-{digest}" if names[1:] else ""
-        self.name = f"{self.source}:{schemas[0]}:{names[0]}{more}"
+        self.name = name_of(f"{self.source}:{schemas[0]}", names)
         of_venues = self.joined and schemas[1] in files.OWN_BOOK and dataset not in NBBO
         self.by = ("contract", "publisher") if of_venues else ("contract",)
         self._rtypes = tuple(files.rtype_of(schema) for schema in schemas)
         self._start, self._newest = start, 0
-        self._join, self._told = LiveJoin(), (0, 0)
+        self._joined = Joined(lambda rows, outlet: completed(rows, outlet.count), limits)
 
     def _symbol(self, name: str) -> str:
         if self.stocks:
@@ -187,50 +178,52 @@ class DatabentoFeed:
         return underlying_of(found[1] if found else name)
 
     def restore(self, standing: pl.DataFrame) -> None:
-        """See `live.Feed.restore`."""
+        """See `base.Feed.restore`."""
         if self.joined:
-            self._join.restore(standing)
+            self._joined.restore(standing)
 
     def run(self, outlet: Outlet, cursor: str | None) -> None:
-        """See `live.Feed.run`."""
+        """See `base.Feed.run`."""
         start = self._place(cursor, outlet)
+        account = Account("Databento", "databento", ("DATABENTO_API_KEY",))
+        need_client("databento", "databento")
         schemas = (*self.schemas, "definition")
-        request = Request(self.dataset, schemas, self.wanted, start, self.gateway, self.port)
+        request = Request(self.dataset, schemas, self.wanted, start, self._gateway, self._port)
         replayed = self.schemas if start is not None else ()
         step = _Step(dict.fromkeys(replayed, 0), [], [])
-        decoder: _Decoder | None = None
-        with Session(request, key_of("DATABENTO_API_KEY", "databento"), outlet) as session:
+        with Gateway(request, account, outlet, self._limits) as gateway:
+            decoder: _Decoder | None = None
             while not outlet.stop.is_set():
-                records = session.take(0.1)
-                if session.header is not None and decoder is None:
-                    decoder = _Decoder(self, session.header, outlet)
+                records = gateway.take(0.1)
+                if decoder is None and gateway.header is not None:
+                    decoder = _Decoder(self, gateway.header, outlet)
                     if cursor is None:
-                        # What happens before the first print is not lost with the line or the process either.
-                        begun = min(int(session.header.metadata.start), time.time_ns())
-                        place = begun if self._start is None else self._start
-                        outlet.put(Delivery(pl.DataFrame(schema=SCHEMA), str(place)))
-                if decoder is None or not records:
-                    continue
-                outlet.heard()
-                try:
-                    for segment in _segments(records):
-                        self._take(decoder, segment, step, outlet)
-                except (ValueError, TapeError, pl.exceptions.PolarsError) as error:
-                    outlet.count(NOT_UNDERSTOOD)
-                    raise FeedError(f"Databento: records that cannot be read: {error}") from None
-                outlet.stop.wait(GATHER)
+                        begun = min(int(gateway.header.metadata.start), time.time_ns())
+                        begin(outlet, begun if self._start is None else self._start)
+                if decoder is not None and records:
+                    outlet.heard()
+                    self._take_all(decoder, records, step, outlet)
+                    outlet.stop.wait(self._limits.gather)
 
     def _place(self, cursor: str | None, outlet: Outlet) -> int | None:
-        place = self._start
-        if cursor is not None:
-            if not cursor.isdecimal():
-                raise FeedError(f"the kept cursor {cursor!r} is not one of Databento")
-            self._newest = max(self._newest, int(cursor))
-            place = int(cursor) - (0 if self.joined else OVERLAP)
+        place = place_of(cursor, "Databento")
+        if place is None:
+            place = self._start
+        else:
+            self._newest = max(self._newest, place)
+            place -= 0 if self.joined else OVERLAP
         if place is not None and place < time.time_ns() - REPLAYED:
             outlet.count(TOO_OLD)
             return 0
         return place
+
+    def _take_all(self, decoder: _Decoder, records: Sequence[bytes], step: _Step, outlet: Outlet) -> None:
+        try:
+            for segment in _segments(records):
+                self._take(decoder, segment, step, outlet)
+        except (ValueError, TapeError, pl.exceptions.PolarsError) as error:
+            outlet.count(NOT_UNDERSTOOD)
+            raise FeedError(f"Databento: records that cannot be read: {error}") from None
 
     def _take(self, decoder: _Decoder, segment: dict[int, list[bytes]], step: _Step, outlet: Outlet) -> None:
         known = {*_NAMING, *self._rtypes, _SYSTEM, _ERROR}
@@ -244,7 +237,7 @@ class DatabentoFeed:
         if self.joined:
             rtype = self._rtypes[1]
             quotes = decoder.quotes(rtype, segment[rtype]) if rtype in segment else None
-            self._joined(trades, quotes, step, outlet)
+            self._join(trades, quotes, step, outlet)
         elif trades is not None and trades.height:
             # A clock in a record that runs ahead must not make the replay start after what is to come.
             newest = min(int(trades["ts"].to_physical().max()), time.time_ns())  # type: ignore[arg-type]
@@ -254,7 +247,7 @@ class DatabentoFeed:
             outlet.count(ERRORS)
             _refuse(data)
 
-    def _joined(
+    def _join(
         self, trades: pl.DataFrame | None, quotes: pl.DataFrame | None, step: _Step, outlet: Outlet
     ) -> None:
         for schema, frame, held in zip(
@@ -265,24 +258,11 @@ class DatabentoFeed:
                 if schema in step.reached:
                     newest = frame["ts"].to_physical().max()
                     step.reached[schema] = max(step.reached[schema], int(newest))  # type: ignore[arg-type]
-        if step.reached and sum(frame.height for frame in (*step.trades, *step.quotes)) > HELD:
+        if step.reached and sum(frame.height for frame in (*step.trades, *step.quotes)) > self._limits.held:
             outlet.count(OUT_OF_STEP)
             step.reached.clear()
-        for held, add in ((step.quotes, self._join.add_quotes), (step.trades, self._join.add_trades)):
-            if held:
-                add(_until(held, step.reached))
-        self._deliver(outlet)
-
-    def _deliver(self, outlet: Outlet) -> None:
-        due, standing = self._join.due(), self._join.settle()
-        told = (self._join.late, self._join.late_trades)
-        for what, now, before in zip(("late quotes", "late trades"), told, self._told, strict=True):
-            if now > before:
-                outlet.count(what, now - before)
-        self._told = told
-        if due.height or standing is not None:
-            prints = completed(due, outlet.count) if due.height else pl.DataFrame(schema=SCHEMA)
-            outlet.put(Delivery(prints, str(self._join.floor), standing))
+        due = [_until(held, step.reached) if held else _NONE for held in (step.trades, step.quotes)]
+        self._joined.put(Rows(*due), outlet)
 
 
 def _segments(records: Sequence[bytes]) -> list[dict[int, list[bytes]]]:
@@ -334,7 +314,7 @@ def _refuse(data: bytes) -> None:
     raise FeedError(f"Databento: {text}")
 
 
-def databento(spec: Spec) -> DatabentoFeed:
+def databento(spec: Spec, limits: Limits = DEFAULTS) -> DatabentoFeed:
     """The feed of a spec: `symbols`, `schema`, `start`, and `gateway`, `port` for another server. Raises
     `UsageError`."""
     spec.refuse_others("symbols", "schema", "start", "gateway", "port")
@@ -353,7 +333,9 @@ def databento(spec: Spec) -> DatabentoFeed:
         raise UsageError(f"--feed {spec.text}: schema {schema} is none of {', '.join(sorted(schemas))}")
     port = int(spec.number("port", PORT, 1, 65535))
     wanted = _wanted(spec, stocks=stocks)
-    return DatabentoFeed(spec.target, wanted, schemas[schema], _start(spec), options.get("gateway"), port)
+    return DatabentoFeed(
+        spec.target, wanted, schemas[schema], _start(spec), options.get("gateway"), port, limits
+    )
 
 
 def _wanted(spec: Spec, *, stocks: bool) -> dict[str, tuple[str, ...]]:

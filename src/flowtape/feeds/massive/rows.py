@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import polars as pl
 
 from flowtape.feeds.base import Outlet
-from flowtape.feeds.quote_join import timely
+from flowtape.feeds.rows import Alike, parsed, tell
 from flowtape.model.conditions import without_official
-from flowtape.readers import Rejects, common
+from flowtape.readers import common
 from flowtape.readers import massive as files
-from flowtape.readers.common import ROW, Field
+from flowtape.readers.common import Field
 from flowtape.readers.tickers import symbols_of
 
-ALIKE = 2 * 10**9
-"""Event time (ns) over which option trades are remembered, to be numbered among those alike; a trade later than that
-and alike another is taken for the same."""
-NOT_UNDERSTOOD = "messages not understood"
 _MS = 1_000_000
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Millis = Annotated[int, msgspec.Meta(ge=10**12, le=4 * 10**12)]
 _Nanos = Annotated[int, msgspec.Meta(ge=10**18, le=4 * 10**18)]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a market is served: `url` is the websocket's host and port, `rest` the base of the pages."""
+
+    market: str
+    url: str
+    rest: str
+    secure: bool
 
 
 class Event(msgspec.Struct):
@@ -80,15 +86,6 @@ class Contract(msgspec.Struct):
     ticker: str
 
 
-class Page(msgspec.Struct):
-    """A page of REST, and where the next is."""
-
-    results: msgspec.Raw = msgspec.Raw(b"[]")
-    next_url: str | None = None
-    status: str = ""
-
-
-Row = TypeVar("Row", Event, Trade, Quote, Contract)
 _TRADES = {
     "ticker": pl.String, "sip_timestamp": pl.Int64, "sequence_number": pl.Int64, "exchange": pl.String,
     "price": pl.Float64, "size": pl.Float64, "conditions": pl.String, "correction": pl.String, "id": pl.String,
@@ -97,26 +94,6 @@ _QUOTES = {
     "ticker": pl.String, "sip_timestamp": pl.Int64, "sequence_number": pl.Int64, "bid_price": pl.Float64,
     "ask_price": pl.Float64, "bid_size": pl.Float64, "ask_size": pl.Float64,
 }  # fmt: skip
-
-
-def rows_of(kind: type[Row], data: bytes | str | msgspec.Raw, outlet: Outlet) -> list[Row]:
-    """The objects of a JSON array; what is none of the kind is counted."""
-    try:
-        return msgspec.json.decode(data, type=list[kind])  # type: ignore[valid-type]
-    except msgspec.DecodeError:
-        pass
-    good: list[Row] = []
-    try:
-        parts = msgspec.json.decode(data, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        outlet.count(NOT_UNDERSTOOD)
-        return good
-    for part in parts:
-        try:
-            good.append(msgspec.json.decode(part, type=kind))
-        except msgspec.DecodeError:
-            outlet.count(NOT_UNDERSTOOD)
-    return good
 
 
 def _text(number: object) -> str | None:
@@ -186,17 +163,9 @@ _QUOTE_FIELDS = [
 
 
 def quotes_of(raw: pl.DataFrame, outlet: Outlet, *, stocks: bool) -> pl.DataFrame:
-    """Source rows → quotes with the columns of `live.STANDING`. What is left out is counted."""
+    """Source rows → quotes with the columns of `quotes.STANDING`. What is left out is counted."""
     fields = [*_QUOTE_FIELDS, *files.quote_sizes("stock" if stocks else "option")]
-    return timely(_parsed(raw, fields, outlet).drop(ROW), outlet)
-
-
-def _parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.DataFrame:
-    rejects = Rejects(keep=0)
-    good = common.parse(raw.with_row_index(ROW, 1), fields, rejects, "")
-    for reason, many in rejects.reasons.items():
-        outlet.count(f"rows left out: {reason}", many)
-    return good
+    return parsed(raw, fields, outlet)
 
 
 class Trades:
@@ -216,7 +185,7 @@ class Trades:
             parts = pl.col("ticker").str.extract_groups(files.TICKER).alias("#parts")
             raw = raw.with_columns(parts).unnest("#parts")
             fields = [_CLOCK, *files.OPTION_FIELDS, *files.TRADED["option"], _NUMBER]
-        trades = timely(_parsed(raw, fields, self._outlet), self._outlet).rename({"ticker": "instrument"})
+        trades = parsed(raw, fields, self._outlet).rename({"ticker": "instrument"})
         for value, many in trades["correction"].value_counts().iter_rows():
             if value in files.RESTATED:
                 self._outlet.count(f"correction {value} ({files.RESTATED[value]}), left out", many)
@@ -227,8 +196,7 @@ class Trades:
             corrects=(trades["correction"] == files.CORRECTED).cast(pl.UInt8),
         )
         trades = without_official(trades, notes)
-        for what, many in notes.items():
-            self._outlet.count(what, many)
+        tell(notes, self._outlet)
         if not self._stocks:
             return self._alike.number(trades)
         key = pl.struct("instrument", "venue", "ts", "seq", "price", "size", "condition")
@@ -237,31 +205,3 @@ class Trades:
                 "trades alike in sequence number, price, size and condition, counted once", same
             )
         return trades
-
-
-class Alike:
-    """Numbers option trades that are alike: `copy` is the same whether a trade comes by websocket or from REST, and
-    however often."""
-
-    _KEY = ("instrument", "venue", "ts", "price", "size", "condition")
-
-    def __init__(self) -> None:
-        self._seen: pl.DataFrame | None = None
-
-    def number(self, trades: pl.DataFrame) -> pl.DataFrame:
-        """Trades with `copy`, without those whose `q` has been seen (a null `q` is none)."""
-        row = [*self._KEY, "q"]
-        trades = trades.filter(pl.struct(row).is_first_distinct() | pl.col("q").is_null())
-        before = pl.lit(0)
-        if self._seen is not None:
-            trades = trades.join(self._seen, on=row, how="anti", maintain_order="left")
-            counts = self._seen.group_by(self._KEY).agg(pl.len().alias("#before"))
-            trades = trades.join(counts, on=list(self._KEY), how="left", maintain_order="left")
-            before = pl.col("#before").fill_null(0)
-        place = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(self._KEY) + before
-        trades = trades.with_columns(place.alias("copy"))
-        seen = trades.select(row) if self._seen is None else pl.concat([self._seen, trades.select(row)])
-        # A time ahead of the clock must not make what is real be forgotten.
-        newest = pl.min_horizontal(pl.col("ts").to_physical().max(), pl.lit(time.time_ns()))
-        self._seen = seen.filter(pl.col("ts").to_physical() > newest - ALIKE)
-        return trades.select(pl.exclude("#before"))

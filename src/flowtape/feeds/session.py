@@ -1,0 +1,100 @@
+"""A vendor's client on a thread and event loop of its own, and the bounded queue of what it receives."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from flowtape.errors import FeedError, UsageError
+from flowtape.feeds.credentials import Account
+
+T = TypeVar("T")
+
+
+class Session(ABC, Generic[T]):
+    """One connection. Its own thread answers pings while a delivery waits.
+
+    A subclass connects and receives in `live`, and gives each message to `put`. Attributes: `account` is whose
+    connection it is; `closing` is set when the connection shall end.
+    """
+
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+
+    def __init__(self, account: Account, waiting: int, batch: int | None = None) -> None:
+        """At most `waiting` messages wait to be taken, at most `batch` (None: all) are taken together."""
+        self.account, self.closing = account, threading.Event()
+        self._waiting, self._batch = waiting, batch
+        self._messages: list[T] = []
+        self._changed = threading.Condition()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=f"{account.title} socket")
+
+    def __enter__(self) -> Session[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join()
+
+    @abstractmethod
+    async def live(self) -> None:
+        """Connect and receive until the connection ends or `closing` is set. Raises `UsageError` where trying again
+        cannot help; any other error becomes a `FeedError`."""
+
+    @property
+    def full(self) -> bool:
+        """Whether as many messages wait as may."""
+        return len(self._messages) >= self._waiting
+
+    def offer(self, message: T) -> bool:
+        """Add a message; false where too many wait."""
+        with self._changed:
+            if self.full:
+                return False
+            self._messages.append(message)
+            if len(self._messages) == 1:
+                self._changed.notify_all()
+        return True
+
+    def put(self, message: T) -> None:
+        """Add a message; waits while too many wait, until the connection shall end."""
+        while not self.offer(message) and not self.closing.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: not self.full or self.closing.is_set())
+
+    def take(self, wait: float) -> list[T]:
+        """The messages that wait; none if none came in `wait` seconds. Raises what ended the connection once all
+        before it are taken."""
+        with self._changed:
+            if not self._messages and self._error is None:
+                self._changed.wait(wait)
+            taken = self._messages[: self._batch]
+            del self._messages[: self._batch]
+            self._changed.notify_all()
+            if not taken and self._error is not None:
+                raise self._error
+        return taken
+
+    def describe(self, error: Exception) -> str:
+        """What to say of an error that is not ours; the keys are taken out afterwards."""
+        return f"{type(error).__name__}: {error}"
+
+    def _run(self) -> None:
+        error: Exception
+        try:
+            with asyncio.Runner(loop_factory=self.loop_factory) as runner:
+                runner.run(self.live())
+            error = self.account.failed("the connection was closed")
+        except (FeedError, UsageError) as failure:
+            error = type(failure)(self.account.clean(failure))
+        except Exception as failure:
+            error = self.account.failed(self.describe(failure))
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()

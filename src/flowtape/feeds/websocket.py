@@ -1,0 +1,117 @@
+"""A vendor's websocket: admission within a limit, pings, and frames handed over in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+from flowtape.feeds.base import Outlet
+from flowtape.feeds.credentials import Account
+from flowtape.feeds.limits import Limits
+from flowtape.feeds.session import Session
+
+Frame = bytes | str
+FRAMES = 2000
+"""Frames that may wait where the limits do not say."""
+
+
+class Wire(Protocol):
+    """A vendor's own websocket client."""
+
+    @property
+    def line(self) -> Any:
+        """The open websocket."""
+
+    async def run(self, socket: Socket) -> None:
+        """Connect, authenticate (then call `socket.admitted`), subscribe, and give each frame to `socket.receive`
+        until the line ends. Raises `UsageError` where the keys are refused."""
+
+    async def close(self) -> None:
+        """Close the websocket, where there is one."""
+
+
+class Socket(Session[Frame]):
+    """A connection by a vendor's websocket client."""
+
+    def __init__(self, wire: Wire, account: Account, outlet: Outlet, limits: Limits) -> None:
+        super().__init__(account, limits.waiting or FRAMES, limits.batch)
+        self._wire, self._outlet, self._limits = wire, outlet, limits
+        self._admitted = asyncio.Event()
+        self._received = 0
+
+    def __enter__(self) -> Socket:
+        super().__enter__()
+        return self
+
+    def admitted(self) -> None:
+        """The vendor has accepted the keys."""
+        self._admitted.set()
+
+    async def receive(self, frame: Frame) -> None:
+        """Hand over a frame; waits while too many wait, so that the websocket is not read."""
+        if not self.offer(frame):
+            await asyncio.to_thread(self.put, frame)
+        self._received += 1
+
+    async def live(self) -> None:
+        """See `Session.live`."""
+        stream = asyncio.create_task(self._wire.run(self))
+        pings = asyncio.create_task(self._ping(stream))
+        closing = asyncio.create_task(asyncio.to_thread(self.closing.wait))
+        try:
+            await asyncio.wait({stream, pings, closing}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (stream, pings):
+                if task.done():
+                    task.result()
+        finally:
+            self.closing.set()
+            with self._changed:
+                self._changed.notify_all()
+            # Before Python 3.12 a cancellation can be lost in a client's `wait_for`: cancel until the task ends.
+            while going := {task for task in (stream, pings) if not task.done()}:
+                for task in going:
+                    task.cancel()
+                await asyncio.wait(going, timeout=0.1)
+            await asyncio.gather(stream, pings, closing, return_exceptions=True)
+            await self._wire.close()
+
+    async def _ping(self, stream: asyncio.Task[None]) -> None:
+        """Ask for a sign of life now and then."""
+        from websockets.exceptions import ConnectionClosed
+
+        limits = self._limits
+        try:
+            await asyncio.wait_for(self._admitted.wait(), limits.open)
+        except TimeoutError:
+            raise self.account.failed(f"not admitted within {limits.open:g} s") from None
+        try:
+            while True:
+                before, pong = self._received, await self._wire.line.ping()
+                done, _ = await asyncio.wait({pong}, timeout=limits.pong)
+                if done:
+                    self._outlet.heard()
+                # A pong comes after all that was sent before it, which may be long in being taken.
+                elif not self.full and self._received == before:
+                    raise self.account.failed(f"no pong within {limits.pong:g} s")
+                await asyncio.sleep(limits.ping_every)
+        except ConnectionClosed:
+            # The reader, which has what came before the end, says why it ended.
+            await asyncio.wait({stream})
+
+    def describe(self, error: Exception) -> str:
+        """See `Session.describe`."""
+        from websockets.exceptions import ConnectionClosed
+
+        if isinstance(error, ConnectionClosed):
+            return f"the connection was closed: {error}"
+        return super().describe(error)
+
+
+def settings(limits: Limits) -> dict[str, Any]:
+    """What to tell the library `websockets`."""
+    # At its debug level the library writes every frame, the keys among them.
+    quiet = logging.getLogger(__name__)
+    quiet.setLevel(logging.INFO)
+    # Its own keepalive would judge the line while it is we who do not read it.
+    return {"ping_interval": None, "max_size": 2**26, "logger": quiet, "close_timeout": limits.close}
