@@ -163,3 +163,26 @@ def test_a_header_that_is_not_utf_8_is_named(write) -> None:
     ):
         guess(write("x.csv", f"{TABLE},Größe\n{line()},1\n".encode("latin-1")))
     assert MAX_BLANK == 1_000_000
+
+
+@pytest.mark.parametrize(("column", "many"), MAX_NAMES.items())
+def test_too_many_names_are_refused_though_each_was_met(tmp_path, column: str, many: int) -> None:
+    names = [f"M{n}" for n in range(many + 1)]
+    for chosen in (names[: many // 2], names[many // 2 :], names):
+        path = tmp_path / "x.parquet"
+        named = {"symbol": "XYZ", "venue": "C"} | {column: chosen}
+        frame = pl.DataFrame({"ts": [NS] * len(chosen), **named, "price": 1.0, "size": 1})
+        frame.with_columns(pl.col(column).cast(pl.Categorical)).write_parquet(path)
+        if len(chosen) > many:
+            with pytest.raises(TapeError, match=f"more than {many:,} distinct names as {column}"):
+                read_all(path)
+        else:
+            assert read_all(path)[1].height == len(chosen)
+
+
+def test_a_bad_name_is_a_bad_row_each_time_it_comes(write) -> None:
+    lines = [TABLE, line(), line("a b"), line("xyz"), line()]
+    for number in range(3):
+        tape, prints = read_all(write(f"{number}.csv", lines))
+        assert faults(tape) == [(2, f"symbol is {NO_SYMBOL}: 'a b'")]
+        assert prints["symbol"].to_list() == ["XYZ", "XYZ", "XYZ"]

@@ -7,7 +7,9 @@ units by rounding half to even, so that a text `1.25005`, a float 1.25005 and th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import polars as pl
 
@@ -68,16 +70,30 @@ def whole_units(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame | Non
         These columns as Int64, equal to what `nanos` and `units` give; None where an amount is finer, not finite, or
         so large that its float is not exact to half a nano.
     """
-    in_units = [(pl.col(name) * PRICE_SCALE).alias(name) for name in names]
-    made = frame.select(in_units).with_columns(pl.all().round().name.suffix(" whole"))
-    proofs = [
-        ((pl.col(name) - pl.col(f"{name} whole")).abs().nan_max().fill_null(0) <= _NOISE)
-        & (pl.col(name).abs().nan_max().fill_null(0) <= _EXACT)
-        for name in names
-    ]
-    if not all(made.select(proof.alias(name) for name, proof in zip(names, proofs, strict=True)).row(0)):
-        return None
-    return made.select(pl.col(f"{name} whole").cast(pl.Int64).alias(name) for name in names)
+    made = [_whole_units(frame[name]) for name in names]
+    whole = [values for values in made if values is not None]
+    return pl.DataFrame(whole) if len(whole) == len(made) else None
+
+
+def _whole_units(amounts: pl.Series) -> pl.Series | None:
+    """See `whole_units`. `floor` costs a fifth of what `round` does."""
+    in_units = amounts * PRICE_SCALE
+    whole = (in_units + 0.5).floor()
+    rest = in_units - whole
+    # The sum of numbers with a NaN among them is NaN; the least and the greatest leave it out.
+    proofs = (
+        (in_units.min(), -_EXACT, in_units.max(), _EXACT),
+        (rest.min(), -_NOISE, rest.max(), _NOISE),
+        (rest.sum(), -math.inf, rest.sum(), math.inf),
+    )
+    for low, least, high, most in proofs:
+        if (
+            low is not None
+            and high is not None
+            and not (least <= cast(float, low) and cast(float, high) <= most)
+        ):
+            return None
+    return whole.cast(pl.Int64, wrap_numerical=True)
 
 
 def shortest_floats(frame: pl.DataFrame) -> pl.DataFrame:

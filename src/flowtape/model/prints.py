@@ -23,6 +23,7 @@ import polars as pl
 
 from flowtape.errors import TapeError, UsageError
 from flowtape.model import columns, prices
+from flowtape.model.categories import Judged
 
 PRICE_SCALE = prices.PRICE_SCALE
 MAX_PRICE = prices.MAX_PRICE
@@ -361,9 +362,10 @@ def arranged(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
     """Prints whose options are filed under their underlying."""
+    if _UNDERLYINGS.greatest(prints["symbol"], _or_roots) <= 1:
+        return prints
     found = prints["symbol"].unique().drop_nulls().cast(pl.String)
-    # Letters alone are their own underlying, and no option's symbol, unless they are an index's root.
-    names = found.filter(~found.str.contains("^[A-Z]+$") | found.is_in(list(_INDEX_ROOTS))).to_list()
+    names = found.filter(_or_roots(found) > 1).to_list()
     if contracts := [name for name in names if _LIKE_OPTION.match(name)]:
         raise UsageError(
             f"prints have the symbol {contracts[0]!r}, which names an option's contract: give its root, expiry, right "
@@ -374,6 +376,14 @@ def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
         return prints
     mapped = pl.col("symbol").cast(pl.String).replace(table).cast(pl.Categorical)
     return prints.with_columns(pl.when(asset="option").then(mapped).otherwise("symbol").alias("symbol"))
+
+
+def _or_roots(texts: pl.Series) -> pl.Series:
+    """1 for letters alone that are no index's root: these are an underlying, and no option's symbol; else 2."""
+    return 2 - (texts.str.contains("^[A-Z]+$") & ~texts.is_in(list(_INDEX_ROOTS))).cast(pl.UInt8)
+
+
+_UNDERLYINGS = Judged()
 
 
 def check(prints: pl.DataFrame, given: pl.DataFrame | None = None) -> None:

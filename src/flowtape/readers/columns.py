@@ -8,6 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from flowtape.errors import TapeError
+from flowtape.model.prints import Condition
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 _MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>", "nat")
@@ -79,7 +80,7 @@ def is_missing(values: pl.Series) -> pl.Series:
 
 def without_words(values: pl.Series) -> pl.Series:
     """Texts in which the words for a value that is not there, such as `NA`, are null. A blank stays a blank."""
-    if not isinstance(values.dtype, TEXT):
+    if not isinstance(values.dtype, TEXT) or values.dtype == Condition:
         return values
     distinct = values.unique().drop_nulls()
     words = distinct.filter(is_missing(distinct) & (distinct.cast(pl.String).str.strip_chars() != ""))

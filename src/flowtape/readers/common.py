@@ -5,7 +5,6 @@ CSV in pieces is in `delimited`, times in `times`, a file's decompressed bytes i
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,25 +19,18 @@ from flowtape.model.prints import LIMITS as UNITS
 from flowtape.model.prints import (
     MAX_NOTIONAL,
     MAX_SIZE,
-    NAME_LENGTH,
-    NAME_PATTERN,
-    OSI,
     OUT_OF_RANGE,
     SIZE_SCALE,
     SIZES_ROUNDED,
-    SYMBOL_LENGTH,
-    SYMBOL_PATTERN,
     TOO_LARGE,
     arranged,
-    check_distinct,
-    is_name,
-    is_symbol,
     out_of_range,
     strike_units,
 )
 from flowtape.readers import Rejects
 from flowtape.readers.columns import is_missing
 from flowtape.readers.delimited import FIELDS, ROW, Chunk, Csv, header_of
+from flowtape.readers.names import NO_NAME, names
 from flowtape.readers.stream import Stream, head, open_stream
 from flowtape.readers.times import (
     NO_DATE,
@@ -51,9 +43,10 @@ from flowtape.readers.times import (
 )
 
 __all__ = [
-    "FIELDS", "LIMITS", "ROW", "Chunk", "Csv", "Field", "Stream", "completed", "condition", "dates", "expiry",
-    "from_wall", "head", "header_of", "in_nanoseconds", "instants", "integer", "nanoseconds", "note_unknown", "noting",
-    "number", "open_stream", "parse", "price", "quote", "quote_size", "right", "size", "strike", "text", "whole",
+    "FIELDS", "LIMITS", "NO_NAME", "ROW", "Chunk", "Csv", "Field", "Stream", "completed", "condition", "dates",
+    "expiry", "from_wall", "head", "header_of", "in_nanoseconds", "instants", "integer", "names", "nanoseconds",
+    "note_unknown", "noting", "number", "open_stream", "parse", "price", "quote", "quote_size", "right", "size",
+    "strike", "text", "whole",
 ]  # fmt: skip
 
 
@@ -143,50 +136,6 @@ def _beyond(parsed: pl.DataFrame, fields: dict[str, Field], unit: int) -> pl.Ser
         return None
     beyond = price.cast(pl.Float64) * size > float(limit)
     return beyond if beyond.any() else None
-
-
-_OSI = re.compile(OSI)
-_NO_SYMBOL = f"is blank or no symbol of at most {SYMBOL_LENGTH} characters"
-NO_NAME = {
-    "symbol": _NO_SYMBOL,
-    "root": _NO_SYMBOL,
-    "venue": f"is blank or no name of at most {NAME_LENGTH} printable characters",
-}
-
-
-def names(values: pl.Series, file: str, *, blank: bool = False) -> tuple[pl.Series, pl.Series]:
-    """Names of a column of prints (`symbol`, `root`, `venue`) in upper case, without blanks around them; of a symbol
-    without a `^` before it.
-
-    Args:
-        values: text or categories, called as the column of prints.
-        file: the file's name, for the error.
-        blank: whether a text without a character is a name.
-
-    Returns:
-        The names, type Categorical, null where a text is none; and each distinct name once.
-
-    Raises:
-        TapeError: for more distinct names than `MAX_NAMES`.
-    """
-    name = values.name
-    found = values.unique().drop_nulls().cast(pl.String)
-    check_distinct(found, name, file)
-    good, pattern = (is_name, NAME_PATTERN) if name == "venue" else (_is_symbol_or_contract, SYMBOL_PATTERN)
-    right = (
-        found.str.strip_chars(" ").str.to_uppercase().str.strip_chars_start("^" if name == "symbol" else "")
-    )
-    if (found == right).all() and (right.str.contains(pattern) & (right != "")).all():
-        return values.cast(pl.Categorical), found
-    right = pl.Series([text if good(text) and (text or blank) else None for text in right], dtype=pl.String)
-    if (found == right).all(ignore_nulls=False):
-        return values.cast(pl.Categorical), found
-    made = values.cast(pl.String).replace_strict(found, right, default=None, return_dtype=pl.String)
-    return made.cast(pl.Categorical), right
-
-
-def _is_symbol_or_contract(text: str) -> bool:
-    return is_symbol(text) or _OSI.match(text) is not None
 
 
 def _shown(values: pl.Series) -> list[object]:

@@ -15,11 +15,6 @@ from flowtape.model.prints import LIKE_OPTION, MAX_STRIKE, OSI, Right
 PARTS = ("root", "expiry", "right", "strike")
 
 
-def among(names: pl.Series) -> bool:
-    """Whether any of some texts looks like an OSI symbol, or like an option's symbol of another kind."""
-    return bool(names.str.contains(LIKE_OPTION).any())
-
-
 def contracts(names: pl.Series) -> pl.DataFrame | None:
     """The contract that each name is.
 

@@ -150,12 +150,10 @@ class _Reading:
         self._named = options.source or mapping.source
         self.source = self._named or (self._first_source() if "source" in columns else SOURCE)
         self._contracts_in: list[str] = []
-        meaning = _Meaning(table, columns, mapping)
-        self._fields = [field for name in columns if name != "source" for field in meaning.fields(name)]
-        self._money = meaning.money_of_floats()
-        self._whole_fields = [
-            _in_units(field) if field.name in self._money else field for field in self._fields
-        ]
+        self._contracts_alone = False
+        self._meaning = _Meaning(table, columns, mapping)
+        self._money = self._meaning.money_of_floats()
+        self._fields: dict[tuple[bool, bool], list[Field]] = {}
 
     def batches(self) -> Iterator[Batch]:
         """The prints, a batch for each piece of the table."""
@@ -164,15 +162,30 @@ class _Reading:
             self._check_source(chunk.frame)
             raw = self._prepared(chunk.frame)
             whole = whole_units(raw, list(self._money.values())) if self._money else None
-            fields, unit = self._fields, NANOS
             if whole is not None:
                 raw = raw.with_columns(
                     whole[column].alias(f"#{name}") for name, column in self._money.items()
                 )
-                fields, unit = self._whole_fields, 1
+            fields, unit = self._fields_of(raw, whole is not None), NANOS if whole is None else 1
             prints = common.parse(raw, fields, self.rejects, self._table.path.name, unit)
             prints = common.completed(self._completed(prints), common.noting(self.notes), unit)
             yield Batch(prints, chunk.rows, chunk.done)
+
+    def _fields_of(self, raw: pl.DataFrame, units: bool) -> list[Field]:
+        """How to make prints of a piece of the table, with amounts in price `units` or in nanos."""
+        options = "#asset" in raw and bool(
+            (raw["#asset"] == "option").all() and not raw["#asset"].has_nulls()
+        )
+        self._contracts_alone = options and self._meaning.whole_sizes
+        key = units, self._contracts_alone
+        if key not in self._fields:
+            self._fields[key] = [
+                field
+                for name in self._columns
+                if name != "source"
+                for field in self._meaning.fields(name, *key)
+            ]
+        return self._fields[key]
 
     def _first_source(self) -> str:
         column = self._columns["source"]
@@ -200,9 +213,9 @@ class _Reading:
                 made.append(self._times(raw[column]).alias(f"#{name}"))
             elif name in MAX_NAMES and isinstance(raw.schema[column], (*TEXT, pl.Null)):
                 texts = raw[column].alias(name)
-                names, distinct = common.names(texts, self._table.path.name, blank=name == "venue")
+                names, contracts = common.names(texts, self._table.path.name, blank=name == "venue")
                 made.append(names.alias(f"#{name}"))
-                if name != "venue" and osi.among(distinct):
+                if contracts:
                     self._contracts_in.append(name)
             elif name in _CHOICES:
                 made.append(_chosen(raw[column], name).alias(f"#{name}"))
@@ -259,7 +272,7 @@ class _Reading:
     def _sized(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Give the sizes of options in contracts: until their asset is known all sizes are read as those of stocks."""
         option = prints["asset"] == "option"
-        if options_alone(self._columns) or not option.any():
+        if self._contracts_alone or options_alone(self._columns) or not option.any():
             return prints
         names, unit = [name for name in SIZES if name in prints.columns], SIZE_SCALE["stock"]
         for name in names:
@@ -353,17 +366,27 @@ class _Meaning:
         unit = table.price_unit if mapping.price_unit is None else mapping.price_unit
         self._unit = unit
         self._vocabulary = mapping.condition_vocabulary
+        sizes = [columns[name] for name in SIZES if name in columns]
+        self.whole_sizes = all(self._schema[column].is_integer() for column in sizes)
 
-    def fields(self, name: str) -> list[Field]:
-        """The fields that make one column of prints."""
+    def fields(self, name: str, units: bool, contracts: bool) -> list[Field]:
+        """The fields that make one column of prints.
+
+        Args:
+            name: that of the column of prints.
+            units: whether amounts are in price units, not in nanos.
+            contracts: whether all rows are options and all sizes integers.
+        """
         column = self._columns[name]
         dtype = self._schema[column]
         if name in SIZES:
-            return self._sizes(name, column, integer=dtype.is_integer())
+            fields = self._sizes(name, column, integer=dtype.is_integer())
+            return [_in_contracts(field) for field in fields] if contracts else fields
         value, what = self._value(name, column, dtype)
         low, high = LIMITS.get(name, (None, None))
         required = name in _REQUIRED or (name in PARTS and "asset" not in self._columns)
-        return [Field(name, column, value, f"{column} {what}", low, high, required)]
+        field = Field(name, column, value, f"{column} {what}", low, high, required)
+        return [_in_units(field) if units and name in _MONEY else field]
 
     def _sizes(self, name: str, column: str, *, integer: bool) -> list[Field]:
         asset = "option" if options_alone(self._columns) else "stock"
@@ -420,6 +443,13 @@ def _in_units(field: Field) -> Field:
         value = pl.when(value % 10 == 0).then(value)
     low, high = UNITS[field.name]
     return replace(field, value=value, low=low, high=high)
+
+
+def _in_contracts(field: Field) -> Field:
+    """The field of an integer size of options, which is read as shares where the asset is not known."""
+    assert field.high is not None  # noqa: S101 - for the type checker
+    value = pl.col(field.column).cast(pl.Int64, strict=False)
+    return replace(field, value=value, high=field.high // SIZE_SCALE["stock"], scale=1)
 
 
 def _chosen(values: pl.Series, name: str) -> pl.Series:

@@ -1,0 +1,90 @@
+"""Names in prints (`symbol`, `root`, `venue`): the form that a print holds, and which texts are none."""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+import polars as pl
+
+from flowtape.model.categories import Judged
+from flowtape.model.prints import (
+    LIKE_OPTION,
+    MAX_NAMES,
+    NAME_LENGTH,
+    NAME_PATTERN,
+    OSI,
+    SYMBOL_LENGTH,
+    SYMBOL_PATTERN,
+    check_distinct,
+    is_name,
+    is_symbol,
+)
+
+_OSI = re.compile(OSI)
+_NO_SYMBOL = f"is blank or no symbol of at most {SYMBOL_LENGTH} characters"
+NO_NAME = {
+    "symbol": _NO_SYMBOL,
+    "root": _NO_SYMBOL,
+    "venue": f"is blank or no name of at most {NAME_LENGTH} printable characters",
+}
+_PLAIN, _OTHER = 1, 2
+"""Judgements of a text: a name as it stands; no name, not in a name's form, or like an option's contract."""
+_JUDGED = {(name, blank): Judged() for name in MAX_NAMES for blank in (False, True)}
+
+
+def names(values: pl.Series, file: str, *, blank: bool = False) -> tuple[pl.Series, bool]:
+    """Names of a column of prints (`symbol`, `root`, `venue`) in upper case, without blanks around them; of a symbol
+    without a `^` before it.
+
+    Args:
+        values: text or categories, called as the column of prints.
+        file: the file's name, for the error.
+        blank: whether a text without a character is a name.
+
+    Returns:
+        The names, type Categorical, null where a text is none; and whether any looks like an option's contract.
+
+    Raises:
+        TapeError: for more distinct names than `MAX_NAMES`.
+    """
+    name = values.name
+    if not isinstance(values.dtype, pl.Categorical) and _may_exceed(values):
+        # Checked before Polars keeps every text.
+        check_distinct(values.unique().drop_nulls().cast(pl.String), name, file)
+    values, judged = values.cast(pl.Categorical), _JUDGED[name, blank]
+
+    def judge(texts: pl.Series) -> pl.Series:
+        check_distinct(texts, name, file)
+        pattern = NAME_PATTERN if name == "venue" else SYMBOL_PATTERN
+        plain = (texts == _in_form(texts, name)) & texts.str.contains(pattern) & ((texts != "") | blank)
+        return _OTHER - (plain & ~texts.str.contains(LIKE_OPTION)).cast(pl.UInt8)
+
+    if judged.met > MAX_NAMES[name]:
+        check_distinct(values.unique().drop_nulls().cast(pl.String), name, file)
+    if judged.greatest(values, judge) <= _PLAIN:
+        return values, False
+    found = values.unique().drop_nulls().cast(pl.String)
+    good = is_name if name == "venue" else _is_symbol_or_contract
+    right = [text if good(text) and (text or blank) else None for text in _in_form(found, name)]
+    made = pl.Series(right, dtype=pl.String)
+    contracts = name != "venue" and bool(made.str.contains(LIKE_OPTION).any())
+    if (found == made).all(ignore_nulls=False):
+        return values, contracts
+    return values.cast(pl.String).replace_strict(found, made, default=None).cast(pl.Categorical), contracts
+
+
+def _may_exceed(values: pl.Series) -> bool:
+    """Whether some texts may be more distinct names than `MAX_NAMES`: their number is known to a few percent."""
+    return cast(int, values.approx_n_unique()) > MAX_NAMES[values.name] // 2
+
+
+def _in_form(texts: pl.Series, name: str) -> pl.Series:
+    """Texts in the form of names: in upper case, without what may surround them."""
+    return (
+        texts.str.strip_chars(" ").str.to_uppercase().str.strip_chars_start("^" if name == "symbol" else "")
+    )
+
+
+def _is_symbol_or_contract(text: str) -> bool:
+    return is_symbol(text) or _OSI.match(text) is not None
