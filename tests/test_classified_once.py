@@ -20,11 +20,9 @@ from flowtape.queries import blocks, quality, recent, summary
 from flowtape.queries.source import Desk
 from flowtape.simulation.market import Market
 from flowtape.simulation.tape import write_tape
-from flowtape.storage import open_store
 from flowtape.storage.catalog import CLUSTER, clustered
-from flowtape.storage.clickhouse.connection import Link, parse
 from processes import Served, command
-from stores import ENGINE, every_print, make_store, name_of
+from stores import ENGINE, every_print, make_store
 from tapes import ROW, SECOND, T0, frame, row
 
 DAY = date(2026, 3, 6)
@@ -125,22 +123,6 @@ def test_quality_reads_the_stored_side_and_family(store):
     assert found["sided_share"] == [1.0]
 
 
-def test_a_version_3_store_without_sides_is_refused(tmp_path):
-    path = tmp_path / "old.duckdb"
-    make_store(path).close()
-    if ENGINE == "duckdb":
-        import duckdb
-
-        with duckdb.connect(str(path)) as db:
-            db.execute("DROP VIEW prints; ALTER TABLE print_rows DROP COLUMN side")
-    else:
-        link = Link(parse(name_of(path)))
-        link.run(f"ALTER TABLE {parse(name_of(path)).database}.prints DROP COLUMN side")
-        link.close()
-    with pytest.raises(StoreError, match=r"version 3 before its release.*flowtape ingest FILES --store"):
-        open_store(name_of(path))
-
-
 @pytest.mark.skipif(ENGINE != "duckdb", reason="a DuckDB file is read")
 def test_a_batch_is_inserted_in_order_of_symbol_and_time(tmp_path):
     import duckdb
@@ -149,7 +131,9 @@ def test_a_batch_is_inserted_in_order_of_symbol_and_time(tmp_path):
     args = ("ingest", tmp_path / "day.parquet", "--store", tmp_path / "x.duckdb")
     subprocess.run([sys.executable, "-m", "flowtape", *map(str, args)], check=True, capture_output=True)
     with duckdb.connect(str(tmp_path / "x.duckdb"), read_only=True) as db:
-        keys = db.execute("SELECT symbol_id, ts, seq FROM print_rows ORDER BY rowid").fetchall()
+        keys = db.execute(
+            "SELECT symbol_id, ts, seq FROM print_rows WHERE removed_at IS NULL ORDER BY rowid"
+        ).fetchall()
         shown = db.execute("SELECT DISTINCT side FROM prints").fetchall()
         families = db.execute("SELECT count(DISTINCT family) FROM prints").fetchall()
     assert keys == sorted(keys)

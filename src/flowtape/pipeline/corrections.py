@@ -11,7 +11,7 @@ import polars as pl
 from flowtape.model.prints import day_bounds
 from flowtape.pipeline.batch import Prepared
 from flowtape.storage import Store
-from flowtape.storage.catalog import ROW_IDENTITY, ROW_SLOT, ROWS
+from flowtape.storage.catalog import ROW_IDENTITY, ROW_SLOT, STORED
 
 _VALUES = ("price", "size", "condition")
 _BEST = ("corrects", *_VALUES)
@@ -21,7 +21,7 @@ _BEST = ("corrects", *_VALUES)
 @dataclass(frozen=True, slots=True)
 class Corrected:
     """What corrections did: `dropped`, a mask of the batch's rows that kept rows correct (None: none); `gone`, the kept
-    rows (`catalog.ROWS` and `removed_at`) that were removed since rows of the batch correct them; and in the place of
+    rows (`catalog.STORED`) that were removed since rows of the batch correct them; and in the place of
     how many prints of the batch's own those were (`replacing`)."""
 
     dropped: pl.Series | None
@@ -29,7 +29,7 @@ class Corrected:
     replacing: int
 
 
-_NOTHING = Corrected(None, pl.DataFrame(schema=ROWS | {"removed_at": pl.Datetime("ns")}), 0)
+_NOTHING = Corrected(None, pl.DataFrame(schema=STORED), 0)
 
 
 class Corrections:

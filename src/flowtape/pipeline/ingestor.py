@@ -374,24 +374,28 @@ class Engine:
 
     def _rebuild_part(self, start: int, end: int, part: int, parts: int) -> int:
         series = self.store.catalog.series["series"]
-        rows = self.store.prints(series.filter(series % parts == part), start, end).drop("removed_at")
-        resolved = self._reclassify(rows)
-        removed = resolved.filter(pl.col("removed_at").is_not_null())
-        self._keep_removed(removed.head(0), start, end, removed)
-        bars = bars_of(resolved)
+        rows = self.store.prints(series.filter(series % parts == part), start, end)
+        bars = bars_of(self._reclassify(rows))
         self.store.append_bars(bars)
         return bars.height
 
     def _reclassify(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Classify stored rows again and replace those whose side or family differs; return them as prints with
+        """Classify stored rows (`catalog.STORED`) and match their cancels again; store what differs; return prints with
         `removed_at`."""
-        before = self.store.catalog.decode(rows)
-        prints = classified(before.drop("side", "family"), self.max_quote_age)
-        sides = prints.select(pl.col("side", "family").to_physical().cast(pl.UInt8))
-        differ = (rows["side"] != sides["side"]) | (rows["family"] != sides["family"])
+        before = self.store.catalog.decode(rows.drop("removed_at"))
+        prints = resolve(classified(before.drop("side", "family"), self.max_quote_age))
+        now = rows.with_columns(
+            prints["side"].to_physical().cast(pl.UInt8),
+            prints["family"].to_physical().cast(pl.UInt8),
+            prints["removed_at"].dt.replace_time_zone(None),
+        )
+        differ = (rows["side"] != now["side"]) | (rows["family"] != now["family"])
         if differ.any():
-            self.store.replace_prints(clustered(rows.with_columns(sides.get_columns()).filter(differ)))
-        return resolve(prints)
+            self.store.replace_prints(now.filter(differ))
+        moved = rows["removed_at"].ne_missing(now["removed_at"])
+        if moved.any():
+            self.store.set_removed(now.filter(moved))
+        return prints
 
     def _undo(self) -> None:
         """After a failed commit memory must hold no more than the store does."""
@@ -457,7 +461,8 @@ class Engine:
         report.duplicates += known.height - len(replacing)
         if replacing.is_empty():
             return bar_keys(batch.prints.head(0))
-        self.store.replace_prints(batch.rows[replacing])
+        kept = known.filter(greater).select("print_id", "removed_at")
+        self.store.replace_prints(batch.rows[replacing].hstack(kept))
         return bar_keys(batch.prints[replacing].filter(~is_cancel()))
 
     def _changed_by_cancels(
@@ -497,20 +502,17 @@ class Engine:
 
     def _resolve(self, groups: pl.DataFrame, start: int, end: int, report: Report) -> pl.DataFrame:
         """Match the cancels of some groups anew; gives the keys of the bars that changes."""
-        kept = self.store.catalog.decode(self.store.prints_of(groups, start, end))
+        rows = self.store.prints_of(groups, start, end)
+        kept = self.store.catalog.decode(rows)
         before = kept["removed_at"]
         now = resolve(kept.drop("removed_at"))
         moved = before.ne_missing(now["removed_at"])
         if not moved.any():
             return bar_keys(now.head(0))
-        self._keep_removed(groups, start, end, now.filter(pl.col("removed_at").is_not_null()))
+        changed = rows.with_columns(now["removed_at"].dt.replace_time_zone(None)).filter(moved)
+        self.store.set_removed(changed)
         report.removed += len(now) - now["removed_at"].null_count() - (len(before) - before.null_count())
         return bar_keys(now.filter(before.is_null() != now["removed_at"].is_null()))
-
-    def _keep_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
-        at = removed["removed_at"].dt.replace_time_zone(None)
-        rows = self.store.catalog.encode(removed.select(*PRINTS, "family", "side"))[1].with_columns(at)
-        self.store.set_removed(groups.select(GROUP), start, end, rows)
 
     def _compact(self) -> None:
         """A live feed adds to the same minutes commit after commit; put closed minutes together now and then."""

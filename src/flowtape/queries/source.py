@@ -277,7 +277,9 @@ class Desk:
         rows = self._store.prints(self._series(query, which), span.start, end, min_size)
         at = None if query.at is None else pl.lit(query.at).cast(pl.Datetime("ns"))
         stands = pl.col("removed_at").is_null()
-        rows = rows.filter(stands if at is None else stands | (pl.col("removed_at") >= at)).drop("removed_at")
+        rows = rows.filter(stands if at is None else stands | (pl.col("removed_at") >= at)).drop(
+            "removed_at", "print_id"
+        )
         prints = self._store.catalog.decode(rows).filter(~is_cancel())
         if which.strike is not None:
             prints = prints.filter(pl.col("strike").is_between(*which.strike))

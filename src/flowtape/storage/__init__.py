@@ -59,8 +59,8 @@ class Store(Protocol):
 
     # identity and sources
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: `row`, places in `rows` (UInt32), and what
-        decides between rows of one key (`identity.PRECEDENCE`), of the kept row."""
+        """Return which of `rows` (by `catalog.ROW_IDENTITY`) are kept already: `row`, places in `rows` (UInt32), and of
+        the kept row `print_id`, `removed_at` and what decides between rows of one key (`identity.PRECEDENCE`)."""
 
     def sources(self) -> pl.DataFrame:
         """asset, symbol, day, source: where each symbol's trading day comes from."""
@@ -69,7 +69,7 @@ class Store(Protocol):
         """Say so for further days; same columns as `sources`."""
 
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
-        """Forget a symbol's day: prints, bars, removals and its source."""
+        """Forget a symbol's day: prints, bars and its source."""
 
     def classified(self) -> pl.DataFrame:
         """Return day and classification: under which settings prints of each day were classified
@@ -83,10 +83,10 @@ class Store(Protocol):
         """Keep rows (`catalog.ROWS`) and the series and venues they brought."""
 
     def replace_prints(self, rows: pl.DataFrame) -> None:
-        """Put rows in the place of those of the same key, each of which is kept."""
+        """Put rows (`catalog.STORED`) in the place of those of the same key and `print_id`, each of which is kept."""
 
     def remove_prints(self, rows: pl.DataFrame) -> None:
-        """Remove kept rows, and what cancels did to them, by their keys."""
+        """Remove kept rows (`catalog.STORED`)."""
 
     def corrections(self, start: int, end: int) -> pl.DataFrame:
         """The slots (`catalog.ROW_SLOT`) of the rows of [start, end) ns that correct others."""
@@ -105,14 +105,14 @@ class Store(Protocol):
         """Return prints as rows (`catalog.ROWS`); `sql` is what follows the columns, from `FROM` on."""
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
-        """Rows of [start, end) ns of some series, of `min_size` or more, with `removed_at`."""
+        """Rows (`catalog.STORED`) of [start, end) ns of some series, of `min_size` or more."""
 
     def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
         """The underlying's last mid of each minute, on prints in [start, end) ns of some series: `minute` (since
         1970, rising) and `price` (1/10,000 USD). Last is by event order (`identity.EVENT_ORDER`)."""
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
-        """Rows of [start, end) ns that match `keys` in all of its columns, with `removed_at`."""
+        """Rows (`catalog.STORED`) of [start, end) ns that match `keys` in all of its columns."""
 
     def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
         """Rows of [start, end) ns of some series that a cancel from `at` on removed."""
@@ -121,8 +121,8 @@ class Store(Protocol):
         """series, strike, size, price of the cancels kept in [start, end) ns, distinct, and `last`, the time in
         ns of the latest of each."""
 
-    def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
-        """Replace what is known of removals in `groups` (series, strike, size, price) within [start, end)."""
+    def set_removed(self, rows: pl.DataFrame) -> None:
+        """Store the `removed_at` of kept rows (`catalog.STORED`), null where a row stands."""
 
     # minutes
     def append_bars(self, bars: pl.DataFrame) -> None:
@@ -142,7 +142,7 @@ class Store(Protocol):
         """Store the bars of minutes [start, end) as one row a key."""
 
     def clear_minutes(self, start: int, end: int) -> None:
-        """Forget bars and removals of [start, end) ns, to be made again from prints."""
+        """Forget the bars of [start, end) ns, to be made again from prints."""
 
     # cursors
     def take_over(self, source: str) -> None:
@@ -176,10 +176,6 @@ class Store(Protocol):
 
     def span(self) -> tuple[int, int] | None:
         """The oldest and newest print's time in ns, None for an empty store."""
-
-
-UNRELEASED = "3 before its release"
-"""How a store is named whose prints lack the side: version 3 as it was before its first release."""
 
 
 def other_format(found: str, known: str) -> str:

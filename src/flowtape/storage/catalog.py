@@ -51,6 +51,9 @@ ROWS: Schema = {
 }
 """A print as kept: prices in 1/10,000 USD, times naive UTC, a stock's strike 0. `family` is a place in
 `conditions.FAMILIES`, `side` one in `prints.Side`."""
+STORED: Schema = {**ROWS, "print_id": pl.Int64, "removed_at": pl.Datetime("ns")}
+"""A row as a store gives it back. `print_id` is unique in the store and stays when the print's quote is replaced;
+`removed_at` is the time of the cancel that removed the print, null while it stands."""
 ROW_IDENTITY = ("ts", "seq", "series", "strike", "venue", "price", "size", "condition", "copy")
 """The key of a row: `prints.IDENTITY` by number."""
 ROW_SLOT = ("ts", "seq", "series", "strike", "venue")

@@ -7,38 +7,45 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import polars as pl
 
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.files import Held, private
-from flowtape.model.prints import day_bounds
+from flowtape.model.prints import day_bounds, trading_days
 from flowtape.orderflow.identity import PRECEDENCE
 from flowtape.orderflow.minute_bars import FIELDS, merge
 from flowtape.orderflow.quotes import STANDING
-from flowtape.storage import UNRELEASED, Changes, Point, other_format
+from flowtape.storage import Changes, Point, other_format
 from flowtape.storage.catalog import (
     BAR_KEY,
+    CLUSTER,
     GROUP,
     ROW_IDENTITY,
     ROW_SLOT,
     ROWS,
     SERIES,
+    STORED,
     VENUES,
     Catalog,
     last_mids,
     typed,
 )
 from flowtape.storage.dialect import CANCELS, DUCKDB
-from flowtape.storage.duckdb_tables import DDL, STANDING_QUOTES, VERSION
+from flowtape.storage.duckdb_tables import DDL, VERSION
 
 _CONFIG: dict[str, Any] = {
     # DuckDB would fetch an extension from the network where a name or a query seems to need one.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
+CHECKPOINT_AT = "64MB"
+"""Size of the log at which a commit writes a checkpoint."""
+KNOWN = ("print_id", "removed_at", *PRECEDENCE)
+SEVERAL = "several"
+"""The classification of a day whose prints were classified under more than one."""
 CLOSE_WAIT = 5.0
 """Seconds that closing waits for a transaction to end."""
 
@@ -54,6 +61,17 @@ class _Arrow:
         return self.table.__arrow_c_stream__(requested_schema)
 
 
+class _Day(NamedTuple):
+    """A row of `days`: prints when they were last put in order and the greatest `print_id` among these, rows of them
+    that were replaced since, whether the stored minute bars hold, and the classification."""
+
+    prints: int = 0
+    sorted_to: int = 0
+    moved: int = 0
+    bars: bool = False
+    classification: str = ""
+
+
 class DuckStore:
     """A `Store` in one DuckDB file."""
 
@@ -65,6 +83,8 @@ class DuckStore:
         # Not one of a thread's own: who ends a transaction may not be who began it.
         self._write = threading.Lock()
         self._mine = threading.local()
+        # Days that `days` already tells to be written to since their minute bars were stored.
+        self._written_days: set[date] = set()
         try:
             if path.exists() and not path.is_file():
                 raise OSError("it is not a regular file")
@@ -85,29 +105,24 @@ class DuckStore:
             raise _opening(path, error) from None
 
     def _prepare(self, read_only: bool) -> None:
-        # Row order within a commit means nothing here, and keeping it costs a third of the write speed. A
-        # large checkpoint threshold keeps a bulk ingest from rewriting the file over and over.
-        self._db.execute("SET preserve_insertion_order = false; SET checkpoint_threshold = '256MB'")
-        self._db.execute("SET memory_limit = '1GB'")
+        # Statements that need an order name it; keeping the order of insertion costs a third of the write speed.
+        self._db.execute("SET preserve_insertion_order = false; SET memory_limit = '600MB'")
+        self._db.execute(f"SET checkpoint_threshold = '{CHECKPOINT_AT}'")
         tables = {row[0] for row in self._db.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
         if not tables and not read_only:
             self._db.execute(f"BEGIN; {DDL} COMMIT")
         elif "meta" not in tables:
             raise StoreError("it is a DuckDB file, but not a flowtape store")
         (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchall()[0]
-        if version == VERSION and not self._classifies():
-            version = UNRELEASED
         if version != VERSION:
             raise StoreError(other_format(version, VERSION))
-        if not read_only:
-            self._db.execute(STANDING_QUOTES)
         series = self._frame('SELECT series, asset, symbol, root, expiry, "right", symbol_id FROM series')
         venues = self._frame("SELECT venue, name FROM venues")
         self.catalog = Catalog.of(typed(series, SERIES), typed(venues, VENUES))
-
-    def _classifies(self) -> bool:
-        columns = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'print_rows'"
-        return ("side",) in self._db.execute(columns).fetchall()
+        # Sorted days hold no greater number, and whole blocks of them are skipped.
+        low = self._frame("SELECT coalesce(max(sorted_to), 0) n FROM days").item()
+        sql = f"SELECT coalesce(max(print_id), {low}) n FROM print_rows WHERE print_id > {low}"
+        self._last_id = int(self._frame(sql).item())
 
     def close(self) -> None:
         """Commit what DuckDB still holds back and release the file; a transaction that is open is undone."""
@@ -140,6 +155,7 @@ class DuckStore:
                     self._db.execute("COMMIT")
             except BaseException as error:
                 self.catalog.rollback()
+                self._written_days.clear()
                 with suppress(duckdb.Error):  # the fault itself is what gets told
                     self._db.execute("ROLLBACK")
                 if isinstance(error, duckdb.Error):
@@ -205,9 +221,9 @@ class DuckStore:
         # A tape in order of time meets what is kept only at its edge, and only there need it be compared.
         low, high = self._frame(f"SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b {within}", True).row(0)
         if low is None:
-            return pl.DataFrame(schema={"row": pl.UInt32, **{name: ROWS[name] for name in PRECEDENCE}})
+            return pl.DataFrame(schema={"row": pl.UInt32, **{name: STORED[name] for name in KNOWN}})
         fresh = rows.select(*ROW_IDENTITY).with_row_index("row").filter(ts.is_between(low, high))
-        names, quote = ", ".join(ROW_IDENTITY), ", ".join(PRECEDENCE)
+        names, quote = ", ".join(ROW_IDENTITY), ", ".join(KNOWN)
         sql = f"SELECT row, {quote} FROM fresh JOIN (SELECT {names}, {quote} {within}) USING ({names})"
         return self._frame(sql, True, fresh=fresh).cast({"row": pl.UInt32})
 
@@ -221,22 +237,41 @@ class DuckStore:
 
     def classified(self) -> pl.DataFrame:
         """See `Store.classified`."""
-        return self._frame("SELECT day, classification FROM classified")
+        return self._frame("SELECT day, classification FROM days")
 
     def set_classified(self, days: list[date], classification: str, *, whole: bool = False) -> None:
         """See `Store.set_classified`."""
         for day in days:
-            if whole:
-                self._run(
-                    "DELETE FROM classified WHERE day = ? AND classification != ?", [day, classification]
-                )
-            self._run("INSERT OR IGNORE INTO classified VALUES (?, ?)", [day, classification])
+            before = self._day(day).classification
+            if before != classification:
+                known = whole or not before
+                self._set_day(day, classification=classification if known else SEVERAL)
+
+    def _day(self, day: date) -> _Day:
+        """Return the row of `days` of a day, as the open transaction sees it."""
+        found = self._frame(f"SELECT * EXCLUDE (day) FROM days WHERE day = DATE '{day}'", True)
+        return _Day(*found.row(0)) if found.height else _Day()
+
+    def _set_day(self, day: date, **values: Any) -> None:
+        """Change some values of the row of `days` of a day."""
+        row = self._day(day)._replace(**values)
+        self._run("DELETE FROM days WHERE day = ?", [day])
+        self._run("INSERT INTO days VALUES (?, ?, ?, ?, ?, ?)", [day, *row])
+
+    def _write_day(self, days: pl.Series, moved: bool = False) -> None:
+        """Record that rows of some trading days were written, or, with `moved`, also lost their place in the order."""
+        if not moved and set(days.unique()) <= self._written_days:
+            return
+        for day, many in days.value_counts().iter_rows():
+            self._set_day(day, bars=False, moved=self._day(day).moved + (many if moved else 0))
+            self._written_days.add(day)
 
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
         """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
         numbers = self.catalog.find(asset, symbol).to_frame()
         self._forget(start, end, "AND series IN (SELECT series FROM numbers)", numbers, also_prints=True)
+        self._write_day(pl.Series([day]))
         self._run("DELETE FROM sources WHERE asset = ? AND symbol = ? AND day = ?", [asset, symbol, day])
 
     def clear_minutes(self, start: int, end: int) -> None:
@@ -245,8 +280,8 @@ class DuckStore:
 
     def _forget(self, start: int, end: int, which: str, numbers: pl.DataFrame, also_prints: bool) -> None:
         frames = {"numbers": numbers} if which else {}
-        for table in ("print_rows", "removed_rows")[0 if also_prints else 1 :]:
-            self._run(f"DELETE FROM {table} WHERE {_between(start, end)} {which}", **frames)
+        if also_prints:
+            self._run(f"DELETE FROM print_rows WHERE {_between(start, end)} {which}", **frames)
         low, high = start // 60_000_000_000, end // 60_000_000_000
         self._run(f"DELETE FROM bar_rows WHERE minute >= {low} AND minute < {high} {which}", **frames)
 
@@ -259,49 +294,44 @@ class DuckStore:
         if venues.height:
             self._run("INSERT INTO venues SELECT venue, name FROM fresh", fresh=venues)
         if rows.height:
-            self._run(f"INSERT INTO print_rows SELECT {', '.join(ROWS)} FROM fresh", fresh=rows)
+            first = self._last_id + 1
+            self._last_id += rows.height
+            numbers = pl.int_range(first, first + rows.height, eager=True).alias("print_id")
+            removed = pl.lit(None, STORED["removed_at"]).alias("removed_at")
+            self._insert(rows.with_columns(numbers, removed))
+            self._write_day(_days_of(rows))
+
+    def _insert(self, rows: pl.DataFrame) -> None:
+        self._run(f"INSERT INTO print_rows SELECT {', '.join(STORED)} FROM fresh", fresh=rows)
 
     def replace_prints(self, rows: pl.DataFrame) -> None:
         """See `Store.replace_prints`."""
-        self._delete("print_rows", rows)
-        self._run(f"INSERT INTO print_rows SELECT {', '.join(ROWS)} FROM fresh", fresh=rows)
+        self.remove_prints(rows)
+        self._insert(rows.sort(CLUSTER))
 
     def remove_prints(self, rows: pl.DataFrame) -> None:
         """See `Store.remove_prints`."""
-        self._delete("print_rows", rows)
-        self._delete("removed_rows", rows)
-
-    def _delete(self, table: str, rows: pl.DataFrame) -> None:
-        """Delete the rows of a table that have the keys of some rows."""
         ts = rows["ts"].to_physical()
         first, last = pl.select(ts.min(), last=ts.max()).row(0)
-        same = " AND ".join(f"t.{name} = f.{name}" for name in ROW_IDENTITY)
-        self._run(f"DELETE FROM {table} t USING fresh f WHERE {same} AND {_between(first, last + 1, 't.ts')}",
-                  fresh=rows.select(ROW_IDENTITY))  # fmt: skip
+        which = f"{_between(first, last + 1)} AND print_id IN (SELECT print_id FROM gone)"
+        self._run(f"DELETE FROM print_rows WHERE {which}", gone=rows.select("print_id"))
+        self._write_day(_days_of(rows), moved=True)
+
+    def set_removed(self, rows: pl.DataFrame) -> None:
+        """See `Store.set_removed`."""
+        self.replace_prints(rows)
 
     def counted(
         self, asset: str, symbol: str, start: int, end: int, at: int | None, min_size: int = 1
     ) -> str:
         """See `Store.counted`."""
-        known, keys = self.catalog.symbol_id(asset, symbol), ", ".join(ROW_IDENTITY)
+        known = self.catalog.symbol_id(asset, symbol)
         number = -1 if known is None else known
-        before = "" if at is None else f" AND removed_at < make_timestamp_ns({at})"
-        mine = (
+        later = "" if at is None else f" OR removed_at >= make_timestamp_ns({at})"
+        return (
             f"SELECT *, epoch_ns(ts) AS t, epoch_ns(ts) // 60000000000 AS minute FROM print_rows"
             f" WHERE symbol_id = {number} AND {_between(start, end)}"
-            f" AND condition NOT IN ({CANCELS}) AND size >= {min_size}"
-        )
-        removed = (
-            f"SELECT {keys} FROM removed_rows WHERE {_between(start, end)}{before}"
-            f" AND series IN (SELECT series FROM series WHERE symbol_id = {number})"
-        )
-        # A join by the whole key costs several times as much as the answer itself. So only prints that share their
-        # instant with a removed print are compared by the whole key.
-        return (
-            f"WITH mine AS NOT MATERIALIZED ({mine}), removed AS NOT MATERIALIZED ({removed})"
-            " SELECT * FROM mine ANTI JOIN (SELECT ts FROM removed) USING (ts) UNION ALL"
-            " SELECT * FROM (SELECT * FROM mine SEMI JOIN (SELECT ts FROM removed) USING (ts))"
-            f" ANTI JOIN removed USING ({keys})"
+            f" AND condition NOT IN ({CANCELS}) AND size >= {min_size} AND (removed_at IS NULL{later})"
         )
 
     def select(self, sql: str) -> pl.DataFrame:
@@ -332,22 +362,15 @@ class DuckStore:
         )
 
     def _prints(self, start: int, end: int, which: str, own: bool, **frames: pl.DataFrame) -> pl.DataFrame:
-        columns, identity = ", ".join(ROWS), ", ".join(ROW_IDENTITY)
         sql = f"""
-            WITH p AS (SELECT *, epoch_ns(ts) // 60000000000 AS minute FROM print_rows
-                       WHERE {_between(start, end)}),
-                 r AS (SELECT {identity}, removed_at FROM removed_rows WHERE {_between(start, end)}),
-                 chosen AS (SELECT {columns} FROM p {which})
-            SELECT {columns}, removed_at FROM chosen LEFT JOIN r USING ({identity})"""
+            WITH p AS (SELECT *, epoch_ns(ts) // 60000000000 AS minute FROM print_rows WHERE {_between(start, end)})
+            SELECT {", ".join(STORED)} FROM p {which}"""
         return self._frame(sql, own, **frames)
 
     def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
         """See `Store.removed_since`."""
-        columns = ", ".join(f"p.{name}" for name in ROWS)
-        which = "SEMI JOIN keys USING (series)"
-        sql = f"""SELECT {columns} FROM (SELECT * FROM print_rows {which} WHERE {_between(start, end)}) p
-            SEMI JOIN (SELECT * FROM removed_rows {which} WHERE {_between(start, end)}
-                AND removed_at >= make_timestamp_ns({at})) r USING ({", ".join(ROW_IDENTITY)})"""
+        sql = f"""SELECT {", ".join(ROWS)} FROM print_rows SEMI JOIN keys USING (series)
+            WHERE {_between(start, end)} AND removed_at >= make_timestamp_ns({at})"""
         return self._frame(sql, keys=series.alias("series").to_frame())
 
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
@@ -362,17 +385,6 @@ class DuckStore:
         """See `Store.corrections`."""
         sql = f"SELECT {', '.join(ROW_SLOT)} FROM print_rows WHERE corrects = 1 AND {_between(start, end)}"
         return typed(self._frame(sql, True), {name: ROWS[name] for name in ROW_SLOT})
-
-    def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
-        """See `Store.set_removed`."""
-        same = " AND ".join(f"r.{name} = g.{name}" for name in GROUP)
-        self._run(
-            f"DELETE FROM removed_rows r USING groups g WHERE {same} AND {_between(start, end)}",
-            groups=groups,
-        )
-        if removed.height:
-            names = ", ".join((*ROW_IDENTITY, "removed_at"))
-            self._run(f"INSERT INTO removed_rows ({names}) SELECT {names} FROM removed", removed=removed)
 
     def append_bars(self, bars: pl.DataFrame) -> None:
         """See `Store.append_bars`."""
@@ -431,7 +443,8 @@ class DuckStore:
 
     def set_cursor(self, source: str, position: str) -> None:
         """See `Store.set_cursor`."""
-        self._run("INSERT OR REPLACE INTO cursors VALUES (?, ?)", [source, position])
+        self._run("DELETE FROM cursors WHERE source = ?", [source])
+        self._run("INSERT INTO cursors VALUES (?, ?)", [source, position])
 
     def standing(self, source: str) -> pl.DataFrame:
         """See `Store.standing`."""
@@ -467,8 +480,13 @@ def _let_go(connection: Any, frames: Iterable[str]) -> None:
             connection.unregister(name)
 
 
-def _between(start: int, end: int, ts: str = "ts") -> str:
-    return f"{ts} >= make_timestamp_ns({start}) AND {ts} < make_timestamp_ns({end})"
+def _days_of(rows: pl.DataFrame) -> pl.Series:
+    """Return the trading day of each row."""
+    return trading_days(rows["ts"].dt.replace_time_zone("UTC"))
+
+
+def _between(start: int, end: int) -> str:
+    return f"ts >= make_timestamp_ns({start}) AND ts < make_timestamp_ns({end})"
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,9 +8,8 @@ from flowtape.model.conditions import FAMILIES
 from flowtape.model.exact import BITS
 from flowtape.model.prints import CONDITION_NAMES, QUOTE_CLASSES, SIZE_SCALE, Side
 from flowtape.orderflow.minute_bars import FIELDS, NOTIONALS, VOLUMES
-from flowtape.storage.catalog import ROW_IDENTITY
 
-VERSION = "3"
+VERSION = "4"
 _TYPES = {
     "ts": "TIMESTAMP_NS NOT NULL", "series": "INTEGER NOT NULL", "strike": "INTEGER NOT NULL",
     "price": "BIGINT NOT NULL", "size": "BIGINT NOT NULL", "bid": "BIGINT", "ask": "BIGINT",
@@ -18,7 +17,7 @@ _TYPES = {
     "quote_class": "UTINYINT NOT NULL", "condition": "UTINYINT NOT NULL", "venue": "USMALLINT NOT NULL",
     "seq": "BIGINT NOT NULL", "copy": "BIGINT NOT NULL", "corrects": "UTINYINT NOT NULL", "underlying": "BIGINT",
     "price_flags": "UTINYINT NOT NULL", "symbol_id": "INTEGER NOT NULL", "family": "UTINYINT NOT NULL",
-    "side": "UTINYINT NOT NULL",
+    "side": "UTINYINT NOT NULL", "print_id": "BIGINT NOT NULL", "removed_at": "TIMESTAMP_NS",
 }  # fmt: skip
 _BAR_TYPES = {
     "series": "INTEGER",
@@ -53,6 +52,7 @@ def _notional(upper: str, lower: str) -> str:
 
 
 _STRIKE = "CASE asset WHEN 'option' THEN strike / 1e4 END AS strike"
+# No keys and no UPDATE anywhere: DuckDB writes no checkpoint while updated rows have readers, so its log would grow.
 DDL = f"""
 CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
 INSERT INTO meta VALUES ('version', '{VERSION}');
@@ -61,12 +61,12 @@ CREATE TABLE series (series INTEGER, asset VARCHAR, symbol VARCHAR, root VARCHAR
 CREATE TABLE venues (venue USMALLINT, name VARCHAR);
 CREATE TABLE print_rows ({_columns(_TYPES)});
 CREATE TABLE bar_rows ({_columns(_BAR_TYPES)});
-CREATE TABLE removed_rows ({_columns({name: _TYPES[name] for name in ROW_IDENTITY})},
-    removed_at TIMESTAMP_NS NOT NULL);
 CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
-CREATE TABLE classified (day DATE, classification VARCHAR, PRIMARY KEY (day, classification));
-CREATE TABLE cursors (source VARCHAR PRIMARY KEY, position VARCHAR);
-CREATE VIEW prints AS SELECT ts, asset, symbol, root, expiry, "right", {_STRIKE}, price / 1e4 AS price,
+CREATE TABLE days (day DATE, prints BIGINT, sorted_to BIGINT, moved BIGINT, bars BOOLEAN, classification VARCHAR);
+CREATE TABLE cursors (source VARCHAR, position VARCHAR);
+CREATE TABLE standing_quotes (source VARCHAR, instrument VARCHAR, ts BIGINT, seq BIGINT, bid BIGINT, ask BIGINT,
+    bid_size BIGINT, ask_size BIGINT);
+CREATE VIEW prints AS SELECT print_id, ts, asset, symbol, root, expiry, "right", {_STRIKE}, price / 1e4 AS price,
     {_sized("size", 18)} AS size, bid / 1e4 AS bid, ask / 1e4 AS ask, {_sized("bid_size", 20)} AS bid_size,
     {_sized("ask_size", 20)} AS ask_size, quote_ts, quote_seq,
     {_named(QUOTE_CLASSES)}[quote_class + 1] AS quote_class, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
@@ -85,12 +85,8 @@ CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}
     arg_min(open, (-sets_ends, open_ts, open_seq, open_venue, open)) / 1e4 AS open,
     arg_max(close, (sets_ends, close_ts, close_seq, close_venue, close)) / 1e4 AS close
     FROM bar_rows JOIN series USING (series) GROUP BY ALL;
-CREATE VIEW removals AS SELECT ts, asset, symbol, root, expiry, "right", {_STRIKE},
+CREATE VIEW removals AS SELECT print_id, ts, asset, symbol, root, expiry, "right", {_STRIKE},
     {_sized("size", 18)} AS size, price / 1e4 AS price, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
     name AS venue, seq, copy, removed_at
-    FROM removed_rows JOIN series USING (series) JOIN venues USING (venue);
+    FROM print_rows JOIN series USING (series) JOIN venues USING (venue) WHERE removed_at IS NOT NULL;
 """
-
-# Made where it is missing: a store of this version may have been made before the table was added.
-STANDING_QUOTES = """CREATE TABLE IF NOT EXISTS standing_quotes (source VARCHAR, instrument VARCHAR, ts BIGINT,
-    seq BIGINT, bid BIGINT, ask BIGINT, bid_size BIGINT, ask_size BIGINT)"""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import polars as pl
 
 from flowtape.errors import StoreError, TakenOver
-from flowtape.storage import UNRELEASED, Point, other_format
+from flowtape.storage import Point, other_format
 from flowtape.storage.catalog import Catalog
 from flowtape.storage.clickhouse.connection import Address, Link
 from flowtape.storage.clickhouse.rows import quoted, typed_series
@@ -65,18 +65,9 @@ class Commits:
             row = pl.DataFrame({"name": ["version"], "value": [str(VERSION)], "at": [1]})
             self._insert("meta", row.cast({"at": pl.UInt64}), "version")
             found = self._version()
-        if found == str(VERSION) and not self._classifies():
-            found = UNRELEASED
         if found != str(VERSION):
             raise StoreError(f"{self.address}: {other_format(found, str(VERSION))}")
         self.point()
-
-    def _classifies(self) -> bool:
-        sql = (
-            "SELECT count() AS n FROM system.columns WHERE table = 'prints' AND name = 'side'"
-            f" AND database = {quoted(self.address.database)}"
-        )
-        return bool(self._link.ask(sql).item())
 
     def _version(self) -> str:
         sql = f"SELECT argMax(value, at) AS version FROM {self._at('meta')} WHERE name = 'version'"

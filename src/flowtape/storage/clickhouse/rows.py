@@ -17,7 +17,12 @@ from flowtape.storage.catalog import ROWS, SERIES, SERIES_KEY, Catalog, Schema, 
 
 IDENTITY = ("ts", *SERIES_KEY, "strike", "venue", "seq", "price", "size", "condition", "copy")
 SYMBOL = "asset, symbol"
-PRINT_ROW = (*IDENTITY, *(name for name in ROWS if name not in (*IDENTITY, "series", "symbol_id")))
+PRINT_ROW = (
+    *IDENTITY,
+    *(name for name in ROWS if name not in (*IDENTITY, "series", "symbol_id")),
+    "print_id",
+)
+REMOVAL_ROW = (*IDENTITY, "removed_at", "print_id")
 BAR_ROW = (*SERIES_KEY, "family", "minute", *FIELDS)
 _NO_EXPIRY = date(1970, 1, 1)
 _FAMILY = pl.Enum(FAMILIES)

@@ -5,6 +5,7 @@ Nothing is changed in place: what replaces a row has a higher stamp (`commits`).
 
 from __future__ import annotations
 
+import secrets
 from datetime import date
 
 import polars as pl
@@ -14,12 +15,24 @@ from flowtape.orderflow.identity import PRECEDENCE
 from flowtape.orderflow.minute_bars import FIELDS, NS_PER_MINUTE, merge
 from flowtape.orderflow.quotes import STANDING
 from flowtape.storage import Changes, Point
-from flowtape.storage.catalog import BAR_KEY, GROUP, ROW_IDENTITY, ROW_SLOT, ROWS, Schema, last_mids, typed
+from flowtape.storage.catalog import (
+    BAR_KEY,
+    GROUP,
+    ROW_IDENTITY,
+    ROW_SLOT,
+    ROWS,
+    STORED,
+    Schema,
+    last_mids,
+    typed,
+)
 from flowtape.storage.clickhouse.commits import Commits, seen, since
+from flowtape.storage.clickhouse.connection import Address
 from flowtape.storage.clickhouse.rows import (
     BAR_ROW,
     IDENTITY,
     PRINT_ROW,
+    REMOVAL_ROW,
     SYMBOL,
     by_name,
     by_number,
@@ -33,6 +46,9 @@ from flowtape.storage.dialect import CANCELS, CLICKHOUSE
 
 _CLAIMS: Schema = {"asset": pl.String, "symbol": pl.String, "day": pl.Date, "source": pl.String}
 _EXTENT = "count() AS n, min(toUnixTimestamp64Nano(ts)) AS a, max(toUnixTimestamp64Nano(ts)) AS b"
+_KEPT: Schema = {name: kind for name, kind in STORED.items() if name != "removed_at"}
+_ID_BITS = 34
+"""Bits of `print_id` that count prints of one process; the 29 bits above them are drawn at random by each."""
 _NAMED = 10_000
 """Keys asked for by name; of more, whole symbols are read and the rest is left here."""
 
@@ -41,6 +57,10 @@ class ClickStore(Commits):
     """A `Store` in ClickHouse. Many processes may write: each symbol's day by one of them at a time."""
 
     dialect = CLICKHOUSE
+
+    def __init__(self, address: Address, read_only: bool = False) -> None:
+        super().__init__(address, read_only)
+        self._next_id = (secrets.randbits(63 - _ID_BITS) << _ID_BITS) + 1
 
     # reading
     def _ask(
@@ -86,20 +106,21 @@ class ClickStore(Commits):
         where = f"{span_of(first, last + 1)} AND {chosen(self.catalog, rows['series'])}"
         many, low, high = self._ask("prints", _EXTENT, where, own=True).row(0)
         if not many:
-            return pl.DataFrame(schema={"row": pl.UInt32, **{name: ROWS[name] for name in PRECEDENCE}})
+            return pl.DataFrame(schema={"row": pl.UInt32, **{name: STORED[name] for name in _KNOWN}})
         fresh = rows.select(ROW_IDENTITY).with_row_index("row").filter(ts.is_between(low, high))
         where = f"{span_of(low, high + 1)} AND {chosen(self.catalog, rows['series'])}"
         kept = self._rows(where, own=True)
-        return fresh.join(kept.select(*ROW_IDENTITY, *PRECEDENCE), on=ROW_IDENTITY).select(
-            pl.col("row").cast(pl.UInt32), *PRECEDENCE
+        found = fresh.join(kept, on=ROW_IDENTITY).with_columns(
+            pl.lit(None, STORED["removed_at"]).alias("removed_at")
         )
+        return found.select(pl.col("row").cast(pl.UInt32), *_KNOWN)
 
     def _rows(self, where: str, own: bool, also: str = "") -> pl.DataFrame:
-        """Prints as `catalog.ROWS`, each once. `where` is of what makes a row itself; what a later copy may tell
-        otherwise is asked of the one that stands, by `also`."""
+        """Return prints as `catalog.STORED` without `removed_at`, each once. `where` filters by a row's key, `also`
+        the newest copy of each."""
         columns, also = ", ".join((*PRINT_ROW, "gone")), f"gone = 0 AND ({also or 1})"
         found = self._ask("prints", columns, where, own, ", ".join(IDENTITY), "prints", also)
-        return by_number(self.catalog, found, ROWS)
+        return by_number(self.catalog, found, _KEPT)
 
     def _removed(self, where: str, own: bool) -> pl.DataFrame:
         """What cancels removed: `ROW_IDENTITY` and `removed_at`."""
@@ -142,7 +163,7 @@ class ClickStore(Commits):
 
     def clear_minutes(self, start: int, end: int) -> None:
         """See `Store.clear_minutes`."""
-        self._strike_out(("minutes", "removals"), start, end)
+        self._strike_out(("minutes",), start, end)
 
     def _strike_out(
         self, kinds: tuple[str, ...], start: int, end: int, asset: str = "", symbol: str = ""
@@ -159,7 +180,10 @@ class ClickStore(Commits):
         if series.height:
             self._write_rows("series", by_name(self.catalog, series, ()))
             self._grew = self._stamp
-        self._write_prints(rows, gone=0)
+        if rows.height:
+            numbers = pl.int_range(self._next_id, self._next_id + rows.height, eager=True)
+            self._next_id += rows.height
+            self._write_prints(rows.with_columns(numbers.alias("print_id")), gone=0)
 
     def _write_prints(self, rows: pl.DataFrame, gone: int) -> None:
         named = by_name(self.catalog, rows, PRINT_ROW).with_columns(pl.lit(gone, pl.UInt8).alias("gone"))
@@ -172,8 +196,7 @@ class ClickStore(Commits):
     def remove_prints(self, rows: pl.DataFrame) -> None:
         """See `Store.remove_prints`."""
         self._write_prints(rows, gone=1)
-        none = rows.select(*ROW_IDENTITY).with_columns(pl.lit(None, pl.Datetime("ns")).alias("removed_at"))
-        self._write_rows("removals", by_name(self.catalog, none, (*IDENTITY, "removed_at")))
+        self.set_removed(rows.with_columns(pl.lit(None, STORED["removed_at"]).alias("removed_at")))
 
     def corrections(self, start: int, end: int) -> pl.DataFrame:
         """See `Store.corrections`."""
@@ -260,14 +283,9 @@ class ClickStore(Commits):
         rows = self._rows(span_of(start, end), own=True, also=cancels)
         return rows.group_by(GROUP).agg(pl.col("ts").to_physical().max().alias("last"))
 
-    def set_removed(self, groups: pl.DataFrame, start: int, end: int, removed: pl.DataFrame) -> None:
+    def set_removed(self, rows: pl.DataFrame) -> None:
         """See `Store.set_removed`."""
-        made = removed.select(*ROW_IDENTITY, "removed_at")
-        if groups.height:
-            kept = self.prints_of(groups, start, end).filter(pl.col("removed_at").is_not_null())
-            gone = kept.join(made, on=ROW_IDENTITY, how="anti").select(*ROW_IDENTITY)
-            made = pl.concat([made, gone.with_columns(pl.lit(None, pl.Datetime("ns")).alias("removed_at"))])
-        self._write_rows("removals", by_name(self.catalog, made, (*IDENTITY, "removed_at")))
+        self._write_rows("removals", by_name(self.catalog, rows, REMOVAL_ROW))
 
     # minutes
     def append_bars(self, bars: pl.DataFrame) -> None:
@@ -391,6 +409,7 @@ class ClickStore(Commits):
         return (low, high) if many else None
 
 
+_KNOWN = ("print_id", "removed_at", *PRECEDENCE)
 _BAR_TYPES = {
     "series": pl.Int32, "family": pl.UInt8, "minute": pl.Int32, **dict.fromkeys(FIELDS, pl.Int64),
 }  # fmt: skip

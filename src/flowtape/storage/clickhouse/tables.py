@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from flowtape.model.exact import BITS
 from flowtape.orderflow.minute_bars import EDGES, NOTIONALS, VALUES
 
-VERSION = 3
+VERSION = 4
 STAMP = {"writer": "UInt64", "v": "UInt64 CODEC(Delta, ZSTD)"}
 _TEXT = "LowCardinality(String)"
 SERIES_COLUMNS = {
@@ -43,13 +43,14 @@ class Table:
     index: str = ""
 
 
+_PRINT_ID = "Int64 CODEC(Delta, ZSTD)"
 _NULLABLE = "Nullable(Int64) CODEC(Delta, ZSTD)"
 _KEPT = {
     "bid": _NULLABLE, "ask": _NULLABLE,
     "bid_size": _NULLABLE, "ask_size": _NULLABLE,
     "quote_ts": "Nullable(DateTime64(9, 'UTC')) CODEC(DoubleDelta, ZSTD)", "quote_seq": _NULLABLE,
     "quote_class": "UInt8", "corrects": "UInt8", "underlying": _NULLABLE, "price_flags": "UInt8", "family": _TEXT,
-    "side": _TEXT, "gone": "UInt8",
+    "side": _TEXT, "print_id": _PRINT_ID, "gone": "UInt8",
 }  # fmt: skip
 """`gone` is 1 in the row that removes a print."""
 _BAR = {
@@ -67,7 +68,7 @@ TABLES = (
           ("asset", "symbol", "minute", "expiry", "right", "family", "v"), "symbol", "toYYYYMM(minute)", "minute",
           index=_INDEX),
     Table("removals", {**_IDENTITY,
-                       "removed_at": "Nullable(DateTime64(9, 'UTC'))", **STAMP},
+                       "removed_at": "Nullable(DateTime64(9, 'UTC'))", "print_id": _PRINT_ID, **STAMP},
           ("asset", "symbol", "ts", "seq", "v"), "symbol", "toYYYYMM(ts)", "ts", index=_INDEX),
     Table("series", {**SERIES_COLUMNS, **STAMP}, ("asset", "symbol", "expiry", "right", "root", "v"), "symbol",
           index=_INDEX),
