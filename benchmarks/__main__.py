@@ -17,6 +17,7 @@ NAMES = {
     "minutes": "tape_to_minutes",
     "store": "tape_to_store",
     "endpoint": "endpoint",
+    "http": "servers",
     "startup": "startup",
     "routes": "routes",
     "live": "live",

@@ -53,7 +53,7 @@ class Load:
 
 def run(scale: Scale) -> list[Section]:
     """One table; an empty one that says so where wrk or nginx is missing."""
-    missing = [name for name in ("wrk", "nginx") if _program(name) is None]
+    missing = [name for name in ("wrk", "nginx") if program(name) is None]
     if missing:
         why = f"not measured: {' and '.join(missing)} not found (apt-get install wrk nginx-light)"
         say(f"  {why}")
@@ -62,7 +62,7 @@ def run(scale: Scale) -> list[Section]:
         work = Path(folder)
         # nginx's worker may run as another user, which must be able to look into the folder.
         work.chmod(0o755)
-        url, (key, limited), body = stack.enter_context(_flowtape(scale, work))
+        url, (key, limited), body, _ = stack.enter_context(live_server(scale, work))
         say(f"  the server has caught up; an answer has {len(body):,} bytes")
         nginx = stack.enter_context(_nginx(work, body))
         usual = stack.enter_context(_fastapi(scale, work, key))
@@ -89,14 +89,17 @@ def run(scale: Scale) -> list[Section]:
     return [_section(_rows(loads, rates), aims, _notes(scale, len(body), arrived))]
 
 
-def _program(name: str) -> str | None:
+def program(name: str) -> str | None:
+    """Where a program is, or None."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
 
 
 @contextmanager
-def _flowtape(scale: Scale, work: Path) -> Iterator[tuple[str, tuple[str, str], bytes]]:
+def live_server(
+    scale: Scale, work: Path
+) -> Iterator[tuple[str, tuple[str, str], bytes, subprocess.Popen[bytes]]]:
     """A server whose simulated market has caught up with the clock: its address, a key without and one with a
-    daily limit, and an answer."""
+    daily limit, an answer, and its process."""
     store, log = work / "live.duckdb", work / "live.log"
     _begin_recently(store)
     port = free_port()
@@ -109,7 +112,7 @@ def _flowtape(scale: Scale, work: Path) -> Iterator[tuple[str, tuple[str, str], 
         wait_for(f"{base}/health", process, log)
         keys = _key(store, "alpha"), _key(store, "enterprise")
         url = base + TARGET
-        yield url, keys, _caught_up(url, keys[0])
+        yield url, keys, _caught_up(url, keys[0]), process
 
 
 def _caught_up(url: str, key: str, limit: float = 600.0) -> bytes:
@@ -158,7 +161,7 @@ def _nginx(work: Path, body: bytes) -> Iterator[str]:
     (work / "www" / "answer.json").write_bytes(body)
     port, config, log = free_port(), work / "nginx.conf", work / "nginx.log"
     config.write_text(NGINX.format(folder=work, host=HOST, port=port))
-    with running([_program("nginx"), "-p", work, "-c", config, "-e", work / "error.log"], log) as process:
+    with running([program("nginx"), "-p", work, "-c", config, "-e", work / "error.log"], log) as process:
         url = f"http://{HOST}:{port}/answer.json"
         wait_for(url, process, log)
         yield url
@@ -209,7 +212,7 @@ def _sided_prints(scale: Scale, store: Path, now: datetime) -> None:
 
 def _load(url: str, key: str, seconds: int) -> Load:
     command = [
-        _program("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-H", f"X-Api-Key: {key}", url,
+        program("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-H", f"X-Api-Key: {key}", url,
     ]  # fmt: skip
     get(url, {"X-Api-Key": key})
     told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -18,6 +18,7 @@ from flowtape.server.auth.usage import Usage
 from flowtape.server.flow import Flow
 from flowtape.server.server import run
 from flowtape.settings import PLANS, Settings
+from inprocess import Transport
 from oracle import MINUTE
 from stores import ENGINE
 from stores import make_store as open_store
@@ -79,7 +80,7 @@ class Kept:
         """Answers of (path, arguments), in order, without a socket."""
 
         async def main():
-            transport = httpx.ASGITransport(self.app)
+            transport = Transport(self.app)
             headers = {"X-Api-Key": self.keys["alpha"]}
             async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=headers) as client:
                 return [await client.get(path, params=arguments) for path, arguments in requests]

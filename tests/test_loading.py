@@ -15,6 +15,7 @@ from flowtape.model.prints import conform, trading_days
 from flowtape.pipeline.supervisor import Live
 from flowtape.simulation.feed import SimulatedFeed
 from flowtape.simulation.tape import Market, to_ns
+from inprocess import Transport
 from serving import Clock, Kept, kept, serving
 from tapes import row
 
@@ -244,7 +245,7 @@ def test_the_window_is_whole_when_the_server_says_so(tmp_path):
 
 
 async def _ask_until_loaded(made: Kept):
-    transport = httpx.ASGITransport(made.app)
+    transport = Transport(made.app)
     headers = {"X-Api-Key": made.keys["alpha"]}
     seen = []
     async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=headers) as client:

@@ -50,7 +50,7 @@ def test_nothing_else_of_the_machine_is_served(world: World) -> None:
 def test_a_page_that_was_not_built_says_so(tmp_path: Path) -> None:
     found = pages._flow_page(tmp_path)
     assert list(found) == ["/"]
-    status, headers, body = asyncio.run(found["/"]({}))
+    status, head, body = asyncio.run(found["/"]({}))
     assert status == 404
     assert b"make serve" in body
-    assert (b"content-length", b"%d" % len(body)) in headers
+    assert b"content-length: %d\r\n" % len(body) in head

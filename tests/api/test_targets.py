@@ -4,10 +4,11 @@ import asyncio
 import statistics
 import time
 import tracemalloc
-from typing import Any
 
 import httpx
 import pytest
+
+from inprocess import ask
 
 from .conftest import PATH, World
 
@@ -21,17 +22,14 @@ def costs(world: World, targets: list[tuple[bytes, bytes, Headers]]) -> tuple[se
     statuses: set[int] = set()
     took: list[float] = []
 
-    async def send(message: dict[str, Any]) -> None:
-        statuses.add(message.get("status", 200))
-
     async def main() -> int:
         tracemalloc.start()
         for path, query, headers in targets:
-            scope = {"type": "http", "method": "GET", "path": path.decode(), "raw_path": path,
-                     "query_string": query, "headers": headers, "client": ("127.0.0.1", 1)}  # fmt: skip
+            target = path + (b"?" + query if query else b"")
             began = time.thread_time()
-            await world.server.app(scope, None, send)  # type: ignore[arg-type]
+            found = await ask(world.server.app, target, dict(headers))
             took.append(time.thread_time() - began)
+            statuses.add(found.status)
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return kept

@@ -1,27 +1,22 @@
-"""Who is connected: how many connections there may be, in all and of one address, and which are closed for room.
-
-Granian accepts connections and closes idle and slow ones by itself, but has no limit per address. So the server looks
-at the sockets of its own process, and shuts down those that are too many.
-"""
+"""The connections of a server: how many there may be, in all and of one address, and how long one may wait."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import logging
-import os
 import resource
-import socket
-import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable
+from email.utils import formatdate
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import islice
 
 from flowtape.errors import UsageError
 from flowtape.server.errors import ErrorBody, Refusal
 from flowtape.server.logs import event
+from flowtape.server.protocol import LONGEST_FORWARDED, Answerer, Connection, Reply, Request
 from flowtape.settings import Settings
 
 WANTED = 16_384
@@ -30,14 +25,15 @@ RESERVED = 512
 """Files that are left for stores, feeds, keys and logs."""
 FULL, ROOM = 0.9, 0.8
 """Shares of all connections: at the first, idle ones are closed until the second is left."""
-LOOK_EVERY = 0.5
+IDLE = 30.0
+"""Seconds that a connection may wait: for a request, for the rest of one, or for its client to read."""
+LOOK_EVERY = 0.25
 """Seconds between looks at the open connections."""
 _TOLD_EVERY = 60.0
 """Seconds between lines in the log about closed connections."""
 _MOST_FILES = 65_536
 """Files to ask for where the system sets no bound."""
 
-Peer = tuple[str, int]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _log = logging.getLogger(__name__)
 
@@ -62,22 +58,8 @@ def most_connections() -> int:
     return most
 
 
-class Visit(NamedTuple):
-    """A request under way: its connection, and the address it is counted for (empty: none)."""
-
-    peer: Peer | None
-    address: str
-
-
-class _Line(NamedTuple):
-    """A socket of this process: its inode, and its peer where it is a client's connection."""
-
-    inode: int
-    peer: Peer | None
-
-
 class Connections:
-    """The connections and the requests under way. `look` runs in any thread, the rest on the event loop.
+    """The connections of a server and the requests under way. Used from the event loop only.
 
     Raises `UsageError` where the setting `proxies` is no list of addresses and networks.
     """
@@ -86,94 +68,137 @@ class Connections:
         self.limit = settings.connections_per_address
         self.proxies = parse_networks("proxies", settings.proxies)
         self.most = WANTED
-        self.open = 0
-        """Connections found by the last look."""
+        self.idle = IDLE
+        """Seconds that a connection may wait."""
         self.closed: Counter[str] = Counter()
         """Connections that were closed, by why: `address` or `room`."""
-        self._port = 0
-        self._busy: set[Peer] = set()
+        self.stopping = False
+        self.now = time.monotonic()
+        self.date = b""
+        """The header `Date` of every answer."""
+        self.loop: asyncio.AbstractEventLoop
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Answers under way."""
+        self._answer: Answerer
+        self._connections: dict[Connection, None] = {}
+        self._of_address: Counter[str] = Counter()
         self._requests: Counter[str] = Counter()
-        self._lines: dict[int, _Line] = {}
         self._told = float("-inf")
 
-    def enter(self, peer: Peer | None, forwarded: Iterable[bytes], *, limited: bool) -> Visit:
-        """Count a request; `forwarded` are its `X-Forwarded-For` headers, read only from a named proxy.
+    @property
+    def open(self) -> int:
+        """Connections that are open."""
+        return len(self._connections)
 
-        Raises a 503 where the request is `limited` and its address has too many under way. Each visit needs a `leave`.
-        """
-        if peer is None:
-            return Visit(None, "")
-        address = self._counted(peer[0], forwarded)
-        if address and limited and self.limit is not None and self._requests[address] >= self.limit:
+    def start(self, answer: Answerer, most: int) -> None:
+        """Begin to serve: `answer` answers a request, and there may be `most` connections."""
+        self.loop = asyncio.get_running_loop()
+        self._answer, self.most, self.stopping = answer, most, False
+        self._tick()
+
+    def add(self, connection: Connection, host: str) -> bool:
+        """Take a connection from a host. Returns False where its address, or the server, has too many."""
+        connection.proxied = bool(self.proxies) and _within(host, self.proxies)
+        address = "" if connection.proxied else subject(host)
+        if address and self.limit is not None and self._of_address[address] >= self.limit:
+            self._tell("address", 1, host)
+            return False
+        if len(self._connections) >= self.most:
+            self._tell("room", 1, host)
+            return False
+        connection.address = address
+        self._connections[connection] = None
+        _add(self._of_address, address, 1)
+        return True
+
+    def discard(self, connection: Connection) -> None:
+        """A connection has ended."""
+        if connection in self._connections:
+            del self._connections[connection]
+            _add(self._of_address, connection.address, -1)
+
+    def answer(self, request: Request) -> Reply | Awaitable[Reply]:
+        """Answer a request, at once or later."""
+        return self._answer(request)
+
+    def check(self, address: str) -> None:
+        """Raise a 503 where an address has as many requests under way as it may."""
+        if address and self.limit is not None and self._requests[address] >= self.limit:
             raise _too_many(self.limit)
-        if address:
-            self._requests[address] += 1
-        self._busy.add(peer)
-        return Visit(peer, address)
 
-    def leave(self, visit: Visit) -> None:
-        """A request has ended."""
-        if visit.peer is not None:
-            self._busy.discard(visit.peer)
-        if visit.address:
-            self._requests[visit.address] -= 1
-            if not self._requests[visit.address]:
-                del self._requests[visit.address]
+    def enter(self, address: str) -> None:
+        """A request of an address is under way."""
+        _add(self._requests, address, 1)
 
-    def _counted(self, host: str, forwarded: Iterable[bytes]) -> str:
-        """The address that a request is counted for; empty for this machine and for a proxy that names none."""
-        if self.proxies and _within(host, self.proxies):
-            return _client_of(b",".join(forwarded)[-_LONGEST_FORWARDED:], self.proxies)
-        return subject(host)
+    def leave(self, address: str) -> None:
+        """A request of an address has ended."""
+        _add(self._requests, address, -1)
 
-    async def watch(self, port: int, most: int) -> None:
-        """Look at the connections of a port again and again, until cancelled; there may be `most`."""
-        self._port, self.most = port, most
+    def forwarded(self, header: bytes) -> str:
+        """What a request from a named proxy with this `X-Forwarded-For` is counted for."""
+        return client_of(header, self.proxies)
+
+    async def watch(self) -> None:
+        """Close connections that wait too long, and idle ones where there is little room, until cancelled."""
         while True:
+            self._tick()
+            for connection in [one for one in self._connections if self._waits_too_long(one)]:
+                connection.transport.abort()
+            if len(self._connections) > self.most * FULL:
+                self._make_room()
             await asyncio.sleep(LOOK_EVERY)
-            try:
-                await asyncio.to_thread(self.look)
-            except Exception as error:
-                event(_log, logging.ERROR, "connections cannot be looked at", error=repr(error))
 
-    def look(self) -> None:
-        """Close the connections that are too many: of one address, and idle ones where there is little room."""
-        self._lines = _sockets(self._lines, self._port)
-        clients = {fd: line for fd, line in self._lines.items() if line.peer is not None}
-        self.open = len(clients)
-        busy = set(self._busy)
-        excess = [] if self.limit is None else self._excess(clients, busy, self.limit)
-        self._close("address", excess, clients)
-        left = {fd: line for fd, line in clients.items() if fd not in excess}
-        if len(left) > self.most * FULL:
-            idle = [fd for fd, line in left.items() if line.peer not in busy]
-            self._close("room", idle[: int(len(left) - self.most * ROOM)], left)
+    def close(self) -> None:
+        """Close the connections that have no answer under way; the others end with their answers."""
+        self.stopping = True
+        for connection in [one for one in self._connections if not one.busy]:
+            connection.transport.close()
 
-    def _excess(self, clients: Mapping[int, _Line], busy: set[Peer], limit: int) -> list[int]:
-        """The connections beyond the limit of their address: idle ones before busy ones, younger before older."""
-        by_address: dict[str, list[int]] = {}
-        for fd, line in clients.items():
-            host = line.peer[0] if line.peer else ""
-            address = "" if self.proxies and _within(host, self.proxies) else subject(host)
-            if address:
-                by_address.setdefault(address, []).append(fd)
-        excess: list[int] = []
-        for found in by_address.values():
-            if len(found) > limit:
-                excess += sorted(found, key=lambda fd: clients[fd].peer not in busy)[limit:]
-        return excess
+    async def end(self) -> None:
+        """Close all connections, whatever they do, and wait until they are closed."""
+        for connection in list(self._connections):
+            connection.transport.abort()
+        while self._connections:
+            await asyncio.sleep(0)
 
-    def _close(self, why: str, found: list[int], clients: Mapping[int, _Line]) -> None:
-        for fd in found:
-            _shut_down(fd, clients[fd].inode)
-        if not found:
-            return
-        self.closed[why] += len(found)
+    def _tick(self) -> None:
+        self.now = time.monotonic()
+        self.date = b"date: %s\r\n" % formatdate(usegmt=True).encode()
+
+    def _waits_too_long(self, one: Connection) -> bool:
+        if (one.busy and not one.paused) or self.now - one.since <= self.idle:
+            return False
+        before, one.unsent = one.unsent, one.transport.get_write_buffer_size()
+        if 0 < one.unsent < before:
+            # It reads slowly, but it reads.
+            one.since = self.now
+            return False
+        return True
+
+    def _make_room(self) -> None:
+        """Close idle connections, the oldest first, until there is room again."""
+        many = int(len(self._connections) - self.most * ROOM)
+        open_ones = (one for one in self._connections if not one.transport.is_closing())
+        idle = list(islice((one for one in open_ones if not one.busy), many))
+        for connection in idle:
+            connection.transport.abort()
+        if idle:
+            self._tell("room", len(idle), "")
+
+    def _tell(self, why: str, many: int, host: str) -> None:
+        self.closed[why] += many
         if time.monotonic() - self._told > _TOLD_EVERY:
             self._told = time.monotonic()
-            peer = clients[found[0]].peer
-            event(_log, logging.WARNING, "connections closed: too many", why=why, count=len(found),
-                  open=self.open, one=peer[0] if peer else "")  # fmt: skip
+            event(_log, logging.WARNING, "connections closed: too many", why=why, count=many,
+                  open=self.open, one=host)  # fmt: skip
+
+
+def _add(counts: Counter[str], address: str, many: int) -> None:
+    """Count for an address, if it has one; no zero is kept."""
+    if address:
+        counts[address] += many
+        if not counts[address]:
+            del counts[address]
 
 
 def parse_networks(setting: str, text: str) -> tuple[Network, ...]:
@@ -185,9 +210,6 @@ def parse_networks(setting: str, text: str) -> tuple[Network, ...]:
         except ValueError as error:
             raise UsageError(f"setting {setting}: {part!r} is no address or network: {error}") from None
     return tuple(found)
-
-
-_LONGEST_FORWARDED = 1024
 
 
 @lru_cache(maxsize=4096)
@@ -209,12 +231,13 @@ def _within(host: str, networks: tuple[Network, ...]) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _client_of(forwarded: bytes, proxies: tuple[Network, ...]) -> str:
+def client_of(forwarded: bytes, proxies: tuple[Network, ...]) -> str:
     """What the last address of `X-Forwarded-For` that is no named proxy's is counted for.
 
     Each proxy adds the address that it was asked from at the end, so what stands before the first stranger from the end
     may be invented. What is no address is counted as one.
     """
+    forwarded = forwarded[-LONGEST_FORWARDED:]
     if not forwarded:
         return ""
     hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",")]
@@ -240,55 +263,3 @@ def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def _too_many(limit: int) -> Refusal:
     message = f"There are {limit} requests of your address under way, the most that this server takes of one."
     return Refusal(503, ErrorBody("too_many_connections", message), [(b"retry-after", b"1")])
-
-
-def _sockets(known: Mapping[int, _Line], port: int) -> dict[int, _Line]:
-    """The sockets of this process, those known before first. A peer is told of connections to `port` alone."""
-    now = dict(_inodes())
-    lines = {fd: line for fd, line in known.items() if now.get(fd) == line.inode}
-    for fd, inode in now.items():
-        if fd not in lines:
-            lines[fd] = _Line(inode, _peer(fd, port))
-    return lines
-
-
-def _inodes() -> Iterable[tuple[int, int]]:
-    for name in os.listdir("/dev/fd"):
-        try:
-            status = os.fstat(int(name))
-        except (OSError, ValueError):
-            continue
-        if stat.S_ISSOCK(status.st_mode):
-            yield int(name), status.st_ino
-
-
-# A descriptor may be closed and its number be another file's a moment later. So none is closed here, nor copied:
-# closing a copy of a database's file would drop its locks (see `files.Held`).
-def _peer(fd: int, port: int) -> Peer | None:
-    try:
-        line = socket.socket(fileno=fd)
-    except OSError:
-        return None
-    try:
-        if line.family not in (socket.AF_INET, socket.AF_INET6) or line.getsockname()[1] != port:
-            return None
-        name: tuple[Any, ...] = line.getpeername()
-        return str(name[0]), int(name[1])
-    except OSError:
-        return None
-    finally:
-        line.detach()
-
-
-def _shut_down(fd: int, inode: int) -> None:
-    try:
-        line = socket.socket(fileno=fd)
-    except OSError:
-        return
-    try:
-        if os.fstat(fd).st_ino == inode:
-            line.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
-    finally:
-        line.detach()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from collections.abc import Awaitable
 from functools import lru_cache
 
 from flowtape.queries import Answer, Made, encode, encode_json, instant
 from flowtape.server.envelope import VERSION, enveloped
 from flowtape.server.errors import Headers
 from flowtape.server.formats import MEDIA, Format, writer
-
-Reply = tuple[int, Headers, bytes]
-"""Status, headers, body."""
+from flowtape.server.protocol import Reply, lines
 
 COMMON: Headers = [
     (b"access-control-allow-origin", b"*"),
@@ -40,21 +39,19 @@ _CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?")
 class Wire:
     """One answer, ready to send; `more` are headers of its own, `replay` is what is replayed, where anything is."""
 
-    __slots__ = ("body", "etag", "gzip", "gzip_headers", "headers", "packs", "unchanged")
+    __slots__ = ("_facts", "_media", "body", "etag", "gzip", "gzip_head", "head", "packs", "unchanged")
 
     def __init__(self, answer: Answer, more: Headers | None = None, replay: str = "") -> None:
-        common = [*_facts(answer, replay), *(more or [])]
         self.body = answer.body
         self.etag = answer.etag.encode()
         self.packs = len(self.body) >= _GZIP_FROM and answer.media != MEDIA["parquet"]
-        self.unchanged: Headers = [(b"etag", self.etag), *common]
-        self.headers: Headers = [
-            (b"content-type", answer.media.encode()),
-            (b"content-length", b"%d" % len(self.body)),
-            *self.unchanged,
-        ]
+        self._media = lines([(b"content-type", answer.media.encode())])
+        self._facts = lines([*_facts(answer, replay), *(more or [])])
+        self.unchanged = lines([(b"etag", self.etag)]) + self._facts
+        """The head of a 304."""
+        self.head = self._media + b"content-length: %d\r\n" % len(self.body) + self.unchanged
         self.gzip = b""
-        self.gzip_headers: Headers = []
+        self.gzip_head = b""
 
     @property
     def weight(self) -> int:
@@ -64,14 +61,9 @@ class Wire:
     def pack(self) -> None:
         """Make the compressed body; two threads may do so at once, and make the same."""
         packed = zlib.compress(self.body, _GZIP_LEVEL, zlib.MAX_WBITS | 16)
-        self.gzip_headers = [
-            self.headers[0],
-            (b"content-length", b"%d" % len(packed)),
-            (b"content-encoding", b"gzip"),
-            # Compressed bytes are another representation, so the tag is only a weak one for them.
-            (b"etag", b"W/" + self.etag),
-            *self.unchanged[1:],
-        ]
+        # Compressed bytes are another representation, so the tag is only a weak one for them.
+        about = b"content-length: %d\r\ncontent-encoding: gzip\r\netag: W/%s\r\n" % (len(packed), self.etag)
+        self.gzip_head = self._media + about + self._facts
         self.gzip = packed
 
 
@@ -110,19 +102,23 @@ def source(simulated: bool, replay: str) -> Headers:
     return [(b"x-data-source", ", ".join(sources).encode())] if sources else []
 
 
-async def reply(wire: Wire, headers: dict[bytes, bytes], rate: Headers) -> Reply:
-    """The reply to a request with these headers: 304, compressed, or plain."""
+def reply(wire: Wire, headers: dict[bytes, bytes], rate: bytes) -> Reply | Awaitable[Reply]:
+    """The reply to a request with these headers: 304, compressed, or plain; `rate` are the lines of its key's quota."""
     condition = headers.get(b"if-none-match")
     if condition is not None and matches(condition, wire.etag):
-        return 304, wire.unchanged + rate, b""
+        return Reply(304, wire.unchanged + rate, b"")
     if wire.packs and takes_gzip(headers.get(b"accept-encoding", b"")):
         if not wire.gzip:
-            if len(wire.body) < _GZIP_ASIDE:
-                wire.pack()
-            else:
-                await asyncio.to_thread(wire.pack)
-        return 200, wire.gzip_headers + rate, wire.gzip
-    return 200, wire.headers + rate, wire.body
+            if len(wire.body) >= _GZIP_ASIDE:
+                return _packed_aside(wire, rate)
+            wire.pack()
+        return Reply(200, wire.gzip_head + rate, wire.gzip)
+    return Reply(200, wire.head + rate, wire.body)
+
+
+async def _packed_aside(wire: Wire, rate: bytes) -> Reply:
+    await asyncio.to_thread(wire.pack)
+    return Reply(200, wire.gzip_head + rate, wire.gzip)
 
 
 def matches(condition: bytes, etag: bytes) -> bool:

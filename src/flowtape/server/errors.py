@@ -71,6 +71,8 @@ class Refusal(Exception):
         self.status = status
         self.body = body
         self.headers = headers or []
+        self.rate = b""
+        """The lines that tell the quota of the key that asked."""
 
 
 def shown(value: str) -> str:

@@ -31,8 +31,11 @@ class LiveState(Protocol):
 class ConnectionState(Protocol):
     """What is asked of the connections at each look."""
 
-    open: int
     most: int
+
+    @property
+    def open(self) -> int:
+        """Connections that are open."""
 
     @property
     def closed(self) -> Mapping[str, int]:
@@ -40,13 +43,12 @@ class ConnectionState(Protocol):
 
 
 class Metrics:
-    """The numbers of one server; may be told of things from any thread."""
+    """The numbers of one server; may be told of things from any thread, but for `request`."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "flowtape_requests", "Requests answered.", ("route", "status"), registry=self._registry
-        )
+        self._requests: dict[tuple[str, int], int] = {}
+        self._registry.register(_RequestCollector(self._requests))
         self._volume = Counter(
             "flowtape_volume", "Contracts or shares taken from live feeds.", ("source", "asset", "side"),
             registry=self._registry,
@@ -65,8 +67,9 @@ class Metrics:
         )  # fmt: skip
 
     def request(self, route: str, status: int) -> None:
-        """A request was answered; `route` is a template of the route table."""
-        self._requests.labels(route, str(status)).inc()
+        """A request was answered; `route` is a template of the route table. Called from the event loop alone."""
+        place = route, status
+        self._requests[place] = self._requests.get(place, 0) + 1
 
     def shown(
         self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
@@ -125,6 +128,20 @@ class Metrics:
     def page(self) -> bytes:
         """All of it, in Prometheus's text format."""
         return generate_latest(self._registry)
+
+
+class _RequestCollector(Collector):
+    """Requests by route and status. A plain dictionary: a counter of the library takes a lock at each request."""
+
+    def __init__(self, requests: dict[tuple[str, int], int]) -> None:
+        self._requests = requests
+
+    def collect(self) -> Iterable[Metric]:
+        """Read when asked."""
+        told = CounterMetricFamily("flowtape_requests", "Requests answered.", labels=("route", "status"))
+        for (route, status), many in self._requests.copy().items():
+            told.add_metric((route, str(status)), many)
+        yield told
 
 
 class _LiveCollector(Collector):

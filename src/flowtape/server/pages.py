@@ -12,10 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from flowtape.server.encoded import COMMON, JSON, Reply, takes_gzip
+from flowtape.server.encoded import COMMON, JSON, takes_gzip
 from flowtape.server.errors import Headers, UnhealthyBody
 from flowtape.server.metrics import MEDIA
 from flowtape.server.openapi import HealthyBody, document
+from flowtape.server.protocol import Reply, lines
 from flowtape.server.routes import Route
 from flowtape.settings import Settings
 
@@ -125,13 +126,14 @@ class Pages:
         # Not for pages of other origins to read.
         body = await asyncio.to_thread(self._metrics)
         length = (b"content-length", b"%d" % len(body))
-        return 200, [(b"content-type", MEDIA), length, (b"cache-control", b"no-store")], body
+        return Reply(200, lines([(b"content-type", MEDIA), length, (b"cache-control", b"no-store")]), body)
 
     async def _health_page(self, headers: dict[bytes, bytes]) -> Reply:
         trouble = self._health()
         body = msgspec.json.encode(trouble or HealthyBody("Healthy", self._detail() or msgspec.UNSET))
         length = (b"content-length", b"%d" % len(body))
-        return 503 if trouble else 200, [JSON, length, (b"cache-control", b"no-store"), *COMMON], body
+        head = lines([JSON, length, (b"cache-control", b"no-store"), *COMMON])
+        return Reply(503 if trouble else 200, head, body)
 
 
 def _flow_page(folder: Path = WEB) -> dict[str, Page]:
@@ -148,7 +150,8 @@ def _flow_page(folder: Path = WEB) -> dict[str, Page]:
 
 async def _not_built(headers: dict[bytes, bytes]) -> Reply:
     length = (b"content-length", b"%d" % len(_NOT_BUILT))
-    return 404, [(b"content-type", b"text/plain; charset=utf-8"), length, *COMMON], _NOT_BUILT
+    head = lines([(b"content-type", b"text/plain; charset=utf-8"), length, *COMMON])
+    return Reply(404, head, _NOT_BUILT)
 
 
 class _Static:
@@ -156,7 +159,7 @@ class _Static:
 
     def __init__(self, read: Callable[[], bytes], kind: bytes, headers: Headers) -> None:
         self._read = read
-        self._headers = [(b"content-type", kind), (b"vary", b"Accept-Encoding"), *headers, *COMMON]
+        self._head = lines([(b"content-type", kind), (b"vary", b"Accept-Encoding"), *headers, *COMMON])
         self._bodies: tuple[bytes, bytes] | None = None
 
     async def __call__(self, headers: dict[bytes, bytes]) -> Reply:
@@ -164,9 +167,9 @@ class _Static:
             self._bodies = await asyncio.to_thread(self._load)
         plain, packed = self._bodies
         if takes_gzip(headers.get(b"accept-encoding", b"")):
-            coding = (b"content-encoding", b"gzip")
-            return 200, [*self._headers, coding, (b"content-length", b"%d" % len(packed))], packed
-        return 200, [*self._headers, (b"content-length", b"%d" % len(plain))], plain
+            coding = b"content-encoding: gzip\r\ncontent-length: %d\r\n" % len(packed)
+            return Reply(200, self._head + coding, packed)
+        return Reply(200, self._head + b"content-length: %d\r\n" % len(plain), plain)
 
     def _load(self) -> tuple[bytes, bytes]:
         plain = self._read()

@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
 from flowtape.model.query import Query
 from flowtape.server.errors import ErrorBody, Headers, Refusal
 from flowtape.server.hubs import Hub, Room
+from flowtape.server.protocol import Send
 from flowtape.server.queries import FORMAT
 from flowtape.server.routes import ROUTES, FlowAnswers, Route
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 KEPT_LINE_BYTES = 256 * 2**20
 """Bytes that all hubs may keep for their next change; then no stream of another answer is opened."""
@@ -181,6 +176,7 @@ class Stream:
         self._release: Callable[[], None] | None = release
         self._wake = asyncio.Event()
         hub.listeners.add(self._wake)
+        self._gone = False
         self.last_id = ""
         self.valid: Callable[[], bool] = lambda: True
 
@@ -191,33 +187,39 @@ class Stream:
             self._release()
         self._release = None
 
-    async def serve(self, receive: Receive, send: Send) -> None:
-        """Send the client its events until it goes, takes nothing, its key is revoked or the server ends."""
-        gone = asyncio.ensure_future(_gone(receive, self._wake))
-        try:
-            await self._feed(gone, send)
-        finally:
-            gone.cancel()
+    def hang_up(self) -> None:
+        """The client has gone."""
+        self._gone = True
+        self._wake.set()
 
-    async def _feed(self, gone: asyncio.Future[None], send: Send) -> None:
+    async def serve(self, send: Send) -> bool:
+        """Send the client its events until it goes, its key is revoked or the server ends. Returns False where it
+        takes nothing."""
         body, place = await self._next(self._hub.place_of(self.last_id))
         retry = RETRY
         while True:
             if retry and body is not _COMMENT:
                 body, retry = retry + body, b""
-            try:
-                await asyncio.wait_for(send(_part(body)), SEND_WITHIN)
-            except (TimeoutError, OSError, RuntimeError):
-                return
-            if not self._hub.number > place:
-                self._wake.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), HEARTBEAT)
-            if gone.done() or self._streams.closing or not self.valid():
-                break
+            waits = send(body)
+            if waits is not None:
+                try:
+                    await asyncio.wait_for(waits, SEND_WITHIN)
+                except TimeoutError:
+                    return False
+            if self._hub.number <= place and not self._gone:
+                await self._woken()
+            if self._gone or self._streams.closing or not self.valid():
+                return True
             body, place = await self._next(place)
-        with suppress(OSError, RuntimeError):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _woken(self) -> None:
+        """Wait for an event, or until it is time to tell the client that the server is there."""
+        self._wake.clear()
+        beat = asyncio.get_running_loop().call_later(HEARTBEAT, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            beat.cancel()
 
     async def _next(self, place: int) -> tuple[bytes, int]:
         """What to send to a client that has the events up to `place`, and which it has then: the whole where not all
@@ -226,14 +228,3 @@ class Stream:
         if events is None:
             return await self._hub.whole()
         return b"".join(events) or _COMMENT, self._hub.number
-
-
-def _part(body: bytes) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": True}
-
-
-async def _gone(receive: Receive, wake: asyncio.Event) -> None:
-    """Ends when the client has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    wake.set()

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 
 from flowtape.server.auth.keys import Key
 from flowtape.server.auth.usage import DAY, Usage
-from flowtape.server.errors import Headers, quota_exceeded
+from flowtape.server.errors import quota_exceeded
 from flowtape.settings import PLANS, Settings
 
 _SECONDS = 86_400
-_UNLIMITED = [(b"x-ratelimit-limit", b"unlimited"), (b"x-ratelimit-remaining", b"unlimited")]
+_LINES = b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
+_UNLIMITED = b"x-ratelimit-limit: unlimited\r\nx-ratelimit-remaining: unlimited\r\nx-ratelimit-reset: %d\r\n"
 
 
 class Quotas:
@@ -19,7 +20,7 @@ class Quotas:
     def __init__(self, usage: Usage, settings: Settings) -> None:
         self._usage = usage
         self._limits = {plan: settings.limit(plan) for plan in PLANS}
-        self._unlimited: tuple[int, Headers] = (-1, [])
+        self._unlimited: tuple[int, bytes] = (-1, b"")
 
     def check(self, key: Key, now: int) -> None:
         """Raise a 429 if nothing is left today; costs nothing."""
@@ -35,19 +36,15 @@ class Quotas:
         elif not self._usage.spend(key, now // DAY, limit):
             raise self._exceeded(key, limit, now)
 
-    def headers(self, key: Key, now: int) -> Headers:
-        """What every answer to this key says of its quota."""
+    def lines(self, key: Key, now: int) -> bytes:
+        """The header lines by which every answer to this key tells its quota."""
         day = now // DAY
         limit = self._limits[key.plan]
         if limit is not None:
             left = max(limit - self._usage.used(key, day), 0)
-            return [
-                (b"x-ratelimit-limit", b"%d" % limit),
-                (b"x-ratelimit-remaining", b"%d" % left),
-                (b"x-ratelimit-reset", b"%d" % _reset(day)),
-            ]
+            return _LINES % (limit, left, _reset(day))
         if self._unlimited[0] != day:
-            self._unlimited = day, [*_UNLIMITED, (b"x-ratelimit-reset", b"%d" % _reset(day))]
+            self._unlimited = day, _UNLIMITED % _reset(day)
         return self._unlimited[1]
 
     def today(self, key: Key, now: int) -> tuple[int, int]:

@@ -1,0 +1,382 @@
+"""HTTP/1.1 on one connection: requests in, answers out. Bytes are parsed by httptools (llhttp).
+
+What a client can make grow is bounded: the head of a request, its body, the requests that wait on a connection, and the
+bytes that it does not read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from urllib.parse import unquote
+
+import httptools
+
+from flowtape.server.errors import Headers
+from flowtape.server.logs import event
+
+if TYPE_CHECKING:
+    from flowtape.server.connections import Connections
+
+MOST_HEAD = 65_536
+"""Bytes of a request's line and headers together; a request with more is answered with 414 or 431."""
+MOST_BODY = 65_536
+"""Bytes of a request's body, which no route reads; a request with more is answered with 413."""
+LONGEST_FORWARDED = 1024
+"""Bytes of `X-Forwarded-For` that are read, from its end."""
+MOST_WAITING = 128
+"""Requests that wait on a connection for the one before them; with more the connection is closed after these."""
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+_CLOSE = b"connection: close\r\n"
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+_EMPTY = b"content-length: 0\r\n"
+_WITHOUT_BODY = (204, 304)
+_UNKNOWN = 2**63
+_METHOD = re.compile(rb"([A-Z-]{1,32}) (/[^ \r\n]*) HTTP/1\.[01]\r\n")
+_LONGEST_PATH = 1024
+
+
+class Request:
+    """A request: `target` is its path and query as they were sent, `headers` have names in lower case.
+
+    `X-Forwarded-For` that was sent more than once has its values joined by commas. `address` is what the request is
+    counted for; it is empty where the request is not counted.
+    """
+
+    __slots__ = ("address", "headers", "keep_alive", "method", "target", "version")
+
+    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes], address: str = "") -> None:
+        self.method, self.target, self.headers, self.address = method, target, headers, address
+        self.keep_alive, self.version = True, "1.1"
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as it was sent."""
+        return self.target.partition(b"?")[0]
+
+    @property
+    def path(self) -> str:
+        """The beginning of the path, percent-decoded: no route or page has a longer one."""
+        return unquote(self.raw_path[:_LONGEST_PATH].decode("latin-1"))
+
+    @property
+    def query(self) -> bytes:
+        """The query as it was sent, without its question mark."""
+        return self.target.partition(b"?")[2]
+
+
+class Body(Protocol):
+    """A body that is sent in parts, as they come to be."""
+
+    async def serve(self, send: Send) -> bool:
+        """Send all parts. Return whether the client took them: False has its connection aborted."""
+
+    def hang_up(self) -> None:
+        """The client has gone: `serve` is to return."""
+
+    def release(self) -> None:
+        """The answer has ended, however it did."""
+
+
+Send = Callable[[bytes], Awaitable[None] | None]
+"""Sends a part. Returns None where the client keeps up, otherwise what to await until it has read enough."""
+
+
+class Reply(NamedTuple):
+    """An answer. `head` holds the lines of its headers, each with its line end."""
+
+    status: int
+    head: bytes
+    body: bytes | Body
+
+
+_log = logging.getLogger(__name__)
+Answerer = Callable[[Request], Reply | Awaitable[Reply]]
+
+
+def lines(headers: Headers) -> bytes:
+    """Headers as they are sent. Raises `ValueError` where one has a line end in it."""
+    parts = [b"%s: %s\r\n" % header for header in headers]
+    if any(b"\n" in part[:-2] or b"\r" in part[:-2] for part in parts):
+        raise ValueError("a header has a line end in it")
+    return b"".join(parts)
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a client."""
+
+    __slots__ = (
+        "_drained",
+        "_head",
+        "_headers",
+        "_parser",
+        "_queue",
+        "_received",
+        "_server",
+        "_size",
+        "_stopping",
+        "_stream",
+        "_target",
+        "address",
+        "busy",
+        "paused",
+        "proxied",
+        "since",
+        "transport",
+        "unsent",
+    )  # fmt: skip
+
+    def __init__(self, server: Connections) -> None:
+        self._server = server
+        self._parser: httptools.HttpRequestParser | None = None
+        self._queue: deque[Request] | None = None
+        self._stream: Body | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._received = self._size = 0
+        self._head = True
+        self._stopping = False
+        self.transport: asyncio.Transport
+        self.address = ""
+        """What the connection is counted for; empty where it is not counted."""
+        self.proxied = False
+        """Whether it is a named proxy's, so that its requests are counted for whom it forwards."""
+        self.busy = False
+        """Whether an answer is under way."""
+        self.paused = False
+        """Whether the client reads too slowly."""
+        self.since = 0.0
+        """When the connection began to wait, in steady seconds: for a request, or for the client to read."""
+        self.unsent = _UNKNOWN
+        """Bytes that the client had not taken at the last look."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection, or refuse it."""
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.since = self._server.now
+        if not self._server.add(self, str(peer[0]) if peer else ""):
+            self.transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client has gone: an answer under way has nobody left to read it."""
+        self._server.discard(self)
+        self._stopping, self._parser, self._queue = True, None, None
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self._stream is not None:
+            self._stream.hang_up()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come."""
+        if self._stopping:
+            return
+        self._received += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserCallbackError as error:
+            event(_log, logging.ERROR, "connection failed", error=repr(error.__context__))
+            self._refuse(500)
+            return
+        except httptools.HttpParserError:
+            method = _METHOD.match(data) if not self._target else None
+            if method is None or self.busy:
+                self._refuse(400)
+            else:
+                # llhttp knows the registered methods alone; the application says which ones there are.
+                self._answer_last(Request(method[1].decode(), method[2], {}, self.address))
+            return
+        if self._received > (MOST_HEAD if self._head else MOST_HEAD + MOST_BODY) and not self._stopping:
+            self._refuse((431 if self._headers else 414) if self._head else 413)
+
+    def _feed(self, data: bytes) -> None:
+        while data and not self._stopping:
+            if self._parser is None:
+                self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # No other protocol is spoken here: the request is answered as any, and the next one is read.
+                self._parser, data = None, data[upgrade.args[0] :]
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._target, self._headers, self._size, self._head = b"", {}, 0, True
+
+    def on_url(self, part: bytes) -> None:
+        """A part of the target."""
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. Of one that is sent again the last counts, but for the proxies' own."""
+        name = name.lower()
+        self._size += len(name) + len(value) + 4
+        if name == b"x-forwarded-for" and name in self._headers:
+            value = (self._headers[name] + b", " + value)[-LONGEST_FORWARDED:]
+        self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is there."""
+        self._head = False
+        headers = self._headers
+        if len(self._target) > MOST_HEAD:
+            self._refuse(414)
+        elif self._size > MOST_HEAD:
+            self._refuse(431)
+        elif b"expect" in headers and (b"content-length" in headers or b"transfer-encoding" in headers):
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_message_complete(self) -> None:
+        """A request is there: answer it, or let it wait for the one before it."""
+        parser = self._parser
+        if self._stopping or parser is None:
+            return
+        self._received, self._head = 0, True
+        target = self._target if self._target.startswith(b"/") else _origin_form(self._target)
+        request = Request(parser.get_method().decode("latin-1"), target, self._headers, self.address)
+        if self.proxied:
+            request.address = self._server.forwarded(self._headers.get(b"x-forwarded-for", b""))
+        # A client of HTTP/1.0 has each answer on a connection of its own.
+        request.version = parser.get_http_version()
+        request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
+        if not self.busy and not self.paused:
+            self._answer(request)
+            return
+        if self._queue is None:
+            self._queue = deque()
+            self.transport.pause_reading()
+        self._queue.append(request)
+        if len(self._queue) >= MOST_WAITING:
+            request.keep_alive, self._stopping = False, True
+
+    def _answer_last(self, request: Request) -> None:
+        """Answer a request after which nothing can be read."""
+        self._stopping, request.keep_alive = True, False
+        self._answer(request)
+
+    def _answer(self, request: Request) -> None:
+        reply = self._server.answer(request)
+        if isinstance(reply, Reply) and isinstance(reply.body, bytes):
+            self._write(request, reply, reply.body)
+            return
+        self.busy = True
+        task = self._server.loop.create_task(self._answer_later(request, reply))
+        self._server.tasks.add(task)
+        task.add_done_callback(self._server.tasks.discard)
+
+    async def _answer_later(self, request: Request, reply: Reply | Awaitable[Reply]) -> None:
+        self._server.enter(request.address)
+        try:
+            found = reply if isinstance(reply, Reply) else await reply
+            if isinstance(found.body, bytes):
+                self._write(request, found, found.body)
+            else:
+                await self._write_parts(request, found, found.body)
+        finally:
+            self._server.leave(request.address)
+            self.busy, self.since = False, self._server.now
+        self._next()
+
+    def _write(self, request: Request, reply: Reply, body: bytes) -> None:
+        """Send an answer that is whole."""
+        if self.transport.is_closing():
+            return
+        closes = not request.keep_alive or self._server.stopping
+        parts = (
+            _STATUS_LINES[reply.status], self._server.date, reply.head, _CLOSE if closes else b"", b"\r\n",
+            b"" if request.method == "HEAD" or reply.status in _WITHOUT_BODY else body,
+        )  # fmt: skip
+        self.transport.write(b"".join(parts))
+        self.since, self.unsent = self._server.now, _UNKNOWN
+        if closes:
+            self._end()
+
+    async def _write_parts(self, request: Request, reply: Reply, body: Body) -> None:
+        """Send an answer in parts; the connection ends with it."""
+        chunked = request.version == "1.1"
+        head = reply.head + (_CHUNKED if chunked else b"") + _CLOSE
+        self.transport.write(b"".join((_STATUS_LINES[reply.status], self._server.date, head, b"\r\n")))
+        took = request.method == "HEAD"
+        try:
+            if not took and not self.transport.is_closing():
+                self._stream = body
+                took = await body.serve(self._send_chunk if chunked else self._send)
+                if took and chunked:
+                    self._send(b"0\r\n\r\n")
+        finally:
+            self._stream = None
+            body.release()
+            if took:
+                self._end()
+            else:
+                self.transport.abort()
+
+    def _send_chunk(self, part: bytes) -> Awaitable[None] | None:
+        return self._send(b"%x\r\n%s\r\n" % (len(part), part))
+
+    def _send(self, part: bytes) -> Awaitable[None] | None:
+        if not self.transport.is_closing():
+            self.transport.write(part)
+        if not self.paused:
+            return None
+        if self._drained is None:
+            self._drained = self._server.loop.create_future()
+        return self._drained
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: nothing more is answered until it has read."""
+        self.paused, self.since = True, self._server.now
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self.paused, self.since, self.unsent = False, self._server.now, _UNKNOWN
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+        self._next()
+
+    def _next(self) -> None:
+        """Answer the requests that wait, as far as the client reads."""
+        while self._queue and not self.busy and not self.paused:
+            self._answer(self._queue.popleft())
+        if self.busy or self._queue:
+            return
+        if self._stopping:
+            self._end()
+        elif self._queue is not None:
+            self._queue = None
+            self.transport.resume_reading()
+
+    def _refuse(self, status: int) -> None:
+        """Answer what is no request that can be served, and read nothing more."""
+        self._stopping = True
+        if not self.busy:
+            self.transport.write(_STATUS_LINES[status] + self._server.date + _EMPTY + _CLOSE + b"\r\n")
+            # Closed while the client still sends, the connection would be reset, and the answer would be lost. So what
+            # the client sends is read and dropped, until it closes or has had its time.
+            self.transport.write_eof()
+
+    def _end(self) -> None:
+        """Close the connection once all that was written is sent."""
+        self._stopping, self._queue = True, None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def _origin_form(target: bytes) -> bytes:
+    """The path and query of a target that names its host too, as a proxy is asked; others as they are."""
+    try:
+        url = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError:
+        return target
+    if url.path is None:
+        return target
+    return url.path + (b"?" + url.query if url.query else b"")
