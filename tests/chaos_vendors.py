@@ -73,7 +73,7 @@ class Databento:
         )
 
     def connected(self):
-        return bool(self.server._sessions)
+        return self.server.connected()
 
     def publish(self, rows, repeat=1):
         for row in rows:
@@ -99,7 +99,7 @@ class Databento:
 
     def calm(self):
         self.server.repeat = 1
-        self.server._until_cut = None
+        self.server.until_cut = None
 
 
 class DatabentoJoined(Databento):
@@ -124,26 +124,6 @@ class DatabentoJoined(Databento):
             self.server.repeat = 1
 
 
-class _Massive(MassiveServer):
-    """Remembers what was sent, to send it again."""
-
-    def __init__(self):
-        super().__init__(MASSIVE_KEY)
-        self.events = []
-
-    def _publish(self, table, ticker, row, event, *, live):
-        async def keep():
-            # On the server's thread: a list that is being sorted looks empty to another.
-            MassiveServer._publish(self, table, ticker, row, event, live=False)
-
-        self._do(keep)
-        self.events.append(event)
-        if self._held is not None:
-            self._held.append(event)
-        else:
-            self._do(lambda: self._send(event))
-
-
 class Massive:
     """Options. Whatever comes by the websocket may come again, later and in another order."""
 
@@ -163,7 +143,7 @@ class Massive:
     )
 
     def __init__(self, quotes):
-        self.server = _Massive()
+        self.server = MassiveServer(MASSIVE_KEY)
 
     def feed(self, begin):
         symbols = ",".join(one.name for one in self.instruments)
@@ -171,13 +151,13 @@ class Massive:
         return f"massive:{self.market}?symbols={symbols}&{where}"
 
     def connected(self):
-        return self.server.subscribed.is_set()
+        return self.server.connected()
 
     def publish(self, rows, repeat=1):
         self.server.repeat = repeat
         # Of trades of one millisecond REST has all as soon as the websocket has one.
         for _, group in itertools.groupby(rows, lambda row: row.ts // MS):
-            held = self.server._held is not None
+            held = self.server.held is not None
             if not held:
                 self.server.hold()
             for row in group:
@@ -216,7 +196,7 @@ class Massive:
 
     def calm(self):
         self.server.repeat = 1
-        self.server._until_cut = None
+        self.server.until_cut = None
 
 
 class MassiveStocks(Massive):
@@ -229,25 +209,6 @@ class MassiveStocks(Massive):
     instruments = (stock("SPY", "SPY"), stock("QQQ", "QQQ"), stock("TpC", "T.PRC"))
 
 
-class _Alpaca(AlpacaServer):
-    """Remembers what was sent, to send it again."""
-
-    def __init__(self):
-        super().__init__(ALPACA_KEY, ALPACA_SECRET)
-        self.events = []
-
-    def _keep(self, *row):
-        async def keep():
-            # On the server's thread: a list that is being sorted looks empty to another.
-            AlpacaServer._keep(self, *row)
-
-        self._do(keep)
-
-    def _publish(self, event, *, live):
-        self.events.append(event | {"t": msgpack.Timestamp.from_unix_nano(event["t"])})
-        super()._publish(event, live=live)
-
-
 class AlpacaStocks(Massive):
     """Stocks in msgpack, whose quotes have no number."""
 
@@ -258,7 +219,7 @@ class AlpacaStocks(Massive):
     instruments = (stock("SPY", "SPY"), stock("QQQ", "QQQ"), stock("AAPL", "AAPL"))
 
     def __init__(self, quotes):
-        self.server = _Alpaca()
+        self.server = AlpacaServer(ALPACA_KEY, ALPACA_SECRET)
 
     def feed(self, begin):
         symbols = ",".join(one.name for one in self.instruments)

@@ -258,8 +258,8 @@ class Run:
         if fault == "cut" and chance.random() < 0.5:
             vendor.server.cut_after(chance.randint(1, max(1, half)))
             self.publish(portion)
-            self.done["cuts"] += connected and vendor.server._until_cut is None
-            vendor.server._until_cut = None
+            self.done["cuts"] += connected and vendor.server.until_cut is None
+            vendor.server.until_cut = None
             return
         if fault == "delay":
             vendor.server.hold()

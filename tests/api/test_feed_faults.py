@@ -99,7 +99,7 @@ def site(tmp_path, monkeypatch):
 
 def test_silence_refuses_answers_in_an_open_market_only(site):
     here = site(OPEN)
-    assert here.vendor.subscribed.wait(LIMIT)
+    assert here.vendor.started.acquire(timeout=LIMIT)
     assert here.until_status(502).json()["error"] == "upstream_unavailable"
     here.until_status(503, "/health")
     # The first message is enough: no print is needed.
@@ -115,7 +115,7 @@ def test_silence_refuses_answers_in_an_open_market_only(site):
 
 def test_garbage_is_counted_and_changes_no_answer(site):
     here = site(time.time_ns())
-    assert here.vendor.subscribed.wait(LIMIT)
+    assert here.vendor.started.acquire(timeout=LIMIT)
     now = time.time_ns()
     here.vendor.quote(SPY, now - 5 * SECOND, 1.0, 1.1)
     here.vendor.trade(SPY, now - 4 * SECOND, 1.1, 3)
@@ -135,7 +135,7 @@ def test_garbage_is_counted_and_changes_no_answer(site):
 
 def test_a_clock_that_jumps_moves_the_window_and_back(site):
     here = site(time.time_ns())
-    assert here.vendor.subscribed.wait(LIMIT)
+    assert here.vendor.started.acquire(timeout=LIMIT)
     began = here.clock.now
     here.vendor.quote(SPY, began - 5 * SECOND, 1.0, 1.1)
     here.vendor.trade(SPY, began - 4 * SECOND, 1.1, 3)

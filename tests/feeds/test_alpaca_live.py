@@ -1,28 +1,23 @@
 """Alpaca's live feed against a stand-in for its server, by the vendor's own client."""
 
-import json
-import logging
-import subprocess
-import sys
 import threading
 import time
 from datetime import date
-from pathlib import Path
 
 import msgpack
 import polars as pl
 import pytest
 
 import flowtape.pipeline.supervisor
+from feeding import WAIT, kept
 from flowtape.cache.window import Window
 from flowtape.errors import FeedError, UsageError
-from flowtape.feeds.alpaca.feed import KEYS, alpaca
+from flowtape.feeds.alpaca.feed import alpaca
 from flowtape.feeds.alpaca.rows import UNPLACED
 from flowtape.feeds.limits import Limits
-from flowtape.feeds.quote_join import ABSURD, AHEAD
 from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import parse_spec
-from flowtape.model.prints import IDENTITY, SCHEMA
+from flowtape.model.prints import SCHEMA
 from flowtape.model.query import Query
 from flowtape.orderflow.cancels import standing
 from flowtape.pipeline.ingestor import Engine
@@ -33,109 +28,27 @@ from flowtape.storage import open_store
 from serving import Clock
 from standins.alpaca import AlpacaServer
 
+pytestmark = pytest.mark.usefixtures("keys")
+
 SPY, PUT = "SPY261218C00500000", "SPXW261218P05400500"
 MS, MINUTE = 1_000_000, 60 * 10**9
 NS = (time.time_ns() // 10**9 - 120) * 10**9
 """Two minutes ago: the vendor is asked for what happened up to now."""
-WAIT = 10.0
 NO_QUOTES = "option prints of a gap, of which the vendor keeps no quotes"
-
-
-class Outlet:
-    """Keeps what it is given and lets the test wait for it."""
-
-    def __init__(self):
-        self.stop, self.got, self.counts, self.signs = threading.Event(), [], {}, 0
-        self.changed = threading.Condition()
-
-    def put(self, delivery):
-        with self.changed:
-            self.got.append(delivery)
-            self.changed.notify_all()
-
-    def heard(self):
-        with self.changed:
-            self.signs += 1
-            self.changed.notify_all()
-
-    def count(self, what, many=1):
-        with self.changed:
-            self.counts[what] = self.counts.get(what, 0) + many
-            self.changed.notify_all()
-
-    def until(self, true):
-        with self.changed:
-            assert self.changed.wait_for(true, WAIT), (self.counts, self.prints())
-
-    def given(self):
-        return [one.prints for one in self.got]
-
-    def prints(self):
-        """What is kept: the later quote of each row."""
-        return kept(self.given())
-
-    def until_prints(self, many):
-        self.until(lambda: self.prints().height >= many)
-
-
-def kept(frames):
-    frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
-    rows = frame.sort("quote_ts", nulls_last=False, maintain_order=True)
-    return rows.unique(IDENTITY, keep="last", maintain_order=True).sort("ts", "root", "strike", "seq", "copy")
-
-
-class Running:
-    """A feed on a thread, with what ended it."""
-
-    def __init__(self, feed, cursor=None):
-        self.feed, self.outlet, self.error = feed, Outlet(), None
-        self.thread = threading.Thread(target=self._run, args=(cursor,))
-        self.thread.start()
-
-    def _run(self, cursor):
-        try:
-            self.feed.run(self.outlet, cursor)
-        except (FeedError, UsageError) as error:
-            self.error = error
-
-    def ended(self):
-        self.thread.join(WAIT)
-        assert not self.thread.is_alive()
-        return self.error
-
-    def stop(self):
-        self.outlet.stop.set()
-        assert self.ended() is None
-        return self.outlet
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch):
-    for name in KEYS:
-        monkeypatch.delenv(f"{name}_FILE", raising=False)
-    monkeypatch.setenv("APCA_API_KEY_ID", "right-key")
-    monkeypatch.setenv("APCA_API_SECRET_KEY", "right-secret")
 
 
 @pytest.fixture
 def server():
-    with AlpacaServer("right-key", "right-secret") as server:
+    with AlpacaServer("right-id") as server:
         yield server
 
 
 @pytest.fixture
-def start(server):
-    running = []
-
+def start(server, run):
     def go(symbols=f"{SPY},{PUT}", market="options", cursor=None, feed=None, **limits):
-        one = Running(feed or feed_of(server, symbols, market, **limits), cursor)
-        running.append(one)
-        return one
+        return run(feed or feed_of(server, symbols, market, **limits), cursor)
 
-    yield go
-    for one in running:
-        one.outlet.stop.set()
-        one.thread.join(WAIT)
+    return go
 
 
 def feed_of(server, symbols=f"{SPY},{PUT}", market="options", more="", **limits):
@@ -145,7 +58,7 @@ def feed_of(server, symbols=f"{SPY},{PUT}", market="options", more="", **limits)
 
 def begun(server, one):
     """Wait until the feed is past its subscriptions."""
-    assert server.subscribed.wait(WAIT), one.ended()
+    assert server.started.acquire(timeout=WAIT), one.ended()
     return one
 
 
@@ -203,69 +116,6 @@ def test_the_vendors_feeds_are_sources_of_their_own(server, start, market, more,
     assert all("feed=iex" in path for path in server.requests if "iex" in more)
 
 
-def test_a_late_quote_restates(server, start):
-    one = begun(server, start())
-    server.quote(SPY, NS, 1.0, 1.1)
-    server.trade(SPY, NS + 9 * MS, 1.1)
-    one.outlet.until_prints(1)
-    server.quote(SPY, NS + 8 * MS, 1.1, 1.3)
-    one.outlet.until(lambda: one.outlet.prints()["bid"].to_list() == [11_000])
-    assert sum(frame.height for frame in one.stop().given()) == 2
-
-
-def test_quotes_alone_move_the_cursor(server, start):
-    one = begun(server, start())
-    for second in range(0, 100, 30):
-        server.quote(SPY, NS + second * 10**9, 1.0, 1.1)
-    # However many deliveries the quotes come in.
-    one.outlet.until(lambda: one.outlet.got and one.outlet.got[-1].cursor == str(NS + 30 * 10**9))
-    got = one.stop().got
-    assert [delivery.prints.height for delivery in got] == [0] * len(got)
-    assert got[-1].standing["ts"].to_list() == [NS]
-
-
-def test_order_of_arrival_changes_nothing(server, start):
-    one = begun(server, start())
-    server.hold()
-    for n in range(20):
-        server.quote(SPY, NS + n * MS, 1.0 + n / 100, 1.1 + n / 100)
-        server.trade(SPY, NS + n * MS, 1.05, n + 1)
-    server.release(reverse=True)
-    bids = [None, *(10_000 + 100 * n for n in range(19))]
-    one.outlet.until(lambda: one.outlet.prints()["bid"].to_list() == bids)
-    one.stop()
-
-
-def test_a_line_cut_is_an_error_and_rest_fills_the_gap(server, start):
-    feed = feed_of(server, "SPY,QQQ", "stocks")
-    one = begun(server, start(feed=feed))
-    told = []
-    for n in range(400):
-        if n == 100:
-            server.cut()
-            error = one.ended()
-            assert isinstance(error, FeedError)
-            assert "closed" in str(error)
-        ts = NS + n * 100 * MS + n
-        symbol = ("SPY", "QQQ")[n % 2]
-        if n % 3 == 0:
-            server.quote(symbol, ts - 50 * MS, 500 + n / 100, 500.1 + n / 100)
-        server.trade(symbol, ts, 500.05, 1 + n % 4)
-        told.append(ts)
-    again = start(feed=feed, cursor=one.outlet.got[-1].cursor)
-    again.outlet.until_prints(300)
-    assert server.subscribed.wait(WAIT)
-    server.trade("SPY", NS + 50_000 * MS, 500.05, 5)
-    again.outlet.until(lambda: again.outlet.prints()["size"].max() == 50_000)
-    union = kept(one.outlet.given() + again.stop().given())
-    fresh = start(feed=feed_of(server, "SPY,QQQ", "stocks"), cursor=str(NS - 10**9))
-    fresh.outlet.until_prints(401)
-    assert union["ts"].cast(pl.Int64).to_list() == [*told, NS + 50_000 * MS]
-    assert union.equals(fresh.stop().prints())
-    assert union["bid"].null_count() == 1
-    assert any("page_token=" in path for path in server.requests)
-
-
 def test_a_gap_of_options_is_filled_and_told_to_have_no_quotes(server, start):
     feed = feed_of(server)
     one = begun(server, start(feed=feed))
@@ -284,40 +134,6 @@ def test_a_gap_of_options_is_filled_and_told_to_have_no_quotes(server, start):
     assert prints.filter(root="SPY")["bid"].unique().to_list() == [10_000]
     assert prints.filter(root="SPXW")["bid"].null_count() == 75
     assert again.outlet.counts == {NO_QUOTES: 151}
-
-
-def test_trap_the_same_option_trade_from_both_ways_counts_once_and_two_alike_count_twice(server, start):
-    one = begun(server, start())
-    for _ in range(3):
-        server.trade(SPY, NS + 7, 1.05, 1)
-    server.trade(PUT, NS + 7, 1.05, 9)
-    one.outlet.until_prints(4)
-    one.stop()
-    again = start(cursor=str(NS))
-    again.outlet.until_prints(4)
-    assert one.outlet.prints().equals(again.stop().prints())
-
-
-def test_a_repeated_stock_trade_counts_once(server, start):
-    server.repeat = 3
-    one = begun(server, start("SPY", "stocks"))
-    server.trade("SPY", NS, 500.0, 5)
-    server.trade("SPY", NS, 500.0, 5)
-    one.outlet.until_prints(2)
-    one.stop()
-    again = start("SPY", "stocks", cursor=str(NS))
-    again.outlet.until_prints(2)
-    assert one.outlet.prints().equals(again.stop().prints())
-
-
-def test_what_happens_while_the_gap_is_fetched_is_kept(server, start):
-    for n in range(350):
-        server.trade("SPY", NS + n * MS, 500.0, 1, live=False)
-    one = begun(server, start("SPY", "stocks", cursor=str(NS)))
-    for n in range(350, 360):
-        server.trade("SPY", NS + n * MS, 500.0, 1)
-    one.outlet.until_prints(360)
-    assert one.stop().prints().height == 360
 
 
 def test_a_gap_of_several_windows_has_each_row_once(server, start):
@@ -439,15 +255,6 @@ def test_garbage_is_counted_and_the_rest_goes_on(server, start):
     assert one.outlet.prints()["size"].sum() == 3
 
 
-def test_a_time_to_come_is_counted_and_left_out(server, start):
-    one = begun(server, start("SPY", "stocks"))
-    server.trade("SPY", time.time_ns() + 2 * AHEAD, 500.0, 2)
-    server.trade("SPY", NS, 500.0, 1)
-    one.outlet.until_prints(1)
-    assert one.stop().prints()["size"].to_list() == [10_000]
-    assert one.outlet.counts == {ABSURD: 1}
-
-
 def test_garbage_of_rest_is_counted(server, start):
     server.trade("SPY", NS, 500.0, 1)
     server.trades["SPY"].insert(0, {"#ts": NS, "t": 7, "i": "x"})
@@ -473,20 +280,19 @@ def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start):
     assert isinstance(start("QQQ").ended(), UsageError)
 
 
+def test_rest_refuses_a_wrong_key_in_its_own_words(start, monkeypatch):
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "wrong-secret-7")
+    error = start("SPY").ended()
+    assert type(error) is UsageError
+    assert "request is not authorized" in str(error)
+    assert "wrong-secret" not in str(error)
+
+
 def test_a_limit_of_the_vendor_is_told(server, start):
     server.symbol_limit = 1
     error = start().ended()
     assert isinstance(error, UsageError)
     assert "405: symbol limit exceeded" in str(error)
-
-
-def test_a_pong_is_a_sign_of_life_and_silence_is_found(server, start):
-    one = begun(server, start(ping_every=0.02, pong=0.3))
-    signs = one.outlet.signs
-    one.outlet.until(lambda: one.outlet.signs > signs + 20)
-    server.silence()
-    assert "no pong" in str(one.ended())
-    assert isinstance(one.error, FeedError)
 
 
 @pytest.mark.parametrize("stage", ["admission", "stream"])
@@ -511,65 +317,6 @@ def test_a_refusal_is_told_in_the_vendors_words(server, start, stage, code, kind
     assert words in str(error)
 
 
-def test_a_broken_rest_is_a_feed_error(server, start):
-    server.rest_broken = True
-    error = start(cursor=str(NS)).ended()
-    assert isinstance(error, FeedError)
-    assert "400" in str(error)
-    assert "broken as told" in str(error)
-
-
-def test_no_server_is_a_feed_error():
-    with AlpacaServer() as server:
-        feed = feed_of(server)
-    with pytest.raises(FeedError, match="Alpaca: "):
-        feed.run(Outlet(), None)
-
-
-@pytest.mark.parametrize("cursor", [None, str(NS)], ids=["anew", "from a cursor"])
-@pytest.mark.parametrize("symbols", [SPY, "SPY"])
-def test_a_wrong_key_is_no_use_trying_and_is_in_no_text(
-    server, start, monkeypatch, caplog, capfd, symbols, cursor
-):
-    caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("APCA_API_KEY_ID", "wrong-id-5")
-    monkeypatch.setenv("APCA_API_SECRET_KEY", "wrong-secret-7")
-    server.contracts["SPY"] = [SPY]
-    error = start(symbols, cursor=cursor).ended()
-    assert isinstance(error, UsageError)
-    assert "APCA_API_SECRET_KEY" in str(error)
-    seen = repr(error) + repr(error.__cause__) + "".join(capfd.readouterr())
-    # The stand-in runs in this process too, and may well write what it received.
-    seen += "".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
-    assert "wrong-secret-7" not in seen
-    assert "wrong-id-5" not in seen
-
-
-def test_the_right_keys_are_in_no_log(server, start, caplog, capfd):
-    caplog.set_level(logging.DEBUG)
-    one = begun(server, start(cursor=str(NS)))
-    server.trade(SPY, NS + MS, 1.0)
-    one.outlet.until_prints(1)
-    one.stop()
-    seen = "".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
-    assert "right-" not in seen + "".join(capfd.readouterr())
-
-
-def test_a_missing_client_is_named(server, monkeypatch):
-    monkeypatch.setitem(sys.modules, "alpaca.data.live", None)
-    with pytest.raises(UsageError, match=r"pip install 'flowtape\[alpaca\]'"):
-        feed_of(server).run(Outlet(), None)
-
-
-def test_the_secret_may_be_in_a_file(server, start, monkeypatch, tmp_path):
-    (tmp_path / "key").write_text("right-secret\n")
-    monkeypatch.setenv("APCA_API_SECRET_KEY", "wrong")
-    monkeypatch.setenv("APCA_API_SECRET_KEY_FILE", str(tmp_path / "key"))
-    begun(server, start()).stop()
-    monkeypatch.setenv("APCA_API_SECRET_KEY_FILE", str(tmp_path / "none"))
-    assert "APCA_API_SECRET_KEY_FILE" in str(start().ended())
-
-
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
@@ -585,31 +332,6 @@ def test_the_secret_may_be_in_a_file(server, start, monkeypatch, tmp_path):
 def test_a_text_that_cannot_be_used_is_named(text, wrong):
     with pytest.raises(UsageError, match=wrong):
         alpaca(parse_spec(text))
-
-
-@pytest.mark.parametrize("name", KEYS)
-def test_a_foreign_cursor_and_a_missing_key_are_refused(server, monkeypatch, name):
-    with pytest.raises(FeedError, match="'here'"):
-        feed_of(server).run(Outlet(), "here")
-    monkeypatch.delenv(name)
-    with pytest.raises(UsageError, match=f"set {name}"):
-        feed_of(server).run(Outlet(), None)
-
-
-def test_the_stand_in_runs_as_a_program_of_its_own(start):
-    program = [sys.executable, "-m", "standins.alpaca", "right-key", "right-secret"]
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(program, cwd=Path(__file__).parents[1], **pipe) as child:
-        port = child.stdout.readline().strip()
-        for command in (["trade", SPY, NS, 1.05, {"size": 4}], ["repeat", 2]):
-            child.stdin.write(json.dumps(command) + "\n")
-            child.stdin.flush()
-            assert child.stdout.readline() == "done\n"
-        text = f"alpaca:options?symbols={SPY}&url=ws://127.0.0.1:{port}&rest=http://127.0.0.1:{port}"
-        one = start(cursor=str(NS), feed=alpaca(parse_spec(text)))
-        one.outlet.until_prints(1)
-        assert one.stop().prints()["size"].to_list() == [4]
-        child.stdin.close()
 
 
 class Told:
@@ -669,18 +391,17 @@ def tape(server, low, high):
 def test_from_the_stream_to_the_store_through_cuts_and_restarts(server, tmp_path, monkeypatch):
     monkeypatch.setattr(flowtape.pipeline.supervisor, "FIRST_PAUSE", 0.02)
     disturbed, whole = Kept(tmp_path / "a.duckdb"), Kept(tmp_path / "b.duckdb")
-    undisturbed = AlpacaServer().start()
+    undisturbed = AlpacaServer("right-id").start()
     undisturbed_live = whole.live(feed_of(undisturbed, "SPY,QQQ", "stocks"))
-    assert undisturbed.subscribed.wait(WAIT)
+    assert undisturbed.started.acquire(timeout=WAIT)
     for low in range(0, 300, 100):
-        server.subscribed.clear()
         live = disturbed.live(feed_of(server, "SPY,QQQ", "stocks"))
-        assert server.subscribed.wait(WAIT)
+        assert server.started.acquire(timeout=WAIT)
         tape(server, low, low + 30)
         disturbed.told.until(lambda: disturbed.trades("SPY") > 0)
         server.cut()
         tape(server, low + 30, low + 60)
-        assert server.subscribed.wait(WAIT)
+        assert server.started.acquire(timeout=WAIT)
         server.repeat = 2
         server.hold()
         tape(server, low + 60, low + 80)

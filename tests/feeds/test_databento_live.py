@@ -1,109 +1,30 @@
 """Databento's live feed against a stand-in for its gateway, by the vendor's own client."""
 
-import gc
-import json
-import subprocess
-import sys
-import threading
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import databento_dbn as dbn
 import numpy as np
 import polars as pl
 import pytest
 
+from feeding import WAIT, kept
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.databento.feed import ERRORS, OUT_OF_STEP, OVERLAP, databento
 from flowtape.feeds.limits import Limits
 from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.feeds.specs import parse_spec
-from flowtape.model.prints import IDENTITY, SCHEMA
+from flowtape.model.prints import SCHEMA
 from readers.dbn_files import SYMBOLS, book, cmbp, metadata, read, tcbbo, trade
 from standins.databento import DatabentoServer
+
+pytestmark = pytest.mark.usefixtures("keys")
 
 SECOND = 10**9
 NS = (time.time_ns() // SECOND - 600) * SECOND
 """Ten minutes ago: the vendor replays the last 24 hours."""
-WAIT = 10.0
 KEY = "db-right-key-0123456789abcdefghi"
 SYMBOLS_ASKED = "AAPL.OPT,SPXW.OPT,AAPL1.OPT"
-
-
-class Outlet:
-    """Keeps what it is given and lets the test wait for it."""
-
-    def __init__(self):
-        self.stop, self.got, self.counts, self.signs = threading.Event(), [], {}, 0
-        self.changed, self.open = threading.Condition(), threading.Event()
-        self.open.set()
-
-    def put(self, delivery):
-        self.open.wait(WAIT)
-        with self.changed:
-            self.got.append(delivery)
-            self.changed.notify_all()
-
-    def heard(self):
-        with self.changed:
-            self.signs += 1
-            self.changed.notify_all()
-
-    def count(self, what, many=1):
-        with self.changed:
-            self.counts[what] = self.counts.get(what, 0) + many
-            self.changed.notify_all()
-
-    def until(self, true):
-        with self.changed:
-            assert self.changed.wait_for(true, WAIT), (self.counts, self.prints())
-
-    def prints(self):
-        return kept([one.prints for one in self.got])
-
-    def until_prints(self, many):
-        self.until(lambda: self.prints().height >= many)
-
-
-def kept(frames):
-    """What is kept of deliveries: the later quote of each row."""
-    frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
-    rows = frame.sort("quote_ts", nulls_last=False, maintain_order=True)
-    return rows.unique(IDENTITY, keep="last", maintain_order=True).sort(
-        "ts", "root", "strike", "venue", "copy"
-    )
-
-
-class Running:
-    """A feed on a thread, with what ended it."""
-
-    def __init__(self, feed, cursor=None, outlet=None):
-        self.feed, self.outlet, self.error = feed, outlet or Outlet(), None
-        self.thread = threading.Thread(target=self._run, args=(cursor,))
-        self.thread.start()
-
-    def _run(self, cursor):
-        try:
-            self.feed.run(self.outlet, cursor)
-        except (FeedError, UsageError) as error:
-            self.error = error
-
-    def ended(self):
-        self.thread.join(WAIT)
-        assert not self.thread.is_alive()
-        return self.error
-
-    def stop(self):
-        self.outlet.stop.set()
-        assert self.ended() is None
-        return self.outlet
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.delenv("DATABENTO_API_KEY_FILE", raising=False)
-    monkeypatch.setenv("DATABENTO_API_KEY", KEY)
 
 
 @pytest.fixture
@@ -113,19 +34,11 @@ def server():
 
 
 @pytest.fixture
-def start(server):
-    running = []
-
+def start(server, run):
     def go(more="", cursor=None, feed=None, outlet=None, **limits):
-        one = Running(feed or feed_of(server, more, **limits), cursor, outlet)
-        running.append(one)
-        return one
+        return run(feed or feed_of(server, more, **limits), cursor, outlet)
 
-    yield go
-    for one in running:
-        one.outlet.stop.set()
-        one.outlet.open.set()
-        one.thread.join(WAIT)
+    return go
 
 
 def feed_of(server, more="", symbols=SYMBOLS_ASKED, dataset="OPRA.PILLAR", **limits):
@@ -204,48 +117,11 @@ def test_what_is_asked(server, start):
     one.stop()
 
 
-def test_wrong_key(server, start, monkeypatch, tmp_path, capfd, caplog):
-    monkeypatch.setenv("DATABENTO_API_KEY", "db-wrong-key")
-    error = start().ended()
-    assert isinstance(error, UsageError)
-    assert str(error) == "DATABENTO_API_KEY: refused by Databento: Authentication failed."
-    (tmp_path / "key").write_text(KEY + "\n")
-    monkeypatch.setenv("DATABENTO_API_KEY_FILE", str(tmp_path / "key"))
-    begun(server, start()).stop()
-    said = caplog.text + "".join(capfd.readouterr())
-    assert "wrong-key" not in said
-    assert "right-key" not in said
-
-
-def test_no_key(server, start, monkeypatch):
-    monkeypatch.delenv("DATABENTO_API_KEY")
-    assert "set DATABENTO_API_KEY or" in str(start().ended())
-    monkeypatch.setenv("DATABENTO_API_KEY_FILE", "/nowhere/key")
-    assert "DATABENTO_API_KEY_FILE" in str(start().ended())
-
-
 def test_other_refusals_are_tried_again(server, start):
     server.refuse = "User has reached their open connection limit"
     error = start().ended()
     assert isinstance(error, FeedError)
     assert "connection limit" in str(error)
-
-
-def test_not_admitted(server, start):
-    server.hang_up = True
-    assert isinstance(start().ended(), FeedError)
-    server.hang_up, server.mute = False, True
-    start().stop()
-    error = start(open=0.2).ended()
-    assert isinstance(error, FeedError)
-    assert "not admitted" in str(error)
-
-
-def test_no_server(server, start):
-    server.stop()
-    error = start().ended()
-    assert isinstance(error, FeedError)
-    assert "Connection to 127.0.0.1" in str(error)
 
 
 def test_cut_and_resumed(server, start, tmp_path):
@@ -263,18 +139,6 @@ def test_cut_and_resumed(server, start, tmp_path):
     one.outlet.until_prints(len(records))
     _, expected = read(file_of(tmp_path, "tcbbo", records))
     assert other.stop().prints().equals(kept([expected]))
-
-
-def test_nothing_is_lost_before_the_first_print(server, start):
-    one = begun(server, start())
-    server.cut()
-    assert isinstance(one.ended(), FeedError)
-    assert [delivery.prints.height for delivery in one.outlet.got] == [0]
-    late = tcbbo(ts=time.time_ns())
-    server.keep("tcbbo", late)
-    other = begun(server, start(cursor=one.outlet.got[-1].cursor))
-    other.outlet.until_prints(1)
-    other.stop()
 
 
 def test_start(server, start):
@@ -318,48 +182,10 @@ def test_trades_replayed_long_before_their_quotes_are_not_held_for_ever(server, 
     assert one.stop().counts[OUT_OF_STEP] == 1
 
 
-def test_started_and_stopped_many_times_nothing_is_left(server, start):
-    def held():
-        gc.collect()
-        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
-
-    for n in range(52):
-        if n == 2:
-            before = held()
-        one = begun(server, start(cursor=str(NS) if n % 2 else None))
-        if n % 3 == 0:
-            server.cut()
-            assert isinstance(one.ended(), FeedError)
-        else:
-            one.stop()
-    until = time.monotonic() + WAIT
-    while not all(map(int.__le__, after := held(), before)) and time.monotonic() < until:
-        one.outlet.stop.wait(0.01)
-    assert all(map(int.__le__, after, before)), (before, after)
-
-
 def test_a_gap_too_long_for_the_replay(server, start):
     one = begun(server, start(cursor=str(NS - 2 * 86_400 * SECOND)))
     assert server.subscriptions[0]["start"] == "0"
     assert one.stop().counts == {"gaps longer than the vendor replays": 1}
-
-
-def test_heartbeats(server, start):
-    server.heartbeat = 0.05
-    one = begun(server, start())
-    signs = one.outlet.signs
-    one.outlet.until(lambda: one.outlet.signs > signs + 3)
-    assert one.stop().prints().is_empty()
-
-
-def test_garbage(server, start):
-    one = begun(server, start())
-    server.publish("tcbbo", tcbbo(ts=NS))
-    one.outlet.until_prints(1)
-    server.say(b"garbage!" * 200)
-    error = one.ended()
-    assert isinstance(error, FeedError)
-    assert one.outlet.counts == {NOT_UNDERSTOOD: 1}
 
 
 def test_a_mapping_that_is_no_text(server, start):
@@ -482,42 +308,6 @@ def test_stocks_with_the_quotes_of_their_venue(start, tmp_path):
         )
         one.outlet.until(lambda: one.outlet.prints().equals(kept([expected])))
         one.stop()
-
-
-def test_a_full_outlet_stops_the_reading(server, start):
-    one = begun(server, start(waiting=10))
-    one.outlet.open.clear()
-    records = day(200)
-    server.publish("tcbbo", *records)
-    assert one.outlet.prints().is_empty()
-    one.outlet.open.set()
-    one.outlet.until_prints(len(records))
-    assert max(delivery.prints.height for delivery in one.outlet.got) <= 10
-    one.outlet.open.clear()
-    server.publish("tcbbo", *(tcbbo(ts=NS + 100 * SECOND + n) for n in range(100)))
-    one.outlet.open.set()
-    one.stop()
-
-
-def test_the_stand_in_as_a_program():
-    child = subprocess.Popen(
-        [sys.executable, "-m", "standins.databento", KEY],
-        cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    with child:
-        child.stdin.write(json.dumps({7: SYMBOLS[7]}) + "\n")
-        child.stdin.write(json.dumps(["publish", "tcbbo", bytes(tcbbo(ts=NS)).hex()]) + "\n")
-        child.stdin.flush()
-        port = int(child.stdout.readline())
-        assert child.stdout.readline() == "done\n"
-        feed = databento(
-            parse_spec(f"databento:OPRA.PILLAR?symbols=AAPL.OPT&gateway=127.0.0.1&port={port}&schema=tcbbo")
-        )
-        one = Running(feed, str(NS))
-        one.outlet.until_prints(1)
-        one.stop()
-        child.stdin.close()
-        assert child.wait(WAIT) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,17 @@ import hashlib
 import json
 import secrets
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import databento_dbn as dbn
 
+from standins.base import StandIn, main
 
-class DatabentoServer:
-    """Runs on a thread of its own.
 
-    `symbols` are OSI symbols by instrument id. Of what was published, `records` are kept in order, with their schema;
+class DatabentoServer(StandIn):
+    """`symbols` are OSI symbols by instrument id. `records` are those published, in order, with their schema;
     `subscriptions` are the requests of all connections, as their fields.
 
     Faults: `cut()`, `cut_after(n)`, `say(bytes)` for garbage, `error(text)`, `silence()` (nothing more is sent, not
@@ -37,46 +36,23 @@ class DatabentoServer:
     def __init__(
         self, symbols: Mapping[int, str], key: str = "db-right-key-0123456789abcdefghi", port: int = 0
     ) -> None:  # fmt: skip
-        self.symbols, self.key, self.port = dict(symbols), key, port
+        super().__init__(port)
+        self.symbols, self.key = dict(symbols), key
         self.records: list[tuple[str, bytes]] = []
         self.subscriptions: list[dict[str, str]] = []
         self.requests: list[dict[str, str]] = []
         self.heartbeat: float | None = None
         self.repeat, self.apart, self.mute, self.hang_up, self.unfinished = 1, False, False, False, False
         self.refuse: str | None = None
-        self.started = threading.Semaphore(0)
-        """Released once for each session that was started and has got its replay."""
         self._silent = False
         self._held: list[tuple[str, bytes]] | None = None
-        self._until_cut: int | None = None
+        self.until_cut: int | None = None
         self._sessions: dict[asyncio.StreamWriter, list[dict[str, str]]] = {}
         self._lines: set[asyncio.StreamWriter] = set()
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="databento stand-in", daemon=True)
-
-    def start(self) -> DatabentoServer:
-        """Listen; returns once it does."""
-        self._thread.start()
-        if not self._ready.wait(10):
-            raise RuntimeError("the stand-in does not listen")
-        return self
-
-    def stop(self) -> None:
-        """End all connections and the thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-
-    def __enter__(self) -> DatabentoServer:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def publish(self, schema: str, *records: Any) -> None:
         """Publish records (of `databento_dbn`, their bytes, or those as hex) in this order."""
-        self._do(lambda: self._publish(schema, map(_bytes, records)))
+        self.do(lambda: self._publish(schema, map(_bytes, records)))
 
     def keep(self, schema: str, *records: Any) -> None:
         """Have records for replays only: what happened before, or while the line was cut."""
@@ -84,7 +60,7 @@ class DatabentoServer:
 
     def say(self, data: bytes) -> None:
         """Send any bytes to all."""
-        self._do(lambda: self._say(data))
+        self.do(lambda: self._say(data))
 
     def error(self, text: str, code: int | None = None) -> None:
         """Send an error message to all."""
@@ -101,15 +77,24 @@ class DatabentoServer:
 
     def cut(self) -> None:
         """Break every connection."""
-        self._do(self._cut)
+        self.do(self._cut)
 
     def cut_after(self, records: int) -> None:
         """Break every connection once so many further records were sent, of a replay, too."""
-        self._until_cut = records
+        self.until_cut = records
 
     def silence(self) -> None:
         """From now on send nothing."""
         self._silent = True
+
+    @property
+    def lines(self) -> int:
+        """How many connections there are, admitted or not."""
+        return len(self._lines)
+
+    def connected(self) -> bool:
+        """Whether anybody has subscribed."""
+        return bool(self._sessions)
 
     def hold(self) -> None:
         """Keep back what is published from now on."""
@@ -118,13 +103,7 @@ class DatabentoServer:
     def release(self, *, reverse: bool = False) -> None:
         """Send what was kept back."""
         held, self._held = self._held or [], None
-        self._do(lambda: self._send_all(reversed(held) if reverse else held))
-
-    def _do(self, work: Callable[[], None]) -> None:
-        async def done() -> None:
-            work()
-
-        asyncio.run_coroutine_threadsafe(done(), self._loop).result(30)
+        self.do(lambda: self._send_all(reversed(held) if reverse else held))
 
     def _publish(self, schema: str, records: Iterable[bytes]) -> None:
         new = [(schema, record) for record in records]
@@ -144,11 +123,11 @@ class DatabentoServer:
     def _send(self, line: asyncio.StreamWriter, records: list[bytes]) -> None:
         if self._silent or line.is_closing():
             return
-        line.write(b"".join(records[: self._until_cut]))
-        if self._until_cut is not None:
-            self._until_cut -= len(records)
-            if self._until_cut <= 0:
-                self._until_cut = None
+        line.write(b"".join(records[: self.until_cut]))
+        if self.until_cut is not None:
+            self.until_cut -= len(records)
+            if self.until_cut <= 0:
+                self.until_cut = None
                 # What was written before still goes out.
                 line.close()
                 self._sessions.pop(line, None)
@@ -177,19 +156,11 @@ class DatabentoServer:
             line.transport.abort()
         self._sessions.clear()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
+    async def serve(self) -> None:
+        """See `StandIn.serve`."""
         server = await asyncio.start_server(self._converse, "127.0.0.1", self.port, limit=2**24)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
+        self.listening(server.sockets[0].getsockname()[1])
+        await self.stopping.wait()
         server.close()
         self._cut()
         while self._lines:
@@ -319,20 +290,7 @@ def _metadata(dataset: str) -> bytes:
     )  # fmt: skip
 
 
-def main() -> None:
-    """Serve, and do what standard input says until it ends; the first line of it are the symbols by id."""
-    symbols = {int(number): symbol for number, symbol in json.loads(sys.stdin.readline()).items()}
-    with DatabentoServer(symbols, *sys.argv[1:2]) as server:
-        print(server.port, flush=True)
-        for line in sys.stdin:
-            name, *arguments = json.loads(line)
-            named = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
-            if callable(getattr(server, name)):
-                getattr(server, name)(*arguments, **named)
-            else:
-                setattr(server, name, arguments[0])
-            print("done", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    # The first line of standard input are the symbols by id.
+    named = {int(number): symbol for number, symbol in json.loads(sys.stdin.readline()).items()}
+    main(DatabentoServer(named, *sys.argv[1:2]))

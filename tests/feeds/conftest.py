@@ -1,0 +1,29 @@
+"""Fixtures of live feeds: the right keys, a stand-in, and feeds that are stopped when the test ends."""
+
+import pytest
+
+from feeding import WAIT, Running
+from feeds.lines import KEYS
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    """The keys that the stand-ins take, in the environment."""
+    for name, key in KEYS.items():
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
+        monkeypatch.setenv(name, key)
+
+
+@pytest.fixture
+def run():
+    """Run a feed: `run(feed, cursor, outlet)`."""
+    running = []
+
+    def go(feed, cursor=None, outlet=None):
+        running.append(Running(feed, cursor, outlet))
+        return running[-1]
+
+    yield go
+    for one in running:
+        one.outlet.stop.set()
+        one.thread.join(WAIT)

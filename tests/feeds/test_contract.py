@@ -1,0 +1,468 @@
+"""What every live feed of a vendor does, by the vendor's own client against a stand-in over real sockets."""
+
+import gc
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from feeding import WAIT, Outlet, kept
+from feeds.lines import KEYS, LINES, NS, SECOND, TENTH
+from flowtape.errors import FeedError, UsageError
+from flowtape.feeds.quote_join import ABSURD
+from flowtape.feeds.rows import NOT_UNDERSTOOD
+from flowtape.model.prints import SCHEMA
+
+pytestmark = pytest.mark.usefixtures("keys")
+
+
+def lines(which=lambda line: True):
+    return pytest.mark.parametrize(
+        "line", [name for name, line in LINES.items() if which(line)], indirect=True
+    )
+
+
+every = lines()
+joining = lines(lambda line: line.joins)
+paging = lines(lambda line: line.pages)
+
+
+@pytest.fixture
+def line(request):
+    one = LINES[request.param]()
+    with one.server:
+        yield one
+
+
+def tape(line, low, high, live=True):
+    """Trades from one number to another, every third with a new quote."""
+    for n in range(low, high):
+        if n % 3 == 0:
+            line.quote(n, live)
+        line.trade(n, live)
+
+
+def instants(prints):
+    return prints["ts"].to_physical().to_list()
+
+
+def until(true):
+    """Wait for what no outlet tells of."""
+    ends = time.monotonic() + WAIT
+    while not true() and time.monotonic() < ends:
+        threading.Event().wait(0.005)
+    assert true()
+
+
+@every
+def test_a_print_has_the_quote_before_it(line, run):
+    one = line.started(run(line.feed()))
+    line.quote(0)
+    line.trade(0)
+    line.quote(2)
+    line.trade(2)
+    one.outlet.until(lambda: one.outlet.prints()["bid"].to_list() == [10_000, 10_200])
+    prints = one.stop().prints()
+    assert dict(prints.schema) == SCHEMA
+    assert instants(prints) == [NS, NS + 2 * TENTH]
+    assert prints["ask"].to_list() == [11_000, 11_200]
+    assert prints["price"].to_list() == [10_500, 10_700]
+    assert one.outlet.counts == {}
+
+
+@every
+def test_a_feed_goes_on_at_its_cursor(line, run):
+    one = line.started(run(line.feed()))
+    tape(line, 0, 20)
+    one.outlet.until_prints(20)
+    one.stop()
+    tape(line, 20, 40, live=False)
+    again = run(line.feed(), one.cursor)
+    again.outlet.until(lambda: kept(one.outlet.given() + again.outlet.given()).height == 40)
+    assert instants(kept(one.outlet.given() + again.stop().given())) == [NS + n * TENTH for n in range(40)]
+
+
+@every
+def test_the_gap_of_a_cut_is_filled(line, run):
+    feed = line.feed()
+    one = line.started(run(feed))
+    tape(line, 0, 100)
+    one.outlet.until_prints(100)
+    line.server.cut()
+    assert isinstance(one.ended(), FeedError)
+    tape(line, 100, 300, live=False)
+    again = line.started(run(feed, one.cursor))
+    tape(line, 300, 350)
+    fresh = run(line.feed(), str(NS - SECOND))
+    wanted = ["size"] if not line.gap_quotes else pl.all()
+    both = [one.outlet, again.outlet]
+    again.outlet.until(lambda: kept([part for outlet in both for part in outlet.given()]).height == 350)
+    fresh.outlet.until_prints(350)
+    expected = fresh.stop().prints().select(wanted)
+    found = lambda: kept([part for outlet in both for part in outlet.given()]).select(wanted)  # noqa: E731
+    again.outlet.until(lambda: found().equals(expected))
+    assert instants(again.stop().prints().tail(1)) == [NS + 349 * TENTH]
+
+
+@every
+def test_live_messages_wait_while_the_gap_is_filled(line, run):
+    tape(line, 0, 350, live=False)
+    one = run(line.feed(), str(NS))
+    one.outlet.open.clear()
+    line.started(one)
+    tape(line, 350, 400)
+    one.outlet.open.set()
+    one.outlet.until_prints(400)
+    assert one.stop().prints().height == 400
+
+
+@every
+def test_a_trade_taken_live_and_again_counts_once(line, run):
+    one = line.started(run(line.feed()))
+    for n in (0, 0, 0, 2, 3):
+        line.trade(n)
+    one.outlet.until_prints(5)
+    one.stop()
+    again = run(line.feed(), str(NS))
+    again.outlet.until_prints(5)
+    assert again.stop().prints().height == 5
+    assert kept(one.outlet.given() + again.outlet.given()).height == 5
+
+
+@lines(lambda line: line.repeats)
+def test_a_repeated_message_counts_once(line, run):
+    line.server.repeat = 3
+    one = line.started(run(line.feed()))
+    tape(line, 0, 6)
+    one.outlet.until(lambda: one.outlet.prints()["bid"].null_count() == 1)
+    assert one.stop().prints().height == 6
+
+
+@joining
+def test_order_of_arrival_changes_nothing(line, run):
+    one = line.started(run(line.feed()))
+    line.server.hold()
+    for n in range(20):
+        line.quote(n)
+        line.trade(n)
+    line.server.release(reverse=True)
+    bids = [10_000 + 100 * n for n in range(20)]
+    one.outlet.until(lambda: one.outlet.prints()["bid"].to_list() == bids)
+    one.stop()
+
+
+@joining
+def test_a_late_quote_takes_the_place_of_the_former(line, run):
+    one = line.started(run(line.feed()))
+    line.quote(0)
+    line.trade(4)
+    one.outlet.until_prints(1)
+    line.quote(4)
+    one.outlet.until(lambda: one.outlet.prints()["bid"].to_list() == [10_400])
+    assert sum(frame.height for frame in one.stop().given()) == 2
+
+
+@joining
+def test_quotes_alone_move_the_cursor(line, run):
+    one = line.started(run(line.feed(horizon=2.0, settle_every=1.0)))
+    for n in range(0, 100, 10):
+        line.quote(n)
+    newest = NS + 90 * TENTH - TENTH // 2
+    one.outlet.until(lambda: any(delivery.standing is not None for delivery in one.outlet.got))
+    one.outlet.until(lambda: int(one.cursor) >= newest - 4 * SECOND)
+    assert {delivery.prints.height for delivery in one.stop().got} == {0}
+
+
+@every
+def test_the_place_of_the_start_is_kept_before_any_print(line, run):
+    before = time.time_ns()
+    one = line.started(run(line.feed()))
+    one.outlet.until(lambda: one.outlet.got)
+    line.server.cut()
+    assert isinstance(one.ended(), FeedError)
+    assert [delivery.prints.height for delivery in one.outlet.got] == [0]
+    assert before - line.unit <= int(one.cursor) <= time.time_ns()
+    line.trade(0, live=False, ts=time.time_ns())
+    again = run(line.feed(), one.cursor)
+    again.outlet.until_prints(1)
+    again.stop()
+
+
+@every
+def test_a_slow_consumer_stops_the_reading(line, run):
+    one = line.started(run(line.feed(waiting=10, batch=5)))
+    one.outlet.until(lambda: one.outlet.got)
+    one.outlet.open.clear()
+    tape(line, 0, 200)
+    assert one.outlet.prints().is_empty()
+    one.outlet.open.set()
+    one.outlet.until_prints(200)
+    assert max(delivery.prints.height for delivery in one.stop().got) <= 10
+
+
+@every
+def test_told_to_end_it_does_not_wait_for_the_gap(line, run):
+    line.stall()
+    one = run(line.feed(read=3.0), str(NS))
+    until(line.stalled)
+    began = time.monotonic()
+    one.stop()
+    assert time.monotonic() - began < 1
+
+
+@every
+def test_told_to_end_it_does_not_wait_for_the_consumer(line, run):
+    tape(line, 0, 50, live=False)
+    one = run(line.feed(), str(NS))
+    one.outlet.open.clear()
+    assert one.outlet.waiting.wait(WAIT)
+    one.stop()
+
+
+@every
+def test_malformed_messages_are_counted_and_lose_no_trade(line, run):
+    one = line.started(run(line.feed()))
+    for text in line.garbage:
+        line.server.say(text)
+    outlet, cursor = one.outlet, None
+    outlet.until(lambda: outlet.counts.get(NOT_UNDERSTOOD) == len(line.garbage))
+    if not line.pages:
+        # What is no record leaves no way to tell where the next one begins.
+        assert isinstance(one.ended(), FeedError)
+        cursor = str(NS)
+        one = line.started(run(one.feed, cursor, outlet))
+    line.bad_trades()
+    line.trade(0)
+    outlet.until_prints(1)
+    left = {what: many for what, many in one.stop().counts.items() if what != NOT_UNDERSTOOD}
+    assert sum(left.values()) == 2
+    assert outlet.prints().height == 1
+
+
+@every
+def test_a_time_to_come_is_left_out_and_makes_nothing_late(line, run):
+    one = line.started(run(line.feed()))
+    line.trade(0, ts=time.time_ns() + 2 * 3600 * SECOND)
+    line.quote(2)
+    for n in (2, 4, 6):
+        line.trade(n)
+    one.outlet.until(lambda: one.outlet.prints()["bid"].to_list() in ([10_200] * 3, [10_200, 10_400, 10_600]))
+    assert one.stop().counts == {ABSURD: 1}
+    assert int(one.cursor) <= time.time_ns()
+
+
+@every
+def test_a_sign_of_life_comes_without_prints(line, run):
+    line.server.heartbeat = 0.05
+    one = line.started(run(line.feed(ping_every=0.02)))
+    signs = one.outlet.signs
+    one.outlet.until(lambda: one.outlet.signs > signs + 3)
+    assert one.stop().prints().is_empty()
+
+
+@paging
+def test_silence_is_found(line, run):
+    one = line.started(run(line.feed(ping_every=0.02, pong=0.2, close=0.1)))
+    line.server.silence()
+    error = one.ended()
+    assert isinstance(error, FeedError)
+    assert "no pong within 0.2 s" in str(error)
+
+
+@every
+def test_a_line_cut_off_before_the_admission_is_an_error(line, run):
+    line.server.hang_up = True
+    assert isinstance(run(line.feed()).ended(), FeedError)
+
+
+@every
+def test_a_vendor_that_does_not_answer_is_given_up(line, run):
+    line.server.mute = True
+    run(line.feed()).stop()
+    error = run(line.feed(open=0.2)).ended()
+    assert isinstance(error, FeedError)
+    assert "not admitted within 0.2 s" in str(error)
+
+
+@every
+def test_no_server_is_a_feed_error(line, run):
+    line.server.stop()
+    assert isinstance(run(line.feed(open=0.3)).ended(), FeedError)
+
+
+@every
+@pytest.mark.parametrize("cursor", [None, str(NS)], ids=["anew", "from a cursor"])
+def test_a_refused_key_is_given_up_and_is_in_no_text(line, run, monkeypatch, caplog, capfd, cursor):
+    caplog.set_level(logging.DEBUG)
+    for name in line.variables:
+        monkeypatch.setenv(name, f"wrong-{name}-7")
+    error = run(line.feed(), cursor).ended()
+    assert type(error) is UsageError
+    assert f"{', '.join(line.variables)}: refused by " in str(error)
+    seen = repr(error) + repr(error.__cause__) + "".join(capfd.readouterr())
+    # The stand-in runs in this process too, and may well write what it received.
+    ours = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]
+    assert "wrong-" not in seen + "".join(ours)
+
+
+@every
+def test_the_right_keys_are_in_no_log(line, run, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    # The program's own logging, which another test may have set up, lets it tell of failures only.
+    caplog.set_level(logging.DEBUG, "urllib3.connectionpool")
+    line.server.key_in_pages = True
+    tape(line, 0, 150, live=False)
+    one = run(line.feed(), str(NS))
+    one.outlet.until_prints(150)
+    one.stop()
+    ours = "".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
+    seen = ours + "".join(capfd.readouterr())
+    assert not any(KEYS[name] in seen for name in line.variables)
+
+
+@every
+def test_a_key_comes_from_a_file_too(line, run, monkeypatch, tmp_path):
+    name = line.variables[-1]
+    (tmp_path / "key").write_text(KEYS[name] + "\n")
+    monkeypatch.setenv(name, "wrong")
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "key"))
+    line.started(run(line.feed())).stop()
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "none"))
+    assert f"{name}_FILE" in str(run(line.feed()).ended())
+
+
+@every
+def test_a_missing_key_is_named(line, monkeypatch):
+    for name in line.variables:
+        with monkeypatch.context() as without:
+            without.delenv(name)
+            with pytest.raises(UsageError, match=f"set {name} or"):
+                line.feed().run(Outlet(), None)
+
+
+@every
+@pytest.mark.parametrize("key", ["k\u00e9y-secret", "two words-secret", "tab\x01-secret"])
+def test_a_malformed_key_is_told_without_it(line, monkeypatch, tmp_path, key):
+    name = line.variables[-1]
+    monkeypatch.setenv(name, key)
+    with pytest.raises(UsageError, match=f"{name}: a key has no blanks") as told:
+        line.feed().run(Outlet(), None)
+    assert "secret" not in repr(told.value)
+    (tmp_path / "key").write_bytes(b"\xffsecret")
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "key"))
+    with pytest.raises(UsageError, match="not a text") as told:
+        line.feed().run(Outlet(), None)
+    assert told.value.__context__ is None or "secret" not in repr(told.value)
+
+
+@every
+def test_a_missing_client_is_named(line, monkeypatch):
+    monkeypatch.setitem(sys.modules, line.module, None)
+    with pytest.raises(UsageError, match=rf"pip install 'flowtape\[{line.extra}\]'"):
+        line.feed().run(Outlet(), None)
+
+
+@every
+def test_a_foreign_cursor_is_refused(line):
+    with pytest.raises(FeedError, match="'here'"):
+        line.feed().run(Outlet(), "here")
+
+
+@every
+def test_started_and_stopped_many_times_nothing_is_left(line, run):
+    def held():
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    line.trade(0, live=False)
+    for n in range(22):
+        if n == 2:
+            before = held()
+        one = line.started(run(line.feed(), str(NS) if n % 2 else None))
+        if n % 3 == 0:
+            line.server.cut()
+            assert isinstance(one.ended(), FeedError)
+        else:
+            one.stop()
+    until(lambda: all(map(int.__le__, held(), before)))
+
+
+@paging
+def test_a_busy_rest_is_asked_again(line, run):
+    line.trade(0, live=False)
+    line.server.busy = 3
+    one = run(line.feed(), str(NS))
+    one.outlet.until_prints(1)
+    assert one.stop().counts["REST requests put off by the vendor"] == 3
+
+
+@paging
+def test_told_to_end_it_does_not_wait_for_a_busy_rest(line, run):
+    line.server.busy, line.server.retry_after = 9, "3600"
+    one = run(line.feed(), str(NS))
+    until(line.stalled)
+    began = time.monotonic()
+    one.stop()
+    assert time.monotonic() - began < 1
+
+
+@paging
+def test_a_broken_rest_is_a_feed_error(line, run):
+    line.server.rest_broken = True
+    error = run(line.feed(), str(NS)).ended()
+    assert isinstance(error, FeedError)
+    assert "broken as told" in str(error)
+
+
+@paging
+def test_a_page_that_comes_again_is_an_error_and_not_more_prints(line, run):
+    line.server.rest_stuck = True
+    for n in range(0, 600, 2):
+        line.trade(n, live=False)
+    one = run(line.feed(), str(NS))
+    assert "a page of " in str(one.ended())
+    assert one.outlet.got == []
+
+
+@paging
+@pytest.mark.parametrize("body", [{"status": "ERROR", "results": []}, {"results": {}}, [], "text"])
+def test_an_answer_that_is_no_page_does_not_pass_for_an_empty_one(line, run, body):
+    line.server.rest_says = body
+    error = run(line.feed(), str(NS)).ended()
+    assert isinstance(error, FeedError)
+    assert " REST: " in str(error)
+
+
+@paging
+def test_a_window_with_many_rows_is_fetched_in_shorter_ones(line, run):
+    tape(line, 0, 350, live=False)
+    one = run(line.feed(rows=200), str(NS))
+    one.outlet.until_prints(350)
+    prints = one.stop().prints()
+    assert instants(prints) == [NS + n * TENTH for n in range(350)]
+
+
+@every
+def test_the_stand_in_runs_as_a_program_of_its_own(line, run):
+    program = [sys.executable, "-m", *line.program]
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(program, cwd=Path(__file__).parents[1], **pipe) as child:
+        if not line.pages:
+            child.stdin.write(json.dumps(line.server.symbols) + "\n")
+            child.stdin.flush()
+        port = child.stdout.readline().strip()
+        for command in line.commands():
+            child.stdin.write(json.dumps(command) + "\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "done\n"
+        one = run(line.feed(port), str(NS))
+        one.outlet.until_prints(1)
+        assert one.stop().prints()["size"].to_list() in ([4], [40_000])
+        child.stdin.close()
+        assert child.wait(WAIT) == 0
