@@ -16,7 +16,6 @@ import flowtape
 from flowtape import library
 from flowtape.errors import UsageError
 from flowtape.model.prints import SETS_ENDS, SETS_RANGE, Asset, Right, Side
-from flowtape.orderflow.batched_bars import BatchedBars
 from flowtape.orderflow.minute_bars import EDGES, FIELDS, NOTIONALS, NS_PER_MINUTE, STREAMED, aggregate
 from flowtape.readers import Options, open_tapes
 
@@ -144,17 +143,6 @@ def test_reading_batch_by_batch_gives_the_same_bars(
         found += [library.bars_of(lambda given=options: open_tapes([path], None, given), rule, by=by)]
     for bars in found:
         assert_frame_equal(bars.sort(*by, "minute"), whole.sort(*by, "minute"))
-
-
-@pytest.mark.parametrize("piece_rows", [1, 30, 10_000])
-def test_bars_are_the_same_in_pieces_of_any_size(tmp_path: Path, piece_rows: int) -> None:
-    path = tape(tmp_path / "tape.csv")
-    batched = BatchedBars(piece_rows=piece_rows)
-    for batch in open_tapes([path], None, Options(batch_rows=17))[0].batches:
-        assert batched.add(batch.prints)
-    key = ["asset", "symbol", "expiry", "right", "family", "minute"]
-    whole = flowtape.minutes(flowtape.sign(flowtape.read(path)))
-    assert_frame_equal(batched.bars().sort(key), whole.sort(key))
 
 
 def test_bars_before_an_instant_hold_no_later_print(tmp_path: Path) -> None:

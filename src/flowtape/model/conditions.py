@@ -204,13 +204,21 @@ def _of_each_name(value: Callable[[str], object], dtype: pl.DataType | type[pl.D
 
 
 _FAMILY_NUMBERS = _of_each_name(lambda name: FAMILIES.index(FAMILY_OF[name]), pl.UInt8)
-_CANCELS = _of_each_name(lambda name: FAMILY_OF[name] == CANCEL, pl.Boolean)
-_OFFICIAL = _of_each_name(lambda name: FAMILY_OF[name] == OFFICIAL, pl.Boolean)
+_NUMBERS = {
+    family: pl.Series(
+        [number for number, name in enumerate(CONDITION_NAMES) if FAMILY_OF[name] == family], dtype=pl.UInt8
+    )
+    for family in (CANCEL, OFFICIAL)
+}
 _FLAGS = _of_each_name(_flags_of, pl.UInt8)
 
 
 def _looked_up(table: pl.Series, condition: str) -> pl.Expr:
     return pl.lit(table).gather(pl.col(condition).to_physical().cast(pl.UInt32))
+
+
+def _is_of(family: str, condition: str) -> pl.Expr:
+    return pl.col(condition).to_physical().cast(pl.UInt8).is_in(_NUMBERS[family].implode())
 
 
 def family(condition: str = "condition") -> pl.Expr:
@@ -220,12 +228,12 @@ def family(condition: str = "condition") -> pl.Expr:
 
 def is_cancel(condition: str = "condition") -> pl.Expr:
     """True where a row cancels an earlier print and is itself none."""
-    return _looked_up(_CANCELS, condition).alias("cancel")
+    return _is_of(CANCEL, condition).alias("cancel")
 
 
 def is_official(condition: str = "condition") -> pl.Expr:
     """True where a row repeats a stock's print (an official open or close) and is itself none."""
-    return _looked_up(_OFFICIAL, condition).alias("official")
+    return _is_of(OFFICIAL, condition).alias("official")
 
 
 def price_flags(condition: str = "condition") -> pl.Expr:

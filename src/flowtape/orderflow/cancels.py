@@ -1,4 +1,4 @@
-"""Which prints stand: each row once (`identity`), without cancels and what they remove.
+"""Which prints stand: those that no cancel removes.
 
 A cancel names no sequence: it removes the latest earlier print of the same contract, size and price, on the
 same trading day, that still stands (docs/store.md). That is bracket matching: in event order each
@@ -7,23 +7,29 @@ print opens, each cancel closes the latest still open, and a cancel with nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import polars as pl
 
 from flowtape.model.conditions import is_cancel, is_official
 from flowtape.model.prints import CONTRACT, Timestamp, trading_days
-from flowtape.orderflow.identity import EVENT_ORDER, unique
+from flowtape.orderflow.identity import EVENT_ORDER
 
 _GROUP = ("_day", *CONTRACT, "size", "price")
 """What a cancel and the print it removes have in common."""
+_ROUGH = ("root", "expiry", "strike", "size", "price")
+"""The columns of a group that tell most groups apart."""
 _ORDER = tuple(name for name in EVENT_ORDER if name not in _GROUP)
 """Event order within such a group: "earlier" and "latest" mean this."""
-_PRIMES = (17, 104_729, 7919, 31)
-_PLACES = 2**20
-"""Of a table of hashes; a power of two."""
+_FACTORS = tuple(
+    int(number) - 2**63 for number in np.random.default_rng(1).integers(0, 2**63, 8, np.uint64) * 2 + 1
+)
+"""Odd numbers that look like noise. A product with one carries every bit of a number into its upper bits."""
+_BITS = 22
+"""Of a hash: few enough that a table of all hashes stays in a processor's cache."""
 _PART = 250_000
-"""Rows that are hashed at a time, to bound memory."""
+"""Rows that are looked at at a time."""
 
 
 def resolve(rows: pl.DataFrame) -> pl.DataFrame:
@@ -40,37 +46,47 @@ def resolve(rows: pl.DataFrame) -> pl.DataFrame:
 def removals(rows: pl.DataFrame) -> pl.DataFrame:
     """The prints that cancels remove: `row`, their places in `rows`, and `removed_at`. See `resolve`.
 
-    Rows that no two of one asset share a sequence number of need no `copy`.
+    Without `seq`, `venue` and `copy`, rows of one contract and instant are in event order as they stand.
     """
-    cancels = rows.select(is_cancel()).to_series()
+    cancels = _in_parts(rows, lambda part: part.select(is_cancel()).to_series())
     if not cancels.any():
         return pl.DataFrame(schema={"row": pl.UInt32, "removed_at": Timestamp})
-    near = maybe_in(rows, rows.filter(cancels), ("strike", "expiry", "size", "price")).arg_true()
+    near = maybe_in(rows, _chosen(rows, cancels, _ROUGH), _ROUGH)
     order = [name for name in _ORDER if name in rows.columns]
-    few = rows.select(*CONTRACT, "size", "price", *order)[near].with_columns(
-        near.alias("row"), cancels.gather(near).alias("_cancel")
-    )
+    few = _chosen(rows, near, (*CONTRACT, "size", "price", *order))
+    few = few.with_columns(near.arg_true().alias("row"), cancels.filter(near).alias("_cancel"))
     few = few.with_columns(trading_days(few["ts"]).alias("_day"))
     groups = few.filter("_cancel").select(_GROUP).unique().with_row_index("_group")
     grouped = few.join(groups, on=list(_GROUP), nulls_equal=True, maintain_order="left")
-    return _match(grouped, order)
+    # Where sequence numbers rise from row to row, so do events of one instant.
+    in_order = "seq" not in order or bool((grouped["seq"].diff().slice(1) > 0).all())
+    return _match(grouped, ["ts"] if in_order else order)
 
 
 def maybe_in(rows: pl.DataFrame, wanted: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
     """A mask of `rows`: true for every row whose `columns` are those of a row of `wanted`, and for few others.
 
     Looked up by a rough hash in a small table, which leaves a join little to compare in full. The columns are
-    integers or dates.
+    integers, dates, Enums or Categoricals, at most eight.
     """
     mixed = pl.sum_horizontal(
-        pl.col(name).to_physical().cast(pl.Int64).fill_null(0) * prime
-        for name, prime in zip(columns, _PRIMES, strict=False)
+        pl.col(name).to_physical().cast(pl.Int64).fill_null(0) * factor
+        for name, factor in zip(columns, _FACTORS, strict=False)
     )
-    rough = (mixed & (_PLACES - 1)).cast(pl.UInt32)
-    table = pl.repeat(False, _PLACES, eager=True).scatter(wanted.select(rough).to_series(), True)
-    parts = rows.select(columns).iter_slices(_PART)
-    masks = [part.select(pl.lit(table).gather(rough)).to_series() for part in parts]
-    return pl.concat(masks) if masks else pl.Series(dtype=pl.Boolean)
+    rough = (mixed.reinterpret(signed=False) // 2 ** (64 - _BITS)).cast(pl.UInt32)
+    table = pl.repeat(False, 2**_BITS, eager=True).scatter(wanted.select(rough).to_series(), True)
+    return _in_parts(rows[list(columns)], lambda part: part.select(pl.lit(table).gather(rough)).to_series())
+
+
+def _in_parts(rows: pl.DataFrame, made: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
+    """A column made of rows part by part: a part stays in a processor's cache, and `select` copies no chunks of it."""
+    return pl.concat(made(part) for part in rows.iter_slices(_PART)) if rows.height else made(rows)
+
+
+def _chosen(rows: pl.DataFrame, mask: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+    """The rows at which a mask is true, part by part."""
+    parts = rows[list(columns)].iter_slices(_PART)
+    return pl.concat(part.filter(mask.slice(place * _PART, part.height)) for place, part in enumerate(parts))
 
 
 def _match(rows: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
@@ -95,11 +111,10 @@ def _match(rows: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def standing(prints: pl.DataFrame, columns: Sequence[str | pl.Expr] = (pl.all(),)) -> pl.DataFrame:
-    """The prints of a frame that count, with the given columns: each row once, without cancels, what they removed,
-    and rows that only repeat a print."""
-    rows = unique(prints)
-    counted = rows.select(~(is_cancel() | is_official())).to_series()
-    if counted.all():
-        return rows.select(columns)
-    return rows.select(columns).filter(counted.scatter(removals(rows)["row"], values=False))
+def counted(rows: pl.DataFrame) -> pl.Series | None:
+    """Which rows count: all but cancels, what they remove, and rows that only repeat a print. None where all do.
+
+    See `removals` for the columns of `rows`. Each row is there once.
+    """
+    prints = _in_parts(rows, lambda part: part.select(~(is_cancel() | is_official())).to_series())
+    return None if prints.all() else prints.scatter(removals(rows)["row"], values=False)

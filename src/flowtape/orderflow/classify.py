@@ -7,7 +7,7 @@ ask" and "exactly mid" are exact: `price > (bid + ask) / 2` is asked as `2·pric
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import NamedTuple
 
@@ -98,6 +98,23 @@ def sign(
 
     Raises `UsageError` for an unknown rule, a negative age, or a frame that is not one of prints.
     """
+    return prints.with_columns(_decided(prints, rule, max_quote_age, (_side, _decided_by)))
+
+
+def sides(
+    prints: pl.DataFrame, rule: str | Sequence[str] = "quote", max_quote_age: timedelta | None = None
+) -> pl.Series:
+    """Return the column `side` that `sign` adds to prints."""
+    return _decided(prints, rule, max_quote_age, (_side,))[0]
+
+
+def _decided(
+    prints: pl.DataFrame,
+    rule: str | Sequence[str],
+    max_quote_age: timedelta | None,
+    made: Sequence[Callable[[tuple[str, ...]], pl.Expr]],
+) -> list[pl.Series]:
+    """Columns made of the votes of a rule's layers."""
     layers = _layers(rule)
     if max_quote_age is not None and max_quote_age < timedelta(0):
         raise UsageError(f"max_quote_age: {max_quote_age} is negative")
@@ -108,8 +125,7 @@ def sign(
         sided=_SIDED, quoted=_SIDED & in_force(prints, max_quote_age), **ticks,
     )  # fmt: skip
     votes = [vote.alias(f"{layer} {word}") for layer in layers for word, vote in _votes(_LAYERS[layer])]
-    sides = work.select(votes).select(_side(layers), _decided_by(layers))
-    return prints.with_columns(sides.collect())
+    return work.select(votes).select(column(layers) for column in made).collect().get_columns()
 
 
 def _layers(rule: str | Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from flowtape.errors import UsageError
 from flowtape.model.conditions import Family, family
 from flowtape.model.exact import BITS, Ints, Numbers, carried, joined
 from flowtape.model.prints import SETS_ENDS, SETS_RANGE, SIZE_SCALE, Asset, Right, Side, Timestamp
-from flowtape.orderflow.cancels import standing
+from flowtape.orderflow.cancels import counted
+from flowtape.orderflow.identity import unique
 from flowtape.orderflow.packed_key import NULL, PackedKey, restored
 
 NS_PER_MINUTE = 60_000_000_000
@@ -113,7 +114,8 @@ def minutes(signed: pl.DataFrame, by: Sequence[str] = BY) -> pl.DataFrame:
         raise UsageError("prints carry no column side; call sign(prints) first")
     check_by(by)
     columns = [family() if name == "family" else name for name in by if name not in READ]
-    return shown(aggregate(standing(signed, (*READ, *columns)), by), by)
+    prints = unique(signed)
+    return shown(aggregate(prints.select(*READ, *columns), by, counted=counted(prints)), by)
 
 
 def check_by(by: Sequence[str]) -> None:
@@ -161,13 +163,20 @@ READ = ("ts", "asset", "seq", "venue", "price", "size", "side", "price_flags")
 """The columns of prints that bars are made of, beside those they are made by."""
 
 
-def aggregate(prints: pl.DataFrame, by: Sequence[str], length: int = NS_PER_MINUTE) -> pl.DataFrame:
+def aggregate(
+    prints: pl.DataFrame,
+    by: Sequence[str],
+    length: int = NS_PER_MINUTE,
+    counted: pl.Series | None = None,
+) -> pl.DataFrame:
     """Sum prints that count into bars by the columns `by` and the minute.
 
     Args:
-        prints: the columns `by`, `asset`, `side`, and those of `prints.SCHEMA` that bars are made of.
+        prints: the columns `by`, `side`, and those of `prints.SCHEMA` that bars are made of: `ts`, `asset`, `price`,
+            `size`, and where there are stocks `seq`, `venue` and `price_flags`.
         by: columns of integers, dates, Enums or Categoricals that tell options from stocks.
         length: that of a bar in ns.
+        counted: which of the prints count; without it all do.
 
     Returns:
         One row a key, in no particular order: `by`, `minute` (whole bars since 1970, Int64), `VALUES` and `EDGES`
@@ -175,14 +184,18 @@ def aggregate(prints: pl.DataFrame, by: Sequence[str], length: int = NS_PER_MINU
     """
     stock = prints["asset"] == "stock"
     if not stock.any():
-        return _aggregate(prints, by, length, edges=False)
+        return _aggregate(prints, by, length, counted, edges=False)
+    if counted is not None:
+        prints, stock = prints.filter(counted), stock.filter(counted)
     made = _aggregate(prints.filter(stock), by, length, edges=True)
     if stock.all():
         return made
     return pl.concat([_aggregate(prints.filter(~stock), by, length, edges=False), made])
 
 
-def _aggregate(prints: pl.DataFrame, by: Sequence[str], length: int, *, edges: bool) -> pl.DataFrame:
+def _aggregate(
+    prints: pl.DataFrame, by: Sequence[str], length: int, counted: pl.Series | None = None, *, edges: bool
+) -> pl.DataFrame:
     """Bars of prints of one asset, with `edges` for stocks."""
     if prints.is_empty():
         empty = dict.fromkeys(("minute", *FIELDS), pl.Series(dtype=pl.Int64))
@@ -193,7 +206,9 @@ def _aggregate(prints: pl.DataFrame, by: Sequence[str], length: int, *, edges: b
     large = prints.height >= STREAMED
     packed = PackedKey.of([*(prints[name] for name in by), _minute(prints, length)]) if large else None
     keys = [*by, "minute"]
-    work = prints.lazy().select(*by, *sums.columns).with_columns(sums.products)
+    # Filtered as it is summed, so that no second frame of all prints is made.
+    rows = prints.lazy() if counted is None else prints.lazy().filter(counted)
+    work = rows.select(*by, *sums.columns).with_columns(sums.products)
     if packed is None:
         found = work.group_by(keys).agg(sums.reduced)
     else:

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 import polars as pl
 
 from flowtape.model.conditions import TABLE_DIGEST, family
-from flowtape.orderflow.classify import sign
+from flowtape.orderflow.classify import sides
 from flowtape.storage import Store
 
 _NAMED = 10
@@ -21,7 +21,7 @@ def classified(prints: pl.DataFrame, max_quote_age: timedelta | None) -> pl.Data
 
     Both are stored with the print: answers and bars read them and do not classify again.
     """
-    return sign(prints, max_quote_age=max_quote_age).drop("decided_by").with_columns(family())
+    return prints.with_columns(sides(prints, max_quote_age=max_quote_age), family())
 
 
 def classification(max_quote_age: timedelta | None) -> str:

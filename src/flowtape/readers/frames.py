@@ -19,6 +19,7 @@ from flowtape.errors import TapeError, UsageError
 from flowtape.files import read_text
 from flowtape.model.prints import SCHEMA
 from flowtape.readers import Rejects
+from flowtape.readers.ahead import ahead
 from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, header_of, open_stream
 
 READ = tuple(
@@ -202,9 +203,14 @@ class _Scanned:
         if not height:
             raise TapeError(f"{self.path.name}: no rows")
         wanted = self._scan.select(columns)
-        for start in range(0, height, max_rows):
-            with _reading(self.path, self._kind):
-                frame = wanted.slice(start, max_rows).collect()
+
+        def frames() -> Iterator[tuple[int, pl.DataFrame]]:
+            for start in range(0, height, max_rows):
+                with _reading(self.path, self._kind):
+                    yield start, wanted.slice(start, max_rows).collect()
+
+        # While one piece is checked and summed, the next is decoded.
+        for start, frame in ahead(frames()):
             yield Chunk(_numbered(frame, start), frame.height, (start + frame.height) / height)
 
 
