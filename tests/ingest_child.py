@@ -1,6 +1,10 @@
-"""Ingests a tape in small commits until done or killed; says when it begins. Usage: TAPE STORE BATCH_ROWS."""
+"""Ingests a tape in small commits, and seals its days again and again meanwhile, until done or killed.
+
+Says when it begins. Usage: TAPE STORE BATCH_ROWS.
+"""
 
 import sys
+import threading
 
 from flowtape.pipeline.ingestor import Engine
 from flowtape.readers import Options, open_tapes
@@ -9,7 +13,22 @@ from flowtape.storage import open_store
 tape, store, rows = sys.argv[1:]
 kept = open_store(store)
 engine = Engine(kept)
+done = threading.Event()
+
+
+def seal() -> None:
+    while not done.is_set():
+        for day in kept.unsealed():
+            kept.seal(day)
+
+
+sealing = threading.Thread(target=seal)
+sealing.start()
 print("begun", flush=True)
-for one in open_tapes([tape], options=Options(batch_rows=int(rows))):
-    engine.ingest(one)
+try:
+    for one in open_tapes([tape], options=Options(batch_rows=int(rows))):
+        engine.ingest(one)
+finally:
+    done.set()
+    sealing.join()
 kept.close()

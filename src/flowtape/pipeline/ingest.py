@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date
@@ -13,6 +14,7 @@ import msgspec
 from flowtape.errors import StoreError
 from flowtape.orderflow.quotes import few_quotes
 from flowtape.pipeline.ingestor import Engine, Report
+from flowtape.pipeline.maintenance import seal_closed
 from flowtape.readers import Options, Reject, Tape, open_tapes
 
 SHOWN_REJECTS = 1000
@@ -86,7 +88,10 @@ def ingest(
     progress: Callable[[Step], None] = lambda step: None,
     stop: threading.Event | None = None,
 ) -> list[Outcome]:
-    """Ingest files, tape by tape. Raises what the readers and the engine raise; see `Engine.ingest`."""
+    """Ingest files, tape by tape, then seal the days that are over.
+
+    Raises what the readers and the engine raise; see `Engine.ingest`.
+    """
     if request.strict:
         # A strict file is taken whole or not at all, and how it ends is only known at its end.
         for tape in _open(request):
@@ -110,6 +115,12 @@ def ingest(
             raise
         engine.store.release(f"files of {tape.source}")
         outcomes.append(outcome_of(tape, report))
+    seal_closed(
+        engine.store,
+        time.time_ns(),
+        lambda day, done: progress(Step(f"putting {day} in order", 0, done)),
+        stop,
+    )
     return outcomes
 
 

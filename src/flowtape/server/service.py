@@ -26,6 +26,7 @@ from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.feeding import go_on
 from flowtape.pipeline.ingest import Request, Step, ingest
 from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.maintenance import Maintenance
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.pipeline.supervisor import Live
 from flowtape.server.admin import Control
@@ -127,7 +128,7 @@ async def _serve(
     if control:
         await control.start()
     stopping = stop_on_signals()
-    start = _Start(engine, follower, live, backlogs, sources.tape)
+    start = _Start(engine, follower, live, Maintenance(store, clock), backlogs, sources.tape)
     watching = [asyncio.create_task(work) for work in (flow.watch(), start.run(stopping))]
     _reload_on_hangup(keys)
 
@@ -185,10 +186,16 @@ class _Start:
     """What a server does once it accepts connections: it loads the window, starts its feeds, takes its files."""
 
     def __init__(
-        self, engine: Engine, follower: Follower | None, live: Live, backlogs: Backlogs, tape: Request | None
+        self,
+        engine: Engine,
+        follower: Follower | None,
+        live: Live,
+        maintenance: Maintenance,
+        backlogs: Backlogs,
+        tape: Request | None,
     ) -> None:
         self._engine, self._follower, self._live = engine, follower, live
-        self._backlogs, self._tape = backlogs, tape
+        self._maintenance, self._backlogs, self._tape = maintenance, backlogs, tape
         self._stop = threading.Event()
         self._failure: Exception | None = None
 
@@ -211,6 +218,7 @@ class _Start:
     def stop(self) -> None:
         """End what is under way at its next step."""
         self._stop.set()
+        self._maintenance.stop()
 
     def _begin(self) -> None:
         def progress(done: float) -> None:
@@ -225,6 +233,7 @@ class _Start:
         if self._follower:
             self._follower.start()
         self._live.start()
+        self._maintenance.start()
 
     def _take(self, request: Request) -> None:
         try:

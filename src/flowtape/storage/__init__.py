@@ -78,6 +78,17 @@ class Store(Protocol):
     def set_classified(self, days: list[date], classification: str, *, whole: bool = False) -> None:
         """Record that prints of some days were classified so; with `whole`, all prints of these days."""
 
+    def unsealed(self) -> list[date]:
+        """Return the trading days that were written to since they were sealed, oldest first; none where the engine
+        itself keeps rows in order."""
+
+    def seal(self, day: date) -> bool:
+        """Put the prints of a day in order of symbol and time where too many are out of it.
+
+        To be called of days that are over. Return False where a writer changed the day meanwhile: nothing is changed
+        then, and it may be tried later.
+        """
+
     # prints and what became of them
     def append_prints(self, rows: pl.DataFrame) -> None:
         """Keep rows (`catalog.ROWS`) and the series and venues they brought."""

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from datetime import date
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import duckdb
 import polars as pl
 
-from flowtape.errors import StoreBusy, StoreError
-from flowtape.files import Held, private
-from flowtape.model.prints import day_bounds, trading_days
+from flowtape.model.prints import day_bounds
 from flowtape.orderflow.identity import PRECEDENCE
 from flowtape.orderflow.minute_bars import FIELDS, merge
 from flowtape.orderflow.quotes import STANDING
-from flowtape.storage import Changes, Point, other_format
+from flowtape.storage import Changes, Point
 from flowtape.storage.catalog import (
     BAR_KEY,
     CLUSTER,
@@ -26,198 +18,27 @@ from flowtape.storage.catalog import (
     ROW_IDENTITY,
     ROW_SLOT,
     ROWS,
-    SERIES,
     STORED,
-    VENUES,
-    Catalog,
     last_mids,
     typed,
 )
 from flowtape.storage.dialect import CANCELS, DUCKDB
-from flowtape.storage.duckdb_tables import DDL, VERSION
+from flowtape.storage.duckdb_days import Days, between, days_of
 
-_CONFIG: dict[str, Any] = {
-    # DuckDB would fetch an extension from the network where a name or a query seems to need one.
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-}
-CHECKPOINT_AT = "64MB"
-"""Size of the log at which a commit writes a checkpoint."""
 KNOWN = ("print_id", "removed_at", *PRECEDENCE)
-SEVERAL = "several"
-"""The classification of a day whose prints were classified under more than one."""
-CLOSE_WAIT = 5.0
-"""Seconds that closing waits for a transaction to end."""
 
 
-class _Arrow:
-    """A frame or a query's result shown by its Arrow C stream alone: DuckDB would ask for pyarrow if it knew
-    the frame for what it is, and Polars would keep DuckDB's types alive past the interpreter's end."""
-
-    def __init__(self, table: Any) -> None:
-        self.table = table
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        return self.table.__arrow_c_stream__(requested_schema)
-
-
-class _Day(NamedTuple):
-    """A row of `days`: prints when they were last put in order and the greatest `print_id` among these, rows of them
-    that were replaced since, whether the stored minute bars hold, and the classification."""
-
-    prints: int = 0
-    sorted_to: int = 0
-    moved: int = 0
-    bars: bool = False
-    classification: str = ""
-
-
-class DuckStore:
+class DuckStore(Days):
     """A `Store` in one DuckDB file."""
 
     dialect = DUCKDB
     claims_version = 0
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
-        self.path = path
-        # Not one of a thread's own: who ends a transaction may not be who began it.
-        self._write = threading.Lock()
-        self._mine = threading.local()
-        # Days that `days` already tells to be written to since their minute bars were stored.
-        self._written_days: set[date] = set()
-        try:
-            if path.exists() and not path.is_file():
-                raise OSError("it is not a regular file")
-            if not read_only:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            with private():
-                # Absolute: DuckDB takes what stands before a colon at the beginning for a kind of database.
-                self._db = duckdb.connect(str(path.absolute()), read_only=read_only, config=_CONFIG)
-        except (duckdb.Error, OSError) as error:
-            raise _opening(path, error) from None
-        self._held = Held(path)
-        try:
-            with private():
-                self._prepare(read_only)
-        except (duckdb.Error, StoreError) as error:
-            self._db.close()
-            self._held.release()
-            raise _opening(path, error) from None
-
-    def _prepare(self, read_only: bool) -> None:
-        # Statements that need an order name it; keeping the order of insertion costs a third of the write speed.
-        self._db.execute("SET preserve_insertion_order = false; SET memory_limit = '600MB'")
-        self._db.execute(f"SET checkpoint_threshold = '{CHECKPOINT_AT}'")
-        tables = {row[0] for row in self._db.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        if not tables and not read_only:
-            self._db.execute(f"BEGIN; {DDL} COMMIT")
-        elif "meta" not in tables:
-            raise StoreError("it is a DuckDB file, but not a flowtape store")
-        (version,) = self._db.execute("SELECT value FROM meta WHERE name = 'version'").fetchall()[0]
-        if version != VERSION:
-            raise StoreError(other_format(version, VERSION))
-        series = self._frame('SELECT series, asset, symbol, root, expiry, "right", symbol_id FROM series')
-        venues = self._frame("SELECT venue, name FROM venues")
-        self.catalog = Catalog.of(typed(series, SERIES), typed(venues, VENUES))
-        # Sorted days hold no greater number, and whole blocks of them are skipped.
-        low = self._frame("SELECT coalesce(max(sorted_to), 0) n FROM days").item()
-        sql = f"SELECT coalesce(max(print_id), {low}) n FROM print_rows WHERE print_id > {low}"
-        self._last_id = int(self._frame(sql).item())
-
-    def close(self) -> None:
-        """Commit what DuckDB still holds back and release the file; a transaction that is open is undone."""
-        free = self._write.acquire(timeout=CLOSE_WAIT)
-        try:
-            # What is committed is in the file or in its log, also where closing could not fold the log into the file.
-            with suppress(duckdb.Error):
-                self._db.close()
-            self._held.release()
-        finally:
-            if free:
-                self._write.release()
-
-    def check(self) -> None:
-        """See `Store.check`."""
-        # DuckDB goes on reading a file that was taken from under it; what it then says would not outlive it.
-        if not self.path.exists():
-            raise StoreError(f"{self.path.name}: the store's file is gone")
-        self._frame("SELECT value FROM meta")
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """See `Store.transaction`."""
-        with self._write:
-            try:
-                self._db.execute("BEGIN")
-                yield
-                # The write-ahead log is made here, where there is none yet.
-                with private():
-                    self._db.execute("COMMIT")
-            except BaseException as error:
-                self.catalog.rollback()
-                self._written_days.clear()
-                with suppress(duckdb.Error):  # the fault itself is what gets told
-                    self._db.execute("ROLLBACK")
-                if isinstance(error, duckdb.Error):
-                    raise StoreError(f"{self.path.name}: {_first_line(error)}") from error
-                raise
-            self.catalog.settle()
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """See `Store.snapshot`."""
-        self._mine.reader = None
-        self._mine.held = True
-        try:
-            yield
-        finally:
-            self._mine.held = False
-            if self._mine.reader is not None:
-                with suppress(duckdb.Error):
-                    self._mine.reader.close()
-
-    # A cursor is DuckDB's name for a connection of one's own on the same database: reads on it see what is
-    # committed and never wait for a writer.
-    def _reader(self) -> Any:
-        if not getattr(self._mine, "held", False):
-            return self._db.cursor()
-        if self._mine.reader is None:
-            self._mine.reader = self._db.cursor()
-            self._mine.reader.execute("BEGIN")
-        return self._mine.reader
-
-    def _frame(self, sql: str, own: bool = False, /, **frames: pl.DataFrame) -> pl.DataFrame:
-        """Run a query over the store and the given frames; `own` sees the open transaction."""
-        try:
-            connection = self._db if own else self._reader()
-        except duckdb.Error as error:
-            raise StoreError(f"{self.path.name}: {_first_line(error)}") from error
-        try:
-            for name, frame in frames.items():
-                connection.register(name, _Arrow(frame))
-            return pl.DataFrame(_Arrow(connection.sql(sql)))
-        except duckdb.Error as error:
-            raise StoreError(f"{self.path.name}: {_first_line(error)}") from error
-        finally:
-            _let_go(connection, frames)
-            if not own and not getattr(self._mine, "held", False):
-                with suppress(duckdb.Error):
-                    connection.close()
-
-    def _run(self, sql: str, parameters: list[Any] | None = None, /, **frames: pl.DataFrame) -> None:
-        """Run a statement in the open transaction."""
-        try:
-            for name, frame in frames.items():
-                self._db.register(name, _Arrow(frame))
-            self._db.execute(sql, parameters)
-        finally:
-            _let_go(self._db, frames)
-
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:
         """See `Store.known`."""
         ts = rows["ts"].to_physical()
         first, last = pl.select(ts.min(), last=ts.max()).row(0)
-        within = f"FROM print_rows WHERE {_between(first, last + 1)}"
+        within = f"FROM print_rows WHERE {between(first, last + 1)}"
         # A tape in order of time meets what is kept only at its edge, and only there need it be compared.
         low, high = self._frame(f"SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b {within}", True).row(0)
         if low is None:
@@ -235,37 +56,6 @@ class DuckStore:
         """See `Store.claim`."""
         self._run("INSERT INTO sources SELECT asset, symbol, day, source FROM days", days=days)
 
-    def classified(self) -> pl.DataFrame:
-        """See `Store.classified`."""
-        return self._frame("SELECT day, classification FROM days")
-
-    def set_classified(self, days: list[date], classification: str, *, whole: bool = False) -> None:
-        """See `Store.set_classified`."""
-        for day in days:
-            before = self._day(day).classification
-            if before != classification:
-                known = whole or not before
-                self._set_day(day, classification=classification if known else SEVERAL)
-
-    def _day(self, day: date) -> _Day:
-        """Return the row of `days` of a day, as the open transaction sees it."""
-        found = self._frame(f"SELECT * EXCLUDE (day) FROM days WHERE day = DATE '{day}'", True)
-        return _Day(*found.row(0)) if found.height else _Day()
-
-    def _set_day(self, day: date, **values: Any) -> None:
-        """Change some values of the row of `days` of a day."""
-        row = self._day(day)._replace(**values)
-        self._run("DELETE FROM days WHERE day = ?", [day])
-        self._run("INSERT INTO days VALUES (?, ?, ?, ?, ?, ?)", [day, *row])
-
-    def _write_day(self, days: pl.Series, moved: bool = False) -> None:
-        """Record that rows of some trading days were written, or, with `moved`, also lost their place in the order."""
-        if not moved and set(days.unique()) <= self._written_days:
-            return
-        for day, many in days.value_counts().iter_rows():
-            self._set_day(day, bars=False, moved=self._day(day).moved + (many if moved else 0))
-            self._written_days.add(day)
-
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
         """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
@@ -281,7 +71,7 @@ class DuckStore:
     def _forget(self, start: int, end: int, which: str, numbers: pl.DataFrame, also_prints: bool) -> None:
         frames = {"numbers": numbers} if which else {}
         if also_prints:
-            self._run(f"DELETE FROM print_rows WHERE {_between(start, end)} {which}", **frames)
+            self._run(f"DELETE FROM print_rows WHERE {between(start, end)} {which}", **frames)
         low, high = start // 60_000_000_000, end // 60_000_000_000
         self._run(f"DELETE FROM bar_rows WHERE minute >= {low} AND minute < {high} {which}", **frames)
 
@@ -299,7 +89,7 @@ class DuckStore:
             numbers = pl.int_range(first, first + rows.height, eager=True).alias("print_id")
             removed = pl.lit(None, STORED["removed_at"]).alias("removed_at")
             self._insert(rows.with_columns(numbers, removed))
-            self._write_day(_days_of(rows))
+            self._write_day(days_of(rows))
 
     def _insert(self, rows: pl.DataFrame) -> None:
         self._run(f"INSERT INTO print_rows SELECT {', '.join(STORED)} FROM fresh", fresh=rows)
@@ -313,9 +103,9 @@ class DuckStore:
         """See `Store.remove_prints`."""
         ts = rows["ts"].to_physical()
         first, last = pl.select(ts.min(), last=ts.max()).row(0)
-        which = f"{_between(first, last + 1)} AND print_id IN (SELECT print_id FROM gone)"
+        which = f"{between(first, last + 1)} AND print_id IN (SELECT print_id FROM gone)"
         self._run(f"DELETE FROM print_rows WHERE {which}", gone=rows.select("print_id"))
-        self._write_day(_days_of(rows), moved=True)
+        self._write_day(days_of(rows), moved=True)
 
     def set_removed(self, rows: pl.DataFrame) -> None:
         """See `Store.set_removed`."""
@@ -330,7 +120,7 @@ class DuckStore:
         later = "" if at is None else f" OR removed_at >= make_timestamp_ns({at})"
         return (
             f"SELECT *, epoch_ns(ts) AS t, epoch_ns(ts) // 60000000000 AS minute FROM print_rows"
-            f" WHERE symbol_id = {number} AND {_between(start, end)}"
+            f" WHERE symbol_id = {number} AND {between(start, end)}"
             f" AND condition NOT IN ({CANCELS}) AND size >= {min_size} AND (removed_at IS NULL{later})"
         )
 
@@ -350,7 +140,7 @@ class DuckStore:
     def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
         """See `Store.underlying`."""
         sql = f"""WITH p AS (SELECT {", ".join(ROWS)} FROM print_rows SEMI JOIN keys USING (series)
-                       WHERE {_between(start, end)} AND underlying IS NOT NULL),
+                       WHERE {between(start, end)} AND underlying IS NOT NULL),
                  newest AS (SELECT max(ts) AS ts FROM p GROUP BY epoch_ns(ts) // 60000000000)
             SELECT p.* FROM p SEMI JOIN newest USING (ts)"""
         return last_mids(self.catalog, self._frame(sql, keys=series.alias("series").to_frame()))
@@ -363,27 +153,27 @@ class DuckStore:
 
     def _prints(self, start: int, end: int, which: str, own: bool, **frames: pl.DataFrame) -> pl.DataFrame:
         sql = f"""
-            WITH p AS (SELECT *, epoch_ns(ts) // 60000000000 AS minute FROM print_rows WHERE {_between(start, end)})
+            WITH p AS (SELECT *, epoch_ns(ts) // 60000000000 AS minute FROM print_rows WHERE {between(start, end)})
             SELECT {", ".join(STORED)} FROM p {which}"""
         return self._frame(sql, own, **frames)
 
     def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
         """See `Store.removed_since`."""
         sql = f"""SELECT {", ".join(ROWS)} FROM print_rows SEMI JOIN keys USING (series)
-            WHERE {_between(start, end)} AND removed_at >= make_timestamp_ns({at})"""
+            WHERE {between(start, end)} AND removed_at >= make_timestamp_ns({at})"""
         return self._frame(sql, keys=series.alias("series").to_frame())
 
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
         """See `Store.cancelled_groups`."""
         return self._frame(
             f"SELECT {', '.join(GROUP)}, epoch_ns(max(ts)) AS last FROM print_rows"
-            f" WHERE condition IN ({CANCELS}) AND {_between(start, end)} GROUP BY ALL",
+            f" WHERE condition IN ({CANCELS}) AND {between(start, end)} GROUP BY ALL",
             True,
         )
 
     def corrections(self, start: int, end: int) -> pl.DataFrame:
         """See `Store.corrections`."""
-        sql = f"SELECT {', '.join(ROW_SLOT)} FROM print_rows WHERE corrects = 1 AND {_between(start, end)}"
+        sql = f"SELECT {', '.join(ROW_SLOT)} FROM print_rows WHERE corrects = 1 AND {between(start, end)}"
         return typed(self._frame(sql, True), {name: ROWS[name] for name in ROW_SLOT})
 
     def append_bars(self, bars: pl.DataFrame) -> None:
@@ -471,32 +261,3 @@ class DuckStore:
         """See `Store.span`."""
         low, high = self._frame("SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows").row(0)
         return None if low is None else (low, high)
-
-
-def _let_go(connection: Any, frames: Iterable[str]) -> None:
-    """Take back the names of frames. A database that is invalid refuses that too, which must not hide its own error."""
-    for name in frames:
-        with suppress(duckdb.Error):
-            connection.unregister(name)
-
-
-def _days_of(rows: pl.DataFrame) -> pl.Series:
-    """Return the trading day of each row."""
-    return trading_days(rows["ts"].dt.replace_time_zone("UTC"))
-
-
-def _between(start: int, end: int) -> str:
-    return f"ts >= make_timestamp_ns({start}) AND ts < make_timestamp_ns({end})"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
-
-
-def _opening(path: Path, error: Exception) -> StoreError:
-    text = _first_line(error)
-    if "lock" in text.lower() and "Could not set lock" in str(error):
-        return StoreBusy(f"{path.name}: another process holds this store")
-    if "sqlite_scanner" in text:
-        text = "it is an SQLite file"
-    return StoreError(f"{path.name}: cannot be opened as a store: {text}")
