@@ -223,7 +223,7 @@ def visible(store):
 
 def state_of(store):
     """What a store says: prints, minutes by its own word and by what prints make, cursors."""
-    every = every_print(store).drop("series")
+    every = every_print(store).drop("series", "symbol_id")
     return every, from_store(store, "SPY"), wrong_minutes(store, date(2026, 3, 6)), store.cursor("test")
 
 
@@ -250,9 +250,9 @@ def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     keeper = Tidy(one.address)
     assert keeper.run(1000) is None
     assert keeper.run(1000 + APART - 1) is None
-    before, many = state_of(other), rows_in(one, "minutes")
-    assert keeper.run(1000 + APART) == {"prints": 1, "minutes": 7, "cursors": 5}
-    assert rows_in(one, "minutes") == many - 7
+    before, many = state_of(other), rows_in(one, "minute_bars")
+    assert keeper.run(1000 + APART) == {"prints": 1, "minute_bars": 7, "cursors": 5}
+    assert rows_in(one, "minute_bars") == many - 7
     assert by_sql(one) == net
     reader.follow()
     assert from_window(window, "SPY") == from_store(other, "SPY")
@@ -261,7 +261,7 @@ def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     assert keeper.run(2000 + APART) == {}
     after = state_of(other)
     # All but the newest of the minute's bars, which the rebuild struck out.
-    assert keeper.run(3000 + APART)["minutes"] >= 1
+    assert keeper.run(3000 + APART)["minute_bars"] >= 1
     keeper.close()
     assert after[0].equals(state_of(other)[0])
     assert after[1:] == state_of(other)[1:]
@@ -312,13 +312,17 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
         reader.follow()
         keeper = Tidy(one.address)
         assert keeper.run(0) is None
-        assert keeper.run(APART)["minutes"] > 0
+        assert keeper.run(APART)["minute_bars"] > 0
         keeper.close()
         other.take_over("files")
         with pytest.raises(TakenOver):
             Engine(one).take(frame([row(seq=8)]), "test")
         Engine(embedded).take(frame([row(seq=7)]), "test")
-        assert every_print(other).drop("series").equals(every_print(embedded).drop("series"))
+        assert (
+            every_print(other)
+            .drop("series", "symbol_id")
+            .equals(every_print(embedded).drop("series", "symbol_id"))
+        )
         assert (
             other.sources()
             .sort("symbol", "asset", "day")
@@ -392,7 +396,11 @@ def test_a_killed_ingest_is_taken_over_and_servers_follow(address, tmp_path):
     until(lambda: visible(store) >= 4000)
     second.terminate()
     assert second.wait(timeout=60) == 0
-    assert every_print(store).drop("series").equals(every_print(embedded).drop("series"))
+    assert (
+        every_print(store)
+        .drop("series", "symbol_id")
+        .equals(every_print(embedded).drop("series", "symbol_id"))
+    )
     at = embedded.span()[1] + 1
     for symbol in symbols:
         assert from_store(store, symbol, at) == from_store(embedded, symbol, at)

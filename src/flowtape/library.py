@@ -188,7 +188,7 @@ def cumulative(
         pl.lit(True) if expiry is None else pl.col("expiry") == expiry,
     )
     chosen = unshown(chosen, asset).filter(pl.col("minute") >= start, pl.col("minute") < end)
-    chosen = chosen.with_columns(pl.col("family").to_physical(), pl.lit(0, pl.Int64).alias("series"))
+    chosen = chosen.with_columns(pl.lit(0, pl.Int64).alias(name) for name in ("symbol_id", "right"))
     return line(totals(columns_of(chosen.select(COLUMNS)), queries.CUMULATIVE), asset)
 
 

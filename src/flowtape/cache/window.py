@@ -8,7 +8,6 @@ stands one board an asset, of all symbols' minutes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -18,12 +17,11 @@ import polars as pl
 
 from flowtape.cache.cross_section import FIELDS as BOARD_FIELDS
 from flowtape.cache.cross_section import Bars, Board, BoardTotals
-from flowtape.model.conditions import FAMILIES
-from flowtape.model.prints import Asset, Right, minute_days
+from flowtape.model.prints import Asset
 from flowtape.model.query import EVERYTHING, Filter
 from flowtape.orderflow.minute_bars import EDGES, FIELDS, VALUES, combined
 from flowtape.storage import Store
-from flowtape.storage.catalog import BAR_KEY, Catalog
+from flowtape.storage.catalog import BAR_KEY, RIGHTS, Catalog
 
 MINUTES = 10_080
 """Seven days."""
@@ -32,8 +30,6 @@ COLUMNS = (*BAR_KEY, *FIELDS)
 _AT = {name: place for place, name in enumerate(COLUMNS)}
 _WIDTH = {"option": len(COLUMNS) - len(EDGES), "stock": len(COLUMNS)}
 """Columns of a book: options have no edges."""
-_EPOCH = date(1970, 1, 1)
-_RIGHTS = {name: place for place, name in enumerate(Right.categories)}
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -71,8 +67,8 @@ class Book:
         self.version += 1
 
     def change(self, added: Ints, keys: Ints, bars: Ints) -> None:
-        """Add bars and put `bars` in the place of all with `keys` (series, family, minute by row), those just added
-        among them, in one step."""
+        """Add bars and put `bars` in the place of all with `keys` (`BAR_KEY` by row), those just added among them, in
+        one step."""
         mine = np.concatenate((self.bars(), added), axis=1)
         kept = mine[:, ~np.isin(_key(mine), _key(keys))]
         columns = np.concatenate((kept, bars), axis=1)
@@ -155,7 +151,7 @@ class Window:
     def change(
         self, added: pl.DataFrame, keys: pl.DataFrame | None = None, restated: pl.DataFrame | None = None
     ) -> None:
-        """Add bars by series number; then, for all readers at once, put `restated` in the place of all with `keys`."""
+        """Add bars; then, for all readers at once, put `restated` in the place of all with `keys`."""
         fresh = self._by_owner(added)
         parts = fresh.of()
         lost, made = {}, {}
@@ -223,7 +219,7 @@ class Window:
             places.append(place)
         owner = np.repeat(np.array(places, np.int64), [block.shape[1] for block in blocks[1:]])
         block = np.concatenate(blocks, axis=1)
-        passes = passing(block, self._catalog, which)
+        passes = passing(block, which)
         return Bars(owner[passes], *_board_columns(block[:, passes]))
 
     def _by_name(self, asset: str) -> list[tuple[int, str]]:
@@ -262,7 +258,7 @@ class Window:
         chosen = (bars[_AT["minute"]] >= start) & (bars[_AT["minute"]] < end)
         if which != EVERYTHING:
             bars = bars[:, chosen]
-            chosen = passing(bars, self._catalog, which)
+            chosen = passing(bars, which)
         return totals(bars[:, chosen], names)
 
     def newest(self, asset: str, symbol: str) -> int | None:
@@ -274,7 +270,7 @@ class Window:
     def _by_owner(self, bars: pl.DataFrame) -> _Parts:
         """Bars as columns of integers in order of owner and minute."""
         self._learn()
-        owners = self._owner_of[bars["series"].to_numpy()] if bars.height else np.empty(0, np.int64)
+        owners = self._owner_of[bars["symbol_id"].to_numpy()] if bars.height else np.empty(0, np.int64)
         if bars.height and bars["open"].null_count() == bars.height:
             bars = bars.drop(EDGES)
         # One integer sorts faster than two columns, and Polars moves the others on all cores, which at start-up
@@ -303,25 +299,11 @@ class Window:
         self._owner_of = np.concatenate((self._owner_of, np.array(numbers, np.int64)))
 
 
-def passing(bars: Ints, catalog: Catalog, which: Filter) -> Bools:
-    """Which bars (columns by `COLUMNS`) pass a filter that minutes can tell."""
-    series, minute = bars[_AT["series"]], bars[_AT["minute"]]
-    known = catalog.series
-    passes = np.ones(len(minute), np.bool_)
-    if which.right is not None:
-        right = known["right"].to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
-        passes &= right[series] == _RIGHTS[which.right]
-    if which.expiries or which.dte is not None:
-        expiry = known["expiry"].to_physical().cast(pl.Int64).fill_null(-1).to_numpy()[series]
-        if which.expiries:
-            ranges = [((low - _EPOCH).days, (high - _EPOCH).days) for low, high in which.expiries]
-            passes &= np.logical_or.reduce([(expiry >= low) & (expiry <= high) for low, high in ranges])
-        if which.dte is not None:
-            ahead = expiry - minute_days(minute)
-            passes &= (ahead >= which.dte[0]) & (ahead <= which.dte[1]) & (expiry >= 0)
-    if which.exclude:
-        out = [FAMILIES.index(name) for name in which.exclude]
-        passes &= ~np.isin(bars[_AT["family"]], out)
+def passing(bars: Ints, which: Filter) -> Bools:
+    """Return which bars (columns by `COLUMNS`) pass a filter of the right; any other filter goes by prints."""
+    if which.right is None:
+        return np.ones(bars.shape[1], np.bool_)
+    passes: Bools = bars[_AT["right"]] == RIGHTS.index(which.right)
     return passes
 
 
@@ -342,7 +324,7 @@ def _board_columns(bars: Ints) -> tuple[Ints, dict[str, Ints]]:
 
 
 def columns_of(bars: pl.DataFrame) -> Ints:
-    """A frame of bars by series number as an array of (columns, bars); without edges where the frame has none."""
+    """Return bars by `COLUMNS` as an array of (columns, bars); without edges where the frame has none."""
     columns = COLUMNS if "open" in bars.columns else COLUMNS[: _WIDTH["option"]]
     # In one query: each costs more than what it does to a small batch.
     whole = bars.select(pl.col(name).to_physical().cast(pl.Int64).fill_null(0) for name in columns)
@@ -369,6 +351,6 @@ def merged(bars: Ints, oldest: int) -> Ints:
 
 
 def _key(bars: Ints) -> Ints:
-    """(series, family, minute) as one integer."""
+    """Return (symbol, minute, right) as one integer."""
     key: Ints = (bars[0] << 36) | (bars[2] << 4) | bars[1]
     return key

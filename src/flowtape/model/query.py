@@ -31,8 +31,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def by_print(self) -> bool:
-        """Whether minutes do not tell: strikes and the sides of counts and extremes are not kept apart."""
-        return self.strike is not None or self.side is not None
+        """Whether minute bars do not tell: they keep only rights apart, so all else is answered from prints."""
+        return self != Filter(right=self.right)
 
 
 EVERYTHING = Filter()

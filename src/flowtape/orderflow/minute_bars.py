@@ -152,7 +152,7 @@ def unshown(bars: pl.DataFrame, asset: str) -> pl.DataFrame:
     for side, (upper, lower) in NOTIONALS.items():
         units = (pl.col(f"{side}_notional").cast(Notional) * SIZE_SCALE[asset]).cast(pl.Int128)
         columns += [(units // 2**BITS).alias(upper), (units % 2**BITS).alias(lower)]
-    return bars.with_columns(columns).select("family", "minute", pl.col(FIELDS).cast(pl.Int64))
+    return bars.with_columns(columns).select("minute", pl.col(FIELDS).cast(pl.Int64))
 
 
 def _instant(name: str, scale: int) -> pl.Expr:

@@ -8,7 +8,9 @@ import polars as pl
 
 from flowtape.model.conditions import is_cancel
 from flowtape.orderflow.minute_bars import FIELDS, NS_PER_MINUTE, aggregate
-from flowtape.storage.catalog import BAR_KEY
+from flowtape.storage.catalog import BAR_KEY, RIGHTS
+
+_RIGHT = pl.col("right").to_physical().cast(pl.UInt8).fill_null(RIGHTS.index(""))
 
 
 @dataclass(slots=True)
@@ -23,8 +25,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A batch on its way: each row once, as prints with `side`, `family` and `series` and as rows, and the bars they
-    make if none is known already. Holds while the catalog's `epoch` is the one it was made in.
+    """A batch on its way: each row once, as prints with `side`, `family`, `series` and `symbol_id`, as rows, and as the
+    bars they make if none is known already. Holds while the catalog's `epoch` is the one it was made in.
 
     `given` counts the rows of the batch. Not among `prints` are `duplicates` (rows of a key that is there once)
     and `corrected` (rows in whose place another row of the batch stands). `counted` prints are no cancels, `unquoted`
@@ -48,20 +50,22 @@ class Prepared:
 
 
 def bars_of(prints: pl.DataFrame) -> pl.DataFrame:
-    """Return bars by series number of the rows that count; `prints` has `series`, `side` and `family`, and may have
-    `removed_at`."""
+    """Return bars by `BAR_KEY` of the prints that count.
+
+    `prints` has `symbol_id` and `side`, and may have `removed_at`.
+    """
     if "removed_at" in prints.columns:
         prints = prints.filter(pl.col("removed_at").is_null())
     prints = prints.filter(~is_cancel())
     if prints.is_empty():
         return pl.DataFrame(schema=dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64))
-    return aggregate(prints.with_columns(pl.col("family").to_physical()), ("series", "family"))
+    return aggregate(prints.with_columns(_RIGHT), ("symbol_id", "right"))
 
 
 def bar_keys(rows: pl.DataFrame) -> pl.DataFrame:
-    """The distinct keys of the bars that some prints with `series` are in."""
+    """Return the distinct keys of the bars that some prints with `symbol_id` are in."""
     return rows.select(
-        pl.col("series").cast(pl.Int32),
-        pl.col("family").to_physical(),
+        pl.col("symbol_id").cast(pl.Int32),
+        _RIGHT,
         (pl.col("ts").to_physical() // NS_PER_MINUTE).alias("minute"),
     ).unique()

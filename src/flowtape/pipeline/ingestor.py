@@ -170,7 +170,7 @@ class Engine:
             self._close_group()
 
     def _volumes(self, bars: pl.DataFrame) -> dict[tuple[str, str], float]:
-        assets = self.store.catalog.series["asset"].gather(bars["series"].cast(pl.UInt32))
+        assets = self.store.catalog.series["asset"].gather(bars["symbol_id"].cast(pl.UInt32))
         sums = bars.group_by(assets.cast(pl.String)).agg(
             pl.col(f"{side}_volume").sum() for side in Side.categories
         )
@@ -298,7 +298,7 @@ class Engine:
         fresh = unique(uncorrected)
         fresh = classified(fresh, self.max_quote_age)
         epoch, rows = self.store.catalog.encode(fresh)
-        fresh = fresh.with_columns(rows["series"])
+        fresh = fresh.with_columns(rows["series"], rows["symbol_id"])
         counted = ~is_cancel()
         unquoted = counted & ~in_force(fresh, None).fill_null(value=False)
         many = fresh.select(counted.sum().alias("counted"), unquoted.sum().alias("unquoted")).row(0)
@@ -336,7 +336,7 @@ class Engine:
         if batch.epoch == self.store.catalog.epoch:
             return batch
         epoch, rows = self.store.catalog.encode(batch.prints)
-        prints = batch.prints.with_columns(rows["series"])
+        prints = batch.prints.with_columns(rows["series"], rows["symbol_id"])
         bars = bars_of(prints)
         return dataclasses.replace(batch, prints=prints, rows=rows, bars=bars, epoch=epoch)
 
@@ -373,8 +373,9 @@ class Engine:
         return made
 
     def _rebuild_part(self, start: int, end: int, part: int, parts: int) -> int:
-        series = self.store.catalog.series["series"]
-        rows = self.store.prints(series.filter(series % parts == part), start, end)
+        known = self.store.catalog.series
+        # By symbol: a bar is made of all series of its symbol.
+        rows = self.store.prints(known.filter(pl.col("symbol_id") % parts == part)["series"], start, end)
         bars = bars_of(self._reclassify(rows))
         self.store.append_bars(bars)
         return bars.height
@@ -494,7 +495,7 @@ class Engine:
         if keys.is_empty():
             return
         low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
-        minutes = keys.select("series", "minute").unique()
+        minutes = keys.select("symbol_id", "minute").unique()
         affected = self.store.prints_of(minutes, low * NS_PER_MINUTE, (high + 1) * NS_PER_MINUTE)
         bars = bars_of(self.store.catalog.decode(affected)).join(keys, on=BAR_KEY, how="semi")
         self.store.replace_bars(keys, bars)
@@ -537,10 +538,10 @@ def wrong_minutes(store: Store, day: date) -> tuple[int, int]:
     Raises `StoreError`.
     """
     start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
-    series = store.catalog.series["series"]
+    series, symbols = store.catalog.series["series"], store.catalog.series["symbol_id"].unique()
     with store.snapshot():
         prints = store.catalog.decode(store.prints(series, start, end))
-        kept = store.bars(series, start // NS_PER_MINUTE, end // NS_PER_MINUTE).cast(pl.Int64)
+        kept = store.bars(symbols, start // NS_PER_MINUTE, end // NS_PER_MINUTE).cast(pl.Int64)
     made = merge(bars_of(prints).cast(pl.Int64), BAR_KEY).select(kept.columns)
     wrong = pl.concat([made, kept]).group_by(kept.columns).len().filter(pl.col("len") == 1)
     return wrong.select(BAR_KEY).unique().height, kept.height

@@ -26,6 +26,7 @@ from flowtape.orderflow.minute_bars import EDGES, NS_PER_MINUTE, net
 from flowtape.pipeline.batch import bars_of
 from flowtape.queries import print_sql
 from flowtape.storage import Store
+from flowtape.storage.catalog import RIGHTS
 
 _FIRST_LOOK = 4 * NS_PER_MINUTE
 _PIECE = 120
@@ -116,7 +117,7 @@ class Desk:
 
     def _kept(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
         bars = columns_of(self._bars(query, start, end))
-        return totals(bars[:, passing(bars, self._store.catalog, query.filter)], names)
+        return totals(bars[:, passing(bars, query.filter)], names)
 
     def _of_prints(self, query: Query, span: Span, names: tuple[str, ...]) -> Totals:
         """A symbol's minutes made from its prints, for a filter that bars cannot tell."""
@@ -196,14 +197,14 @@ class Desk:
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if query.at is None and self._window is not None and start >= self._window.oldest:
             return self._window.board(query.asset, start, end, query.filter)
-        passes = pl.col("asset") == query.asset
-        if query.filter.right is not None:
-            passes &= pl.col("right") == query.filter.right
-        known = self._store.catalog.series.filter(passes)
-        named = known.select(pl.col("series").cast(pl.Int64), pl.col("symbol").cast(pl.String))
-        symbols = named.select(pl.col("symbol").unique().sort()).with_row_index("owner")
-        owners = named.join(symbols, on="symbol").select("series", pl.col("owner").cast(pl.Int64))
-        board = Board.of(_owned(bars, owners) for bars in self._pieces(query, known["series"], start, end))
+        known = self._store.catalog.series.filter(pl.col("asset") == query.asset)
+        named = known.select(pl.col("symbol_id").cast(pl.Int64), pl.col("symbol").cast(pl.String)).unique()
+        symbols = named.select(pl.col("symbol").sort()).with_row_index("owner")
+        owners = named.join(symbols, on="symbol").select("symbol_id", pl.col("owner").cast(pl.Int64))
+        board = Board.of(
+            _owned(bars, owners, query.filter.right)
+            for bars in self._pieces(query, known["series"], start, end)
+        )
         return board.totals(list(symbols.iter_rows()), start, end)
 
     def _pieces(self, query: Query, series: pl.Series, start: int, end: int) -> Iterator[pl.DataFrame]:
@@ -239,7 +240,7 @@ class Desk:
     def oldest(self, query: Query) -> int | None:
         """The time of the oldest counted print kept of a stock, ns UTC."""
         self._require(0, FOREVER)
-        return self._store.extent(self._series(query), 2**31 - 1)[0]
+        return self._extent(query, 2**31 - 1)[0]
 
     def _series(self, query: Query, which: Filter | None = None) -> pl.Series:
         """Series numbers of the symbol, or only those whose right and expiry pass a filter."""
@@ -255,11 +256,11 @@ class Desk:
     def _bars(self, query: Query, start: int, end: int) -> pl.DataFrame:
         """Bars of a symbol from the store, as they stood at `at`: a cancel that came then or later had not happened,
         and what it removed is put back."""
-        series = self._series(query, query.filter)
-        bars = self._store.bars(series, start, end)
+        symbol = self._store.catalog.symbol_id(query.asset, query.symbol)
+        bars = self._store.bars(pl.Series([] if symbol is None else [symbol], dtype=pl.Int32), start, end)
         if query.at is None:
             return bars
-        put_back = self._put_back(series, start, end, query.at)
+        put_back = self._put_back(self._series(query), start, end, query.at)
         if put_back.is_empty():
             return bars
         return pl.concat([frame.select(put_back.columns).cast(pl.Int64) for frame in (bars, put_back)])
@@ -292,23 +293,30 @@ class Desk:
             prints = prints.filter(pl.col("side") == which.side)
         return prints
 
+    def _extent(self, query: Query, end: int) -> tuple[int | None, int | None]:
+        """Return the oldest (of stocks) and newest counted print's time in minutes before `end`."""
+        symbol = self._store.catalog.symbol_id(query.asset, query.symbol)
+        return (None, None) if symbol is None else self._store.extent(symbol, end)
+
     def _newest(self, query: Query) -> int | None:
         """The time of the symbol's newest counted print (before `at`), whatever the filter."""
         series = self._series(query)
         if query.at is None:
             newest = None if self._window is None else self._window.newest(query.asset, query.symbol)
-            return self._store.extent(series, 2**31 - 1)[1] if newest is None else newest
+            return self._extent(query, 2**31 - 1)[1] if newest is None else newest
         minute = query.at // NS_PER_MINUTE
         plain = Query(asset=query.asset, symbol=query.symbol, at=query.at)
         begun = self.summary(plain, Span(minute * NS_PER_MINUTE, query.at)).newest
         back = self._store.removed_since(series, 0, query.at, query.at)
-        known = [self._store.extent(series, minute)[1], begun, back["ts"].to_physical().max()]
+        known = [self._extent(query, minute)[1], begun, back["ts"].to_physical().max()]
         return max((ts for ts in known if isinstance(ts, int)), default=None)
 
 
-def _owned(bars: pl.DataFrame, owners: pl.DataFrame) -> Bars:
-    """The bars whose series has an owner in `owners` (series, owner)."""
+def _owned(bars: pl.DataFrame, owners: pl.DataFrame, right: str | None) -> Bars:
+    """Return the bars of a right (None: of all) whose symbol has an owner in `owners` (symbol_id, owner)."""
     columns = ("minute", *BOARD_FIELDS)
-    mine = bars.select(pl.col("series", *columns).cast(pl.Int64)).join(owners, on="series")
+    if right is not None:
+        bars = bars.filter(pl.col("right") == RIGHTS.index(right))
+    mine = bars.select(pl.col("symbol_id", *columns).cast(pl.Int64)).join(owners, on="symbol_id")
     values = {name: mine[name].to_numpy() for name in columns}
     return Bars(mine["owner"].to_numpy(), values["minute"], values)

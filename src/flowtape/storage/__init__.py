@@ -137,17 +137,18 @@ class Store(Protocol):
 
     # minutes
     def append_bars(self, bars: pl.DataFrame) -> None:
-        """Add bars by (series, family, minute); bars with the same key are summed when read."""
+        """Add bars by `catalog.BAR_KEY`; bars with the same key are summed when read."""
 
     def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
-        """Put `bars` in the place of all bars with `keys` (series, family, minute)."""
+        """Put `bars` in the place of all bars with `keys` (`catalog.BAR_KEY`)."""
 
-    def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
-        """Bars of minutes [start, end) (since 1970): of some series, one row a key; of all, as they are kept."""
+    def bars(self, symbols: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+        """Return bars of minutes [start, end) since 1970: of some symbols (numbers), one row a key; of all (None), as
+        they are kept."""
 
-    def extent(self, series: pl.Series, end: int) -> tuple[int | None, int | None]:
-        """Over the bars of some series in minutes before `end`: the smallest `first_ts` (None for options) and the
-        largest `last_ts`, in ns; None without bars."""
+    def extent(self, symbol: int, end: int) -> tuple[int | None, int | None]:
+        """Return, over the bars of a symbol (number) in minutes before `end`, the smallest `first_ts` (None of options)
+        and the largest `last_ts`, in ns; None without bars."""
 
     def compact(self, start: int, end: int) -> None:
         """Store the bars of minutes [start, end) as one row a key."""

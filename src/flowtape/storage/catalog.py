@@ -61,7 +61,11 @@ ROW_SLOT = ("ts", "seq", "series", "strike", "venue")
 CLUSTER = ("symbol_id", "ts", "seq")
 """The order in which a batch of prints is inserted: an engine's block statistics then skip other symbols."""
 _KEY_BITS = 63
-BAR_KEY = ("series", "family", "minute")
+BAR_KEY = ("symbol_id", "right", "minute")
+"""What tells minute bars apart: the number of (asset, symbol), the right as a place in `RIGHTS`, the minute since
+1970."""
+RIGHTS = (*Right.categories, "")
+"""The rights of bars; the last is that of prints without one."""
 GROUP = ("series", "strike", "size", "price")
 """What a cancel and the print it removes have in common."""
 _NO_KEYS = pl.DataFrame(schema={"key": pl.Int64, "number": pl.Int64})
@@ -118,8 +122,9 @@ class Catalog:
         )
 
     def decode(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return rows as prints (`prints.SCHEMA`) with `family`, `side`, `series` and further columns of `rows`."""
-        extra = ["family", "side", *(name for name in rows.columns if name == "series" or name not in ROWS)]
+        """Return rows as prints (`prints.SCHEMA`) with `family`, `side`, `series`, `symbol_id` and further columns."""
+        numbers = ("series", "symbol_id")
+        extra = ["family", "side", *(name for name in rows.columns if name in numbers or name not in ROWS)]
         told = self.series.select(pl.col(name).gather(rows["series"].cast(pl.UInt32)) for name in SERIES_KEY)
         venue = self.venues["name"].gather(rows["venue"].cast(pl.UInt32)).alias("venue")
         prints = rows.with_columns(
@@ -146,6 +151,17 @@ class Catalog:
         """Return the number of a symbol, None where no print came of it."""
         found = self.series.filter(pl.col("asset") == asset, pl.col("symbol") == symbol)
         return None if found.is_empty() else int(found["symbol_id"][0])
+
+    def symbol_ids(self, named: pl.DataFrame) -> pl.Series:
+        """Return the numbers of symbols, by their `asset` and `symbol` (text).
+
+        Raises `StoreError` for an unknown symbol.
+        """
+        known = self.series.select(pl.col("asset", "symbol").cast(pl.String), "symbol_id").unique()
+        found = named.join(known, on=["asset", "symbol"], how="left", maintain_order="left")["symbol_id"]
+        if found.null_count():
+            raise StoreError("the store has minute bars of a symbol that it has no prints of")
+        return found
 
     def symbols(self, asset: str) -> frozenset[str]:
         """The symbols of an asset that prints came of."""

@@ -60,20 +60,18 @@ class DuckStore(Days):
         """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
         numbers = self.catalog.find(asset, symbol).to_frame()
-        self._forget(start, end, "AND series IN (SELECT series FROM numbers)", numbers, also_prints=True)
+        which = "AND series IN (SELECT series FROM numbers)"
+        self._run(f"DELETE FROM print_rows WHERE {between(start, end)} {which}", numbers=numbers)
+        known = self.catalog.symbol_id(asset, symbol)
+        self._run(
+            f"DELETE FROM bar_rows WHERE {_minutes(start, end)} AND symbol_id = {-1 if known is None else known}"
+        )
         self._write_day(pl.Series([day]))
         self._run("DELETE FROM sources WHERE asset = ? AND symbol = ? AND day = ?", [asset, symbol, day])
 
     def clear_minutes(self, start: int, end: int) -> None:
         """See `Store.clear_minutes`."""
-        self._forget(start, end, "", pl.DataFrame(), also_prints=False)
-
-    def _forget(self, start: int, end: int, which: str, numbers: pl.DataFrame, also_prints: bool) -> None:
-        frames = {"numbers": numbers} if which else {}
-        if also_prints:
-            self._run(f"DELETE FROM print_rows WHERE {between(start, end)} {which}", **frames)
-        low, high = start // 60_000_000_000, end // 60_000_000_000
-        self._run(f"DELETE FROM bar_rows WHERE minute >= {low} AND minute < {high} {which}", **frames)
+        self._run(f"DELETE FROM bar_rows WHERE {_minutes(start, end)}")
 
     def append_prints(self, rows: pl.DataFrame) -> None:
         """See `Store.append_prints`."""
@@ -178,32 +176,31 @@ class DuckStore(Days):
 
     def append_bars(self, bars: pl.DataFrame) -> None:
         """See `Store.append_bars`."""
-        names = ", ".join((*BAR_KEY, *FIELDS))
+        names = ", ".join(f'"{name}"' for name in (*BAR_KEY, *FIELDS))
         self._run(f"INSERT INTO bar_rows ({names}) SELECT {names} FROM bars", bars=bars)
 
     def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
         """See `Store.replace_bars`."""
         low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
-        same = " AND ".join(f"b.{name} = k.{name}" for name in BAR_KEY)
+        same = " AND ".join(f'b."{name}" = k."{name}"' for name in BAR_KEY)
         self._run(
             f"DELETE FROM bar_rows b USING keys k WHERE {same} AND b.minute BETWEEN {low} AND {high}",
             keys=keys,
         )
         self.append_bars(bars)
 
-    def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+    def bars(self, symbols: pl.Series | None, start: int, end: int) -> pl.DataFrame:
         """See `Store.bars`."""
-        frames = {} if series is None else {"keys": series.alias("series").to_frame()}
-        which = "" if series is None else "SEMI JOIN keys USING (series)"
+        frames = {} if symbols is None else {"keys": symbols.alias("symbol_id").to_frame()}
+        which = "" if symbols is None else "SEMI JOIN keys USING (symbol_id)"
         sql = f"SELECT * FROM bar_rows {which} WHERE minute >= {start} AND minute < {end}"
         bars = self._frame(sql, **frames)
-        return bars if series is None else merge(bars, BAR_KEY)
+        return bars if symbols is None else merge(bars, BAR_KEY)
 
-    def extent(self, series: pl.Series, end: int) -> tuple[int | None, int | None]:
+    def extent(self, symbol: int, end: int) -> tuple[int | None, int | None]:
         """See `Store.extent`."""
-        sql = f"""SELECT min(first_ts) a, max(last_ts) b FROM bar_rows SEMI JOIN keys USING (series)
-            WHERE minute < {end}"""
-        low, high = self._frame(sql, keys=series.alias("series").to_frame()).row(0)
+        where = f"WHERE symbol_id = {symbol} AND minute < {end}"
+        low, high = self._frame(f"SELECT min(first_ts) a, max(last_ts) b FROM bar_rows {where}").row(0)
         return low, high
 
     def compact(self, start: int, end: int) -> None:
@@ -261,3 +258,7 @@ class DuckStore(Days):
         """See `Store.span`."""
         low, high = self._frame("SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows").row(0)
         return None if low is None else (low, high)
+
+
+def _minutes(start: int, end: int) -> str:
+    return f"minute >= {start // 60_000_000_000} AND minute < {end // 60_000_000_000}"

@@ -6,8 +6,10 @@ from decimal import Decimal
 
 from flowtape.model.conditions import FAMILIES
 from flowtape.model.exact import BITS
-from flowtape.model.prints import CONDITION_NAMES, QUOTE_CLASSES, SIZE_SCALE, Side
+from flowtape.model.prints import CONDITION_NAMES, QUOTE_CLASSES, SETS_ENDS, SETS_RANGE, SIZE_SCALE, Side
 from flowtape.orderflow.minute_bars import FIELDS, NOTIONALS, VOLUMES
+from flowtape.storage.catalog import RIGHTS
+from flowtape.storage.dialect import CANCELS, DUCKDB
 
 VERSION = "4"
 _TYPES = {
@@ -20,15 +22,15 @@ _TYPES = {
     "side": "UTINYINT NOT NULL", "print_id": "BIGINT NOT NULL", "removed_at": "TIMESTAMP_NS",
 }  # fmt: skip
 _BAR_TYPES = {
-    "series": "INTEGER",
-    "family": "UTINYINT",
+    "symbol_id": "INTEGER",
+    "right": "UTINYINT",
     "minute": "INTEGER",
     **dict.fromkeys(FIELDS, "BIGINT"),
 }
 
 
 def _columns(types: dict[str, str]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in types.items())
+    return ", ".join(f'"{name}" {kind}' for name, kind in types.items())
 
 
 def _named(values: tuple[str, ...]) -> str:
@@ -51,6 +53,12 @@ def _notional(upper: str, lower: str) -> str:
     return _summed(f"(sum({upper}) * {2**BITS}::HUGEINT + sum({lower}))")
 
 
+def _of_side(value: str, side: str) -> str:
+    """SQL for the sum of a value over the prints of a side."""
+    return f"sum(CASE WHEN {DUCKDB.side(side)} THEN {value} ELSE 0 END)"
+
+
+_SETS_RANGE, _SETS_ENDS = (f"(price_flags & {flag}) // {flag}" for flag in (SETS_RANGE, SETS_ENDS))
 _STRIKE = "CASE asset WHEN 'option' THEN strike / 1e4 END AS strike"
 # No keys and no UPDATE anywhere: DuckDB writes no checkpoint while updated rows have readers, so its log would grow.
 DDL = f"""
@@ -73,7 +81,23 @@ CREATE VIEW prints AS SELECT print_id, ts, asset, symbol, root, expiry, "right",
     name AS venue, seq, copy, corrects, underlying / 1e4 AS underlying, price_flags,
     {_named(FAMILIES)}[family + 1] AS family, {_named(tuple(Side.categories))}[side + 1] AS side
     FROM print_rows JOIN series USING (series) JOIN venues USING (venue);
-CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}[family + 1] AS family,
+CREATE VIEW minutes AS WITH counted AS (
+        SELECT *, {_SETS_RANGE} AS sets_range, {_SETS_ENDS} AS sets_ends, name[:8] AS place
+        FROM print_rows JOIN series USING (series) JOIN venues USING (venue)
+        WHERE removed_at IS NULL AND condition NOT IN ({CANCELS}))
+    SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}[family + 1] AS family,
+    make_timestamp(epoch_ns(ts) // 60000000000 * 60000000) AS minute,
+    {", ".join(f"{_summed(_of_side('size', side))} AS {side}_volume" for side in NOTIONALS)},
+    {", ".join(f"{_summed(_of_side('price::HUGEINT * size', side))} AS {side}_notional" for side in NOTIONALS)},
+    count(*)::HUGEINT AS trades,
+    CASE any_value(asset) WHEN 'stock' THEN arg_max(price, (sets_range, price)) ELSE max(price) END / 1e4 AS high,
+    CASE any_value(asset) WHEN 'stock' THEN arg_min(price, (1 - sets_range, price)) ELSE min(price) END / 1e4 AS low,
+    {_summed("max(size)", 18)} AS biggest, make_timestamp_ns(arg_min(epoch_ns(ts), (-size, ts))) AS biggest_ts,
+    max(ts) AS last_ts,
+    CASE any_value(asset) WHEN 'stock' THEN arg_min(price, (1 - sets_ends, ts, seq, place, price)) END / 1e4 AS open,
+    CASE any_value(asset) WHEN 'stock' THEN arg_max(price, (sets_ends, ts, seq, place, price)) END / 1e4 AS close
+    FROM counted GROUP BY ALL;
+CREATE VIEW minute_bars AS SELECT asset, symbol, {_named(RIGHTS[:-1])}[bar_rows."right" + 1] AS "right",
     make_timestamp(minute::BIGINT * 60000000) AS minute,
     {", ".join(f"{_summed(f'sum({n})')} AS {n}" for n in VOLUMES)},
     {", ".join(f"{_notional(*pair)} AS {side}_notional" for side, pair in NOTIONALS.items())},
@@ -84,7 +108,7 @@ CREATE VIEW minutes AS SELECT asset, symbol, expiry, "right", {_named(FAMILIES)}
     make_timestamp_ns(max(last_ts)) AS last_ts,
     arg_min(open, (-sets_ends, open_ts, open_seq, open_venue, open)) / 1e4 AS open,
     arg_max(close, (sets_ends, close_ts, close_seq, close_venue, close)) / 1e4 AS close
-    FROM bar_rows JOIN series USING (series) GROUP BY ALL;
+    FROM bar_rows JOIN (SELECT DISTINCT symbol_id, asset, symbol FROM series) USING (symbol_id) GROUP BY ALL;
 CREATE VIEW removals AS SELECT print_id, ts, asset, symbol, root, expiry, "right", {_STRIKE},
     {_sized("size", 18)} AS size, price / 1e4 AS price, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
     name AS venue, seq, copy, removed_at

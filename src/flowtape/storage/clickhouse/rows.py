@@ -13,7 +13,7 @@ import polars as pl
 from flowtape.model.conditions import FAMILIES
 from flowtape.model.prints import Side
 from flowtape.orderflow.minute_bars import FIELDS
-from flowtape.storage.catalog import ROWS, SERIES, SERIES_KEY, Catalog, Schema, typed
+from flowtape.storage.catalog import RIGHTS, ROWS, SERIES, SERIES_KEY, Catalog, Schema, typed
 
 IDENTITY = ("ts", *SERIES_KEY, "strike", "venue", "seq", "price", "size", "condition", "copy")
 SYMBOL = "asset, symbol"
@@ -23,13 +23,13 @@ PRINT_ROW = (
     "print_id",
 )
 REMOVAL_ROW = (*IDENTITY, "removed_at", "print_id")
-BAR_ROW = (*SERIES_KEY, "family", "minute", *FIELDS)
+BAR_ROW = ("asset", "symbol", "right", "minute", *FIELDS)
 _NO_EXPIRY = date(1970, 1, 1)
 _FAMILY = pl.Enum(FAMILIES)
 
 
 def by_name(catalog: Catalog, rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """Rows by number (`series`, and `venue`, `family`, `minute` where they have them) as rows by name: those that make
+    """Rows by number (`series`, and `venue`, `family`, `side` where they have them) as rows by name: those that make
     a series, and `columns`."""
     told = catalog.series.select(pl.col(name).gather(rows["series"].cast(pl.UInt32)) for name in SERIES_KEY)
     made = {
@@ -42,8 +42,6 @@ def by_name(catalog: Catalog, rows: pl.DataFrame, columns: Sequence[str]) -> pl.
         made["family"] = rows["family"].cast(pl.UInt8).cat.to(_FAMILY).cast(pl.String)
     if "side" in columns:
         made["side"] = rows["side"].cast(pl.UInt8).cat.to(Side).cast(pl.String)
-    if "minute" in columns:
-        made["minute"] = (rows["minute"].cast(pl.Int64) * 60).cast(pl.UInt32)
     names = (*SERIES_KEY, *(name for name in columns if name not in SERIES_KEY))
     return pl.DataFrame({name: made[name] if name in made else rows[name] for name in names})
 
@@ -62,11 +60,31 @@ def by_number(catalog: Catalog, rows: pl.DataFrame, schema: Schema) -> pl.DataFr
         made["side"] = rows["side"].cast(pl.String).cast(Side).to_physical()
     if "symbol_id" in schema:
         made["symbol_id"] = catalog.series["symbol_id"].gather(series.cast(pl.UInt32))
-    if "minute" in schema:
-        made["minute"] = _seconds(rows["minute"]) // 60
     columns = {name: made[name] if name in made else rows[name] for name in schema}
     plain = pl.DataFrame(columns).with_columns(pl.col(pl.Datetime("ns", "UTC")).dt.replace_time_zone(None))
     return plain.select(pl.col(name).cast(kind) for name, kind in schema.items())
+
+
+def bars_by_name(catalog: Catalog, bars: pl.DataFrame) -> pl.DataFrame:
+    """Return bars by number (`catalog.BAR_KEY`) as `BAR_ROW`."""
+    owners = bars["symbol_id"].cast(pl.UInt32)
+    return bars.with_columns(
+        *(catalog.series[name].gather(owners).cast(pl.String) for name in ("asset", "symbol")),
+        pl.col("right").replace_strict(range(len(RIGHTS)), RIGHTS, return_dtype=pl.String),
+        minute=(pl.col("minute").cast(pl.Int64) * 60).cast(pl.UInt32),
+    ).select(BAR_ROW)
+
+
+def bars_by_number(catalog: Catalog, rows: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """Return bars by name (`BAR_ROW` and others) as bars by number, in a schema."""
+    if not rows.width:
+        return pl.DataFrame(schema=schema)
+    made = rows.with_columns(
+        catalog.symbol_ids(rows.select(pl.col("asset", "symbol").cast(pl.String))).alias("symbol_id"),
+        pl.col("right").cast(pl.String).replace_strict(RIGHTS, range(len(RIGHTS)), return_dtype=pl.UInt8),
+        (_seconds(rows["minute"]) // 60).alias("minute"),
+    )
+    return typed(made, schema)
 
 
 def typed_series(rows: pl.DataFrame) -> pl.DataFrame:
@@ -100,7 +118,7 @@ def span_of(start: int, end: int) -> str:
 def struck(kind: str, asset: str, symbol: str, start: int, end: int, stamp: int) -> str:
     """SQL that the rows meet which a row of `voids` struck out."""
     minutes = "toInt64(toUnixTimestamp(minute)) * 1000000000"
-    time = minutes if kind == "minutes" else "toUnixTimestamp64Nano(ts)"
+    time = minutes if kind == "minute_bars" else "toUnixTimestamp64Nano(ts)"
     whose = f"asset = '{asset}' AND symbol = {quoted(symbol)} AND " if symbol else ""
     return f"({whose}{time} >= {start} AND {time} < {end} AND v < {stamp})"
 

@@ -34,6 +34,8 @@ from flowtape.storage.clickhouse.rows import (
     PRINT_ROW,
     REMOVAL_ROW,
     SYMBOL,
+    bars_by_name,
+    bars_by_number,
     by_name,
     by_number,
     chosen,
@@ -166,12 +168,12 @@ class ClickStore(Commits):
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
         """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
-        self._strike_out(("prints", "minutes", "removals"), start, end, asset, symbol)
+        self._strike_out(("prints", "minute_bars", "removals"), start, end, asset, symbol)
         self.claim(pl.DataFrame({"asset": [asset], "symbol": [symbol], "day": [day], "source": [""]}))
 
     def clear_minutes(self, start: int, end: int) -> None:
         """See `Store.clear_minutes`."""
-        self._strike_out(("minutes",), start, end)
+        self._strike_out(("minute_bars",), start, end)
 
     def _strike_out(
         self, kinds: tuple[str, ...], start: int, end: int, asset: str = "", symbol: str = ""
@@ -255,9 +257,12 @@ class ClickStore(Commits):
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """See `Store.prints_of`; sees the open transaction."""
-        series = keys["series"].unique().cast(pl.Int32)
-        where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
-        listed = {name: keys[name].unique() for name in keys.columns if name != "series"}
+        # A symbol's number is that of its first series.
+        number = "symbol_id" if "symbol_id" in keys.columns else "series"
+        numbers = keys[number].unique().cast(pl.Int32)
+        series = self.catalog.series.filter(pl.col(number).is_in(numbers.implode()))["series"]
+        where = f"{span_of(start, end)} AND {chosen(self.catalog, numbers)}"
+        listed = {name: keys[name].unique() for name in keys.columns if name != number}
         told = {name: f" IN ({in_list(values)})" for name, values in listed.items() if len(values) <= _NAMED}
         if "minute" in told:
             where += f" AND intDiv(toUnixTimestamp64Nano(ts), {NS_PER_MINUTE}){told['minute']}"
@@ -302,10 +307,8 @@ class ClickStore(Commits):
 
     def _write_bars(self, bars: pl.DataFrame, restated: int) -> None:
         if bars.height:
-            rows = by_name(self.catalog, bars, BAR_ROW).with_columns(
-                pl.lit(restated, pl.UInt8).alias("restated")
-            )
-            self._write_rows("minutes", rows)
+            rows = bars_by_name(self.catalog, bars)
+            self._write_rows("minute_bars", rows.with_columns(pl.lit(restated, pl.UInt8).alias("restated")))
 
     def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
         """See `Store.replace_bars`."""
@@ -315,32 +318,32 @@ class ClickStore(Commits):
         merged = merge(bars, BAR_KEY)
         self._write_bars(pl.concat([merged, empty.cast(merged.schema)]), restated=1)
 
-    def bars(self, series: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+    def bars(self, symbols: pl.Series | None, start: int, end: int) -> pl.DataFrame:
         """See `Store.bars`."""
-        which = "1" if series is None else chosen(self.catalog, series)
+        which = "1" if symbols is None else chosen(self.catalog, symbols)
         found = self._bars(which, start, end, own=False)
-        if series is None:
-            return found
-        return merge(found.filter(pl.col("series").is_in(series.implode())), BAR_KEY)
+        return found if symbols is None else merge(found, BAR_KEY)
 
     def _bars(self, which: str, start: int, end: int, own: bool, counts: str = "") -> pl.DataFrame:
         """Bars that count, as they are kept: of a key that was restated, what came since."""
         if own:
-            self._flush("minutes")
+            self._flush("minute_bars")
         counts = counts or self._counts(own)
         where = (
             f"({counts}) AND minute >= toDateTime({start * 60}, 'UTC')"
             f" AND minute < toDateTime({min(end * 60, 2**32 - 1)}, 'UTC') AND {which}"
-            f"{self._not_void('minutes', counts, own)}"
+            f"{self._not_void('minute_bars', counts, own)}"
         )
         rows = self._link.ask(
-            f"SELECT {', '.join(BAR_ROW)}, restated, v FROM {self._at('minutes')} WHERE {where}"
+            f"SELECT {', '.join(BAR_ROW)}, restated, v FROM {self._at('minute_bars')} WHERE {where}"
         )
-        return _standing(by_number(self.catalog, rows, {**_BAR_TYPES, "restated": pl.UInt8, "v": pl.UInt64}))
+        return _standing(
+            bars_by_number(self.catalog, rows, {**_BAR_TYPES, "restated": pl.UInt8, "v": pl.UInt64})
+        )
 
-    def extent(self, series: pl.Series, end: int) -> tuple[int | None, int | None]:
+    def extent(self, symbol: int, end: int) -> tuple[int | None, int | None]:
         """See `Store.extent`."""
-        bars = self.bars(series, 0, end)
+        bars = self.bars(pl.Series([symbol]), 0, end)
         low, high = bars.select(pl.col("first_ts").min(), high=pl.col("last_ts").max()).row(0)
         return low, high
 
@@ -350,7 +353,7 @@ class ClickStore(Commits):
         repeated = bars.select(BAR_KEY).is_duplicated()
         if repeated.any():
             keys = bars.filter(repeated).select(BAR_KEY).unique()
-            whole = self._bars(chosen(self.catalog, keys["series"]), start, end, own=True)
+            whole = self._bars(chosen(self.catalog, keys["symbol_id"]), start, end, own=True)
             self._write_bars(merge(whole.join(keys, on=BAR_KEY, how="semi"), BAR_KEY), restated=1)
 
     def changes(self, before: Point, oldest: int) -> Changes:
@@ -367,16 +370,16 @@ class ClickStore(Commits):
         if self._link.ask(f"SELECT count() AS n FROM {self._at('voids')} WHERE {fresh}").item():
             return Changes(now, none, whole=True)
         rows = self._link.ask(
-            f"SELECT {', '.join(BAR_ROW)}, restated FROM {self._at('minutes')}"
+            f"SELECT {', '.join(BAR_ROW)}, restated FROM {self._at('minute_bars')}"
             f" WHERE ({fresh}) AND minute >= toDateTime({oldest * 60}, 'UTC')"
         )
-        found = by_number(self.catalog, rows, {**_BAR_TYPES, "restated": pl.UInt8})
+        found = bars_by_number(self.catalog, rows, {**_BAR_TYPES, "restated": pl.UInt8})
         keys = found.filter(pl.col("restated") == 1).select(BAR_KEY).unique()
         added = found.drop("restated")
         if keys.is_empty():
             return Changes(now, added)
         low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
-        which = chosen(self.catalog, keys["series"])
+        which = chosen(self.catalog, keys["symbol_id"])
         kept = self._bars(which, low, high + 1, own=False, counts=seen(now))
         restated = merge(kept.join(keys, on=BAR_KEY, how="semi"), BAR_KEY)
         return Changes(now, added.join(keys, on=BAR_KEY, how="anti"), keys, restated)
@@ -419,7 +422,7 @@ class ClickStore(Commits):
 
 _KNOWN = ("print_id", "removed_at", *PRECEDENCE)
 _BAR_TYPES = {
-    "series": pl.Int32, "family": pl.UInt8, "minute": pl.Int32, **dict.fromkeys(FIELDS, pl.Int64),
+    "symbol_id": pl.Int32, "right": pl.UInt8, "minute": pl.Int32, **dict.fromkeys(FIELDS, pl.Int64),
 }  # fmt: skip
 
 

@@ -63,10 +63,9 @@ _BAR = {
 TABLES = (
     Table("prints", {**_IDENTITY, **_KEPT, **STAMP}, ("asset", "symbol", "ts", "seq", "v"), "symbol",
           "toYYYYMM(ts)", "ts", index=_INDEX),
-    Table("minutes", {**SERIES_COLUMNS, "family": _TEXT, "minute": "DateTime('UTC') CODEC(Delta, ZSTD)", **_BAR,
-                      "restated": "UInt8", **STAMP},
-          ("asset", "symbol", "minute", "expiry", "right", "family", "v"), "symbol", "toYYYYMM(minute)", "minute",
-          index=_INDEX),
+    Table("minute_bars", {"asset": _TEXT, "symbol": _TEXT, "right": _TEXT,
+                          "minute": "DateTime('UTC') CODEC(Delta, ZSTD)", **_BAR, "restated": "UInt8", **STAMP},
+          ("asset", "symbol", "minute", "right", "v"), "symbol", "toYYYYMM(minute)", "minute", index=_INDEX),
     Table("removals", {**_IDENTITY,
                        "removed_at": "Nullable(DateTime64(9, 'UTC'))", "print_id": _PRINT_ID, **STAMP},
           ("asset", "symbol", "ts", "seq", "v"), "symbol", "toYYYYMM(ts)", "ts", index=_INDEX),
@@ -128,7 +127,7 @@ class Layout:
                 yield name, f"ALTER TABLE {self.local(table.name)}{self.on} REMOVE TTL"
 
     def _days(self, table: Table) -> int | None:
-        return self.keep_minutes if table.name == "minutes" else self.keep_prints
+        return self.keep_minutes if table.name == "minute_bars" else self.keep_prints
 
     @property
     def on(self) -> str:

@@ -37,7 +37,7 @@ class _Kind:
 
 _KINDS = (
     _Kind("prints", IDENTITY, time="ts"),
-    _Kind("minutes", BAR_ROW[: BAR_ROW.index("minute") + 1], "if(restated = 1, v, 0)", "minute"),
+    _Kind("minute_bars", BAR_ROW[: BAR_ROW.index("minute") + 1], "if(restated = 1, v, 0)", "minute"),
     _Kind("removals", IDENTITY, time="ts"),
     _Kind("cursors", ("source",)),
     _Kind("standing", ("source", "instrument")),
