@@ -46,6 +46,10 @@ def examples(many):
     return many if ENGINE == "duckdb" else max(2, many // 10)
 
 
+OWN_NUMBERS = ("series", "symbol_id", "print_id")
+"""Columns of `every_print` that each store numbers in its own way."""
+
+
 def every_print(store):
     """All prints of a store with `removed_at`, in order of what makes each itself, prices in 1/10,000 USD."""
     store.point()  # its series are in the catalog then

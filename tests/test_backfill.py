@@ -24,7 +24,7 @@ from flowtape.pipeline.ingestor import Engine, wrong_minutes
 from flowtape.readers import open_tapes
 from flowtape.simulation.tape import Market, write_tape
 from flowtape.storage import open_store
-from stores import every_print, over_http, until
+from stores import OWN_NUMBERS, every_print, over_http, until
 from test_engine import from_store
 
 FIRST = date(2026, 4, 13)
@@ -64,7 +64,7 @@ def sources(folder):
 
 def same(store, embedded):
     """Whether two stores hold the same prints, minutes and sources, and give the same answers."""
-    ours, theirs = (every_print(each).drop("series", "symbol_id") for each in (store, embedded))
+    ours, theirs = (every_print(each).drop(*OWN_NUMBERS) for each in (store, embedded))
     assert ours.equals(theirs)
     assert (
         store.sources()

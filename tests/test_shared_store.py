@@ -27,7 +27,7 @@ from flowtape.storage.clickhouse.connection import parse
 from flowtape.storage.clickhouse.tables import Layout
 from flowtape.storage.clickhouse.vacuum import APART, Tidy
 from serving import Clock
-from stores import every_print, over_http, until
+from stores import OWN_NUMBERS, every_print, over_http, until
 from tapes import SECOND, T0, frame, row
 from test_engine import LATER, MINUTE, from_store, from_window
 
@@ -223,7 +223,7 @@ def visible(store):
 
 def state_of(store):
     """What a store says: prints, minutes by its own word and by what prints make, cursors."""
-    every = every_print(store).drop("series", "symbol_id")
+    every = every_print(store).drop(*OWN_NUMBERS)
     return every, from_store(store, "SPY"), wrong_minutes(store, date(2026, 3, 6)), store.cursor("test")
 
 
@@ -318,11 +318,7 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
         with pytest.raises(TakenOver):
             Engine(one).take(frame([row(seq=8)]), "test")
         Engine(embedded).take(frame([row(seq=7)]), "test")
-        assert (
-            every_print(other)
-            .drop("series", "symbol_id")
-            .equals(every_print(embedded).drop("series", "symbol_id"))
-        )
+        assert every_print(other).drop(*OWN_NUMBERS).equals(every_print(embedded).drop(*OWN_NUMBERS))
         assert (
             other.sources()
             .sort("symbol", "asset", "day")
@@ -396,11 +392,7 @@ def test_a_killed_ingest_is_taken_over_and_servers_follow(address, tmp_path):
     until(lambda: visible(store) >= 4000)
     second.terminate()
     assert second.wait(timeout=60) == 0
-    assert (
-        every_print(store)
-        .drop("series", "symbol_id")
-        .equals(every_print(embedded).drop("series", "symbol_id"))
-    )
+    assert every_print(store).drop(*OWN_NUMBERS).equals(every_print(embedded).drop(*OWN_NUMBERS))
     at = embedded.span()[1] + 1
     for symbol in symbols:
         assert from_store(store, symbol, at) == from_store(embedded, symbol, at)
