@@ -1,0 +1,501 @@
+"""Sorted, immutable blocks of minute bars.
+
+A block holds bars of one asset in order of (symbol, right, minute), one row a key. The rows of one symbol and right are
+a run. A row is one of three kinds. An added row (`ADDED`) is a part of its bar: sums add up, extremes are compared. A
+restated row (`RESTATED`) corrects a bar: its sums are the difference to the bar before, and its extremes count in place
+of those of all earlier rows of its key. A void row (`VOID`) does the same for a bar that has no print any more.
+
+Large blocks are packed: their columns use the narrowest integers that hold nearly all values, about 55 bytes a bar.
+Running sums at every `GROUP`-th row make the sum over any range of rows two look-ups and a few rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from flowtape.model.exact import BITS, Ints, product
+from flowtape.orderflow.minute_bars import (
+    EDGES,
+    INSTANTS,
+    NOTIONALS,
+    NS_PER_MINUTE,
+    SUMS,
+    VOLUMES,
+    combined,
+    latest,
+)
+
+Bools = npt.NDArray[np.bool_]
+Kinds = npt.NDArray[np.uint8]
+
+Bounds = tuple[Ints | None, Ints | None]
+"""Of runs: the first row of each and the row behind its last; None where these are the run's own."""
+_Columns = Callable[[slice | Ints, Sequence[str]], Iterable[Ints]]
+
+ADDED, RESTATED, VOID = 0, 1, 2
+CALL, PUT = 0, 1
+"""Rights, as places in `catalog.RIGHTS`."""
+GROUP = 16
+"""Rows between two running sums."""
+_MINUTE_BITS, _RIGHT_BITS = 26, 2
+_MINUTES, _RIGHTS = 2**_MINUTE_BITS - 1, 2**_RIGHT_BITS - 1
+_NARROW = (np.uint8, np.uint16, np.uint32)
+_EXCEPTIONS = 5
+"""A type is narrow enough when at most one value in 2**5 does not fit it."""
+_NS = 10**9
+_FACTOR, _SQUARED = 2**31, 2**46
+"""Net volumes below these have a product within 64 bits, and a square that `exact.product` can hold."""
+_FEW = 2**14
+"""Rows up to which a block is summed without running sums."""
+_SMALL = 2**62
+"""Sums of squares below this stay within 64 bits."""
+_MASK = 2**BITS - 1
+
+
+def key_of(symbol: Ints, right: Ints | int, minute: Ints | int) -> Ints:
+    """Return (symbol, right, minute) as one integer that sorts in that order."""
+    run: Ints = symbol << _RIGHT_BITS | right
+    return run_key(run, minute)
+
+
+def run_key(run: Ints, minute: Ints | int) -> Ints:
+    """Return the key of a minute of a run; a minute before 1970 is as one that begins it."""
+    key: Ints = run << _MINUTE_BITS | np.clip(minute, 0, _MINUTES)
+    return key
+
+
+def minute_of(key: Ints) -> Ints:
+    """Return the minutes (since 1970) of keys."""
+    minute: Ints = key & _MINUTES
+    return minute
+
+
+def run_of(key: Ints) -> Ints:
+    """Return the runs of keys: symbol·4 + right."""
+    return key >> _MINUTE_BITS
+
+
+def symbol_of(key: Ints) -> Ints:
+    """Return the symbol numbers of keys."""
+    symbol: Ints = key >> (_MINUTE_BITS + _RIGHT_BITS)
+    return symbol
+
+
+def symbol_minute(key: Ints) -> Ints:
+    """Return (symbol, minute) of keys as one integer that sorts in that order."""
+    pair: Ints = symbol_of(key) << _MINUTE_BITS | minute_of(key)
+    return pair
+
+
+class Column(Protocol):
+    """Integers of 64 bits, read by a range of rows or by numbers of rows. A NumPy array is one."""
+
+    def __getitem__(self, rows: slice | Ints, /) -> Ints: ...
+
+    @property
+    def nbytes(self) -> int: ...  # noqa: D102
+
+
+class Packed:
+    """A column in the narrowest unsigned type that holds nearly all of it, with the exceptions beside it."""
+
+    __slots__ = ("_exact", "_top", "_values", "_where")
+
+    def __init__(self, values: Ints) -> None:
+        self._where = self._exact = np.empty(0, np.int64)
+        self._values: npt.NDArray[np.integer] = values
+        self._top = 0
+        # Negative values are the greatest without a sign.
+        unsigned = values.view(np.uint64)
+        for kind in _NARROW:
+            top = np.iinfo(kind).max
+            wide = unsigned >= top
+            if np.count_nonzero(wide) <= len(values) >> _EXCEPTIONS:
+                self._values, self._top = values.astype(kind), top
+                self._where = np.flatnonzero(wide)
+                self._exact = values[self._where]
+                self._values[self._where] = top
+                break
+
+    def __getitem__(self, rows: slice | Ints, /) -> Ints:
+        """Return the values of a range of rows or of rows by number."""
+        found = (self._values[rows] if isinstance(rows, slice) else self._values.take(rows)).astype(np.int64)
+        if not len(self._where):
+            return found
+        wide = np.flatnonzero(found == self._top)
+        if len(wide):
+            at = wide + rows.indices(len(self._values))[0] if isinstance(rows, slice) else rows[wide]
+            found[wide] = self._exact[np.searchsorted(self._where, at)]
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self._values.nbytes + self._where.nbytes + self._exact.nbytes
+
+
+class _Instants:
+    """Instants (ns) within the minutes of their rows, as seconds and nanoseconds of the second."""
+
+    __slots__ = ("_key", "_ns", "_second")
+
+    def __init__(self, key: Ints, values: Ints) -> None:
+        within = values - minute_of(key) * NS_PER_MINUTE
+        second = within // _NS
+        self._key, self._second, self._ns = key, Packed(second), Packed(within - second * _NS)
+
+    def __getitem__(self, rows: slice | Ints, /) -> Ints:
+        """Return the instants of a range of rows or of rows by number."""
+        return minute_of(self._key[rows]) * NS_PER_MINUTE + self._second[rows] * _NS + self._ns[rows]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, without the keys."""
+        return self._second.nbytes + self._ns.nbytes
+
+
+class Block:
+    """Bars in order of key: `columns` by `minute_bars.VALUES`, with `edges` by `FIELDS`.
+
+    `kind` is None where all rows are added. `runs` are the runs, which begin at the rows `starts` (one more than runs).
+    `symbols` are the symbols, and `owner` the place there of each run's. `first` and `last` are the extreme minutes.
+    `marked` are the symbols with a row that is not added.
+    """
+
+    def __init__(self, key: Ints, columns: Mapping[str, Column], kind: Kinds | None = None) -> None:
+        self.key, self.columns = key, columns
+        self.kind = kind if kind is not None and kind.any() else None
+        minute = minute_of(key)
+        self.first, self.last = (int(minute.min()), int(minute.max())) if len(key) else (0, -1)
+        run = run_of(key)
+        starts = np.flatnonzero(np.diff(run, prepend=-1))
+        self.runs: Ints = run[starts]
+        self.starts: Ints = np.append(starts, len(key))
+        self.marked = unique([symbol_of(key[self.kind != ADDED])] if self.kind is not None else [])
+        symbol = self.runs >> _RIGHT_BITS
+        self.symbols = unique([symbol])
+        self.owner: Ints = np.searchsorted(self.symbols, symbol)
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def bounds(self, runs: Ints, start: int, end: int) -> tuple[Ints, Ints]:
+        """Return the rows [low, high) of each run in minutes [start, end)."""
+        low, high = (np.searchsorted(self.key, run_key(runs, minute)) for minute in (start, end))
+        return low, high
+
+    def within(self, start: int, end: int) -> Bounds:
+        """Return where the rows of [start, end) begin and end in each of `runs`; None where all do with the run."""
+        return (
+            np.searchsorted(self.key, run_key(self.runs, start)) if start > self.first else None,
+            np.searchsorted(self.key, run_key(self.runs, end)) if end <= self.last else None,
+        )
+
+    def sums(self, bounds: Bounds, names: Sequence[str]) -> Ints:
+        """Return sums over the bounds of each of `runs`: an array of (runs, names)."""
+        if len(self) > _FEW:
+            return self._sums.over(bounds, names)
+        low, high = (
+            edge if bound is None else bound
+            for bound, edge in zip(bounds, (self.starts[:-1], self.starts[1:]), strict=True)
+        )
+        rows, ends, counts = rows_of(low, high)
+        return np.stack([range_sums(self.columns[name][rows], ends, counts) for name in names], axis=1)
+
+    @cached_property
+    def _sums(self) -> Running:
+        return Running(self.starts, lambda rows, names: (self.columns[name][rows] for name in names), SUMS)
+
+    @cached_property
+    def peaks(self) -> tuple[Ints, Ints]:
+        """The largest size of each of `runs`, and when it first printed (ns)."""
+        size, ts = latest(self.starts[:-1], self.columns["biggest"][:], ~self.columns["biggest_ts"][:])
+        return size, ~ts
+
+    @cached_property
+    def squares(self) -> Squares | None:
+        """Squares of the rows' net volumes; None where one is too large for that."""
+        net = self.columns["buy_volume"][:] - self.columns["sell_volume"][:]
+        if _largest(net) >= _SQUARED:
+            return None
+        cross = np.zeros(len(net), np.int64)
+        calls = np.flatnonzero((run_of(self.key) & _RIGHTS) == CALL)
+        if len(calls):
+            both, put = look_up(self.key[calls] + (1 << _MINUTE_BITS), self.key)
+            calls = calls[both]
+            if max(_largest(net[calls]), _largest(net[put])) >= _FACTOR:
+                return None
+            cross[calls] = net[calls] * net[put]
+        return Squares(self, net, cross)
+
+    def prepare(self) -> None:
+        """Make what answers need: running sums, squares and peaks."""
+        _ = self._sums, self.squares, self.peaks
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        made = vars(self)
+        others = (*self.columns.values(), *made.get("peaks", ()), made.get("_sums"), made.get("squares"))
+        return sum(one.nbytes for one in (self.key, self.runs, self.starts, *others) if one is not None)
+
+
+class Running:
+    """Sums of columns over ranges of rows of a block; `columns` gives those of some names for some rows."""
+
+    def __init__(self, starts: Ints, columns: _Columns, names: Sequence[str]) -> None:
+        self._starts, self._columns, self._names = starts, columns, names
+        running, first = [], []
+        for column in columns(slice(None), names):
+            running.append(_grouped(column))
+            first.append(np.append(0, np.cumsum(np.add.reduceat(column, starts[:-1]))))
+        # Before every `GROUP`-th row, and before each of `starts`: one row holds all columns.
+        self._running, self._first = np.stack(running, axis=1), np.stack(first, axis=1)
+
+    def over(self, bounds: Bounds, names: Sequence[str]) -> Ints:
+        """Return the sums of some columns over the bounds of each run: an array of (runs, names)."""
+        places = [self._names.index(name) for name in names]
+        low, high = bounds
+        return self._before(high, slice(1, None), names, places) - self._before(low, slice(-1), names, places)
+
+    def _before(self, bound: Ints | None, edge: slice, names: Sequence[str], places: list[int]) -> Ints:
+        found = self._first[edge, places]
+        if bound is None:
+            return found
+        inside = np.flatnonzero(bound != self._starts[edge])
+        rows = bound[inside]
+        near = np.minimum((rows + GROUP // 2) // GROUP, len(self._running) - 1)
+        sums = self._running[near][:, places]
+        # From the nearest running sum on, or back.
+        between, ends, counts = rows_of(np.minimum(rows, near * GROUP), np.maximum(rows, near * GROUP))
+        sign = np.where(rows < near * GROUP, -1, 1)
+        for place, column in enumerate(self._columns(between, names)):
+            sums[:, place] += sign * range_sums(column, ends, counts)
+        found[inside] = sums
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self._running.nbytes + self._first.nbytes
+
+
+class Squares:
+    """Sums of squares of net volumes by run, of rows of added bars.
+
+    The square of the sum of a minute's call and put is the square of each and twice their product; that of their
+    difference has the product taken away. So squares and products (`cross`, at the call) tell all three.
+    """
+
+    def __init__(self, block: Block, net: Ints, cross: Ints) -> None:
+        self._columns = block.columns
+        # Zigzag: small numbers of either sign are small without one.
+        self._cross = Packed((cross << 1) ^ (cross >> 63))
+        floats = net.astype(np.float64)
+        self._small = float(floats @ floats) < _SMALL
+        names = ("squares", "cross") if self._small else ("upper", "lower", "cross_upper", "cross_lower")
+        self._names, self._running = names, Running(block.starts, self._of, names)
+
+    def over(self, bounds: Bounds) -> Ints:
+        """Return Σ net² and Σ cross over the bounds of each run: (runs, 4), the upper and lower halves of each."""
+        found = self._running.over(bounds, self._names)
+        return np.stack([*_halves(found[:, 0]), *_halves(found[:, 1])], axis=1) if self._small else found
+
+    def _of(self, rows: slice | Ints, _names: Sequence[str]) -> tuple[Ints, ...]:
+        net, zigzag = (
+            self._columns["buy_volume"][rows] - self._columns["sell_volume"][rows],
+            self._cross[rows],
+        )
+        cross = (zigzag >> 1) ^ -(zigzag & 1)
+        if self._small:
+            return net * net, cross
+        size = np.abs(net)
+        return (*product(size, size), *_halves(cross))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self._cross.nbytes + self._running.nbytes
+
+
+def _halves(values: Ints) -> tuple[Ints, Ints]:
+    return values >> BITS, values & _MASK
+
+
+def _largest(values: Ints) -> int:
+    return max(int(values.max()), -int(values.min())) if len(values) else 0
+
+
+def range_sums(values: Ints, ends: Ints, counts: Ints) -> Ints:
+    """Return the sums of `counts` values before each of `ends`."""
+    running = np.append(0, np.cumsum(values))
+    sums: Ints = running[ends] - running[ends - counts]
+    return sums
+
+
+def unique(arrays: Sequence[Ints]) -> Ints:
+    """Return the distinct values of some arrays, rising."""
+    values = np.sort(_joined(arrays), kind="stable")
+    return values[np.flatnonzero(np.diff(values, prepend=-1))]
+
+
+def look_up(wanted: Ints, among: Ints) -> tuple[Ints, Ints]:
+    """Return which of `wanted` are among rising values, as places, and their places there."""
+    place = np.searchsorted(among, wanted)
+    there = np.flatnonzero(place < len(among))
+    there = there[among[place[there]] == wanted[there]]
+    return there, place[there]
+
+
+def rows_of(low: Ints, high: Ints) -> tuple[Ints, Ints, Ints]:
+    """Return the rows of many ranges [low, high) as one array, where each range ends in it, and its length."""
+    counts = np.maximum(high - low, 0)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(low - (ends - counts), counts), ends, counts
+
+
+def _grouped(values: Ints) -> Ints:
+    """Return the sums of values before every `GROUP`-th."""
+    running = np.zeros(len(values) // GROUP + 1, np.int64)
+    whole = len(values) - len(values) % GROUP
+    np.cumsum(values[:whole].reshape(-1, GROUP).sum(axis=1), out=running[1:])
+    return running
+
+
+def whole(block: Block) -> tuple[Block, slice]:
+    """Return all rows of a block, for `Rows`."""
+    return block, slice(None)
+
+
+class Rows:
+    """Rows of some blocks in order of `key`; rows of one key are in the order of `parts`, the earliest first."""
+
+    def __init__(self, parts: Sequence[tuple[Block, slice | Ints]], *, edges: bool) -> None:
+        self._parts, self._edges = parts, edges
+        key = _joined([block.key[rows] for block, rows in parts])
+        self._order = np.argsort(key, kind="stable") if len(parts) > 1 else None
+        self.key: Ints = key if self._order is None else key[self._order]
+        self._kind: Kinds | None = None
+        self._counted: Bools | None = None
+        if any(block.kind is not None for block, _ in parts):
+            kind = np.concatenate(
+                [np.zeros(len(block.key[rows]), np.uint8) if block.kind is None else block.kind[rows]
+                 for block, rows in parts]
+            )  # fmt: skip
+            self._kind = kind if self._order is None else kind[self._order]
+            self._counted = _counted(self.key, self._kind)
+
+    def column(self, name: str) -> Ints:
+        """Return a field of all rows."""
+        values = _joined([block.columns[name][rows] for block, rows in self._parts])
+        return values if self._order is None else values.take(self._order)
+
+    def grouped(self, by: Ints, names: Sequence[str], *, void: bool = False) -> Grouped:
+        """Return fields summed up by groups; `by` is the group of each row. With `void`, groups without a print too."""
+        order = None if (by[1:] >= by[:-1]).all() else np.argsort(by, kind="stable")
+        by = by if order is None else by[order]
+
+        def column(name: str) -> Ints:
+            return self.column(name) if order is None else self.column(name)[order]
+
+        starts = np.flatnonzero(np.diff(by, prepend=-1))
+        if not len(starts):
+            return Grouped(by, dict.fromkeys(names, by))
+        kept = np.ones(len(starts), np.bool_) if void else np.add.reduceat(column("trades"), starts) > 0
+        groups = by[starts][kept]
+        sums = tuple(name for name in names if name in SUMS)
+        found = combined(column, starts, sums, edges=False)
+        if not kept.all():
+            found = {name: values[kept] for name, values in found.items()}
+        others = tuple(name for name in names if name not in SUMS)
+        return Grouped(groups, found | self._extremes(others, by, groups, order, column))
+
+    def _extremes(
+        self, names: Sequence[str], by: Ints, groups: Ints, order: Ints | None, column: Callable[[str], Ints]
+    ) -> dict[str, Ints]:
+        """Return those fields of groups that are no sums: of counted rows alone, 0 in a group without one."""
+        counted = self._counted if self._counted is None or order is None else self._counted[order]
+        if counted is not None:
+            by = by[counted]
+        starts = np.flatnonzero(np.diff(by, prepend=-1))
+        if not len(starts) or not len(names):
+            return dict.fromkeys(names, np.zeros(len(groups), np.int64))
+        pick = column if counted is None else lambda name: column(name)[counted]
+        found = combined(pick, starts, names, edges=self._edges)
+        if len(starts) == len(groups):
+            return found
+        there, place = look_up(groups, by[starts])
+        for name, values in found.items():
+            found[name] = np.zeros(len(groups), np.int64)
+            found[name][there] = values[place]
+        return found
+
+    def kinds(self) -> Kinds | None:
+        """Return the kind of the row that the rows of each key merge into."""
+        if self._kind is None or self._counted is None:
+            return None
+        starts = np.flatnonzero(np.diff(self.key, prepend=-1))
+        corrected = np.maximum.reduceat(self._kind != ADDED, starts)
+        counted = np.maximum.reduceat(self._counted, starts)
+        return np.where(corrected, np.where(counted, RESTATED, VOID), ADDED).astype(np.uint8)
+
+    def merged(self, *, packed: bool) -> Block:
+        """Return the rows as a block with one a key: packed without corrections, else for rows that go before it."""
+        columns: dict[str, Column] = {}
+        key, kind = self.key[:0], None if packed else self.kinds()
+        for names in (*_TOGETHER, *((EDGES,) if self._edges else ())):
+            key, values = self.grouped(self.key, names, void=not packed)
+            for name in names:
+                columns[name] = _packed(name, key, values[name]) if packed else values[name]
+        return Block(key, columns, kind)
+
+
+class Grouped(NamedTuple):
+    """Groups, rising, and fields as arrays as long."""
+
+    groups: Ints
+    values: dict[str, Ints]
+
+
+def block_of(
+    key: Ints, columns: Mapping[str, Ints], *, edges: bool, packed: bool, kind: Kinds | None = None
+) -> Block:
+    """Return a block of rows in any order; rows of one key that are added are merged."""
+    rising = (key[1:] > key[:-1]).all()
+    if not rising:
+        order = np.argsort(key, kind="stable")
+        key, columns = key[order], {name: values[order] for name, values in columns.items()}
+        kind = None if kind is None else kind[order]
+    if not rising and (key[1:] == key[:-1]).any():
+        return Rows([whole(Block(key, columns, kind))], edges=edges).merged(packed=packed)
+    if packed:
+        return Block(key, {name: _packed(name, key, values) for name, values in columns.items()}, kind)
+    return Block(key, columns, kind)
+
+
+def _packed(name: str, key: Ints, values: Ints) -> Column:
+    return _Instants(key, values) if name in INSTANTS else Packed(values)
+
+
+_PLAIN = ((name,) for name in (*VOLUMES, "trades", "high", "low", "last_ts"))
+_TOGETHER = (*_PLAIN, *NOTIONALS.values(), ("biggest", "biggest_ts"))
+"""`VALUES` in groups that are computed at a time, so that few wide columns exist at once."""
+
+
+def _joined(arrays: Sequence[Ints]) -> Ints:
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0] if arrays else np.empty(0, np.int64)
+
+
+def _counted(key: Ints, kind: Kinds) -> Bools:
+    """Return which rows set the extremes of their keys: those from a key's last correction on, void rows apart."""
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    place = np.arange(len(key))
+    last = np.maximum.reduceat(np.where(kind != ADDED, place, -1), starts) if len(starts) else starts
+    counted: Bools = (place >= np.repeat(last, np.diff(starts, append=len(key)))) & (kind != VOID)
+    return counted

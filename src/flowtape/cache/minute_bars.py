@@ -1,0 +1,282 @@
+"""Minute bars in memory, for the answers that must be fast.
+
+The bars of an asset by (symbol, right, minute): one packed block for each UTC day, and a tail of small blocks, one for
+each later change, merged as they grow. Blocks never change. A reader takes the current `View` once and needs no lock;
+the one writer puts another in its place. A tail that has grown is merged into the blocks of its days on a thread of its
+own, while readers and the writer go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import polars as pl
+
+from flowtape.cache.blocks import (
+    RESTATED,
+    VOID,
+    Block,
+    Rows,
+    block_of,
+    key_of,
+    minute_of,
+    run_key,
+    run_of,
+    symbol_minute,
+    unique,
+    whole,
+)
+from flowtape.cache.view import CrossSection, Totals, View, summed
+from flowtape.model.exact import Ints
+from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES
+
+MINUTES = 10_080
+"""Seven days."""
+SMALL, TAIL, LOG = 16_384, 40_960, 500_000
+_DAY = 1440
+_BLOCKS = 64
+"""Blocks of a tail from which the writer waits for the thread that merges them."""
+
+Listener = Callable[[Ints, Ints], None]
+"""Told of a change: symbol numbers and minutes, arrays of one length; both empty where all may have changed."""
+
+
+class MinuteBars:
+    """The bars of one asset; `edges` says whether they hold `minute_bars.EDGES` (stocks). One writer, any readers.
+
+    Frames of bars have `symbol`, `right` (a place in `catalog.RIGHTS`), `minute` (since 1970) and `minute_bars.FIELDS`.
+
+    Args:
+        oldest: the first minute that is kept.
+        small: the most rows that the writer merges at a time.
+        tail: rows of the tail from which they are merged into their days.
+        log: how many changed minutes are remembered for `changed_since`.
+    """
+
+    def __init__(
+        self, oldest: int, *, edges: bool, small: int = SMALL, tail: int = TAIL, log: int = LOG
+    ) -> None:
+        self.version = 0
+        self.listeners: list[Listener] = []
+        self._small, self._most, self._most_changes = small, tail, log
+        self._names = FIELDS if edges else VALUES
+        self._edges = edges
+        self._view = View((), (), oldest, edges=edges)
+        self._swap = threading.Lock()
+        # Blocks at the head of the tail that the thread merges.
+        self._taken = 0
+        self._merging: threading.Thread | None = None
+        self._versions: dict[int, int] = {}
+        self._log: deque[tuple[int, Ints]] = deque()
+        self._logged, self._forgotten = 0, 0
+
+    # reading
+    def view(self) -> View:
+        """Return the bars as they are now; all that is read from one view agrees."""
+        return self._view
+
+    @property
+    def oldest(self) -> int:
+        """The first minute that is kept."""
+        return self._view.oldest
+
+    def line(
+        self, symbol: int, start: int, end: int, names: Sequence[str], right: int | None = None
+    ) -> Totals:
+        """See `View.line`."""
+        return self._view.line(symbol, start, end, names, right)
+
+    def cross_section(
+        self, start: int, end: int, right: int | None = None, names: Sequence[str] = SUMS
+    ) -> CrossSection:
+        """See `View.cross_section`."""
+        return self._view.cross_section(start, end, right, names)
+
+    def newest(self, symbol: int) -> int | None:
+        """See `View.newest`."""
+        return self._view.newest(symbol)
+
+    def symbol_version(self, symbol: int) -> int:
+        """Return a number that rises whenever bars of a symbol change; −1 for a symbol that never had any."""
+        return self._versions.get(symbol, -1)
+
+    def changed_since(self, symbol: int, version: int) -> Ints | None:
+        """Return the minutes of a symbol that changed after a version, rising; None where that is forgotten."""
+        with self._swap:
+            changes, forgotten = list(self._log), self._forgotten
+        if version < forgotten:
+            return None
+        parts = []
+        for at, pairs in reversed(changes):
+            if at <= version:
+                break
+            low, high = np.searchsorted(pairs, run_key(np.array([symbol, symbol + 1]), 0))
+            parts.append(minute_of(pairs[low:high]))
+        return unique(parts)
+
+    @property
+    def rows(self) -> int:
+        """Rows in memory."""
+        return sum(map(len, (*self._view.bases, *self._view.tail)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return sum(block.nbytes for block in (*self._view.bases, *self._view.tail))
+
+    # writing
+    def load(self, parts: Iterable[pl.DataFrame]) -> None:
+        """Put the bars of `parts` in the place of all; readers see the bars before until the last part is taken."""
+        days: dict[int, Block] = {}
+        for part in parts:
+            for day, block in self._days(part):
+                known = days.get(day)
+                pair = () if known is None else (whole(known), whole(block))
+                days[day] = Rows(pair, edges=self._edges).merged(packed=True) if pair else block
+        bases = tuple(days[day] for day in sorted(days))
+        for block in bases:
+            block.prepare()
+        self.settle()
+        symbols = unique([block.symbols for block in bases]).tolist()
+        with self._swap:
+            self._view = View(bases, (), self.oldest, edges=self._edges)
+            self.version += 1
+            self._log.clear()
+            self._logged, self._forgotten = 0, self.version
+        self._versions = dict.fromkeys(self._versions.keys() | set(symbols), self.version)
+        none = np.empty(0, np.int64)
+        self._tell(none, none)
+
+    def _days(self, part: pl.DataFrame) -> Iterator[tuple[int, Block]]:
+        """Yield a packed block for each UTC day of a frame."""
+        day = part["minute"] // _DAY
+        days = day.unique().sort().to_list()
+        for one in days:
+            mine = part if len(days) == 1 else part.filter(day == one)
+            yield one, self._block(mine, packed=True)
+
+    def change(
+        self, added: pl.DataFrame, keys: pl.DataFrame | None = None, restated: pl.DataFrame | None = None
+    ) -> None:
+        """Add bars; then, for all readers at once, put `restated` in the place of the bars with `keys`.
+
+        A key without a bar in `restated` has no print any more.
+        """
+        fresh = [self._block(added)] if added.height else []
+        if keys is not None and restated is not None and keys.height:
+            fresh.append(self._restated(_keys(keys), self._block(restated), fresh))
+        if not fresh:
+            return
+        with self._swap:
+            tail = [*self._view.tail[self._taken :], *fresh]
+        while len(tail) > 1 and len(tail[-2]) <= 2 * len(tail[-1]) and len(tail[-2]) <= self._small:
+            tail[-2:] = [Rows([whole(block) for block in tail[-2:]], edges=self._edges).merged(packed=False)]
+        pairs = unique([symbol_minute(block.key) for block in fresh])
+        with self._swap:
+            view = self._view
+            self._view = View(view.bases, (*view.tail[: self._taken], *tail), view.oldest, edges=self._edges)
+            # After the view: an answer kept under a version must not be older than it.
+            self._note(pairs)
+        self._merge_when_grown()
+        self._tell(run_of(pairs), minute_of(pairs))
+
+    def _block(self, bars: pl.DataFrame, *, packed: bool = False) -> Block:
+        # In one query: each costs more than what it does to a small batch.
+        values = bars.select(pl.col(self._names).cast(pl.Int64).fill_null(0))
+        columns = {name: values[name].to_numpy() for name in self._names}
+        return block_of(_keys(bars), columns, edges=self._edges, packed=packed)
+
+    def _restated(self, keys: Ints, made: Block, fresh: Sequence[Block]) -> Block:
+        """Return the corrections after which the bars with `keys` are those of `made`, on top of `fresh` blocks."""
+        view, keys = self._view, unique([keys, made.key])
+        before = summed((*view.bases, *view.tail, *fresh), keys, SUMS)
+        place = np.searchsorted(keys, made.key)
+        kind = np.full(len(keys), VOID, np.uint8)
+        kind[place] = RESTATED
+        columns = {}
+        for name in self._names:
+            columns[name] = np.zeros(len(keys), np.int64)
+            columns[name][place] = made.columns[name][:]
+        columns |= {name: columns[name] - before[name] for name in SUMS}
+        return Block(keys, columns, kind)
+
+    def _note(self, pairs: Ints) -> None:
+        """Remember which minutes of which symbols changed."""
+        self.version += 1
+        self._versions |= dict.fromkeys(unique([run_of(pairs)]).tolist(), self.version)
+        self._log.append((self.version, pairs))
+        self._logged += len(pairs)
+        while self._logged > self._most_changes:
+            self._forgotten, forgotten = self._log[0][0], self._log[0][1]
+            self._log.popleft()
+            self._logged -= len(forgotten)
+
+    def _tell(self, symbols: Ints, minutes: Ints) -> None:
+        for listener in self.listeners:
+            listener(symbols, minutes)
+
+    def advance(self, oldest: int) -> None:
+        """Let the bars begin at a later minute."""
+        if oldest > self.oldest:
+            self.begin(oldest)
+
+    def begin(self, oldest: int) -> None:
+        """Let the bars begin at any minute; an earlier one has no bars until they are loaded."""
+        with self._swap:
+            view = self._view
+            bases = tuple(block for block in view.bases if block.last >= oldest)
+            self._view = View(bases, view.tail, oldest, edges=self._edges)
+
+    # merging
+    def _merge_when_grown(self) -> None:
+        tail = self._view.tail
+        if self._merging is not None and len(tail) > _BLOCKS:
+            self.settle()
+        if self._taken or sum(map(len, tail)) <= self._most:
+            return
+        self._taken = len(tail)
+        self._merging = threading.Thread(target=self._merge, name="merge-minute-bars")
+        self._merging.start()
+
+    def settle(self) -> None:
+        """Wait until no rows are being merged."""
+        if self._merging is not None:
+            self._merging.join()
+            self._merging = None
+
+    def _merge(self) -> None:
+        """Merge the taken blocks of the tail into the blocks of their days."""
+        try:
+            self._merge_taken()
+        finally:
+            # After an error the writer takes them again.
+            self._taken = 0
+
+    def _merge_taken(self) -> None:
+        view = self._view
+        bases = {block.first // _DAY: block for block in view.bases}
+        parts: dict[int, list[tuple[Block, slice | Ints]]] = {}
+        for block in view.tail[: self._taken]:
+            minute = minute_of(block.key)
+            days = np.where(minute >= view.oldest, minute // _DAY, -1)
+            for day in unique([days[days >= 0]]).tolist():
+                first = [whole(bases[day])] if day in bases else []
+                parts.setdefault(day, list(first)).append((block, np.flatnonzero(days == day)))
+        for day, rows in parts.items():
+            bases[day] = Rows(rows, edges=self._edges).merged(packed=True)
+            bases[day].prepare()
+        with self._swap:
+            view = self._view
+            kept = tuple(
+                bases[day] for day in sorted(bases) if len(bases[day]) and bases[day].last >= view.oldest
+            )
+            self._view = View(kept, view.tail[self._taken :], view.oldest, edges=self._edges)
+            self._taken = 0
+
+
+def _keys(bars: pl.DataFrame) -> Ints:
+    key = bars.select(pl.col("symbol", "right", "minute").cast(pl.Int64))
+    return key_of(*(column.to_numpy() for column in key.get_columns()))
