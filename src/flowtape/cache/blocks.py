@@ -209,7 +209,9 @@ class Block:
 
     @cached_property
     def _sums(self) -> Running:
-        return Running(self.starts, lambda rows, names: (self.columns[name][rows] for name in names), SUMS)
+        # No reference to the block itself: a cycle would keep it in memory until a collection.
+        columns = self.columns
+        return Running(self.starts, lambda rows, names: (columns[name][rows] for name in names), SUMS)
 
     @cached_property
     def peaks(self) -> tuple[Ints, Ints]:
@@ -293,29 +295,27 @@ class Squares:
     """
 
     def __init__(self, block: Block, net: Ints, cross: Ints) -> None:
-        self._columns = block.columns
         # Zigzag: small numbers of either sign are small without one.
-        self._cross = Packed((cross << 1) ^ (cross >> 63))
+        self._cross = packed = Packed((cross << 1) ^ (cross >> 63))
         floats = net.astype(np.float64)
-        self._small = float(floats @ floats) < _SMALL
-        names = ("squares", "cross") if self._small else ("upper", "lower", "cross_upper", "cross_lower")
-        self._names, self._running = names, Running(block.starts, self._of, names)
+        self._small = small = float(floats @ floats) < _SMALL
+        self._names = ("squares", "cross") if small else ("upper", "lower", "cross_upper", "cross_lower")
+        buy, sell = block.columns["buy_volume"], block.columns["sell_volume"]
+
+        def columns(rows: slice | Ints, _names: Sequence[str]) -> tuple[Ints, ...]:
+            net, zigzag = buy[rows] - sell[rows], packed[rows]
+            cross = (zigzag >> 1) ^ -(zigzag & 1)
+            if small:
+                return net * net, cross
+            size = np.abs(net)
+            return (*product(size, size), *_halves(cross))
+
+        self._running = Running(block.starts, columns, self._names)
 
     def over(self, bounds: Bounds) -> Ints:
         """Return Σ net² and Σ cross over the bounds of each run: (runs, 4), the upper and lower halves of each."""
         found = self._running.over(bounds, self._names)
         return np.stack([*_halves(found[:, 0]), *_halves(found[:, 1])], axis=1) if self._small else found
-
-    def _of(self, rows: slice | Ints, _names: Sequence[str]) -> tuple[Ints, ...]:
-        net, zigzag = (
-            self._columns["buy_volume"][rows] - self._columns["sell_volume"][rows],
-            self._cross[rows],
-        )
-        cross = (zigzag >> 1) ^ -(zigzag & 1)
-        if self._small:
-            return net * net, cross
-        size = np.abs(net)
-        return (*product(size, size), *_halves(cross))
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,8 @@ own, while readers and the writer go on.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -149,6 +151,7 @@ class MinuteBars:
         self._versions = dict.fromkeys(self._versions.keys() | set(symbols), self.version)
         none = np.empty(0, np.int64)
         self._tell(none, none)
+        _release()
 
     def _days(self, part: pl.DataFrame) -> Iterator[tuple[int, Block]]:
         """Yield a packed block for each UTC day of a frame."""
@@ -254,6 +257,7 @@ class MinuteBars:
         finally:
             # After an error the writer takes them again.
             self._taken = 0
+            _release()
 
     def _merge_taken(self) -> None:
         view = self._view
@@ -275,6 +279,13 @@ class MinuteBars:
             )
             self._view = View(kept, view.tail[self._taken :], view.oldest, edges=self._edges)
             self._taken = 0
+
+
+def _release() -> None:
+    """Give the memory of freed columns back to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _keys(bars: pl.DataFrame) -> Ints:
