@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 import numpy as np
-import polars as pl
 
+from flowtape.cache.window import Totals
 from flowtape.model.query import Query
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE, aggregate, combined, merge
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, combined
 from flowtape.queries.flow import flow_columns, flow_fields
 from flowtape.queries.render.bodies import Head, Made, Rows, echo
-from flowtape.queries.render.numbers import Ints, stamp, stamps
+from flowtape.queries.render.numbers import stamp, stamps
 from flowtape.queries.source import Desk, Span
 from flowtape.queries.spans import minutes_of
 
@@ -49,29 +47,24 @@ class Bars(Head, rename="camel", kw_only=True):
     bars: list[Bar]
 
 
-class _Bars(NamedTuple):
-    """When bars start (ns), what they hold by `flow.flow_fields`, and the newest print's time."""
-
-    start: Ints
-    values: dict[str, Ints]
-    as_of: int | None
-
-
 def bars(desk: Desk, query: Query) -> Made:
     """The body of `…/bars`. The leftmost bar is whole: its start is a multiple of the resolution, in UTC."""
     length = RESOLUTIONS[query.resolution] * _NS
     start, end = (minute * NS_PER_MINUTE for minute in minutes_of(desk, query))
     span = Span(start - start % length, end)
     found = (
-        _of_seconds(desk, query, span) if length < NS_PER_MINUTE else _of_minutes(desk, query, span, length)
+        desk.bars(query, span, flow_fields(query.asset), length)
+        if length < NS_PER_MINUTE
+        else _of_minutes(desk, query, span, length)
     )
+    begins = found.minute * length
     speaking = desk.now if query.at is None else query.at
     oldest = desk.oldest(query)
     rows = Rows(
         Bar,
         {
-            "ts": stamps(found.start, "s"),
-            "closed": (found.start + length <= speaking).tolist(),
+            "ts": stamps(begins, "s"),
+            "closed": (begins + length <= speaking).tolist(),
             **flow_columns(found.values, query.asset),
         },
     )
@@ -86,21 +79,14 @@ def bars(desk: Desk, query: Query) -> Made:
     return Made(body, found.as_of)
 
 
-def _of_minutes(desk: Desk, query: Query, span: Span, length: int) -> _Bars:
+def _of_minutes(desk: Desk, query: Query, span: Span, length: int) -> Totals:
+    """Return bars of whole minutes; `minute` of the answer counts bars of `length` ns since 1970."""
     names = flow_fields(query.asset)
     totals = desk.totals(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, names)
     if not len(totals.minute):
-        return _Bars(totals.minute, totals.values, None)
+        return totals
     bar = totals.minute * NS_PER_MINUTE // length
     starts = np.flatnonzero(np.diff(bar, prepend=bar[0] - 1))
-    values = combined(lambda name: totals.values[name], starts, names, edges=True)
-    return _Bars(bar[starts] * length, values, totals.as_of)
-
-
-def _of_seconds(desk: Desk, query: Query, span: Span) -> _Bars:
-    found = aggregate(desk.signed(query, span), ("series",), _NS)
-    # A symbol's stock is one series, and that many prints of one second may still be in pieces.
-    bars = merge(found.with_columns(pl.lit(0).alias("series")), ("series", "minute")).sort("minute")
-    values = {name: bars[name].to_numpy() for name in flow_fields(query.asset)}
-    newest = bars["last_ts"].max()
-    return _Bars(bars["minute"].to_numpy() * _NS, values, newest if isinstance(newest, int) else None)
+    return Totals(
+        bar[starts], combined(lambda name: totals.values[name], starts, names, edges=True), totals.as_of
+    )

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
+from flowtape.model.conditions import FAMILIES
 from flowtape.model.exact import BITS
-from flowtape.model.prints import NEW_YORK, SETS_RANGE, Side, day_bounds
+from flowtape.model.prints import NEW_YORK, SETS_ENDS, SETS_RANGE, Side, day_bounds
 from flowtape.model.query import Filter
-from flowtape.orderflow.minute_bars import NOTIONALS
+from flowtape.orderflow.minute_bars import NOTIONALS, NS_PER_MINUTE, venue_key
+from flowtape.storage.catalog import Catalog
 from flowtape.storage.dialect import Dialect
 
 _NS = 10**9
@@ -62,18 +64,35 @@ def _days(start: int, end: int) -> Iterator[tuple[int, int, date]]:
         start = last
 
 
-def minutes(dialect: Dialect, rows: str, which: str, names: tuple[str, ...], *, stock: bool) -> str:
-    """Return the statement for one row a minute, rising: `minute`, `names` (`minute_bars.VALUES`) and `newest` (ns)."""
-    columns = ", ".join(f"CAST({_value(dialect, name, stock=stock)} AS BIGINT) AS m_{name}" for name in names)
+def venue_rank(dialect: Dialect, catalog: Catalog) -> str:
+    """Return the SQL of a print's `minute_bars.venue_key`."""
+    if dialect.by_name:
+        # The first eight bytes of the name as an integer, less 2^63 as `venue_key` has it.
+        first = "reverse(substring(concat(venue, repeat(char(0), 8)), 1, 8))"
+        return f"reinterpretAsInt64(bitXor(reinterpretAsUInt64({first}), toUInt64({2**63})))"
+    keys = venue_key(catalog.venues["name"]).to_list()
+    return f"list_extract({keys or [0]}::BIGINT[], venue + 1)"
+
+
+def bars(
+    dialect: Dialect, rows: str, which: str, names: tuple[str, ...], *, stock: bool, length: int, venue: str
+) -> str:
+    """Return the statement for one row a bar of `length` ns, rising: the bars since 1970, `names`, newest time (ns).
+
+    `names` are of `minute_bars.VALUES`, and of `EDGES` for stocks; `venue` is the SQL of `minute_bars.venue_key`.
+    """
+    bar = "minute" if length == NS_PER_MINUTE else dialect.whole.format("t", length)
+    known = _values(dialect, stock=stock) | (_edges(venue) if stock else {})
+    columns = [f"CAST({known[name]} AS BIGINT) AS m_{name}" for name in names]
     return (
-        f"SELECT CAST(minute AS BIGINT) AS m_minute, {columns}, max(t) AS m_newest FROM ({rows}) AS p"
-        f" WHERE {which} GROUP BY minute ORDER BY minute"
+        f"SELECT CAST({bar} AS BIGINT) AS m_bar, {', '.join((*columns, 'max(t) AS m_newest'))} FROM ({rows}) AS p"
+        f" WHERE {which} GROUP BY m_bar ORDER BY m_bar"
     )
 
 
-def _value(dialect: Dialect, name: str, *, stock: bool) -> str:
-    """Return the SQL of one of `minute_bars.VALUES` over the prints of a minute."""
-    plain = {
+def _values(dialect: Dialect, *, stock: bool) -> dict[str, str]:
+    """Return the SQL of `minute_bars.VALUES` over the prints of a bar."""
+    values = {
         "trades": "count(*)",
         "biggest": "max(size)",
         "biggest_ts": dialect.earliest_largest,
@@ -83,20 +102,63 @@ def _value(dialect: Dialect, name: str, *, stock: bool) -> str:
     }
     for side in Side.categories:
         mine = dialect.side(side)
-        plain[f"{side}_volume"] = f"sum(CASE WHEN {mine} THEN size ELSE 0 END)"
+        values[f"{side}_volume"] = f"sum(CASE WHEN {mine} THEN size ELSE 0 END)"
         notional = f"sum(CASE WHEN {mine} THEN {dialect.wide.format('price')} * size ELSE 0 END)"
         upper, lower = NOTIONALS[side]
-        plain[upper] = dialect.whole.format(notional, 2**BITS)
-        plain[lower] = f"({notional} % {2**BITS})"
-    return plain[name]
+        values[upper] = dialect.whole.format(notional, 2**BITS)
+        values[lower] = f"({notional} % {2**BITS})"
+    return values
+
+
+def _edges(venue: str) -> dict[str, str]:
+    """Return the SQL of `minute_bars.EDGES` over the prints of a stock's bar."""
+    ends, order = _flag(SETS_ENDS), f"t, seq, {venue}, price"
+    values = {
+        "first_ts": "min(t)",
+        "sets_range": f"max({_flag(SETS_RANGE)})",
+        "sets_ends": f"max({ends})",
+    }
+    for name, function, rank in (("open", "argMin", f"1 - {ends}"), ("close", "argMax", ends)):
+        columns = {"_ts": "t", "_seq": "seq", "_venue": venue, "": "price"}
+        values |= {f"{name}{end}": f"{function}({of}, ({rank}, {order}))" for end, of in columns.items()}
+    return values
+
+
+def _flag(bit: int) -> str:
+    """Return the SQL of 1 for prints with a price flag, else 0."""
+    return f"CASE WHEN price_flags % {2 * bit} >= {bit} THEN 1 ELSE 0 END"
 
 
 def _extreme(function: str, *, stock: bool) -> str:
     """Return the SQL of a minute's high or low: of stocks over the prints that may set it, where there are any."""
     if not stock:
         return f"{function}(price)"
-    may = f"price_flags % {2 * SETS_RANGE} >= {SETS_RANGE}"
-    return f"coalesce({function}(CASE WHEN {may} THEN price END), {function}(price))"
+    return f"coalesce({function}(CASE WHEN {_flag(SETS_RANGE)} = 1 THEN price END), {function}(price))"
+
+
+def quality(dialect: Dialect, rows: str, which: str, start: int, end: int, max_age: int | None) -> str:
+    """Return the statement for what each minute of [start, end) ns rests on, minutes rising.
+
+    Volume in all, of prints with a valid quote in force (`classify.in_force`; of `max_age` ns at most), of prints with
+    a side, and of each family in the order of `FAMILIES`; last the median age of the quotes in force of known time.
+    """
+    quote = dialect.quote_time
+    days = " ".join(f"WHEN t < {last} THEN {first}" for first, last, _ in _days(start, end))
+    fresh = f"{quote} <= t AND {quote} >= CASE {days} END"
+    if max_age is not None:
+        fresh += f" AND t - {quote} <= {max_age}"
+    in_force = f"bid >= 0 AND ask > 0 AND ask >= bid AND (quote_ts IS NULL OR ({fresh}))"
+    volumes = {"nbbo": in_force, "sided": f"NOT ({dialect.side('mid')})"}
+    volumes |= {f"family_{place}": dialect.family((name,)) for place, name in enumerate(FAMILIES)}
+    columns = [
+        f"CAST(sum(CASE WHEN {these} THEN size ELSE 0 END) AS BIGINT) AS q_{name}"
+        for name, these in volumes.items()
+    ]
+    age = dialect.median.format(f"CASE WHEN {in_force} THEN t - {quote} END")
+    return (
+        f"SELECT CAST(minute AS BIGINT) AS q_minute, CAST(sum(size) AS BIGINT) AS q_volume, {', '.join(columns)},"
+        f" {age} AS q_age FROM ({rows}) AS p WHERE {which} GROUP BY q_minute ORDER BY q_minute"
+    )
 
 
 def summary(dialect: Dialect, rows: str, which: str) -> str:
@@ -109,6 +171,11 @@ def summary(dialect: Dialect, rows: str, which: str) -> str:
         f"SELECT count(*) AS s_trades, {sides}, CAST(coalesce(max(size), 0) AS BIGINT) AS s_biggest,"
         f" max(t) AS s_newest, {dialect.contracts} AS s_contracts FROM ({rows}) AS p WHERE {which}"
     )
+
+
+def largest(rows: str, which: str, most: int) -> str:
+    """Return the statement for size and time of the `most` largest prints, of equals the earliest."""
+    return f"SELECT size, t FROM ({rows}) AS p WHERE {which} ORDER BY size DESC, t LIMIT {most}"
 
 
 def newest(rows: str, which: str, most: int) -> str:

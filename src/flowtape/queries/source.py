@@ -17,12 +17,11 @@ from flowtape.cache.cross_section import FIELDS as BOARD_FIELDS
 from flowtape.cache.cross_section import Bars, Board, BoardTotals, Ints
 from flowtape.cache.window import Totals, Window, columns_of, passing, totals
 from flowtape.feeds.backlog import FOREVER, Missing
-from flowtape.model.conditions import is_cancel
 from flowtape.model.exact import Numbers
-from flowtape.model.prints import NEW_YORK, day_bounds, trading_days
+from flowtape.model.prints import NEW_YORK, day_bounds
 from flowtape.model.query import Filter, Query
 from flowtape.orderflow.identity import EVENT_ORDER
-from flowtape.orderflow.minute_bars import EDGES, NS_PER_MINUTE, net
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, net
 from flowtape.pipeline.batch import bars_of
 from flowtape.queries import print_sql
 from flowtape.storage import Store
@@ -109,7 +108,7 @@ class Desk:
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if query.filter.by_print:
-            return self._of_prints(query, Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE), names)
+            return self.bars(query, Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE), names, NS_PER_MINUTE)
         from_window = query.at is None and not query.quality
         if from_window and self._window is not None and start >= self._window.oldest:
             return self._window.totals(query.asset, query.symbol, start, end, names, query.filter)
@@ -119,18 +118,46 @@ class Desk:
         bars = columns_of(self._bars(query, start, end))
         return totals(bars[:, passing(bars, query.filter)], names)
 
-    def _of_prints(self, query: Query, span: Span, names: tuple[str, ...]) -> Totals:
-        """A symbol's minutes made from its prints, for a filter that bars cannot tell."""
-        if set(names) & set(EDGES):
-            return totals(columns_of(bars_of(self._counted(query, span))), names)
+    def bars(self, query: Query, span: Span, names: tuple[str, ...], length: int) -> Totals:
+        """Return the bars of a span made from its prints, for what minute bars cannot tell.
+
+        Args:
+            names: of `minute_bars.VALUES`, and of `EDGES` for stocks.
+            length: that of a bar in ns; `minute` of the answer counts such bars since 1970.
+        """
         rows, which = self._rows(query, span)
-        stock = query.asset == "stock"
-        found = self._store.select(print_sql.minutes(self._store.dialect, rows, which, names, stock=stock))
+        dialect, stock = self._store.dialect, query.asset == "stock"
+        venue = print_sql.venue_rank(dialect, self._store.catalog) if stock else ""
+        sql = print_sql.bars(dialect, rows, which, names, stock=stock, length=length, venue=venue)
+        found = self._store.select(sql)
         if found.is_empty():
             none = np.empty(0, np.int64)
             return Totals(none, dict.fromkeys(names, none), None)
-        minute, *values, newest = (column.cast(pl.Int64).to_numpy() for column in found.get_columns())
-        return Totals(minute, dict(zip(names, values, strict=True)), int(newest.max()))
+        bar, *values, newest = (column.cast(pl.Int64).to_numpy() for column in found.get_columns())
+        return Totals(bar, dict(zip(names, values, strict=True)), int(newest.max()))
+
+    def quality(self, query: Query, span: Span) -> pl.DataFrame:
+        """Return what each minute of a span rests on: see `print_sql.quality`."""
+        rows, which = self._rows(query, span)
+        max_age = (
+            None if self.max_quote_age is None else self.max_quote_age // timedelta(microseconds=1) * 1000
+        )
+        return self._store.select(
+            print_sql.quality(self._store.dialect, rows, which, span.start, span.end, max_age)
+        )
+
+    def largest(self, query: Query, span: Span, most: int) -> pl.DataFrame:
+        """Return the largest counted prints of a span that pass the filter, largest first; of equals, the earliest."""
+        rows, which = self._rows(query, span)
+        found = self._store.select(print_sql.largest(rows, which, most))
+        if found.is_empty():
+            return self._store.catalog.decode(self._store.select_rows(f"FROM ({rows}) AS p WHERE 1 = 0"))
+        size, t = found.row(-1)
+        among = f"FROM ({rows}) AS p WHERE {which} AND (size > {size} OR (size = {size} AND t <= {t}))"
+        order = ("size", *(name for name in EVENT_ORDER if name != "size"))
+        descending = [True] + [False] * (len(order) - 1)
+        prints = self._store.catalog.decode(self._store.select_rows(among))
+        return prints.sort(order, descending=descending, nulls_last=True).head(most)
 
     def _rows(self, query: Query, span: Span, min_size: int = 1) -> tuple[str, str]:
         """Return the SQL of a symbol's counted prints of a span (before `at`, and as it was then), and the predicate of
@@ -166,16 +193,10 @@ class Desk:
             return int(found.values["trades"].sum())
         return self.summary(query, span).trades
 
-    def signed(self, query: Query, span: Span) -> pl.DataFrame:
-        """Return the counted prints of a span that pass the filter, in no particular order.
-
-        The columns are those of `prints.SCHEMA`, with `family`, `side` and `series`.
-        """
-        return self._counted(query, span)
-
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
-        """Return the newest of `signed` by event order (`identity.EVENT_ORDER`), newest first: at most `most`, of
-        `min_size` or more.
+        """Return the newest counted prints of a span that pass the filter, newest first by event order.
+
+        At most `most`, of `min_size` or more. The order is `identity.EVENT_ORDER`.
 
         The statement looks at the last minutes of the span first, and further back only where those hold too few.
         """
@@ -269,29 +290,6 @@ class Desk:
         """Bars of the prints in minutes [start, end) that a cancel removed at an instant or later."""
         missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, at)
         return bars_of(self._store.catalog.decode(missed))
-
-    def _counted(self, query: Query, span: Span, min_size: int = 1) -> pl.DataFrame:
-        """Prints of a span that count (before `at`, and as it was then) and pass the filter, with `series`."""
-        which = query.filter
-        end = span.end if query.at is None else min(span.end, query.at)
-        self._require(span.start, end)
-        rows = self._store.prints(self._series(query, which), span.start, end, min_size)
-        at = None if query.at is None else pl.lit(query.at).cast(pl.Datetime("ns"))
-        stands = pl.col("removed_at").is_null()
-        rows = rows.filter(stands if at is None else stands | (pl.col("removed_at") >= at)).drop(
-            "removed_at", "print_id"
-        )
-        prints = self._store.catalog.decode(rows).filter(~is_cancel())
-        if which.strike is not None:
-            prints = prints.filter(pl.col("strike").is_between(*which.strike))
-        if which.exclude:
-            prints = prints.filter(~pl.col("family").cast(pl.String).is_in(which.exclude))
-        if which.dte is not None:
-            ahead = (prints["expiry"] - trading_days(prints["ts"])).dt.total_days()
-            prints = prints.filter(ahead.is_between(*which.dte))
-        if which.side is not None:
-            prints = prints.filter(pl.col("side") == which.side)
-        return prints
 
     def _extent(self, query: Query, end: int) -> tuple[int | None, int | None]:
         """Return the oldest (of stocks) and newest counted print's time in minutes before `end`."""

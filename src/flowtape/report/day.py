@@ -13,7 +13,6 @@ from flowtape import queries
 from flowtape.errors import UsageError
 from flowtape.model.prints import PRICE_SCALE, SIZE_SCALE, day_bounds
 from flowtape.model.query import Query
-from flowtape.orderflow.identity import EVENT_ORDER
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.queries import Cumulative, Divergence, Sessions, Summary, TurningPoints
@@ -84,10 +83,6 @@ def _with(query: Query, **changes: Any) -> Query:
 
 
 def _largest(desk: Desk, query: Query, start: int, end: int) -> list[Large]:
-    order = ("size", *(name for name in EVENT_ORDER if name != "size"))
-    rows = desk.signed(query, Span(start, end)).sort(
-        order, descending=[True] + [False] * (len(order) - 1), nulls_last=True
-    )
     return [
         Large(
             row["ts"],
@@ -96,5 +91,5 @@ def _largest(desk: Desk, query: Query, start: int, end: int) -> list[Large]:
             round(Fraction(row["size"], SIZE_SCALE[query.asset])),
             row["side"],
         )
-        for row in rows.head(LARGEST).iter_rows(named=True)
+        for row in desk.largest(query, Span(start, end), LARGEST).iter_rows(named=True)
     ]

@@ -19,7 +19,8 @@ class Dialect(NamedTuple):
     """An engine's words, as formats of SQL.
 
     `wide` is an integer of 128 bits, `whole` the quotient of two integers that are not negative, `earliest_largest` the
-    least time among the rows of the largest size, `contracts` the exact number of distinct contracts, `of_series` a
+    least time among the rows of the largest size, `quote_time` the time of a print's quote in ns, `median` the exact
+    median of numbers, the mean of two in the middle, `contracts` the exact number of distinct contracts, `of_series` a
     predicate on a contract's `expiry` and `right`, `literal` a date, `dates` the first and the last date there is.
     `by_name` tells that side and family are stored as text.
     """
@@ -27,6 +28,8 @@ class Dialect(NamedTuple):
     wide: str
     whole: str
     earliest_largest: str
+    quote_time: str
+    median: str
     contracts: str
     of_series: str
     literal: str
@@ -52,6 +55,8 @@ DUCKDB = Dialect(
     wide="{}::HUGEINT",
     whole="({} // {})",
     earliest_largest="arg_min(t, (-size, t))",
+    quote_time="epoch_ns(quote_ts)",
+    median="median({})",
     contracts="count(DISTINCT series::BIGINT * 4294967296 + strike)",
     of_series="series IN (SELECT series FROM series WHERE {})",
     literal="DATE '{}'",
@@ -62,6 +67,8 @@ CLICKHOUSE = Dialect(
     wide="toInt128({})",
     whole="intDiv({}, {})",
     earliest_largest="argMin(t, (-size, t))",
+    quote_time="toUnixTimestamp64Nano(quote_ts)",
+    median="quantileExactInclusive(0.5)({})",
     contracts="uniqExact(root, expiry, `right`, strike)",
     of_series="({})",
     literal="toDate32('{}')",
