@@ -89,3 +89,9 @@ class Running:
         self.outlet.stop.set()
         assert self.ended() is None
         return self.outlet
+
+
+def begun(server, one):
+    """Wait until a feed is past its subscriptions."""
+    assert server.started.acquire(timeout=WAIT), one.ended()
+    return one

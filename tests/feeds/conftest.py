@@ -27,3 +27,13 @@ def run():
     for one in running:
         one.outlet.stop.set()
         one.thread.join(WAIT)
+
+
+@pytest.fixture
+def start(server, run, request):
+    """Run a feed of the module's `feed_of`, or the given one."""
+
+    def go(*asked, cursor=None, feed=None, outlet=None, **limits):
+        return run(feed or request.module.feed_of(server, *asked, **limits), cursor, outlet)
+
+    return go

@@ -7,7 +7,7 @@ further class in `LINES`.
 import time
 from types import MappingProxyType
 
-from feeding import WAIT
+from feeding import begun
 from flowtape.feeds.alpaca.feed import alpaca
 from flowtape.feeds.databento.feed import databento
 from flowtape.feeds.limits import Limits
@@ -55,8 +55,7 @@ class Line:
 
     def started(self, running):
         """Wait until the feed is past its subscriptions."""
-        assert self.server.started.acquire(timeout=WAIT), running.ended()
-        return running
+        return begun(self.server, running)
 
     def trade(self, n, live=True, size=None, ts=None):
         ts = NS + n * TENTH if ts is None else ts

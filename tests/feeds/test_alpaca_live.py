@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import flowtape.pipeline.supervisor
-from feeding import WAIT, kept
+from feeding import WAIT, begun, kept
 from flowtape.cache.window import Window
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.alpaca.feed import alpaca
@@ -43,23 +43,9 @@ def server():
         yield server
 
 
-@pytest.fixture
-def start(server, run):
-    def go(symbols=f"{SPY},{PUT}", market="options", cursor=None, feed=None, **limits):
-        return run(feed or feed_of(server, symbols, market, **limits), cursor)
-
-    return go
-
-
 def feed_of(server, symbols=f"{SPY},{PUT}", market="options", more="", **limits):
     text = f"alpaca:{market}?symbols={symbols}&url={server.url}&rest={server.rest_url}{more}"
     return alpaca(parse_spec(text), Limits(**{"rest_lag": 0.0} | limits))
-
-
-def begun(server, one):
-    """Wait until the feed is past its subscriptions."""
-    assert server.started.acquire(timeout=WAIT), one.ended()
-    return one
 
 
 def test_option_prints(server, start):

@@ -375,7 +375,7 @@ def test_a_foreign_cursor_is_refused(line):
 
 
 @every
-def test_started_and_stopped_many_times_nothing_is_left(line, run):
+def test_started_and_stopped_many_times_nothing_is_left(line, run, caplog):
     def held():
         gc.collect()
         return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
@@ -384,13 +384,14 @@ def test_started_and_stopped_many_times_nothing_is_left(line, run):
     for n in range(22):
         if n == 2:
             before = held()
-        one = line.started(run(line.feed(), str(NS) if n % 2 else None))
+        one = line.started(run(line.feed(ping_every=0.001), str(NS) if n % 2 else None))
         if n % 3 == 0:
             line.server.cut()
             assert isinstance(one.ended(), FeedError)
         else:
             one.stop()
     until(lambda: all(map(int.__le__, held(), before)))
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 @paging

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from feeding import WAIT, kept
+from feeding import begun, kept
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.databento.feed import ERRORS, OUT_OF_STEP, OVERLAP, databento
 from flowtape.feeds.limits import Limits
@@ -33,22 +33,9 @@ def server():
         yield server
 
 
-@pytest.fixture
-def start(server, run):
-    def go(more="", cursor=None, feed=None, outlet=None, **limits):
-        return run(feed or feed_of(server, more, **limits), cursor, outlet)
-
-    return go
-
-
 def feed_of(server, more="", symbols=SYMBOLS_ASKED, dataset="OPRA.PILLAR", **limits):
     text = f"databento:{dataset}?symbols={symbols}&gateway=127.0.0.1&port={server.port}{more}"
     return databento(parse_spec(text), Limits(**limits))
-
-
-def begun(server, one):
-    assert server.started.acquire(timeout=WAIT), one.ended()
-    return one
 
 
 def file_of(tmp_path, schema, records, name="day.dbn", symbols=SYMBOLS, **more):

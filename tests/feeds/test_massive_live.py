@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlparse
 import polars as pl
 import pytest
 
-from feeding import WAIT
+from feeding import begun
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.limits import Limits
 from flowtape.feeds.live import NOT_LISTED
@@ -36,23 +36,9 @@ def server():
         yield server
 
 
-@pytest.fixture
-def start(server, run):
-    def go(symbols=f"{SPY},{PUT}", market="options", cursor=None, feed=None, **limits):
-        return run(feed or feed_of(server, symbols, market, **limits), cursor)
-
-    return go
-
-
 def feed_of(server, symbols=f"{SPY},{PUT}", market="options", **limits):
     text = f"massive:{market}?symbols={symbols}&url={server.url}&rest={server.rest_url}&secure=0"
     return massive(parse_spec(text), Limits(**{"rest_lag": 0.02} | limits))
-
-
-def begun(server, one):
-    """Wait until the feed is past its subscriptions."""
-    assert server.started.acquire(timeout=WAIT), one.ended()
-    return one
 
 
 def test_option_prints(server, start):

@@ -37,10 +37,14 @@ class Session(ABC, Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+        self._thread.join()
+
+    def end(self) -> None:
+        """Let the connection end; a message that waits for its place is dropped."""
         self.closing.set()
         with self._changed:
             self._changed.notify_all()
-        self._thread.join()
 
     @abstractmethod
     async def live(self) -> None:
@@ -52,21 +56,16 @@ class Session(ABC, Generic[T]):
         """Whether as many messages wait as may."""
         return len(self._messages) >= self._waiting
 
-    def offer(self, message: T) -> bool:
-        """Add a message; false where too many wait."""
+    def put(self, message: T) -> None:
+        """Add a message; waits while too many wait, until the connection shall end."""
         with self._changed:
-            if self.full:
-                return False
+            if len(self._messages) >= self._waiting:
+                self._changed.wait_for(lambda: not self.full or self.closing.is_set())
+                if self.full:
+                    return
             self._messages.append(message)
             if len(self._messages) == 1:
                 self._changed.notify_all()
-        return True
-
-    def put(self, message: T) -> None:
-        """Add a message; waits while too many wait, until the connection shall end."""
-        while not self.offer(message) and not self.closing.is_set():
-            with self._changed:
-                self._changed.wait_for(lambda: not self.full or self.closing.is_set())
 
     def take(self, wait: float) -> list[T]:
         """The messages that wait; none if none came in `wait` seconds. Raises what ended the connection once all

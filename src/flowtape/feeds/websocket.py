@@ -50,8 +50,10 @@ class Socket(Session[Frame]):
 
     async def receive(self, frame: Frame) -> None:
         """Hand over a frame; waits while too many wait, so that the websocket is not read."""
-        if not self.offer(frame):
+        if self.full:
             await asyncio.to_thread(self.put, frame)
+        else:
+            self.put(frame)
         self._received += 1
 
     async def live(self) -> None:
@@ -65,9 +67,7 @@ class Socket(Session[Frame]):
                 if task.done():
                     task.result()
         finally:
-            self.closing.set()
-            with self._changed:
-                self._changed.notify_all()
+            self.end()
             # Before Python 3.12 a cancellation can be lost in a client's `wait_for`: cancel until the task ends.
             while going := {task for task in (stream, pings) if not task.done()}:
                 for task in going:
@@ -88,8 +88,10 @@ class Socket(Session[Frame]):
         try:
             while True:
                 before, pong = self._received, await self._wire.line.ping()
+                pong.add_done_callback(_read)
                 done, _ = await asyncio.wait({pong}, timeout=limits.pong)
                 if done:
+                    pong.result()
                     self._outlet.heard()
                 # A pong comes after all that was sent before it, which may be long in being taken.
                 elif not self.full and self._received == before:
@@ -106,6 +108,12 @@ class Socket(Session[Frame]):
         if isinstance(error, ConnectionClosed):
             return f"the connection was closed: {error}"
         return super().describe(error)
+
+
+def _read(pong: asyncio.Future[Any]) -> None:
+    """Read a pong's error. The loop would log one that nobody reads: of a line that breaks while a pong is awaited."""
+    if not pong.cancelled():
+        pong.exception()
 
 
 def settings(limits: Limits) -> dict[str, Any]:

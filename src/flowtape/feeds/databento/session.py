@@ -117,7 +117,7 @@ class Gateway(Session[bytes]):
                 if lasting.done():
                     lasting.result()
         finally:
-            self.closing.set()
+            self.end()
             client.terminate()
             for transport in loop.opened:
                 transport.abort()
