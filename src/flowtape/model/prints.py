@@ -123,6 +123,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 """`copy` numbers equal rows without a sequence (`seq` 0) from 1; `corrects` is 1 where the source marks the row as one
 that replaces another of its sequence number; `quote_seq` is the quote's own sequence number, null when unknown;
 `price_flags` (`SETS_RANGE`, `SETS_ENDS`) counts for stocks only."""
+_TYPES = pl.DataFrame(schema=SCHEMA).schema
 _FILLED = {
     "seq": 0,
     "condition": "unknown",
@@ -353,9 +354,9 @@ def arranged(frame: pl.DataFrame) -> pl.DataFrame:
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise UsageError(f"prints lack the column {', '.join(missing)}")
-    made = [_filled(frame, name).cast(dtype) for name, dtype in SCHEMA.items()]
+    made = [_filled(frame, name).cast(SCHEMA[name]) for name in SCHEMA if not _is_ready(frame, name)]
     try:
-        return _of_underlyings(frame.select(made))
+        return _of_underlyings(frame.with_columns(made)[list(SCHEMA)])
     except pl.exceptions.PolarsError as error:
         raise UsageError(f"prints have a column of the wrong type: {str(error).splitlines()[0]}") from None
 
@@ -428,6 +429,15 @@ def _check_contracts(prints: pl.DataFrame) -> None:
     for name in PARTS:
         columns.refuse(prints[name], option & prints[name].is_null(), "an option needs it")
         columns.refuse(prints[name], ~option & prints[name].is_not_null(), "a stock has none")
+
+
+def _is_ready(frame: pl.DataFrame, name: str) -> bool:
+    """Whether a column is as it is in prints: of its type, without a null that is to be filled."""
+    return (
+        name in frame.columns
+        and frame[name].dtype == _TYPES[name]
+        and (name not in _FILLED or not frame[name].has_nulls())
+    )
 
 
 def _filled(frame: pl.DataFrame, name: str) -> pl.Expr:

@@ -225,7 +225,8 @@ def _unit(path: Path, text: str) -> float:
 
 
 def _numbered(frame: pl.DataFrame, before: int) -> pl.DataFrame:
-    return frame.with_columns(pl.int_range(before + 1, before + pl.len() + 1, dtype=pl.Int64).alias(ROW))
+    rows = pl.int_range(before + 1, before + frame.height + 1, dtype=pl.Int64, eager=True)
+    return frame.with_columns(rows.alias(ROW))
 
 
 class _ArrowStream:

@@ -193,10 +193,13 @@ class _Reading:
         return str(first.item()) if first.len() and first.item() else SOURCE
 
     def _check_source(self, raw: pl.DataFrame) -> None:
-        if self._named is not None or "source" not in self._columns:
+        if self._named is not None or "source" not in self._columns or raw.is_empty():
             return
-        names = raw[self._columns["source"]].cast(pl.Categorical).fill_null(SOURCE)
-        if not (names == self.source).all():
+        names = raw[self._columns["source"]].cast(pl.Categorical)
+        if names.has_nulls():
+            names = names.fill_null(SOURCE)
+        numbers = names.to_physical()
+        if names[0] != self.source or numbers.min() != numbers.max():
             found = ", ".join(sorted({self.source, *names.unique()}))
             raise TapeError(f"{self._table.path.name}: prints of more than one source ({found}); name one")
 
@@ -228,10 +231,11 @@ class _Reading:
         parts = [self._columns[name] for name in PARTS if name in self._columns]
         if not parts or "asset" not in self._columns:
             return raw
-        stock = (_chosen(raw[self._columns["asset"]], "asset") == "stock").fill_null(value=False)
-        return (
-            raw.with_columns(pl.when(~stock).then(name).alias(name) for name in parts) if stock.any() else raw
-        )
+        stock = _chosen(raw[self._columns["asset"]], "asset") == "stock"
+        if not stock.any():
+            return raw
+        stock = stock.fill_null(value=False)
+        return raw.with_columns(pl.when(~stock).then(name).alias(name) for name in parts)
 
     def _times(self, values: pl.Series) -> pl.Series:
         zone, dtype = self._mapping.time_zone, values.dtype
@@ -265,9 +269,11 @@ class _Reading:
         }
         prints = prints.with_columns(value.alias(name) for name, value in absent.items() if name not in has)
         prints = self._with_names(prints)
-        return prints.with_columns(
-            pl.col("venue").cast(pl.Categorical).fill_null(""), pl.col("seq").fill_null(0)
-        )
+        filled = {
+            "venue": pl.col("venue").cast(pl.Categorical).fill_null(""),
+            "seq": pl.col("seq").fill_null(0),
+        }
+        return prints.with_columns(value for name, value in filled.items() if prints[name].has_nulls())
 
     def _sized(self, prints: pl.DataFrame) -> pl.DataFrame:
         """Give the sizes of options in contracts: until their asset is known all sizes are read as those of stocks."""

@@ -1,0 +1,38 @@
+"""The aggressor of a few prints, by hand."""
+
+import pytest
+
+from flowtape.errors import UsageError
+from flowtape.orderflow.classify import RULES, sides, sign
+from tapes import T0, frame, row
+
+
+@pytest.mark.parametrize(
+    ("changes", "side"),
+    [
+        ({"price": 13_000}, "buy"),
+        ({"price": 11_000}, "sell"),
+        ({"price": 12_000}, "mid"),
+        ({"price": 12_001}, "buy"),
+        ({"price": 13_000, "condition": "MFSL"}, "mid"),
+        ({"price": 13_000, "bid": None, "ask": None}, "mid"),
+        ({"price": 13_000, "bid": 14_000}, "mid"),
+        ({"price": 13_000, "bid": 12_000, "ask": 12_000}, "buy"),
+        ({"price": 13_000, "quote_ts": T0 + 1}, "mid"),
+        ({"price": 13_000, "quote_ts": T0 - 86_400 * 10**9}, "mid"),
+        ({"price": 13_000, "quote_ts": T0 - 3_600 * 10**9}, "buy"),
+    ],
+)
+def test_the_quote_rule_compares_price_and_middle(changes: dict[str, object], side: str) -> None:
+    assert sign(frame([row(**changes)]))["side"].to_list() == [side]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sides_alone_are_those_of_signed_prints(rule: str) -> None:
+    prints = frame([row(ts=T0 + seq, seq=seq, price=11_000 + 137 * seq % 2_100) for seq in range(1, 40)])
+    assert sides(prints, rule).equals(sign(prints, rule)["side"])
+
+
+def test_a_rule_without_a_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="rule: 'x' is none of quote, "):
+        sides(frame([row()]), "x")
