@@ -25,7 +25,7 @@ from flowtape.simulation.tape import Market, write_tape
 from flowtape.storage import open_store, shown
 from flowtape.storage.clickhouse.connection import parse
 from flowtape.storage.clickhouse.tables import Layout
-from flowtape.storage.clickhouse.vacuum import APART, Tidy
+from flowtape.storage.clickhouse.vacuum import APART, Vacuum
 from serving import Clock
 from stores import OWN_NUMBERS, every_print, over_http, until
 from tapes import SECOND, T0, frame, row
@@ -247,7 +247,7 @@ def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     writer.take(frame([row(seq=9, ts=T0 + 9 * SECOND, condition="CANC")]), "test")
     net = [(point["ts"], point["netVolume"]) for point in from_store(one, "SPY")]
     assert by_sql(one) == net
-    keeper = Tidy(one.address)
+    keeper = Vacuum(one.address)
     assert keeper.run(1000) is None
     assert keeper.run(1000 + APART - 1) is None
     before, many = state_of(other), rows_in(one, "minute_bars")
@@ -277,7 +277,7 @@ def test_what_a_fenced_writer_had_replaced_is_not_deleted(two):
         writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursor=str(seq))
     before, reached = state_of(other), other._look()[0].reached[one._writer]
     writer.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test", cursor="3")
-    keeper = Tidy(one.address)
+    keeper = Vacuum(one.address)
     assert keeper.run(0) is None
     # As one that took over and had looked before that commit.
     other._fence(one._writer, reached)
@@ -310,7 +310,7 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
         reader.load()
         Engine(one).take(frame([row(seq=7)]), "test")
         reader.follow()
-        keeper = Tidy(one.address)
+        keeper = Vacuum(one.address)
         assert keeper.run(0) is None
         assert keeper.run(APART)["minute_bars"] > 0
         keeper.close()

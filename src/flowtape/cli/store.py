@@ -13,13 +13,17 @@ from flowtape.cli.options import Day, reading_options, store_option
 from flowtape.cli.show import progress_bar, tell_outcome
 from flowtape.errors import NothingRead, SourceConflict, StoreError, UsageError
 from flowtape.feeds.replay import ReplayFeed
-from flowtape.pipeline.ingest import Outcome, Request
+from flowtape.pipeline.ingest import Outcome, Request, Step
 from flowtape.pipeline.ingest import ingest as run_ingest
 from flowtape.pipeline.ingestor import Engine, wrong_minutes
+from flowtape.pipeline.migration import migrate
 from flowtape.server import admin
 from flowtape.settings import Settings, load
-from flowtape.storage import open_store
+from flowtape.storage import check_name, open_store, shared
 from flowtape.storage.clickhouse.connection import parse
+from flowtape.storage.duckdb_exchange import vacuum
+from flowtape.storage.duckdb_old import COLLAPSED
+from flowtape.storage.duckdb_tables import VERSION
 
 
 @click.command()
@@ -159,24 +163,51 @@ def rebuild(day: date | None, outdated: bool, store: str | None) -> None:
 
 @click.group()
 def store() -> None:
-    """Make, migrate, tidy and check a store on ClickHouse (docs/clickhouse.md)."""
+    """Make, migrate, vacuum and check a store."""
 
 
 @store.command("init")
 @store_option
 @click.option("--print", "only_print", is_flag=True, help="Print the statements; run none.")
 def store_init(store: str | None, only_print: bool) -> None:
-    """Make the tables, where they are not there, and print how many statements that took."""
+    """Make the tables of a ClickHouse store, where they are not there, and print how many statements that took."""
     _lay_out(store, only_print, "made")
 
 
 @store.command("migrate")
 @store_option
-@click.option("--print", "only_print", is_flag=True, help="Print the statements; run none.")
+@click.option("--print", "only_print", is_flag=True, help="ClickHouse: print the statements; run none.")
 def store_migrate(store: str | None, only_print: bool) -> None:
-    """Bring the tables to this program's version, and keep rows as long as the settings say (keep_prints_days,
-    keep_minutes_days)."""
-    _lay_out(store, only_print, "up to date")
+    """Bring a store to this program's format version.
+
+    A file of version 2 or 3 is carried over into a new file beside it, which takes its place once it is complete.
+    The command may be killed and run again. Of a ClickHouse store, the tables are brought up to date, and rows are
+    kept as long as the settings say (keep_prints_days, keep_minutes_days).
+    """
+    settings = load()
+    name = store or settings.store
+    if shared(name):
+        _lay_out(store, only_print, "up to date")
+        return
+    if only_print:
+        raise UsageError("--print goes with a ClickHouse store")
+    check_name(name)
+    with progress_bar() as progress:
+        done = migrate(
+            Path(name), settings.quote_age, lambda what, rows, share: progress(Step(what, rows, share))
+        )
+    if not done.version:
+        click.echo(f"{name}: is of version {VERSION} already")
+        return
+    click.echo(f"{name}: {done.prints:,} prints carried over from version {done.version}")
+    if done.left_out:
+        click.echo(f"{name}: {done.left_out:,} prints left out: they are beyond today's bounds", err=True)
+    if done.version == COLLAPSED:
+        click.echo(
+            f"{name}: version 2 kept one of several prints with the same contract, venue, time and sequence number; the"
+            " others are lost. Ingest the files of its days again: flowtape ingest FILES --replace",
+            err=True,
+        )
 
 
 def _lay_out(name: str | None, only_print: bool, done: str) -> None:
@@ -205,16 +236,38 @@ def _lay_out(name: str | None, only_print: bool, done: str) -> None:
     click.echo(f"{address}: {done}, {len(statements)} statements")
 
 
-@store.command("tidy")
+@store.command("vacuum")
 @store_option
-def store_tidy(store: str | None) -> None:
-    """Delete rows that others took the place of, as of the run before this one; to be run once a day.
+def store_vacuum(store: str | None) -> None:
+    """Give the space of rows that count no more back to the disk. No answer changes.
 
-    No answer changes. The first run only notes what there is to see; one within ten minutes of another does nothing.
+    A file is copied to a new one beside it, which takes its place once it is complete; no server may hold it. Of a
+    ClickHouse store, rows that others took the place of are deleted, as of the run before this one: run it once a day.
+    The first run only notes what there is to see; one within ten minutes of another does nothing.
     """
-    from flowtape.storage.clickhouse.vacuum import Tidy
+    name = store or load().store
+    if shared(name):
+        _vacuum_shared(name)
+        return
+    check_name(name)
+    with progress_bar() as progress:
+        before, after = vacuum(Path(name), lambda done: progress(Step("copying", 0, done)))
+    click.echo(f"{name}: {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB after")
 
-    keeper = Tidy(parse(store or load().store))
+
+@store.command("tidy", hidden=True)
+@store_option
+@click.pass_context
+def store_tidy(context: click.Context, store: str | None) -> None:
+    """The name that `vacuum` had."""
+    click.echo("store tidy is now called store vacuum", err=True)
+    context.invoke(store_vacuum, store=store)
+
+
+def _vacuum_shared(name: str) -> None:
+    from flowtape.storage.clickhouse.vacuum import Vacuum
+
+    keeper = Vacuum(parse(name))
     try:
         deleted = keeper.run(int(datetime.now(UTC).timestamp()))
     finally:

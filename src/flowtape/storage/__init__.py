@@ -202,8 +202,7 @@ def other_format(found: str, known: str) -> str:
         )
     return (
         f"its format is version {found or 'unknown'}, older than version {known}, which this program reads and writes."
-        " Nothing in it is changed. Ingest your files again into a new store:"
-        " flowtape ingest FILES --store NEW_STORE, then use NEW_STORE in place of this one"
+        " Nothing in it is changed. Carry it over with: flowtape store migrate --store STORE"
     )
 
 

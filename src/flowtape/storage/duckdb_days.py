@@ -139,12 +139,14 @@ class Days(DuckFile):
             self._sealing = seal = _Seal(day, connection)
             connection.execute("BEGIN")
             before = _Day(
-                *connection.execute(f"SELECT * EXCLUDE (day) FROM days WHERE day = DATE '{day}'").fetchone()
+                *connection.execute(f"SELECT * EXCLUDE (day) FROM days WHERE day = DATE '{day}'").fetchall()[
+                    0
+                ]
             )
             prints, tail, newest, last = connection.execute(
                 f"SELECT count(*), count(*) FILTER (print_id > {before.sorted_to}), coalesce(max(print_id), 0),"
                 f" coalesce(max(rowid), -1) FROM print_rows WHERE {which}"
-            ).fetchone()
+            ).fetchall()[0]
         tail += before.moved
         row = before._replace(bars=True)
         rewritten = tail > min(MOST_TAIL, TAIL_SHARE * prints)
@@ -161,7 +163,7 @@ class Days(DuckFile):
             # Deletes are made while nobody else writes: a checkpoint of another commit must not meet them halfway.
             if rewritten:
                 sql = f"DELETE FROM print_rows WHERE {which} AND rowid <= {last}"
-                (gone,) = connection.execute(sql).fetchone()
+                (gone,) = connection.execute(sql).fetchall()[0]
                 if gone != prints:
                     raise StoreError(
                         f"{self.path.name}: {day}: {gone:,} rows in the place of {prints:,}; nothing is changed"

@@ -18,7 +18,7 @@ from flowtape.storage import other_format
 from flowtape.storage.catalog import SERIES, VENUES, Catalog, typed
 from flowtape.storage.duckdb_tables import DDL, VERSION
 
-_CONFIG: dict[str, Any] = {
+CONFIG: dict[str, Any] = {
     # DuckDB would fetch an extension from the network where a name or a query seems to need one.
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -102,9 +102,9 @@ class DuckFile:
                 path.parent.mkdir(parents=True, exist_ok=True)
             with private():
                 # Absolute: DuckDB takes what stands before a colon at the beginning for a kind of database.
-                self._db = duckdb.connect(str(path.absolute()), read_only=read_only, config=_CONFIG)
+                self._db = duckdb.connect(str(path.absolute()), read_only=read_only, config=CONFIG)
         except (duckdb.Error, OSError) as error:
-            raise _opening(path, error) from None
+            raise opening(path, error) from None
         self._held = Held(path)
         try:
             with private():
@@ -112,7 +112,7 @@ class DuckFile:
         except (duckdb.Error, StoreError) as error:
             self._db.close()
             self._held.release()
-            raise _opening(path, error) from None
+            raise opening(path, error) from None
 
     def _prepare(self, read_only: bool) -> None:
         # Statements that need an order name it; keeping the order of insertion costs a third of the write speed.
@@ -228,7 +228,7 @@ class DuckFile:
         """Run a query over the store and the given frames; `own` sees the open transaction."""
         try:
             with nullcontext(self._db) if own else self._reader() as connection:
-                return _queried(connection, sql, frames)
+                return queried(connection, sql, frames)
         except duckdb.Error as error:
             raise StoreError(f"{self.path.name}: {first_line(error)}") from error
 
@@ -242,7 +242,7 @@ class DuckFile:
             _let_go(self._db, frames)
 
 
-def _queried(connection: Any, sql: str, frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def queried(connection: Any, sql: str, frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """Return the rows of a query over a connection and the given frames."""
     try:
         for name, frame in frames.items():
@@ -264,7 +264,8 @@ def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0]
 
 
-def _opening(path: Path, error: Exception) -> StoreError:
+def opening(path: Path, error: Exception) -> StoreError:
+    """Return what is told where a file cannot be opened as a store."""
     text = first_line(error)
     if "lock" in text.lower() and "Could not set lock" in str(error):
         return StoreBusy(f"{path.name}: another process holds this store")

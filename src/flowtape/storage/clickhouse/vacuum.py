@@ -21,6 +21,7 @@ from flowtape.storage.clickhouse.tables import Layout
 APART = 600
 """Seconds that must lie between two runs: longer than any answer or commit takes."""
 _NAME = "tidy"
+"""The name under which a run leaves its mark, from when the command was called so."""
 _SETTINGS = "lightweight_deletes_sync = 2, allow_nondeterministic_mutations = 1"
 
 
@@ -53,7 +54,7 @@ class _Mark(msgspec.Struct):
     done: dict[int, int]
 
 
-class Tidy(Commits):
+class Vacuum(Commits):
     """A shared store's keeper."""
 
     def run(self, now: int) -> dict[str, int] | None:
