@@ -3,7 +3,7 @@
 import pytest
 
 from feeding import WAIT, Running
-from feeds.lines import KEYS
+from feeds.lines import KEYS, LINES
 
 
 @pytest.fixture
@@ -37,3 +37,11 @@ def start(server, run, request):
         return run(feed or request.module.feed_of(server, *asked, **limits), cursor, outlet)
 
     return go
+
+
+@pytest.fixture
+def line(request):
+    """The line that a test is run over, with its stand-in."""
+    one = LINES[request.param]()
+    with one.server:
+        yield one

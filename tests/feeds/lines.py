@@ -4,10 +4,13 @@ A line publishes numbered trades and quotes: number n happens n tenths of a seco
 further class in `LINES`.
 """
 
+import threading
 import time
 from types import MappingProxyType
 
-from feeding import begun
+import pytest
+
+from feeding import WAIT, begun
 from flowtape.feeds.alpaca.feed import alpaca
 from flowtape.feeds.databento.feed import databento
 from flowtape.feeds.limits import Limits
@@ -196,3 +199,35 @@ LINES = {
     "databento tcbbo": DatabentoQuoted,
     "databento trades": DatabentoJoined,
 }
+
+
+def lines(which=lambda line: True):
+    """Run a test over the lines that the predicate takes."""
+    return pytest.mark.parametrize(
+        "line", [name for name, line in LINES.items() if which(line)], indirect=True
+    )
+
+
+every = lines()
+joining = lines(lambda line: line.joins)
+paging = lines(lambda line: line.pages)
+
+
+def tape(line, low, high, live=True):
+    """Trades from one number to another, every third with a new quote."""
+    for n in range(low, high):
+        if n % 3 == 0:
+            line.quote(n, live)
+        line.trade(n, live)
+
+
+def instants(prints):
+    return prints["ts"].to_physical().to_list()
+
+
+def until(true):
+    """Wait for what no outlet tells of."""
+    ends = time.monotonic() + WAIT
+    while not true() and time.monotonic() < ends:
+        threading.Event().wait(0.005)
+    assert true()

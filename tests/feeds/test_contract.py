@@ -1,63 +1,30 @@
 """What every live feed of a vendor does, by the vendor's own client against a stand-in over real sockets."""
 
+import contextlib
 import gc
 import json
-import logging
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
 from feeding import WAIT, Outlet, kept
-from feeds.lines import KEYS, LINES, NS, SECOND, TENTH
-from flowtape.errors import FeedError, UsageError
+from feeds.lines import NS, SECOND, TENTH, every, instants, joining, lines, paging, tape, until
+from flowtape.errors import FeedError
 from flowtape.feeds.quote_join import ABSURD
 from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.model.prints import SCHEMA
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.supervisor import Live
+from flowtape.storage import open_store
+from serving import Clock
 
 pytestmark = pytest.mark.usefixtures("keys")
-
-
-def lines(which=lambda line: True):
-    return pytest.mark.parametrize(
-        "line", [name for name, line in LINES.items() if which(line)], indirect=True
-    )
-
-
-every = lines()
-joining = lines(lambda line: line.joins)
-paging = lines(lambda line: line.pages)
-
-
-@pytest.fixture
-def line(request):
-    one = LINES[request.param]()
-    with one.server:
-        yield one
-
-
-def tape(line, low, high, live=True):
-    """Trades from one number to another, every third with a new quote."""
-    for n in range(low, high):
-        if n % 3 == 0:
-            line.quote(n, live)
-        line.trade(n, live)
-
-
-def instants(prints):
-    return prints["ts"].to_physical().to_list()
-
-
-def until(true):
-    """Wait for what no outlet tells of."""
-    ends = time.monotonic() + WAIT
-    while not true() and time.monotonic() < ends:
-        threading.Event().wait(0.005)
-    assert true()
 
 
 @every
@@ -297,78 +264,6 @@ def test_no_server_is_a_feed_error(line, run):
 
 
 @every
-@pytest.mark.parametrize("cursor", [None, str(NS)], ids=["anew", "from a cursor"])
-def test_a_refused_key_is_given_up_and_is_in_no_text(line, run, monkeypatch, caplog, capfd, cursor):
-    caplog.set_level(logging.DEBUG)
-    for name in line.variables:
-        monkeypatch.setenv(name, f"wrong-{name}-7")
-    error = run(line.feed(), cursor).ended()
-    assert type(error) is UsageError
-    assert f"{', '.join(line.variables)}: refused by " in str(error)
-    seen = repr(error) + repr(error.__cause__) + "".join(capfd.readouterr())
-    # The stand-in runs in this process too, and may well write what it received.
-    ours = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]
-    assert "wrong-" not in seen + "".join(ours)
-
-
-@every
-def test_the_right_keys_are_in_no_log(line, run, caplog, capfd):
-    caplog.set_level(logging.DEBUG)
-    # The program's own logging, which another test may have set up, lets it tell of failures only.
-    caplog.set_level(logging.DEBUG, "urllib3.connectionpool")
-    line.server.key_in_pages = True
-    tape(line, 0, 150, live=False)
-    one = run(line.feed(), str(NS))
-    one.outlet.until_prints(150)
-    one.stop()
-    ours = "".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
-    seen = ours + "".join(capfd.readouterr())
-    assert not any(KEYS[name] in seen for name in line.variables)
-
-
-@every
-def test_a_key_comes_from_a_file_too(line, run, monkeypatch, tmp_path):
-    name = line.variables[-1]
-    (tmp_path / "key").write_text(KEYS[name] + "\n")
-    monkeypatch.setenv(name, "wrong")
-    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "key"))
-    line.started(run(line.feed())).stop()
-    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "none"))
-    assert f"{name}_FILE" in str(run(line.feed()).ended())
-
-
-@every
-def test_a_missing_key_is_named(line, monkeypatch):
-    for name in line.variables:
-        with monkeypatch.context() as without:
-            without.delenv(name)
-            with pytest.raises(UsageError, match=f"set {name} or"):
-                line.feed().run(Outlet(), None)
-
-
-@every
-@pytest.mark.parametrize("key", ["k\u00e9y-secret", "two words-secret", "tab\x01-secret"])
-def test_a_malformed_key_is_told_without_it(line, monkeypatch, tmp_path, key):
-    name = line.variables[-1]
-    monkeypatch.setenv(name, key)
-    with pytest.raises(UsageError, match=f"{name}: a key has no blanks") as told:
-        line.feed().run(Outlet(), None)
-    assert "secret" not in repr(told.value)
-    (tmp_path / "key").write_bytes(b"\xffsecret")
-    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "key"))
-    with pytest.raises(UsageError, match="not a text") as told:
-        line.feed().run(Outlet(), None)
-    assert told.value.__context__ is None or "secret" not in repr(told.value)
-
-
-@every
-def test_a_missing_client_is_named(line, monkeypatch):
-    monkeypatch.setitem(sys.modules, line.module, None)
-    with pytest.raises(UsageError, match=rf"pip install 'flowtape\[{line.extra}\]'"):
-        line.feed().run(Outlet(), None)
-
-
-@every
 def test_a_foreign_cursor_is_refused(line):
     with pytest.raises(FeedError, match="'here'"):
         line.feed().run(Outlet(), "here")
@@ -394,59 +289,62 @@ def test_started_and_stopped_many_times_nothing_is_left(line, run, caplog):
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
-@paging
-def test_a_busy_rest_is_asked_again(line, run):
-    line.trade(0, live=False)
-    line.server.busy = 3
-    one = run(line.feed(), str(NS))
-    one.outlet.until_prints(1)
-    assert one.stop().counts["REST requests put off by the vendor"] == 3
+class Shown:
+    """Counts the prints that are shown."""
+
+    def __init__(self):
+        self.prints = 0
+
+    def shown(self, source, sides, waits):
+        self.prints += sum(many for _, many in waits)
+
+    def committed(self, seconds, prints):
+        pass
 
 
-@paging
-def test_told_to_end_it_does_not_wait_for_a_busy_rest(line, run):
-    line.server.busy, line.server.retry_after = 9, "3600"
-    one = run(line.feed(), str(NS))
-    until(line.stalled)
-    began = time.monotonic()
-    one.stop()
-    assert time.monotonic() - began < 1
+@pytest.fixture
+def serve(tmp_path):
+    """Take a feed into a store, as the server does."""
+    with contextlib.ExitStack() as ends:
+
+        def go(feed):
+            store = ends.enter_context(contextlib.closing(open_store(tmp_path / "store.duckdb")))
+            shown = Shown()
+            live = Live(Engine(store), [feed], Clock(time.time_ns()), shown)
+            ends.callback(live.stop)
+            live.start()
+            return store, live, shown
+
+        yield go
 
 
-@paging
-def test_a_broken_rest_is_a_feed_error(line, run):
-    line.server.rest_broken = True
-    error = run(line.feed(), str(NS)).ended()
-    assert isinstance(error, FeedError)
-    assert "broken as told" in str(error)
+@every
+def test_a_served_feed_connects_again_and_keeps_each_trade_once(line, serve, tmp_path):
+    store, live, shown = serve(line.feed())
+    assert line.server.started.acquire(timeout=WAIT)
+    tape(line, 0, 40)
+    until(lambda: shown.prints >= 40)
+    line.server.cut()
+    tape(line, 40, 80, live=False)
+    assert line.server.started.acquire(timeout=WAIT)
+    tape(line, 80, 90)
+    assert live.feeds()[0].reconnects == 1
+    until(lambda: shown.prints >= 90)
+    live.stop()
+    store.close()
+    with duckdb.connect(str(tmp_path / "store.duckdb"), read_only=True) as kept_there:
+        assert kept_there.sql("SELECT count(*), count(DISTINCT ts) FROM prints").fetchall() == [(90, 90)]
 
 
-@paging
-def test_a_page_that_comes_again_is_an_error_and_not_more_prints(line, run):
-    line.server.rest_stuck = True
-    for n in range(0, 600, 2):
-        line.trade(n, live=False)
-    one = run(line.feed(), str(NS))
-    assert "a page of " in str(one.ended())
-    assert one.outlet.got == []
-
-
-@paging
-@pytest.mark.parametrize("body", [{"status": "ERROR", "results": []}, {"results": {}}, [], "text"])
-def test_an_answer_that_is_no_page_does_not_pass_for_an_empty_one(line, run, body):
-    line.server.rest_says = body
-    error = run(line.feed(), str(NS)).ended()
-    assert isinstance(error, FeedError)
-    assert " REST: " in str(error)
-
-
-@paging
-def test_a_window_with_many_rows_is_fetched_in_shorter_ones(line, run):
-    tape(line, 0, 350, live=False)
-    one = run(line.feed(rows=200), str(NS))
-    one.outlet.until_prints(350)
-    prints = one.stop().prints()
-    assert instants(prints) == [NS + n * TENTH for n in range(350)]
+@every
+def test_a_served_feed_gives_a_refused_key_up(line, serve, monkeypatch):
+    for name in line.variables:
+        monkeypatch.setenv(name, "wrong-key")
+    _, live, _ = serve(line.feed())
+    until(live.ended)
+    with pytest.raises(FeedError, match=f"{line.variables[0]}.*: refused by "):
+        live.raise_given_up()
+    assert [(one.connected, one.reconnects) for one in live.feeds()] == [(False, 0)]
 
 
 @every
