@@ -11,13 +11,12 @@ import signal
 import sys
 import threading
 
-import flowtape.pipeline.supervisor
 from flowtape.cache.window import Window
 from flowtape.feeds.limits import Limits
 from flowtape.feeds.registry import open_feeds
 from flowtape.model.query import Query
 from flowtape.pipeline.ingestor import Engine
-from flowtape.pipeline.supervisor import Live
+from flowtape.pipeline.supervisor import Live, Waits
 from flowtape.server.flow import Flow
 from flowtape.server.routes import ROUTES
 from flowtape.storage import open_store
@@ -50,7 +49,7 @@ class Taking:
         for one in feeds:
             # Nothing here is refused for silence, and the calendar takes a second to load.
             one.always_open = True
-        self.live = Live(self.engine, feeds, At(now), self)
+        self.live = Live(self.engine, feeds, At(now), self, waits=Waits(0.1, 1.0, 0.02, 0.1))
         self._told("begun")
         self.live.start()
 
@@ -89,12 +88,6 @@ def answers(engine, window, now):
     return made
 
 
-def hurry():
-    """Shorten the pauses, so that a run takes seconds."""
-    flowtape.pipeline.supervisor.COMMIT_EVERY = 0.1
-    flowtape.pipeline.supervisor.FIRST_PAUSE, flowtape.pipeline.supervisor.LONGEST_PAUSE = 0.02, 0.1
-
-
 class Facts(logging.Formatter):
     """What a line says, and the facts it goes with."""
 
@@ -110,7 +103,6 @@ def main():
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     order = json.loads(sys.stdin.readline())
-    hurry()
     taking = Taking(**order, tell=lambda *told: print(json.dumps(told), flush=True))
     stop.wait()
     print(json.dumps(["answers", taking.end()]), flush=True)

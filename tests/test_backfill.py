@@ -20,7 +20,8 @@ from flowtape.pipeline.backfill import backfill, plan
 from flowtape.pipeline.backfill.files import File, Reading, find, units_of
 from flowtape.pipeline.backfill.pools import Dask, Failed, Here, Processes
 from flowtape.pipeline.backfill.tasks import Place
-from flowtape.pipeline.ingestor import Engine, wrong_minutes
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.readers import open_tapes
 from flowtape.simulation.tape import Market, write_tape
 from flowtape.storage import open_store

@@ -120,11 +120,6 @@ def nursery(tmp_path, monkeypatch):
     for name, key in KEYS.items():
         monkeypatch.delenv(f"{name}_FILE", raising=False)
         monkeypatch.setenv(name, key)
-    for name in ("COMMIT_EVERY", "FIRST_PAUSE", "LONGEST_PAUSE"):
-        monkeypatch.setattr(
-            f"flowtape.pipeline.supervisor.{name}", getattr(live_child.flowtape.pipeline.supervisor, name)
-        )
-    live_child.hurry()
     made = Nursery(tmp_path / "errors.txt")
     yield made
     made.close()

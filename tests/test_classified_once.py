@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from flowtape.errors import StoreError
 from flowtape.model.query import Filter, Query
-from flowtape.pipeline.ingestor import Engine, wrong_minutes
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.queries import blocks, quality, recent, summary
 from flowtape.queries.source import Desk
 from flowtape.simulation.market import Market

@@ -248,7 +248,7 @@ def test_what_a_later_copy_tells_otherwise_is_told_by_it_alone(store):
 def test_compaction_changes_no_answer(store):
     engine = Engine(store)
     for n in range(30):
-        engine.take(frame([row(ts=T0 + n * 30 * SECOND, seq=n)]), "feed", cursor=str(n))
+        engine.take(frame([row(ts=T0 + n * 30 * SECOND, seq=n)]), "feed", cursors={"feed": str(n)})
     assert store.cursor("feed") == "29"
     assert store.bars(None, 0, 2**31 - 1).height < 30
     assert from_store(store, "SPY") == expected(

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import flowtape.pipeline.supervisor
 from flowtape.cache.window import Window
 from flowtape.errors import FeedError, StoreError, UsageError
 from flowtape.feeds.base import Delivery
 from flowtape.model.query import Query
 from flowtape.orderflow.quotes import STANDING
+from flowtape.pipeline.classification import classified
 from flowtape.pipeline.ingestor import Engine
-from flowtape.pipeline.supervisor import Live
+from flowtape.pipeline.recent import RecentRows
+from flowtape.pipeline.supervisor import Live, Waits
 from flowtape.queries.source import Desk
 from flowtape.server.flow import Flow
 from serving import Clock
@@ -56,6 +57,9 @@ class Feed:
             self.scripts.pop(0)(outlet)
         else:
             outlet.stop.wait()
+
+
+HURRIED = Waits(retry=0.01, first=0.01)
 
 
 class Told:
@@ -101,11 +105,9 @@ def then_wait(*steps):
     return script
 
 
-def test_a_print_is_seen_before_it_is_committed(kept):
-    kept.show(frame([row()]), "test")
+def test_a_batch_is_in_store_and_cache_with_its_cursor(kept):
+    kept.take(frame([row()]), "test", cursors={"test:x": "7"})
     assert from_window(kept.window, "SPY")[0]["tradeCount"] == 1
-    assert from_store(kept.store, "SPY") == []
-    kept.commit({"test:x": "7"})
     assert from_store(kept.store, "SPY") == from_window(kept.window, "SPY")
     assert kept.store.cursor("test:x") == "7"
 
@@ -116,21 +118,13 @@ def test_the_later_quote_stands_however_the_copies_come(kept, together, times):
     one, other = (None if time is None else T0 - SECOND + time for time in times)
     copies = [row(bid=10_000, ask=11_000, quote_ts=one), row(bid=12_000, ask=13_000, quote_ts=other)]
     for part in [copies] if together else [copies[:1], copies[1:]]:
-        kept.show(frame(part), "test")
-    kept.commit({})
+        kept.take(frame(part), "test")
     assert every_print(kept.store).select("bid", "ask").rows() == [(12_000, 13_000)]
 
 
-def test_what_store_and_window_both_tell_is_asked_again_after_the_commit(kept):
-    kept.show(frame([row()]), "test")
-    before = kept.window.version("option", "SPY")
-    kept.commit({})
-    assert kept.window.version("option", "SPY") != before
-
-
 @settings(max_examples=examples(5), deadline=None)
-@given(rows(), st.randoms(use_true_random=False), st.lists(st.booleans(), min_size=40, max_size=40))
-def test_shown_and_committed_in_any_way_is_what_one_take_gives(tmp_path_factory, tape, chance, ends):
+@given(rows(), st.randoms(use_true_random=False))
+def test_any_batches_give_what_one_batch_gives(tmp_path_factory, tape, chance):
     folder = tmp_path_factory.mktemp("live")
     whole, parts = open_store(folder / "a.duckdb"), open_store(folder / "b.duckdb")
     try:
@@ -140,12 +134,8 @@ def test_shown_and_committed_in_any_way_is_what_one_take_gives(tmp_path_factory,
         engine = Engine(parts, window)
         shuffled = tape + tape[: len(tape) // 2]
         chance.shuffle(shuffled)
-        for one, end in zip(itertools.batched(shuffled, 3) if hasattr(itertools, "batched") else thirds(shuffled),
-                            ends, strict=False):  # fmt: skip
-            engine.show(frame(list(one)), "test")
-            if end:
-                engine.commit({"test:x": "1"})
-        engine.commit({"test:x": "2"})
+        for one in thirds(shuffled):
+            engine.take(frame(one), "test")
         for symbol in ("SPY", "SPX"):
             assert from_store(parts, symbol) == from_store(whole, symbol) == from_window(window, symbol)
     finally:
@@ -184,11 +174,8 @@ def test_the_latest_quote_stands_whatever_came_first(shared, quotes, chance):
     chance.shuffle(copies)
     while copies:
         some = chance.randint(1, len(copies))
-        shared.show(frame(copies[:some]), "test")
+        shared.take(frame(copies[:some]), "test")
         del copies[:some]
-        if chance.random() < 0.5:
-            shared.commit({})
-    shared.commit({})
     (kept,) = every_print(shared.store).filter(pl.col("symbol") == symbol).to_dicts()
     assert [kept["bid"], kept["ask"]] == [best["bid"], best["ask"]]
     assert len(from_store(shared.store, symbol)) == 1
@@ -208,26 +195,32 @@ def failing(store, monkeypatch, times):
     monkeypatch.setattr(type(store), "set_cursor", set_cursor)
 
 
-def test_a_lost_group_is_taken_again(kept, monkeypatch):
-    kept.show(frame([row(seq=1, symbol="OLD", root="OLD")]), "test")
+def test_a_batch_that_failed_is_neither_kept_nor_shown(kept, monkeypatch):
+    old, new = ([row(seq=seq, symbol=name, root=name)] for seq, name in enumerate(("OLD", "NEW")))
     failing(kept.store, monkeypatch, 1)
     with pytest.raises(StoreError):
-        kept.commit({"test:x": "1"})
-    assert from_store(kept.store, "OLD") == []
-    kept.show(frame([row(seq=2, symbol="NEW", root="NEW")]), "test")
-    kept.commit({"test:x": "2"})
+        kept.take(frame(old), "test", cursors={"test:x": "1"})
+    assert from_store(kept.store, "OLD") == from_window(kept.window, "OLD") == []
+    for batch, cursor in ((new, "2"), (old, "1")):
+        kept.take(frame(batch), "test", cursors={"test:x": cursor})
     for symbol in ("OLD", "NEW"):
         assert len(from_store(kept.store, symbol)) == 1
         assert from_store(kept.store, symbol) == from_window(kept.window, symbol)
 
 
-def test_a_file_taken_between_two_live_batches_settles_the_group(kept):
-    kept.show(frame([row(seq=1)]), "test")
-    kept.take(frame([row(seq=2)]), "test")
-    kept.show(frame([row(seq=3)]), "test")
-    assert from_store(kept.store, "SPY")[0]["tradeCount"] == 2
-    kept.commit({})
-    assert from_store(kept.store, "SPY")[0]["tradeCount"] == 3
+def test_the_memory_of_recent_rows_finds_every_duplicate(kept):
+    recent = RecentRows(kept.store, limit=20)
+    tape = frame([row(seq=seq, ts=T0 + seq * SECOND) for seq in range(110)])
+    for first in range(0, 100, 10):
+        _, rows = kept.store.catalog.encode(classified(tape[: first + 20], None))
+        with kept.store.transaction():
+            assert recent.known(rows[first:]).is_empty()
+        kept.take(tape[first : first + 10], "test")
+        with kept.store.transaction():
+            recent.add(rows[first : first + 10])
+            for start in range(0, first + 10, 7):
+                some = rows[start : min(start + 7, first + 10)]
+                assert recent.known(some)["row"].sort().to_list() == list(range(some.height))
 
 
 def test_feeds_are_taken_committed_and_gone_on_with(kept):
@@ -244,15 +237,13 @@ def test_feeds_are_taken_committed_and_gone_on_with(kept):
     assert again.cursors in ([], ["5"])
 
 
-def test_a_broken_connection_is_tried_again_from_what_was_delivered(kept, monkeypatch):
-    monkeypatch.setattr(flowtape.pipeline.supervisor, "FIRST_PAUSE", 0.01)
-
+def test_a_broken_connection_is_tried_again_from_what_was_delivered(kept):
     def breaks(outlet):
         put(row(seq=1), cursor="5")(outlet)
         raise FeedError("the line was cut")
 
     feed = Feed(breaks, then_wait(put(row(seq=1), row(seq=2), cursor="6")))
-    live, told = running(kept, feed)
+    live, told = running(kept, feed, waits=HURRIED)
     while from_window(kept.window, "SPY")[:1] == [] or from_window(kept.window, "SPY")[0]["tradeCount"] < 2:
         assert told.showings.acquire(timeout=LIMIT)
     live.stop()
@@ -290,7 +281,7 @@ def test_a_burst_waits_in_bounds_and_nothing_is_dropped(kept):
     assert from_store(kept.store, "SPY")[0]["tradeCount"] == 800
 
 
-def test_told_to_end_it_shows_and_commits_what_waits(kept):
+def test_told_to_end_it_commits_what_waits(kept):
     put_all = threading.Event()
 
     def burst(outlet):
@@ -307,10 +298,9 @@ def test_told_to_end_it_shows_and_commits_what_waits(kept):
 
 
 def test_while_the_store_refuses_answers_do_too_and_nothing_is_lost(kept, monkeypatch):
-    monkeypatch.setattr(flowtape.pipeline.supervisor, "RETRY", 0.01)
     failing(kept.store, monkeypatch, 3)
     failed = threading.Event()
-    live = Live(kept, [Feed(then_wait(put(row(seq=1))))], Clock(T0), told := Told())
+    live = Live(kept, [Feed(then_wait(put(row(seq=1))))], Clock(T0), told := Told(), waits=HURRIED)
     real = live._fail
 
     def fail(reason):
@@ -422,13 +412,10 @@ def test_random_faults_of_the_store_end_as_an_undisturbed_run(kept, monkeypatch)
     for number in range(60):
         while True:
             try:
-                kept.show(frame([row(seq=number, ts=T0 + number * SECOND)]), "test")
-                if chance.random() < 0.4:
-                    kept.commit({"test:x": str(number)})
+                one = frame([row(seq=number, ts=T0 + number * SECOND)])
+                kept.take(one, "test", cursors={"test:x": str(number)})
                 break
             except StoreError:
                 continue
-    monkeypatch.undo()
-    kept.commit({"test:x": "60"})
     assert from_store(kept.store, "SPY") == from_window(kept.window, "SPY")
     assert sum(point["tradeCount"] for point in from_store(kept.store, "SPY")) == 60

@@ -154,7 +154,7 @@ def test_the_log_stays_small_beside_readers(tmp_path):
         with store.snapshot():
             seen = store.span()
             for first in range(1000, 31_000, 2000):
-                engine.take(batch(first, 2000), "test", cursor=str(first))
+                engine.take(batch(first, 2000), "test", cursors={"test": str(first)})
                 engine.take(
                     frame([row(seq=10**6 + first, ts=T0 + 10**8, condition="CANC")]), "test", cursor="c"
                 )

@@ -18,7 +18,9 @@ from click.testing import CliRunner
 from flowtape.cache.window import Window
 from flowtape.cli import commands
 from flowtape.errors import StoreError, TakenOver, UsageError
-from flowtape.pipeline.ingestor import Engine, Report, wrong_minutes
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.rebuild import wrong_minutes
+from flowtape.pipeline.report import Report
 from flowtape.readers import open_tapes
 from flowtape.server.flow import Flow
 from flowtape.simulation.tape import Market, write_tape
@@ -77,7 +79,7 @@ def test_a_commit_is_seen_whole_or_not_at_all(two):
         half_a_commit(engine, other)
     assert every_print(other).is_empty()
     assert from_store(other, "SPY") == []
-    engine.take(frame([row()]), "test", cursor="1")
+    engine.take(frame([row()]), "test", cursors={"test": "1"})
     assert len(every_print(other)) == 1
     assert [point["tradeCount"] for point in from_store(other, "SPY")] == [1]
     assert other.cursor("test") == "1"
@@ -116,14 +118,14 @@ def test_who_was_taken_over_writes_no_more(two):
     one, other = two
     first, second = Engine(one), Engine(other)
     one.take_over("feed")
-    first.take(frame([row()]), "test", cursor="1")
+    first.take(frame([row()]), "test", cursors={"test": "1"})
     other.take_over("feed")
     with pytest.raises(TakenOver):
-        first.take(frame([row(seq=1)]), "test", cursor="2")
+        first.take(frame([row(seq=1)]), "test", cursors={"test": "2"})
     with pytest.raises(TakenOver):
-        first.take(frame([row(seq=2)]), "test", cursor="3")
+        first.take(frame([row(seq=2)]), "test", cursors={"test": "3"})
     assert other.cursor("feed") is None
-    second.take(frame([row(seq=1)]), "test", cursor="4")
+    second.take(frame([row(seq=1)]), "test", cursors={"test": "4"})
     assert (len(every_print(other)), other.cursor("test")) == (2, "4")
     assert len(from_store(other, "SPY")) == 1
 
@@ -241,7 +243,7 @@ def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     reader = Engine(other, window)
     reader.load()
     for seq in range(6):
-        writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursor=str(seq))
+        writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursors={"test": str(seq)})
     reader.follow()
     writer.take(frame([row(seq=2, ts=T0 + 2 * SECOND, bid=1, ask=2, quote_ts=T0)]), "test")
     writer.take(frame([row(seq=9, ts=T0 + 9 * SECOND, condition="CANC")]), "test")
@@ -274,9 +276,9 @@ def test_what_a_fenced_writer_had_replaced_is_not_deleted(two):
     one, other = two
     writer = Engine(one)
     for seq in range(3):
-        writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursor=str(seq))
+        writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursors={"test": str(seq)})
     before, reached = state_of(other), other._look()[0].reached[one._writer]
-    writer.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test", cursor="3")
+    writer.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test", cursors={"test": "3"})
     keeper = Vacuum(one.address)
     assert keeper.run(0) is None
     # As one that took over and had looked before that commit.
@@ -303,7 +305,7 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
             store.take_over("files")
             for found in open_tapes([tape]):
                 engine.ingest(found)
-            engine.take(frame([row(), row(seq=1, condition="CANC")]), "test", cursor="1")
+            engine.take(frame([row(), row(seq=1, condition="CANC")]), "test", cursors={"test": "1"})
             engine.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test")
             engine.rebuild(DAY)
         reader = Engine(other, Window(other.catalog, LATER // MINUTE))

@@ -208,8 +208,7 @@ def test_a_day_of_the_files_is_not_taken_again(server, tmp_path):
     with contextlib.closing(open_store(tmp_path / "store")) as store:
         engine = Engine(store)
         engine.take(frame([row()]), files.OPTIONS)
-        report = engine.show(frame([row(seq=99)]), feed.source)
-        engine.commit()
+        report = engine.take(frame([row(seq=99)]), feed.source)
         assert (report.refused, report.added) == (1, 0)
 
 

@@ -111,7 +111,6 @@ class Window:
         self._owners: list[tuple[str, str]] = []
         self._ranked: dict[str, list[tuple[int, str]]] = {asset: [] for asset in Asset.categories}
         self._owner_of = np.empty(0, np.int64)
-        self._shown: set[tuple[str, str]] = set()
         self.oldest = now_minute - MINUTES + 1
 
     def load(self, store: Store, progress: Callable[[float], None] = lambda done: None) -> None:
@@ -132,13 +131,7 @@ class Window:
         for board in fresh._boards.values():
             board.version += 1
         self._books, self._boards, self._ranked = fresh._books, fresh._boards, fresh._ranked
-        self._owners, self._owner_of, self._shown = fresh._owners, fresh._owner_of, set()
-
-    def settle(self) -> None:
-        """Say that the store now has all that is here: what was made of store and window together may change."""
-        shown, self._shown = self._shown, set()
-        for owner in shown:
-            self._books[owner].version += 1
+        self._owners, self._owner_of = fresh._owners, fresh._owner_of
 
     def advance(self, now_minute: int) -> None:
         """Let the window end at a later minute."""
@@ -164,7 +157,6 @@ class Window:
 
     def _change_book(self, owner: int, added: Ints | None, keys: Ints | None, restated: Ints | None) -> None:
         name = self._owners[owner]
-        self._shown.add(name)
         width = _WIDTH[name[0]]
         part, fresh = (
             np.empty((width, 0), np.int64) if bars is None else bars[:width] for bars in (added, restated)

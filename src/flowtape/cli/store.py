@@ -15,8 +15,9 @@ from flowtape.errors import NothingRead, SourceConflict, StoreError, UsageError
 from flowtape.feeds.replay import ReplayFeed
 from flowtape.pipeline.ingest import Outcome, Request, Step
 from flowtape.pipeline.ingest import ingest as run_ingest
-from flowtape.pipeline.ingestor import Engine, wrong_minutes
+from flowtape.pipeline.ingestor import Engine
 from flowtape.pipeline.migration import migrate
+from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.server import admin
 from flowtape.settings import Settings, load
 from flowtape.storage import check_name, open_store, shared

@@ -13,8 +13,9 @@ import msgspec
 
 from flowtape.errors import StoreError
 from flowtape.orderflow.quotes import few_quotes
-from flowtape.pipeline.ingestor import Engine, Report
+from flowtape.pipeline.ingestor import Engine
 from flowtape.pipeline.maintenance import seal_closed
+from flowtape.pipeline.report import Report
 from flowtape.readers import Options, Reject, Tape, open_tapes
 
 SHOWN_REJECTS = 1000

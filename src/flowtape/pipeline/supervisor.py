@@ -1,7 +1,7 @@
-"""Live feeds into the engine: what arrives is queued within bounds, shown at once and committed every second.
+"""Live feeds into the engine: deliveries are queued within bounds, and committed in batches as they come.
 
 Each feed runs on a thread of its own and is called again, after a pause, when its connection breaks. One thread takes
-what they deliver: it shows prints as they come and commits prints, minutes and cursors together.
+the deliveries: all that wait of one source are a batch, which is committed with its cursors and then shown.
 """
 
 from __future__ import annotations
@@ -18,26 +18,36 @@ from typing import Protocol
 import polars as pl
 
 from flowtape.errors import FeedError, FlowtapeError, StoreError, TakenOver, UsageError
-from flowtape.feeds.backlog import Backlog, Backlogs
+from flowtape.feeds.backlog import Backlogs
 from flowtape.feeds.base import Delivery, Feed
 from flowtape.model.calendar import is_open
 from flowtape.model.clock import Clock
-from flowtape.pipeline.ingestor import Engine, Report
+from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.report import Report
 
-COMMIT_EVERY = 0.5
-"""Seconds between commits."""
 QUEUE_PRINTS = 500_000
 """Prints that may wait; a feed that brings more waits itself."""
 STEP_PRINTS = 20_000
-"""Prints shown in one step: more take longer than a reader should wait."""
-RETRY = 1.0
-"""Seconds between tries while the store refuses."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before a broken connection is tried again: doubled each time, then anywhere between half and all of it."""
+"""Prints of the largest batch: more take longer than a reader should wait."""
 REPRESENTATIVE = "SPY"
 """Whose hours a feed of all symbols is watched by."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long is waited, in seconds.
+
+    `gather`: deliveries without prints for the next commit, and all deliveries where the store is shared, since its
+    engine is slow on small inserts. `retry`: between tries while the store refuses. `first` and `longest`: before a
+    broken connection is tried again, doubled each time, then anywhere between half and all of it.
+    """
+
+    gather: float = 0.5
+    retry: float = 1.0
+    first: float = 0.5
+    longest: float = 30.0
 
 
 class Listener(Protocol):
@@ -50,7 +60,7 @@ class Listener(Protocol):
         seconds that is after it came and how many prints it has."""
 
     def committed(self, seconds: float, prints: int) -> None:
-        """So many prints were committed in so many seconds."""
+        """So many prints were kept in so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +133,11 @@ class Live:
         listener: Listener | None = None,
         queue_limit: int = QUEUE_PRINTS,
         backlogs: Backlogs | None = None,
+        waits: Waits = Waits(),
     ) -> None:
         self.failing: str | None = None
-        self.queue_limit, self.queue_prints, self.uncommitted = queue_limit, 0, 0
+        self.queue_limit, self.queue_prints = queue_limit, 0
+        self._waits = waits
         self._engine, self._clock, self._listener = engine, clock, listener
         self.lost = 0
         """Prints that were delivered and could not be kept when the server ended."""
@@ -138,9 +150,7 @@ class Live:
         for feed in feeds:
             engine.store.take_over(feed.name)
         self._lines = [_Line(feed, self, self._stop, engine.store.cursor(feed.name), began) for feed in feeds]
-        self._places: dict[str, str] = {}
-        self._standing: dict[str, list[pl.DataFrame]] = {}
-        self._backlogs, self._reached = backlogs or Backlogs(), dict[str, Backlog]()
+        self._backlogs = backlogs or Backlogs()
         self._threads = [
             threading.Thread(target=self._keep_running, args=(line,), name=f"feed {line.feed.name}")
             for line in self._lines
@@ -162,8 +172,7 @@ class Live:
             thread.start()
 
     def stop(self) -> None:
-        """End, where it has begun: the feeds stop, what they delivered is shown and committed; returns once that is
-        done."""
+        """End, where it has begun: the feeds stop, and what they delivered is committed; returns once that is done."""
         self._stop.set()
         if not self._started:
             return
@@ -229,7 +238,7 @@ class Live:
             self._changed.notify_all()
 
     def _keep_running(self, line: _Line) -> None:
-        pause = FIRST_PAUSE
+        pause = self._waits.first
         while not self._stop.is_set():
             began = time.monotonic()
             try:
@@ -249,8 +258,8 @@ class Live:
             if line.feed.ends:
                 _tell(logging.INFO, "feed ended", feed=line.feed.name)
                 return
-            if time.monotonic() - began > LONGEST_PAUSE:
-                pause = FIRST_PAUSE
+            if time.monotonic() - began > self._waits.longest:
+                pause = self._waits.first
             line.reconnects += 1
             wait = pause * random.uniform(0.5, 1)  # noqa: S311 - to part clients, not to hide anything
             _tell(
@@ -260,29 +269,22 @@ class Live:
                 reason=reason,
                 seconds=round(wait, 2),
             )
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, self._waits.longest)
             self._stop.wait(wait)
 
     def _take(self) -> None:
-        due = time.monotonic() + COMMIT_EVERY
         while True:
-            batch = self._next(due)
-            shown = not batch or self._insist(lambda batch=batch: self._show(batch))  # type: ignore[misc]
-            ending = self._drain.is_set() and not (shown and self._waiting)
-            if time.monotonic() >= due or ending:
-                self._insist(self._commit)
-                self._mind_the_hours()
-                due = time.monotonic() + COMMIT_EVERY
-            if ending:
-                self._end([] if shown else batch)
+            batch = self._next()
+            kept = not batch or self._insist(lambda batch=batch: self._keep(batch))  # type: ignore[misc]
+            self._mind_the_hours()
+            if self._drain.is_set() and not (kept and self._waiting):
+                self._end([] if kept else batch)
                 return
 
-    def _next(self, due: float) -> list[_Waiting]:
-        """The next deliveries of one source that make a step; none when it is time to commit."""
+    def _next(self) -> list[_Waiting]:
+        """Return the next deliveries of one source that make a batch; none after a while without any."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._waiting or self._drain.is_set(), timeout=max(0.0, due - time.monotonic())
-            )
+            self._changed.wait_for(self._due, timeout=self._waits.gather)
             batch: list[_Waiting] = []
             rows = 0
             while self._waiting and rows < STEP_PRINTS:
@@ -294,20 +296,31 @@ class Live:
             self._changed.notify_all()
             return batch
 
-    def _show(self, batch: list[_Waiting]) -> None:
+    def _due(self) -> bool:
+        """Return whether a batch is to be taken before the time to gather has passed."""
+        at_once = STEP_PRINTS if self._engine.store.shared else 1
+        return self.queue_prints >= at_once or self._drain.is_set()
+
+    def _keep(self, batch: list[_Waiting]) -> None:
+        began = time.monotonic()
         prints = pl.concat([one.delivery.prints for one in batch])
-        source = batch[0].line.feed.source
-        if prints.height:
-            report = self._engine.show(prints, source)
-            self.uncommitted += prints.height
-            self._measure(batch, report, prints)
+        cursors = {one.line.feed.name: one.delivery.cursor for one in batch}
+        standing: dict[str, list[pl.DataFrame]] = {}
         for one in batch:
-            name = one.line.feed.name
-            self._places[name] = one.delivery.cursor
-            if one.delivery.backlog is not None:
-                self._reached[name] = one.delivery.backlog
             if one.delivery.standing is not None:
-                self._standing.setdefault(name, []).append(one.delivery.standing)
+                standing.setdefault(one.line.feed.name, []).append(one.delivery.standing)
+        newest = {
+            name: pl.concat(parts).unique("instrument", keep="last", maintain_order=True)
+            for name, parts in standing.items()
+        }
+        report = self._engine.take(prints, batch[0].line.feed.source, cursors=cursors, standing=newest)
+        for one in batch:
+            if one.delivery.backlog is not None:
+                self._backlogs.set(one.line.feed.name, one.delivery.backlog)
+        if prints.height:
+            self._measure(batch, report, prints)
+        if self._listener is not None:
+            self._listener.committed(time.monotonic() - began, prints.height)
 
     def _measure(self, batch: list[_Waiting], report: Report, prints: pl.DataFrame) -> None:
         line = batch[-1].line
@@ -325,28 +338,10 @@ class Live:
             waits = [(now - one.arrived, one.delivery.prints.height) for one in batch]
             self._listener.shown(report.source, report.volumes, waits)
 
-    def _commit(self) -> None:
-        if not self._places:
-            return
-        began = time.monotonic()
-        standing = {
-            name: pl.concat(parts).unique("instrument", keep="last", maintain_order=True)
-            for name, parts in self._standing.items()
-        }
-        self._engine.commit(self._places, standing)
-        if self._listener is not None:
-            self._listener.committed(time.monotonic() - began, self.uncommitted)
-        # Only what is committed is in every answer: some are made of the store alone.
-        for name, backlog in self._reached.items():
-            self._backlogs.set(name, backlog)
-        self._places, self._standing, self._reached, self.uncommitted = {}, {}, {}, 0
-
     def _end(self, batch: list[_Waiting]) -> None:
-        """Let go of what could not be kept: of a batch that was not shown, and of what waits and is not committed."""
+        """Let go of the deliveries that could not be kept: of a batch, and of those that wait."""
         with self._changed:
-            self.lost = (
-                self.uncommitted + self.queue_prints + sum(one.delivery.prints.height for one in batch)
-            )
+            self.lost = self.queue_prints + sum(one.delivery.prints.height for one in batch)
             self._waiting.clear()
             self.queue_prints = 0
             self._changed.notify_all()
@@ -384,7 +379,7 @@ class Live:
             if self._drain.is_set():
                 return False
             # Not busily while the feeds end.
-            (self._drain if self._stop.is_set() else self._stop).wait(RETRY)
+            (self._drain if self._stop.is_set() else self._stop).wait(self._waits.retry)
 
     def _fail(self, reason: str) -> None:
         if self.failing != reason:

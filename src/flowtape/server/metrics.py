@@ -22,7 +22,6 @@ class LiveState(Protocol):
 
     queue_prints: int
     queue_limit: int
-    uncommitted: int
 
     def feeds(self) -> list[FeedReport]:
         """How each feed does."""
@@ -152,9 +151,8 @@ class _LiveCollector(Collector):
         """Read when asked."""
         live = self._live
         for name, text, value in (
-            ("queue_prints", "Live prints that wait to be shown.", live.queue_prints),
+            ("queue_prints", "Live prints that wait to be kept.", live.queue_prints),
             ("queue_limit", "Live prints that may wait before a feed is made to.", live.queue_limit),
-            ("uncommitted_prints", "Live prints shown and not committed.", live.uncommitted),
         ):
             yield GaugeMetricFamily(f"flowtape_{name}", text, value)
         connected, lag, silence = (

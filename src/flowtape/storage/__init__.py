@@ -42,6 +42,8 @@ class Store(Protocol):
 
     catalog: Catalog
     dialect: Dialect
+    shared: bool
+    """Whether other processes may write to the store at the same time."""
     claims_version: int
     """Changes when another process claimed days."""
 

@@ -32,6 +32,7 @@ class DuckStore(Days):
     """A `Store` in one DuckDB file."""
 
     dialect = DUCKDB
+    shared = False
     claims_version = 0
 
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:

@@ -59,6 +59,7 @@ class ClickStore(Commits):
     """A `Store` in ClickHouse. Many processes may write: each symbol's day by one of them at a time."""
 
     dialect = CLICKHOUSE
+    shared = True
 
     def __init__(self, address: Address, read_only: bool = False) -> None:
         super().__init__(address, read_only)

@@ -1,0 +1,45 @@
+"""What became of the rows of a tape or a batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flowtape.pipeline.provenance import Refusal
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the rows of a tape.
+
+    `rows` = `added` + `duplicates` + `replaced_quotes` + `corrections` + `official` + `rejected` + `refused`.
+    """
+
+    source: str
+    rows: int = 0
+    added: int = 0
+    duplicates: int = 0
+    """Rows of prints that are kept already, with no better quote."""
+    replaced_quotes: int = 0
+    """Rows of prints that are kept already, whose quote replaced the kept one."""
+    corrections: int = 0
+    """Rows that replaced another by their source's mark, and rows that were, or had been, replaced so."""
+    official: int = 0
+    """Rows that repeat a print as an official open or close."""
+    rejected: int = 0
+    refused: int = 0
+    cancels: int = 0
+    removed: int = 0
+    counted: int = 0
+    """Prints among the rows, each once, whether they were kept already or not."""
+    unquoted: int = 0
+    """Of `counted`: those that have no quote in force in this tape."""
+    refusals: set[Refusal] = field(default_factory=set)
+    notes: Counter[str] = field(default_factory=Counter)
+    volumes: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Contracts or shares of the counted prints that are new, by asset and side."""
+
+
+Progress = Callable[[Report, float], None]
+"""Called after each batch with the report so far and the share of the tape that is done, from 0 to 1."""
