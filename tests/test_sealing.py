@@ -156,7 +156,9 @@ def test_the_log_stays_small_beside_readers(tmp_path):
             for first in range(1000, 31_000, 2000):
                 engine.take(batch(first, 2000), "test", cursors={"test": str(first)})
                 engine.take(
-                    frame([row(seq=10**6 + first, ts=T0 + 10**8, condition="CANC")]), "test", cursor="c"
+                    frame([row(seq=10**6 + first, ts=T0 + 10**8, condition="CANC")]),
+                    "test",
+                    cursors={"test": "c"},
                 )
                 largest = max(largest, Path(f"{path}.wal").stat().st_size)
             assert store.span() == seen

@@ -8,7 +8,6 @@ import msgpack
 import polars as pl
 import pytest
 
-import flowtape.pipeline.supervisor
 from feeding import WAIT, begun, kept
 from flowtape.cache.window import Window
 from flowtape.errors import FeedError, UsageError
@@ -21,7 +20,7 @@ from flowtape.model.prints import SCHEMA
 from flowtape.model.query import Query
 from flowtape.orderflow.cancels import counted
 from flowtape.pipeline.ingestor import Engine
-from flowtape.pipeline.supervisor import Live
+from flowtape.pipeline.supervisor import Live, Waits
 from flowtape.queries import CUMULATIVE
 from flowtape.queries.source import Desk
 from flowtape.storage import open_store
@@ -353,7 +352,7 @@ class Kept:
         self.engine, self.told = Engine(self.store, self.window), Told()
 
     def live(self, feed):
-        live = Live(self.engine, [feed], Clock(self.now), self.told)
+        live = Live(self.engine, [feed], Clock(self.now), self.told, waits=Waits(first=0.02))
         live.start()
         return live
 
@@ -380,8 +379,7 @@ def tape(server, low, high):
             server.correct(symbol, n - 9, ts + 2 * MS, 501.0, 2, new_id=n - 9)
 
 
-def test_from_the_stream_to_the_store_through_cuts_and_restarts(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(flowtape.pipeline.supervisor, "FIRST_PAUSE", 0.02)
+def test_from_the_stream_to_the_store_through_cuts_and_restarts(server, tmp_path):
     disturbed, whole = Kept(tmp_path / "a.duckdb"), Kept(tmp_path / "b.duckdb")
     undisturbed = AlpacaServer("right-id").start()
     undisturbed_live = whole.live(feed_of(undisturbed, "SPY,QQQ", "stocks"))
