@@ -84,22 +84,28 @@ class Field:
 
 
 def parse(
-    raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str, unit: int = NANOS
+    raw: pl.DataFrame,
+    fields: Sequence[Field],
+    rejects: Rejects,
+    file: str,
+    unit: int = NANOS,
+    source: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The prints' columns of a frame of source rows (with `ROW`), without the bad rows, each of them reported
     once, by the first of `fields` it fails, or because its price x size is beyond `MAX_NOTIONAL`. A quote whose time is
     out of range is unknown. `unit` is what makes a price unit: `NANOS` where the fields give nanos, 1 where they give
-    price units."""
+    price units. `source` has the file's columns as they are reported, where those of `raw` were converted."""
+    source = raw if source is None else source
     parsed = raw.select(pl.col(ROW), *(field.value.alias(field.name) for field in fields))
     parsed = parsed.with_columns(names(parsed[field.name], file)[0] for field in fields if field.names)
     good: pl.Series | None = None
     for field in fields:
-        for bad, what in _faults(parsed[field.name], raw[field.column], field):
+        for bad, what in _faults(parsed[field.name], source[field.column], field):
             fresh = bad if good is None else bad & good
             if not fresh.any():
                 continue
             rows = raw[ROW].filter(fresh).to_list()
-            values = _shown(raw[field.column].filter(fresh).head(max(1, rejects.keep)))
+            values = _shown(source[field.column].filter(fresh).head(max(1, rejects.keep)))
             if field.name == "quote_ts" and what is OUT_OF_RANGE:
                 rejects.remark(file, rows, f"{field.column} {what}: quote taken as unknown", values)
                 quote = [name for name in _QUOTE if name in parsed.columns]
@@ -107,19 +113,24 @@ def parse(
             else:
                 rejects.add(file, rows, f"{field.column} {what}" if what is OUT_OF_RANGE else what, values)
                 good = ~fresh if good is None else good & ~fresh
-    return _within_limit(parsed if good is None else parsed.filter(good), raw, fields, rejects, file, unit)
+    return _within_limit(parsed if good is None else parsed.filter(good), source, fields, rejects, file, unit)
 
 
 def _within_limit(
-    parsed: pl.DataFrame, raw: pl.DataFrame, fields: Sequence[Field], rejects: Rejects, file: str, unit: int
+    parsed: pl.DataFrame,
+    source: pl.DataFrame,
+    fields: Sequence[Field],
+    rejects: Rejects,
+    file: str,
+    unit: int,
 ) -> pl.DataFrame:
     """Parsed rows without trades larger than `MAX_NOTIONAL`, which are reported."""
     beyond = _beyond(parsed, {field.name: field for field in fields}, unit)
     if beyond is None:
         return parsed
     rows = parsed.filter(beyond)[ROW]
-    source = {field.name: field.column for field in fields if field.name in ("price", "size")}
-    values = raw.filter(pl.col(ROW).is_in(rows.implode())).select(source["price"], source["size"])
+    columns = {field.name: field.column for field in fields if field.name in ("price", "size")}
+    values = source.filter(pl.col(ROW).is_in(rows.implode())).select(columns["price"], columns["size"])
     shown = [f"{price} x {size}" for price, size in values.iter_rows()]
     rejects.add(file, rows.to_list(), TOO_LARGE, shown)
     return parsed.filter(~beyond)

@@ -151,39 +151,53 @@ class _Reading:
         self.source = self._named or (self._first_source() if "source" in columns else SOURCE)
         self._contracts_in: list[str] = []
         self._contracts_alone = False
-        self._meaning = _Meaning(table, columns, mapping)
-        self._money = self._meaning.money_of_floats()
-        self._fields: dict[tuple[bool, bool], list[Field]] = {}
+        used = Counter(columns.values())
+        self._numbers = {
+            column: pl.Float64() if name in _MONEY else pl.Int64()
+            for name, column in columns.items()
+            if name in (*_MONEY, *SIZES, "seq") and used[column] == 1
+        }
+        self._fields: dict[tuple[object, ...], list[Field]] = {}
 
     def batches(self) -> Iterator[Batch]:
         """The prints, a batch for each piece of the table."""
         wanted = list(dict.fromkeys(self._columns.values()))
         for chunk in self._table.chunks(wanted, self.rejects, self.notes, self._options.batch_rows):
             self._check_source(chunk.frame)
-            raw = self._prepared(chunk.frame)
-            whole = whole_units(raw, list(self._money.values())) if self._money else None
+            source = self._prepared(chunk.frame)
+            raw = self._with_numbers(source)
+            meaning = _Meaning(raw.schema, self._table, self._columns, self._mapping)
+            money = meaning.money_of_floats()
+            whole = whole_units(raw, list(money.values())) if money else None
             if whole is not None:
-                raw = raw.with_columns(
-                    whole[column].alias(f"#{name}") for name, column in self._money.items()
-                )
-            fields, unit = self._fields_of(raw, whole is not None), NANOS if whole is None else 1
-            prints = common.parse(raw, fields, self.rejects, self._table.path.name, unit)
+                raw = raw.with_columns(whole[column].alias(f"#{name}") for name, column in money.items())
+            fields, unit = self._fields_of(meaning, raw, whole is not None), NANOS if whole is None else 1
+            prints = common.parse(raw, fields, self.rejects, self._table.path.name, unit, source)
             prints = common.completed(self._completed(prints), common.noting(self.notes), unit)
             yield Batch(prints, chunk.rows, chunk.done)
 
-    def _fields_of(self, raw: pl.DataFrame, units: bool) -> list[Field]:
+    def _with_numbers(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """The rows, each column of texts that are all plain numbers as numbers."""
+        made = []
+        for column, dtype in self._numbers.items():
+            if raw.schema[column] == pl.String:
+                numbers = raw[column].cast(dtype, strict=False)
+                if numbers.null_count() == raw[column].null_count():
+                    made.append(numbers)
+        return raw.with_columns(made)
+
+    def _fields_of(self, meaning: _Meaning, raw: pl.DataFrame, units: bool) -> list[Field]:
         """How to make prints of a piece of the table, with amounts in price `units` or in nanos."""
-        options = "#asset" in raw and bool(
-            (raw["#asset"] == "option").all() and not raw["#asset"].has_nulls()
-        )
-        self._contracts_alone = options and self._meaning.whole_sizes
-        key = units, self._contracts_alone
+        asset = raw.get_column("#asset", default=None)
+        options = asset is not None and bool((asset == "option").all()) and not asset.has_nulls()
+        self._contracts_alone = options and meaning.whole_sizes
+        key = (units, self._contracts_alone, *(raw.schema[column] for column in self._numbers))
         if key not in self._fields:
             self._fields[key] = [
                 field
                 for name in self._columns
                 if name != "source"
-                for field in self._meaning.fields(name, *key)
+                for field in meaning.fields(name, units, self._contracts_alone)
             ]
         return self._fields[key]
 
@@ -365,10 +379,12 @@ def options_alone(columns: dict[str, str]) -> bool:
 
 
 class _Meaning:
-    """How each column of prints is made, by the type of the file's column."""
+    """How each column of prints is made, by the type of the file's column or of the numbers made of it."""
 
-    def __init__(self, table: frames.Table, columns: dict[str, str], mapping: Mapping) -> None:
-        self._columns, self._schema, self._file = columns, table.schema, table.path.name
+    def __init__(
+        self, schema: pl.Schema, table: frames.Table, columns: dict[str, str], mapping: Mapping
+    ) -> None:
+        self._columns, self._schema, self._file = columns, schema, table.path.name
         unit = table.price_unit if mapping.price_unit is None else mapping.price_unit
         self._unit = unit
         self._vocabulary = mapping.condition_vocabulary

@@ -25,12 +25,31 @@ def instants(text: pl.Series, notes: Counter[str], zone: str = NEW_YORK.key) -> 
     The hour that autumn's clock change repeats is taken as its first pass, and noted; the hour that spring's
     leaves out never was, and is null.
     """
-    found = _common_form(text, notes, zone)
+    found = _of_one_length(text)
+    found = _common_form(text, notes, zone) if found is None else found
     if found.null_count() == text.null_count():
         return found
     other = found.is_null() & text.is_not_null()
     rest = pl.Series("at", np.flatnonzero(other.to_numpy()))
     return found.scatter(rest, _common_form(_in_common_form(text.gather(rest)), notes, zone))
+
+
+_LENGTHS = {20: "%SZ", 24: "%S.%3fZ", 27: "%S.%6fZ", 30: "%S.%9fZ"}
+"""By the length of `YYYY-MM-DDTHH:MM:SS.fZ`, how its seconds are read. Polars reads a number of digits that is told six
+times as fast as one that may differ from row to row."""
+
+
+def _of_one_length(text: pl.Series) -> pl.Series | None:
+    """Instants of times of one length that end in `Z`; None where they are not, or any is none."""
+    first = text.drop_nulls().first() if text.has_nulls() else text.first()
+    low, high = text.min(), text.max()
+    if not isinstance(first, str) or len(first) not in _LENGTHS or first[10:11] not in ("T", " "):
+        return None
+    if not isinstance(low, str) or not isinstance(high, str) or low < _FIRST_YEAR or high >= _LAST_YEAR:
+        return None
+    form = f"%Y-%m-%d{first[10]}%H:%M:{_LENGTHS[len(first)]}"
+    found = text.str.to_datetime(form, time_unit="ns", strict=False).dt.replace_time_zone("UTC")
+    return found if found.null_count() == text.null_count() else None
 
 
 def _common_form(text: pl.Series, notes: Counter[str], zone: str) -> pl.Series:
