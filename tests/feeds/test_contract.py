@@ -17,7 +17,9 @@ from feeding import WAIT, Outlet, kept
 from feeds.lines import NS, SECOND, TENTH, every, instants, joining, lines, paging, tape, until
 from flowtape.errors import FeedError
 from flowtape.feeds.quote_join import ABSURD
+from flowtape.feeds.registry import open_feeds
 from flowtape.feeds.rows import NOT_UNDERSTOOD
+from flowtape.model.clock import SystemClock
 from flowtape.model.prints import SCHEMA
 from flowtape.pipeline.ingestor import Engine
 from flowtape.pipeline.supervisor import Live
@@ -365,3 +367,19 @@ def test_the_stand_in_runs_as_a_program_of_its_own(line, run):
         assert one.stop().prints()["size"].to_list() in ([4], [40_000])
         child.stdin.close()
         assert child.wait(WAIT) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("massive:stocks?symbols=SPY,TpC", "massive:stocks:SPY+1-d7622908"),
+        ("massive:options?symbols=spy", "massive:options:SPY"),
+        ("alpaca:stocks?symbols=SPY,QQQ", "alpaca:stocks:sip:SPY+1-4c486f16"),
+        ("alpaca:options?symbols=SPY&feed=indicative", "alpaca:options:indicative:SPY"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT,QQQ.OPT", "databento:OPRA.PILLAR:tcbbo:SPY.OPT+1-5ac01d86"),
+        ("databento:XNAS.ITCH?symbols=SPY&schema=trades", "databento:XNAS.ITCH:trades:SPY"),
+    ],
+)
+def test_a_feed_has_the_name_that_its_cursor_is_kept_under(text, name):
+    (feed,) = open_feeds([text], SystemClock())
+    assert feed.name == name

@@ -176,24 +176,26 @@ class LiveFeed(Generic[E]):
         most = self.vendor.together
         parts = [tuple(tickers[at : at + most]) for at in range(0, len(tickers), most)]
         start, usual = self._whole(since), self._limits.window or 0
-        width = usual
-        while start is not None:
+        width, rows = usual, self._limits.rows
+        while True:
             now = time.time_ns()
             end = self._whole(start + width) if start + width < now else None
             if end is None and outlet.stop.wait(max(0.0, complete - time.monotonic())):
                 raise Stopped
             wide = (now if end is None else end) - start
             try:
-                limit = self._limits.rows if wide > SHORTEST_WINDOW else None
-                trades, quotes = connection.rest.window(parts, start, end, limit)
+                found = connection.rest.window(parts, start, end, rows if wide > SHORTEST_WINDOW else None)
             except TooMany:
                 width = usual if wide > usual else max(wide // 2, SHORTEST_WINDOW)
                 continue
-            self._replay(connection.fetched(trades, quotes), outlet)
+            self._replay(connection.fetched(*found), outlet)
             if end is None:
                 return
-            empty = trades.is_empty() and quotes.is_empty()
-            start, width = self._next_window(connection.rest, parts, end, width) if empty else (end, usual)
+            many = sum(frame.height for frame in found)
+            if many:
+                start, width = end, min(usual, width if many > rows // 4 else 2 * width)
+            else:
+                start, width = self._next_window(connection.rest, parts, end, width)
 
     def _next_window(self, rest: Rest, parts: Sequence[Tickers], end: int, width: int) -> tuple[int, int]:
         """Start and width of the window after an empty one: where something happened again or, where the vendor

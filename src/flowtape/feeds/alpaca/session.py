@@ -161,9 +161,10 @@ class AlpacaRest(Rest):
             if error.status_code in (401, 403):
                 raise self.account.refused(text) from None
             raise self.failed(f"{error.status_code}: {text}") from None
-        except (RequestException, LookupError, ValueError, AttributeError, TypeError) as error:
-            # All but the first: an answer that is no page.
+        except RequestException as error:
             raise self.failed(f"{type(error).__name__}: {error}") from None
+        except (LookupError, ValueError, AttributeError, TypeError):
+            raise self.failed(f"not a page of {name}") from None
 
     def _adapter(self) -> Any:
         """What sends the client's requests: the client itself sets no time limit, and waits without an end."""
