@@ -99,17 +99,17 @@ class _Line:
     notes: Counter[str] = field(default_factory=Counter)
 
     def put(self, delivery: Delivery) -> None:
-        """See `feeds.live.Outlet.put`."""
+        """See `feeds.base.Outlet.put`."""
         self.heard()
         self.live.queue(self, delivery)
 
     def heard(self) -> None:
-        """See `feeds.live.Outlet.heard`."""
+        """See `feeds.base.Outlet.heard`."""
         self.connected = True
         self.last_heard = time.monotonic()
 
     def count(self, what: str, many: int = 1) -> None:
-        """See `feeds.live.Outlet.count`."""
+        """See `feeds.base.Outlet.count`."""
         if what not in self.notes:
             _tell(logging.WARNING, "feed note", feed=self.feed.name, what=what, many=many)
         self.notes[what] += many

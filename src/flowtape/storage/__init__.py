@@ -176,7 +176,7 @@ class Store(Protocol):
         """Remember where a source was left."""
 
     def standing(self, source: str) -> pl.DataFrame:
-        """The quotes kept with a source's cursor (`feeds.live.STANDING`)."""
+        """The quotes kept with a source's cursor (`orderflow.quotes.STANDING`)."""
 
     def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
         """Keep quotes with a source's cursor, in the place of older ones of the same instruments."""
