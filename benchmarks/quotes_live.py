@@ -205,17 +205,17 @@ class Outlet:
     newest: int = 0
 
     def put(self, delivery: Delivery) -> None:
-        """See `live.Outlet`."""
+        """See `feeds.base.Outlet`."""
         self.begun.set()
         self.newest = max(self.newest, delivery.prints["ts"].to_physical().max() or 0)
         if self.last and self.newest >= self.last:
             self.done.set()
 
     def heard(self) -> None:
-        """See `live.Outlet`."""
+        """See `feeds.base.Outlet`."""
 
     def count(self, what: str, many: int = 1) -> None:
-        """See `live.Outlet`."""
+        """See `feeds.base.Outlet`."""
         raise AssertionError(f"{many} {what}")
 
 

@@ -271,6 +271,7 @@ def test_a_foreign_cursor_is_refused(line):
         line.feed().run(Outlet(), "here")
 
 
+@pytest.mark.slow
 @every
 def test_started_and_stopped_many_times_nothing_is_left(line, run, caplog):
     def held():
@@ -349,6 +350,7 @@ def test_a_served_feed_gives_a_refused_key_up(line, serve, monkeypatch):
     assert [(one.connected, one.reconnects) for one in live.feeds()] == [(False, 0)]
 
 
+@pytest.mark.slow
 @every
 def test_the_stand_in_runs_as_a_program_of_its_own(line, run):
     program = [sys.executable, "-m", *line.program]

@@ -1,4 +1,4 @@
-"""What a live source is: deliveries of prints with a place to go on from, given to an outlet that bounds what waits."""
+"""What a live source is: it delivers prints, each delivery with a cursor, to an outlet that bounds what waits."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class LiveJoin:
         self._nothing = _given(said, self._standing)
 
     def restore(self, standing: pl.DataFrame) -> None:
-        """Take up the quotes (`live.STANDING`) that stood at the cursor. To be called before any data."""
+        """Take up the quotes (`quotes.STANDING`) that stood at the cursor. To be called before any data."""
         if standing.is_empty():
             return
         quotes = self._last(self._named(standing))
@@ -93,7 +93,7 @@ class LiveJoin:
         self._restored = max(self._restored, cast(int, quotes["quote_ts"].max()) + 1)
 
     def add_quotes(self, quotes: pl.DataFrame) -> None:
-        """Take quotes with the columns of `live.STANDING`, in any order; repeats do no harm. Raises `FeedError` where
+        """Take quotes with the columns of `quotes.STANDING`, in any order; repeats do no harm. Raises `FeedError` where
         `instrument` or `ts` is null."""
         if quotes.is_empty():
             return
@@ -128,7 +128,7 @@ class LiveJoin:
 
     def settle(self) -> pl.DataFrame | None:
         """Once enough came since the last time, move `floor` on to `horizon` before the newest row and forget what is
-        older. Returns the quotes that stand there (`live.STANDING`) of instruments where that is another than
+        older. Returns the quotes that stand there (`quotes.STANDING`) of instruments where that is another than
         before; None where the floor stays. Trades still `due` belong with this delivery or an earlier one."""
         if self.floor is None or self._newest <= self.floor + self._horizon + self._settle_every:
             return None

@@ -103,7 +103,7 @@ class ReplayFeed:
         """Nothing: the file's prints carry their quotes."""
 
     def run(self, outlet: Outlet, cursor: str | None) -> None:
-        """See `live.Feed.run`."""
+        """See `base.Feed.run`."""
         skip, _ = _place(cursor) if cursor is not None else (0, 0)
         done, last = 0, 0
         if cursor is not None:

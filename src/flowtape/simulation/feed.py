@@ -66,7 +66,7 @@ class SimulatedFeed:
         """Nothing: its prints carry their quotes."""
 
     def run(self, outlet: Outlet, cursor: str | None) -> None:
-        """See `live.Feed.run`; the cursor is a `Reached`.
+        """See `feeds.base.Feed.run`; the cursor is a `Reached`.
 
         The present date is delivered first, then older ones, newest first, with new prints in between.
         """

@@ -8,7 +8,7 @@ which of the vendor's feeds: `opra` (default) or `indicative`, `sip` (default) o
 - REST has no past quotes of options: what traded in a gap is judged by the quotes that stood before it, and counted.
 - Neither the stream nor REST numbers an option's trades: `copy` numbers a trade among those alike in price, size,
   condition, venue and nanosecond. Should the vendor repeat a message, it is taken for another trade.
-- A stock's trades have ids, and a cancel names one: see `alpaca_rows.Trades`. A corrected trade stands at the time of
+- A stock's trades have ids, and a cancel names one: see `rows.Trades`. A corrected trade stands at the time of
   its correction, as in REST. REST tells of a cancel by the trade it struck, so of cancels said while the line was
   down only those of trades since the cursor are known.
 """
