@@ -140,6 +140,12 @@ def test_a_refusal_is_told_in_the_vendors_words(server, start, stage):
     assert "max_connections" in str(error)
 
 
+def test_a_server_that_cannot_be_reached_is_told(server, start):
+    server.stop()
+    error = start(open=0.3).ended()
+    assert str(error) == "Massive: not connected within 0.3 s"
+
+
 def test_rest_refuses_a_wrong_key_in_its_own_words(server, start, monkeypatch):
     monkeypatch.setenv("MASSIVE_API_KEY", "wrong-secret-7")
     error = start("SPY").ended()

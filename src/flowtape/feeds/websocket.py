@@ -84,7 +84,9 @@ class Socket(Session[Frame]):
         try:
             await asyncio.wait_for(self._admitted.wait(), limits.open)
         except TimeoutError:
-            raise self.account.failed(f"not admitted within {limits.open:g} s") from None
+            # Massive's client tries again by itself where there is no connection, and does not say why.
+            missed = "connected" if self._wire.line is None else "admitted"
+            raise self.account.failed(f"not {missed} within {limits.open:g} s") from None
         try:
             while True:
                 before, pong = self._received, await self._wire.line.ping()
