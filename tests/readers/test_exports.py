@@ -177,3 +177,15 @@ def test_exports_that_are_not_read_say_why(tmp_path: Path, changed: dict[str, st
     csv.write_text("\n".join([header, *lines, ""]))
     with pytest.raises(TapeError, match=message):
         open_tapes([csv], None, Options())
+
+
+def test_a_quotes_file_of_bad_rows_leaves_prints_without_quotes(tmp_path: Path) -> None:
+    files = options_of(tmp_path)
+    trades, quotes = (exported(files[name], ".csv", map_symbols=True) for name in ("trades", "cbbo-1s"))
+    header, *lines = quotes.read_text().splitlines()
+    place = header.split(",").index("instrument_id")
+    bad = [",".join([*line.split(",")[:place], "x", *line.split(",")[place + 1 :]]) for line in lines]
+    quotes.write_text("\n".join([header, *bad]) + "\n")
+    [tape] = open_tapes([trades, quotes], None, Options())
+    prints = pl.concat([batch.prints for batch in tape.batches])
+    assert (prints.height, prints["bid"].null_count(), tape.rejects.count) == (30, 30, len(lines))

@@ -123,6 +123,15 @@ def units(amount: pl.Expr, unit: int = NANOS) -> pl.Expr:
     return whole + up.cast(pl.Int64)
 
 
+def beyond(price: pl.Series, size: pl.Series, limit: int) -> pl.Series | None:
+    """Which products of a price and a size are greater than a limit; None where none is."""
+    dearest, largest = price.max(), size.max()
+    if not isinstance(dearest, int) or not isinstance(largest, int) or dearest * largest <= limit:
+        return None
+    found = price.cast(pl.Float64) * size > float(limit)
+    return found if found.any() else None
+
+
 def rounded(prints: pl.DataFrame, note: Note) -> pl.DataFrame:
     """Round the prices of prints and of their quotes from nanos to price units.
 

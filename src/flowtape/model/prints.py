@@ -42,12 +42,9 @@ MAX_STRIKE = 999_999_990
 LIMITS = {
     "strike": (10, MAX_STRIKE),
     "price": (0, MAX_PRICE),
-    "bid": (-MAX_PRICE, MAX_PRICE),
-    "ask": (-MAX_PRICE, MAX_PRICE),
-    "underlying": (-MAX_PRICE, MAX_PRICE),
+    **dict.fromkeys(("bid", "ask", "underlying"), (-MAX_PRICE, MAX_PRICE)),
     "size": (1, MAX_SIZE * SIZE_SCALE["stock"]),
-    "bid_size": (0, 2**53),
-    "ask_size": (0, 2**53),
+    **dict.fromkeys(("bid_size", "ask_size"), (0, 2**53)),
 }
 """The least and the greatest value of columns of prints, in their own units. Of an option's size `MAX_SIZE` is the
 greatest."""
@@ -60,7 +57,7 @@ _BOUNDS = {
 }
 NEW_YORK = ZoneInfo("America/New_York")
 FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2099, 12, 31)
-"""The dates of the exchanges' calendar. A print or quote of another date is not taken."""
+"""The dates of the exchanges' calendar: no other is taken."""
 DAY_NS = 86_400 * 10**9
 EARLIEST = (FIRST_DAY - date(1970, 1, 1)).days * DAY_NS
 LATEST = ((LAST_DAY - date(1970, 1, 1)).days + 1) * DAY_NS - 1
@@ -143,7 +140,6 @@ _INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPX
                 "BRKB": "BRK.B", "BFB": "BF.B"}  # fmt: skip
 _ADJUSTED = re.compile(r"^\d?([A-Z][A-Z./]*?)\d?$")
 
-
 OSI = r"^(?:O:)?([A-Z0-9][A-Z0-9./]{0,5}?) *([0-9]{6})([CP])([0-9]{8})$"
 """An option's contract as one text: its root (padded or not), expiry (YYMMDD), right and strike in 1/1,000 USD."""
 LIKE_OPTION = r"^\.?(?:O:)?[A-Z0-9][A-Z0-9./]{0,6}? *_?[0-9]{6}[CP][0-9.]+$"
@@ -203,10 +199,8 @@ def underlyings(roots: pl.Series) -> pl.Series:
     names = roots.cast(pl.String)
     distinct = names.unique().drop_nulls()
     check_distinct(distinct, "root")
-    table = {root: underlying_of(root) for root in distinct}
-    return (
-        names.replace_strict(table, default=None, return_dtype=pl.String).cast(pl.Categorical).alias("symbol")
-    )
+    found = pl.Series(map(underlying_of, distinct), dtype=pl.String)
+    return names.replace_strict(distinct, found, default=None).cast(pl.Categorical).alias("symbol")
 
 
 def conform(frame: Any) -> pl.DataFrame:
@@ -232,14 +226,15 @@ def conform(frame: Any) -> pl.DataFrame:
     given = columns.polars_of(frame)
     missing = [name for name in REQUIRED if name not in given.columns]
     if missing:
-        hint = "; its index has it: call reset_index()" if set(missing) & _index_names(frame) else ""
+        index = getattr(getattr(frame, "index", None), "names", ())
+        hint = "; its index has it: call reset_index()" if set(missing) & set(index) else ""
         raise UsageError(f"prints lack the column {', '.join(missing)}{hint}")
     known = given.select(name for name in SCHEMA if name in given.columns)
     # Sizes that are not in units take the asset to convert.
-    sizes = () if known["size"].dtype.is_integer() else _sizes_of(known)
+    sizes = [name for name in SIZES if name in known.columns and not known["size"].dtype.is_integer()]
     units = known["price"].dtype.is_integer()
     made = pl.DataFrame([_converted(column, units=units) for column in known if column.name not in sizes])
-    if not known["price"].dtype.is_integer():
+    if not units:
         made = prices.rounded(made, _warned)
         if "strike" in made.columns:
             strike = made.select(strike_units(pl.col("strike"))).to_series()
@@ -252,10 +247,6 @@ def conform(frame: Any) -> pl.DataFrame:
     prints = arranged(made)
     check(prints, given)
     return prints
-
-
-def _sizes_of(frame: pl.DataFrame) -> list[str]:
-    return [name for name in SIZES if name in frame.columns]
 
 
 def _in_units(column: pl.Series, stock: pl.Series) -> pl.Series:
@@ -271,10 +262,6 @@ def _in_units(column: pl.Series, stock: pl.Series) -> pl.Series:
     return columns.kept(shares.zip_with(stock, contracts), known, "is not a whole number")
 
 
-def _index_names(frame: Any) -> set[str]:
-    return set(getattr(getattr(frame, "index", None), "names", ()))
-
-
 def _warned(what: str, many: int) -> None:
     warnings.warn(f"{what}: {many}", stacklevel=5)
 
@@ -287,14 +274,8 @@ Convert = Callable[[pl.Series], pl.Series]
 
 
 def _named(good: Callable[[str], bool], pattern: str, strip: str = "") -> Convert:
-    def convert(column: pl.Series) -> pl.Series:
-        return columns.names(column, good, f"is none of {pattern}", MAX_NAMES[column.name], strip)
-
-    return convert
-
-
-def _instants(column: pl.Series) -> pl.Series:
-    return columns.instants(column, EARLIEST, latest_instant(), OUT_OF_RANGE)
+    what = f"is none of {pattern}"
+    return lambda column: columns.names(column, good, what, MAX_NAMES[column.name], strip)
 
 
 def _chosen(kind: pl.Enum, what: str, choices: Mapping[str, str] | None = None) -> Convert:
@@ -314,7 +295,9 @@ def _within(low: int, high: int) -> Convert:
 
 
 _CONVERT: dict[str, Convert] = {
-    **dict.fromkeys(("ts", "quote_ts"), _instants),
+    **dict.fromkeys(
+        ("ts", "quote_ts"), lambda column: columns.instants(column, EARLIEST, latest_instant(), OUT_OF_RANGE)
+    ),
     "asset": _chosen(Asset, "is neither option nor stock"),
     "symbol": _named(is_symbol, SYMBOL_PATTERN, "^"),
     "root": _named(is_symbol, SYMBOL_PATTERN),
@@ -336,9 +319,9 @@ def _converted(column: pl.Series, *, units: bool) -> pl.Series:
     return _CONVERT.get(column.name, columns.whole)(column)
 
 
-def strike_units(amount: pl.Expr) -> pl.Expr:
-    """Nanos of a strike in price units; null unless it is a multiple of 0.001 USD."""
-    return pl.when(amount % (10 * prices.NANOS) == 0).then(amount // prices.NANOS)
+def strike_units(amount: pl.Expr, unit: int = prices.NANOS) -> pl.Expr:
+    """A strike in price units, of which one is `unit` of the amount; null unless it is a multiple of 0.001 USD."""
+    return pl.when(amount % (10 * unit) == 0).then(amount // unit)
 
 
 def arranged(frame: pl.DataFrame) -> pl.DataFrame:
@@ -354,37 +337,35 @@ def arranged(frame: pl.DataFrame) -> pl.DataFrame:
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise UsageError(f"prints lack the column {', '.join(missing)}")
-    made = [_filled(frame, name).cast(SCHEMA[name]) for name in SCHEMA if not _is_ready(frame, name)]
+    made = {name: _filled(frame, name) for name in SCHEMA}
+    lacking = [value.cast(SCHEMA[name]) for name, value in made.items() if value is not None]
     try:
-        return _of_underlyings(frame.with_columns(made)[list(SCHEMA)])
+        return _of_underlyings(frame.with_columns(lacking)[list(SCHEMA)])
     except pl.exceptions.PolarsError as error:
         raise UsageError(f"prints have a column of the wrong type: {str(error).splitlines()[0]}") from None
 
 
+_UNDERLYINGS = Judged()
+
+
+def _is_renamed(names: pl.Series) -> pl.Series:
+    """1 for names that are their own underlying and no option's symbol, else 2."""
+    renamed = [underlying_of(name) != name or _LIKE_OPTION.match(name) is not None for name in names]
+    return pl.Series(renamed, dtype=pl.Boolean).cast(pl.UInt8) + 1
+
+
 def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
     """Prints whose options are filed under their underlying."""
-    if _UNDERLYINGS.greatest(prints["symbol"], _or_roots) <= 1:
+    if _UNDERLYINGS.greatest(prints["symbol"], _is_renamed) < 2:
         return prints
-    found = prints["symbol"].unique().drop_nulls().cast(pl.String)
-    names = found.filter(_or_roots(found) > 1).to_list()
+    names = prints["symbol"].unique().drop_nulls().cast(pl.String)
     if contracts := [name for name in names if _LIKE_OPTION.match(name)]:
         raise UsageError(
             f"prints have the symbol {contracts[0]!r}, which names an option's contract: give its root, expiry, right "
             f"and strike in columns of their own"
         )
-    table = {name: underlying_of(name) for name in names if underlying_of(name) != name}
-    if not table:
-        return prints
-    mapped = pl.col("symbol").cast(pl.String).replace(table).cast(pl.Categorical)
-    return prints.with_columns(pl.when(asset="option").then(mapped).otherwise("symbol").alias("symbol"))
-
-
-def _or_roots(texts: pl.Series) -> pl.Series:
-    """1 for letters alone that are no index's root: these are an underlying, and no option's symbol; else 2."""
-    return 2 - (texts.str.contains("^[A-Z]+$") & ~texts.is_in(list(_INDEX_ROOTS))).cast(pl.UInt8)
-
-
-_UNDERLYINGS = Judged()
+    symbol = pl.when(asset="option").then(underlyings(prints["symbol"])).otherwise("symbol")
+    return prints.with_columns(symbol.alias("symbol"))
 
 
 def check(prints: pl.DataFrame, given: pl.DataFrame | None = None) -> None:
@@ -431,18 +412,10 @@ def _check_contracts(prints: pl.DataFrame) -> None:
         columns.refuse(prints[name], ~option & prints[name].is_not_null(), "a stock has none")
 
 
-def _is_ready(frame: pl.DataFrame, name: str) -> bool:
-    """Whether a column is as it is in prints: of its type, without a null that is to be filled."""
-    return (
-        name in frame.columns
-        and frame[name].dtype == _TYPES[name]
-        and (name not in _FILLED or not frame[name].has_nulls())
-    )
-
-
-def _filled(frame: pl.DataFrame, name: str) -> pl.Expr:
-    if name in frame.columns and (name not in _FILLED or not frame[name].null_count()):
-        return pl.col(name)
+def _filled(frame: pl.DataFrame, name: str) -> pl.Expr | None:
+    """How a column of prints is made; None where the frame has it as it is."""
+    if name in frame.columns and (name not in _FILLED or not frame[name].has_nulls()):
+        return None if frame[name].dtype == _TYPES[name] else pl.col(name)
     default = _own_class(frame) if name == "quote_class" else pl.lit(_FILLED.get(name))
     return (pl.coalesce(name, default) if name in frame.columns else default).alias(name)
 
@@ -476,28 +449,19 @@ def out_of_range(instants: pl.Series, latest: int | None = None) -> pl.Series | 
     return ~numbers.is_between(EARLIEST, latest).fill_null(value=True)
 
 
-def size_unit() -> pl.Expr:
-    """`SIZE_SCALE` of each row's `asset`."""
-    stock = pl.col("asset").cast(pl.String) == "stock"
-    return pl.when(stock).then(SIZE_SCALE["stock"]).otherwise(SIZE_SCALE["option"])
-
-
 def too_large(prints: pl.DataFrame) -> pl.Series | None:
     """Which prints (`asset`, `price`, `size`) have a price x size beyond `MAX_NOTIONAL`; None where none has."""
     price, size = prints["price"], prints["size"]
-    most, largest = price.max(), size.max()
-    # Of options and stocks, the smaller limit: nearly every batch stays below it.
-    if not isinstance(most, int) or not isinstance(largest, int) or most * largest <= _limit("option"):
+    of_option, of_stock = (
+        prices.beyond(price, size, MAX_NOTIONAL * PRICE_SCALE * SIZE_SCALE[asset])
+        for asset in Asset.categories
+    )
+    if of_option is None:
         return None
-    limits = [pl.lit(float(_limit(asset))) for asset in ("stock", "option")]
-    limit = pl.when(pl.col("asset") == "stock").then(limits[0]).otherwise(limits[1])
-    beyond = prints.select(pl.col("price").cast(pl.Float64) * pl.col("size") > limit).to_series()
-    return beyond if beyond.any() else None
-
-
-def _limit(asset: str) -> int:
-    """`MAX_NOTIONAL` in the units of an asset's price x size."""
-    return MAX_NOTIONAL * PRICE_SCALE * SIZE_SCALE[asset]
+    found = of_option & (prints["asset"] == "option")
+    # The limit of stocks is the greater number.
+    found = found if of_stock is None else found | of_stock
+    return found if found.any() else None
 
 
 def day_bounds(day: date) -> tuple[datetime, datetime]:

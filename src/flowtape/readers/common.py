@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from flowtape.model.conditions import from_numbers
-from flowtape.model.prices import NANOS, PRICE_SCALE, Note, nanos, rounded, units
+from flowtape.model.prices import NANOS, PRICE_SCALE, Note, beyond, nanos, rounded, units
 from flowtape.model.prints import LIMITS as UNITS
 from flowtape.model.prints import (
     MAX_NOTIONAL,
@@ -125,28 +125,18 @@ def _within_limit(
     unit: int,
 ) -> pl.DataFrame:
     """Parsed rows without trades larger than `MAX_NOTIONAL`, which are reported."""
-    beyond = _beyond(parsed, {field.name: field for field in fields}, unit)
-    if beyond is None:
+    of = {field.name: field for field in fields if field.name in ("price", "size")}
+    if len(of) < 2:
         return parsed
-    rows = parsed.filter(beyond)[ROW]
-    columns = {field.name: field.column for field in fields if field.name in ("price", "size")}
-    values = source.filter(pl.col(ROW).is_in(rows.implode())).select(columns["price"], columns["size"])
+    limit = MAX_NOTIONAL * PRICE_SCALE * unit * of["size"].scale
+    large = beyond(parsed["price"], parsed["size"], limit)
+    if large is None:
+        return parsed
+    rows = parsed.filter(large)[ROW]
+    values = source.filter(pl.col(ROW).is_in(rows.implode())).select(of["price"].column, of["size"].column)
     shown = [f"{price} x {size}" for price, size in values.iter_rows()]
     rejects.add(file, rows.to_list(), TOO_LARGE, shown)
-    return parsed.filter(~beyond)
-
-
-def _beyond(parsed: pl.DataFrame, fields: dict[str, Field], unit: int) -> pl.Series | None:
-    """Which trades (prices of which `unit` make a price unit) are larger than `MAX_NOTIONAL`; None where none is."""
-    if not {"price", "size"} <= fields.keys():
-        return None
-    price, size = parsed["price"], parsed["size"]
-    limit = MAX_NOTIONAL * PRICE_SCALE * unit * fields["size"].scale
-    most, largest = price.max(), size.max()
-    if not isinstance(most, int) or not isinstance(largest, int) or most * largest <= limit:
-        return None
-    beyond = price.cast(pl.Float64) * size > float(limit)
-    return beyond if beyond.any() else None
+    return parsed.filter(~large)
 
 
 def _shown(values: pl.Series) -> list[object]:

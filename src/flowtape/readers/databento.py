@@ -201,12 +201,6 @@ def _tape(trades: _File, others: Sequence[_File], options: Options) -> Tape:
     return Tape(source, "databento", paths, reader.batches(), rejects, notes, identified=True)
 
 
-def _without_trades(schema: str) -> str:
-    if schema != "mbp-1":
-        return f"a {schema} file without a trade"
-    return "an mbp-1 file without a trade holds no prints: give it together with the trades file of its time"
-
-
 def _class_of(file: _File) -> str:
     return "sampled" if file.schema in SAMPLED else "joined"
 
@@ -246,8 +240,12 @@ class _Reader:
         joins = self._joins()
         constant = {"asset": pl.lit("stock" if self._stocks else "option"), "condition": pl.lit("unknown")}
         parts, rows, done, trades = [], 0, 0.0, 0
-        for numbers, records, done in self._records():
-            prints = self._prints(numbers, records)
+        rtype = rtype_of(self._trades.schema)
+        for numbers, records, done in _packets(self._trade_chunks(rtype), rtype):
+            prints = prints_of(
+                numbers, records, self._contracts, self._dataset, self._trades.path.name, self._rejects, self._note,
+                quoted=self._quoted,
+            )  # fmt: skip
             if joins:
                 prints = best([join.attach(prints) for join in joins])
             if self._venue_quotes:
@@ -263,7 +261,12 @@ class _Reader:
             join.finish()
         note_days_without_quotes(joins, self._notes)
         if not trades:
-            raise TapeError(f"{self._trades.path.name}: {_without_trades(self._trades.schema)}")
+            schema, why = self._trades.schema, ""
+            if schema == "mbp-1":
+                why = " holds no prints: give it together with the trades file of its time"
+            raise TapeError(
+                f"{self._trades.path.name}: a{'n' * bool(why)} {schema} file without a trade{why}"
+            )
         if parts:
             yield Batch(pl.concat(parts), rows, done)
 
@@ -299,49 +302,19 @@ class _Reader:
                 self._contracts.add_mappings(file.header, chunk.records[SYMBOL_MAPPING][1])
             yield chunk
 
-    def _records(self) -> Iterator[tuple[Numbers, Records, float]]:
-        """The trade records with their numbers in the file and the share of it read; those of the same
-        `ts_recv` are never parted."""
-        rtype, held, done = rtype_of(self._trades.schema), None, 0.0
+    def _trade_chunks(self, rtype: int) -> Iterator[Chunk]:
         for chunk in self._chunks(self._trades, rtype):
-            done = chunk.done
             self._note(OTHER_RECORDS, chunk.count - sum(len(rows) for rows, _ in chunk.records.values()))
-            if rtype not in chunk.records:
-                continue
-            numbers, records = chunk.records[rtype]
-            if self._trades.schema == "mbp-1":
+            if self._trades.schema == "mbp-1" and rtype in chunk.records:
+                numbers, records = chunk.records[rtype]
                 trade = records["action"] == b"T"
-                numbers, records = numbers[trade], records[trade]
-            if not len(records):
-                continue
-            if held:
-                # As plain bytes: field by field, as NumPy joins records, takes ten times as long.
-                joined = np.concatenate([held[1].view(np.uint8), records.view(np.uint8)])
-                numbers, records = np.concatenate([held[0], numbers]), joined.view(records.dtype)
-            cut = last_packet(records["ts_recv"])
-            held = numbers[cut:], records[cut:]
-            if cut:
-                yield numbers[:cut], records[:cut], done
-        if held:
-            yield *held, done
-
-    def _prints(self, numbers: Numbers, records: Records) -> pl.DataFrame:
-        file = self._trades.path.name
-        return prints_of(
-            numbers,
-            records,
-            self._contracts,
-            self._dataset,
-            file,
-            self._rejects,
-            self._note,
-            quoted=self._quoted,
-        )
+                chunk.records[rtype] = numbers[trade], records[trade]
+            yield chunk
 
     def _lane(self, files: Sequence[_File]) -> Iterator[pl.DataFrame]:
         for file in files:
             rtype = rtype_of(file.schema)
-            for records in _packets(self._chunks(file, rtype), rtype):
+            for _, records, _ in _packets(self._chunks(file, rtype), rtype):
                 # Samples are one a second; of other quotes with one `ts_event` the last to arrive is the last.
                 seq = None if file.schema in SAMPLED else arrivals(records, QUOTED)
                 yield quotes_of(
@@ -349,22 +322,26 @@ class _Reader:
                 )
 
 
-def _packets(chunks: Iterator[Chunk], rtype: int) -> Iterator[Records]:
-    """The records of one type; those of the same `ts_recv` are never parted."""
-    held: Records | None = None
+def _packets(chunks: Iterator[Chunk], rtype: int) -> Iterator[tuple[Numbers, Records, float]]:
+    """The records of one type with their numbers in the file and the share of it read; those of the same `ts_recv` are
+    never parted."""
+    held: tuple[Numbers, Records] | None = None
+    done = 0.0
     for chunk in chunks:
-        if rtype not in chunk.records:
+        done = chunk.done
+        if rtype not in chunk.records or not len(chunk.records[rtype][0]):
             continue
-        records = chunk.records[rtype][1]
-        if held is not None:
+        numbers, records = chunk.records[rtype]
+        if held:
             # As plain bytes: field by field, as NumPy joins records, takes ten times as long.
-            records = np.concatenate([held.view(np.uint8), records.view(np.uint8)]).view(records.dtype)
+            joined = np.concatenate([held[1].view(np.uint8), records.view(np.uint8)])
+            numbers, records = np.concatenate([held[0], numbers]), joined.view(records.dtype)
         cut = last_packet(records["ts_recv"])
         if cut:
-            yield records[:cut]
-        held = records[cut:].copy()
-    if held is not None:
-        yield held
+            yield numbers[:cut], records[:cut], done
+        held = numbers[cut:].copy(), records[cut:].copy()
+    if held:
+        yield *held, done
 
 
 def prints_of(

@@ -404,11 +404,10 @@ class _Meaning:
         if name in SIZES:
             fields = self._sizes(name, column, integer=dtype.is_integer())
             return [_in_contracts(field) for field in fields] if contracts else fields
-        value, what = self._value(name, column, dtype)
-        low, high = LIMITS.get(name, (None, None))
+        value, what = self._value(name, column, dtype, units)
+        low, high = (UNITS if units and name in _MONEY else LIMITS).get(name, (None, None))
         required = name in _REQUIRED or (name in PARTS and "asset" not in self._columns)
-        field = Field(name, column, value, f"{column} {what}", low, high, required)
-        return [_in_units(field) if units and name in _MONEY else field]
+        return [Field(name, column, value, f"{column} {what}", low, high, required)]
 
     def _sizes(self, name: str, column: str, *, integer: bool) -> list[Field]:
         asset = "option" if options_alone(self._columns) else "stock"
@@ -417,13 +416,16 @@ class _Meaning:
             return common.size(asset, column, integer=integer, what=what)
         return [common.quote_size(name, column, asset, integer=integer)]
 
-    def _value(self, name: str, column: str, dtype: pl.DataType) -> tuple[pl.Expr, str]:
+    def _value(self, name: str, column: str, dtype: pl.DataType, units: bool) -> tuple[pl.Expr, str]:
         """What makes the column, null where it cannot be made, and what a value is then."""
         here, text = pl.col(column), isinstance(dtype, TEXT)
         value, what = pl.col(f"#{name}"), _FAULTS.get(name, "is no time")
         if name in _MONEY:
-            value, what = self._money(column, dtype), "is not a price in USD within bounds"
-            value = strike_units(value) if name == "strike" else value
+            value, what = (
+                value if units else self._money(column, dtype),
+                "is not a price in USD within bounds",
+            )
+            value = strike_units(value, 1 if units else NANOS) if name == "strike" else value
         elif name == "seq":
             value = here.cast(pl.Int64, strict=False) if dtype.is_integer() else common.whole(column)
             value = common.integer(column) if text else value
@@ -458,15 +460,6 @@ class _Meaning:
         return pl.when(value.abs() <= MAX_NANOS // int(factor)).then(value * int(factor))
 
 
-def _in_units(field: Field) -> Field:
-    """The field of an amount that is given in price units, not in nanos."""
-    value = pl.col(f"#{field.name}")
-    if field.name == "strike":
-        value = pl.when(value % 10 == 0).then(value)
-    low, high = UNITS[field.name]
-    return replace(field, value=value, low=low, high=high)
-
-
 def _in_contracts(field: Field) -> Field:
     """The field of an integer size of options, which is read as shares where the asset is not known."""
     assert field.high is not None  # noqa: S101 - for the type checker
@@ -490,17 +483,13 @@ def _option_conditions(values: pl.Series, vocabulary: str | None) -> pl.Series:
         made = common.condition("#", vocabulary) if text else from_numbers(pl.col("#"), vocabulary)
         return values.to_frame("#").select(made).to_series()
     exact = values.cast(Condition, strict=False) if isinstance(values.dtype, TEXT) else None
-    if exact is not None and exact.null_count() == values.null_count() and _of_options(exact):
+    # The conditions of stocks have the last places in `Condition`.
+    last = None if exact is None else cast("int | None", exact.to_physical().max())
+    if exact is not None and exact.null_count() == values.null_count() and (last or 0) < len(OPTION_NAMES):
         return exact.fill_null("unknown")
     # A list of one, as a program writes it into CSV: ['I'].
     texts = _texts(values).str.replace(r"^\[\s*['\"]?(.*?)['\"]?\s*\]$", "$1")
     return texts.to_frame("#").select(from_text(pl.col("#"))).to_series()
-
-
-def _of_options(conditions: pl.Series) -> bool:
-    """Whether no condition is a stock's; those have the last places in `Condition`."""
-    last = conditions.to_physical().max()
-    return last is None or cast(int, last) < len(OPTION_NAMES)
 
 
 def _texts(values: pl.Series) -> pl.Series:

@@ -14,13 +14,13 @@ from flowtape.model.conditions import CANCEL, CONDITIONS, price_flags
 from flowtape.model.prints import (
     CONDITION_NAMES,
     SCHEMA,
+    SIZE_SCALE,
     SIZES,
     Asset,
     Condition,
     Right,
     Side,
     arranged,
-    size_unit,
 )
 from flowtape.simulation.chains import Ints, Underlyings
 
@@ -69,6 +69,12 @@ _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts")
 _SHARED = ("symbol", "root", "price", "size", *_CONTRACT, *_QUOTE, "venue", "true_side", "unquoted")
 """What a cancel has in common with the print it cancels."""
 _TAKEN = ("ts", "condition", *_SHARED)
+
+
+def size_unit() -> pl.Expr:
+    """`SIZE_SCALE` of each row's `asset`."""
+    stock = pl.col("asset").cast(pl.String) == "stock"
+    return pl.when(stock).then(SIZE_SCALE["stock"]).otherwise(SIZE_SCALE["option"])
 
 
 def draws(weights: Iterable[float]) -> Ints:

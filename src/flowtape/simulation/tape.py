@@ -17,10 +17,10 @@ from polars.io.plugins import register_io_source
 
 from flowtape.errors import UsageError
 from flowtape.model.clock import Clock
-from flowtape.model.prints import PRICE_SCALE, SIZES, size_unit
+from flowtape.model.prints import PRICE_SCALE, SIZES
 from flowtape.readers.frames import READ
 from flowtape.simulation.market import BATCH_ROWS, Market, batches, date_of, to_ns
-from flowtape.simulation.rows import SLICE_NS, SOURCE, TAPE_SCHEMA, Rows, between
+from flowtape.simulation.rows import SLICE_NS, SOURCE, TAPE_SCHEMA, Rows, between, size_unit
 
 __all__ = ["SOURCE", "SUFFIXES", "Assets", "Delivery", "LiveFeed", "Market", "live", "write_tape"]
 
