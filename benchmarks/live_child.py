@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.child import peak_resident
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.feeds.base import Delivery, Outlet
 from flowtape.model.clock import SystemClock
 from flowtape.model.prints import conform
@@ -142,7 +142,7 @@ async def main() -> None:
     port, folder, rate, seconds, burst = sys.argv[1:]
     clock = SystemClock()
     store = open_store(Path(folder) / "live.duckdb")
-    window = Window(store.catalog, clock.now_ns() // NS_PER_MINUTE)
+    window = Cache(store.catalog, clock.now_ns() // NS_PER_MINUTE)
     engine = Engine(store, window)
     feed, waits = Firehose(int(rate), float(seconds), int(burst)), Waits()
     live = Live(engine, [feed], clock, waits)

@@ -35,7 +35,7 @@ def run(scale: Scale) -> list[Section]:
 def all_routes(store: str) -> dict[str, float]:
     """Median milliseconds of each route's answer, made anew and encoded, and of SQL that gives part of a summary."""
     from flowtape import queries
-    from flowtape.cache.window import Window
+    from flowtape.cache.cache import Cache
     from flowtape.model.query import Filter, Query
     from flowtape.queries.source import Desk
     from flowtape.storage import open_store
@@ -45,7 +45,7 @@ def all_routes(store: str) -> dict[str, float]:
     if span is None:
         raise RuntimeError("the store is empty")
     now = span[1]
-    window = Window(opened.catalog, now // 60_000_000_000)
+    window = Cache(opened.catalog, now // 60_000_000_000)
     window.load(opened)
     desk = Desk(opened, window, now)
     ask = partial(Query, symbol=SYMBOL)
@@ -82,13 +82,13 @@ def all_routes(store: str) -> dict[str, float]:
 def boards(store: str, minute: str) -> dict[str, float]:
     """Median milliseconds of both boards over a full week, and of SQL over the same minutes."""
     from flowtape import queries
-    from flowtape.cache.window import MINUTES, Window
+    from flowtape.cache.cache import MINUTES, Cache
     from flowtape.model.query import Query
     from flowtape.queries.source import Desk
     from flowtape.storage import open_store
 
     opened = open_store(store, read_only=True)
-    window = Window(opened.catalog, int(minute))
+    window = Cache(opened.catalog, int(minute))
     window.load(opened)
     desk = Desk(opened, window, int(minute) * 60_000_000_000 + 1)
     calls = {

@@ -17,7 +17,7 @@ from statistics import median
 from benchmarks.measure import Run, child, in_turn, ratio
 from benchmarks.report import Aim, Section
 from benchmarks.scale import DAY, ROOT, Scale
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 
 EMBEDDED, SHARED = "DuckDB", "chDB, in process"
 PARTS = 20
@@ -181,7 +181,7 @@ def _freshness(scale: Scale) -> Section:
     seen: list[int] = []
     with stand_in(scale.folder / "fresh") as address:
         store = open_store(address)
-        window = Window(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60)
+        window = Cache(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60)
         follower = Follower(Engine(store, window))
         follower.start()
         command = [sys.executable, "-m", "benchmarks.child", "shared:write", _tape(scale), address]
@@ -212,6 +212,7 @@ def _freshness(scale: Scale) -> Section:
     )  # fmt: skip
 
 
-def _trades(window: Window) -> int:
-    found = window.totals("option", "SPY", window.oldest, window.oldest + 10_080, ("trades",))
+def _trades(window: Cache) -> int:
+    number = window.number("option", "SPY")
+    found = window.of("option").line(number, window.oldest, window.oldest + 10_080, ("trades",))
     return int(found.values["trades"].sum())

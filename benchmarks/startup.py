@@ -57,24 +57,25 @@ def _select_all(store: Path) -> tuple[float, str]:
 
 def longest_answer(store: str, minute: str) -> dict[str, float]:
     """Median seconds of an answer of 10,080 minutes made anew, and of encoding its finished object alone."""
+    import polars as pl
     from msgspec.json import Encoder
 
     from flowtape import queries
-    from flowtape.cache.window import MINUTES, Window
+    from flowtape.cache.cache import MINUTES, Cache
     from flowtape.model.query import Query
     from flowtape.orderflow.minute_bars import NS_PER_MINUTE
     from flowtape.queries.source import Desk
     from flowtape.storage import open_store
 
     opened = open_store(store, read_only=True)
-    window = Window(opened.catalog, int(minute))
+    window = Cache(opened.catalog, int(minute))
     window.load(opened)
     desk = Desk(opened, window, int(minute) * NS_PER_MINUTE + 1)
     query = Query(symbol=SYMBOL, minutes=MINUTES)
-    bar = opened.bars(opened.catalog.find("option", SYMBOL).head(1), int(minute), int(minute) + 1)
+    bar = opened.bars(pl.Series([window.number("option", SYMBOL)]), int(minute), int(minute) + 1)
     whole, encoding, encode = [], [], Encoder().encode
     for _ in range(ANSWERS):
-        # As a live print would: the book is one bar longer each time.
+        # As a live print would.
         window.change(bar)
         started = time.perf_counter()
         made = queries.encode(queries.cumulative(desk, query), False)

@@ -46,7 +46,7 @@ def write(tape: str, address: str, many: str, commits: str) -> dict[str, float]:
 
 def _looks(scale: Scale, folder: Path, many: int, commits: int) -> tuple[list[float], list[float]]:
     """Processor seconds of each look that found nothing, and of each that found a commit."""
-    from flowtape.cache.window import Window
+    from flowtape.cache.cache import Cache
     from flowtape.model.prints import day_bounds
     from flowtape.pipeline.ingestor import Engine
     from flowtape.storage import open_store
@@ -54,7 +54,7 @@ def _looks(scale: Scale, folder: Path, many: int, commits: int) -> tuple[list[fl
     idle, busy = [], []
     with stand_in(folder) as address:
         store = open_store(address)
-        engine = Engine(store, Window(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60))
+        engine = Engine(store, Cache(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60))
         command = [
             sys.executable,
             "-m",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from flowtape.cache.window import MINUTES
+from flowtape.cache.cache import MINUTES
 from flowtape.model.conditions import FAMILIES, family
 from flowtape.model.exact import product
 from flowtape.model.prints import conform

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.feeds.limits import Limits
 from flowtape.feeds.registry import open_feeds
 from flowtape.model.query import Query
@@ -41,7 +41,7 @@ class Taking:
     def __init__(self, feed, store, now, tell):
         self.now, self.tell = now, tell
         self.store = open_store(store)
-        self.window = Window(self.store.catalog, now // MINUTE)
+        self.window = Cache(self.store.catalog, now // MINUTE)
         self.window.load(self.store)
         self.engine = Engine(self.store, self.window)
         # The stand-in's REST has all at once.

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import httpx
 
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.feeds.backlog import Backlogs
 from flowtape.pipeline.ingest import Request, ingest
 from flowtape.pipeline.ingestor import Engine
@@ -51,7 +51,7 @@ class Kept:
     def __init__(self, folder, now, settings=None, engine=ENGINE, replay=None, simulates=False):
         self.clock, self.feed = Clock(now), Feed()
         self.store = open_store(folder / "x.duckdb", engine)
-        self.window = Window(self.store.catalog, now // MINUTE)
+        self.window = Cache(self.store.catalog, now // MINUTE)
         self.engine = Engine(self.store, self.window)
         self.backlogs = Backlogs()
         self.flow = Flow(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import oracle_routes as routes
 from flowtape import queries
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.model.conditions import CANCEL, FAMILIES, OFFICIAL
 from flowtape.model.query import Filter, Query
 from flowtape.pipeline.ingestor import Engine
@@ -48,7 +48,7 @@ class Kept:
     def __init__(self, folder, rows, now=NOW):
         self.rows, self.tape = rows, routes.Tape(rows)
         self.store = open_store(folder / "x.duckdb")
-        self.window = Window(self.store.catalog, now // MINUTE)
+        self.window = Cache(self.store.catalog, now // MINUTE)
         Engine(self.store, self.window).take(frame(rows), "test")
         self.desk = Desk(self.store, self.window, now)
 

@@ -25,7 +25,7 @@ import live_child
 import oracle
 from chaos_tapes import SECOND, prints_of, tape_of
 from chaos_vendors import KEYS, KINDS
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.pipeline.ingestor import Engine
 from flowtape.storage import open_store
 from test_kill import state
@@ -302,7 +302,7 @@ def answers_of(path, now):
     """From the store alone, loaded anew."""
     store = open_store(path, read_only=True)
     try:
-        window = Window(store.catalog, now // MINUTE)
+        window = Cache(store.catalog, now // MINUTE)
         window.load(store)
         return live_child.answers(Engine(store, window), window, now)
     finally:

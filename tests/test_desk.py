@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import oracle
-from flowtape.cache import cross_section as boards
-from flowtape.cache.window import COLUMNS, Window
+from flowtape.cache.cache import Cache
 from flowtape.model.conditions import FAMILIES
 from flowtape.model.prints import SIZE_SCALE
 from flowtape.model.query import Filter, Query
@@ -65,7 +64,7 @@ _STORES = itertools.count()
 
 def taken(path, tape, cuts):
     store = open_store(path.with_name(f"{next(_STORES)}.duckdb"))
-    window = Window(store.catalog, LATER // MINUTE)
+    window = Cache(store.catalog, LATER // MINUTE)
     engine = Engine(store, window)
     for batch in batches(tape, cuts):
         engine.take(frame(batch), "test")
@@ -166,30 +165,28 @@ def test_the_families_are_those_of_the_program():
 @given(
     rows(), st.lists(st.integers(0, 60), max_size=4), st.booleans(), st.integers(-3, 8), st.integers(1, 600)
 )
-def test_a_board_is_the_sum_of_every_symbol_s_minutes(path, tape, cuts, stocks, begin, length):
+def test_all_symbols_sum_up_as_each_symbol_s_minutes_do(path, tape, cuts, stocks, begin, length):
     tape = distinct(as_stocks(tape)) if stocks else tape
     asset = "stock" if stocks else "option"
-    before, boards.TAIL = boards.TAIL, 3
     store, window = taken(path, tape, cuts)
     try:
         start = T0 // MINUTE + begin
         end = start + length
-        reloaded = Window(store.catalog, LATER // MINUTE)
+        reloaded = Cache(store.catalog, LATER // MINUTE)
         reloaded.load(store)
         for one in (window, reloaded):
             for right in (None,) if stocks else (None, "C", "P"):
-                check_board(one, asset, start, end, Filter(right=right))
+                check_all_symbols(Desk(store, one, LATER), asset, start, end, Filter(right=right))
     finally:
-        boards.TAIL = before
         store.close()
 
 
-def check_board(window, asset, start, end, which):
-    found = window.board(asset, start, end, which)
+def check_all_symbols(desk, asset, start, end, which):
+    found = desk.all_symbols(Query(asset=asset, filter=which), start, end)
     names = (*SUMS, "biggest", "biggest_ts", "last_ts")
     expected = {}
     for symbol in ("QQQ", "SPX", "SPY"):
-        totals = window.totals(asset, symbol, start, end, names, which)
+        totals = desk.totals(Query(asset=asset, symbol=symbol, filter=which), start, end, names)
         if len(totals.minute):
             expected[symbol] = totals
     assert found.symbols == sorted(expected)
@@ -210,7 +207,7 @@ def check_board(window, asset, start, end, which):
 
 @settings(max_examples=examples(10), deadline=None)
 @given(rows(), st.booleans(), st.sampled_from([None, "C", "P"]), st.integers(0, 9 * 60), st.integers(1, 12))
-def test_a_board_of_a_past_instant_is_the_board_of_then(path, tape, stocks, right, seconds, length):
+def test_all_symbols_of_a_past_instant_are_those_of_then(path, tape, stocks, right, seconds, length):
     tape = distinct(as_stocks(tape)) if stocks else tape
     at = T0 + seconds * SECOND
     end = at // MINUTE
@@ -218,45 +215,41 @@ def test_a_board_of_a_past_instant_is_the_board_of_then(path, tape, stocks, righ
     store, window = taken(path, tape, [len(tape) // 2])
     then, window_then = taken(path, [one for one in tape if one["ts"] < at], [])
     try:
-        expected = plain_board(Desk(then, window_then, at).board(query, end - length, end))
+        expected = plain_sums(Desk(then, window_then, at).all_symbols(query, end - length, end))
         past = replace(query, at=at)
-        assert plain_board(Desk(store, window, LATER).board(past, end - length, end)) == expected
-        assert plain_board(Desk(store, None, LATER).board(past, end - length, end)) == expected
-        assert plain_board(Desk(then, None, at).board(query, end - length, end)) == expected
+        assert plain_sums(Desk(store, window, LATER).all_symbols(past, end - length, end)) == expected
+        assert plain_sums(Desk(store, None, LATER).all_symbols(past, end - length, end)) == expected
+        assert plain_sums(Desk(then, None, at).all_symbols(query, end - length, end)) == expected
     finally:
         store.close()
         then.close()
 
 
-def plain_board(found):
+def plain_sums(found):
     places = np.arange(len(found.symbols))
     details = {name: values.tolist() for name, values in found.details(places)._asdict().items()}
     sums = {name: values.tolist() for name, values in found.sums.items()}
     return found.symbols, sums, details, found.squares().tolist(), found.as_of
 
 
-def test_a_batch_and_the_cancels_in_it_show_at_once(path, monkeypatch):
+def test_a_batch_and_the_cancels_in_it_show_at_once(path):
     """Nobody sees a batch's prints without what its cancels did to them."""
-    seen = []
-    book = type(taken(path, [row()], [])[1]._books["option", "SPY"])
-    for name in ("add", "change"):
-        real = getattr(book, name)
-
-        def spied(self, *args, real=real):
-            before = self.bars().shape[1]
-            real(self, *args)
-            seen.append((before, int(self.bars()[COLUMNS.index("trades")].sum())))
-
-        monkeypatch.setattr(book, name, spied)
+    store, cache = taken(path, [row()], [])
     tape = [
         row(seq=1),
         row(seq=2, ts=T0 + 1, price=12_500),
         row(seq=3, ts=T0 + 2, price=12_500, condition="CANC"),
     ]
-    store, window = taken(path, [row(), *tape], [1])
+    seen = []
+
+    def trades(*_):
+        query = Query(symbol="SPY")
+        return int(Desk(store, cache, LATER).totals(query, START, END, ("trades",)).values["trades"].sum())
+
+    cache.of("option").listeners.append(lambda *_: seen.append(trades()))
     try:
-        assert window.totals("option", "SPY", START, END, ("trades",)).values["trades"].sum() == 2
-        assert [trades for _, trades in seen] == [2], "one step, and no third print in it"
+        Engine(store, cache).take(frame(tape), "test")
+        assert seen == [2], "one step, and no third print in it"
     finally:
         store.close()
 
@@ -266,23 +259,22 @@ def test_the_sequence_decides_between_prints_of_one_instant(path, cuts):
     same = [row(seq=seq, price=price) for seq, price in ((2, 11_000), (1, 12_000), (3, 11_500))]
     store, window = taken(path, [one | {"price_flags": 3} for one in as_stocks(same)], cuts)
     try:
-        found = window.totals("stock", "SPY", START, END, ("open", "close"))
-        assert plain(found)[1] == {"open": [12_000], "close": [11_500]}
-        again = Desk(store, None, LATER).totals(
-            Query(asset="stock", symbol="SPY"), START, END, ("open", "close")
-        )
-        assert plain(again) == plain(found)
+        query = Query(asset="stock", symbol="SPY")
+        found = [
+            Desk(store, one, LATER).totals(query, START, END, ("open", "close")) for one in (window, None)
+        ]
+        assert plain(found[0])[1] == {"open": [12_000], "close": [11_500]}
+        assert plain(found[1]) == plain(found[0])
     finally:
         store.close()
 
 
-def test_a_cancelled_print_is_no_more_the_largest_nor_the_newest(path, monkeypatch):
-    monkeypatch.setattr(boards, "TAIL", 0)
+def test_a_cancelled_print_is_no_more_the_largest_nor_the_newest(path):
     prints = [row(seq=1, size=50), row(seq=2, ts=T0 + MINUTE, size=900, price=12_500)]
     cancel = row(seq=3, ts=T0 + 2 * MINUTE, size=900, price=12_500, condition="CANC")
     store, window = taken(path, [*prints, cancel], [1, 2])
     try:
-        found = window.board("option", START, END)
+        found = Desk(store, window, LATER).all_symbols(Query(), START, END)
         details = found.details(np.array([0]))
         assert (details.biggest[0], details.biggest_ts[0], details.last_ts[0]) == (50, T0, T0)
         assert (details.last_volume[0], details.last_notional[0]) == (50, 50 * 12_000)

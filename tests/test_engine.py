@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import flowtape
 import oracle
-from flowtape.cache.window import MINUTES, Window
+from flowtape.cache.cache import MINUTES, Cache
 from flowtape.errors import StoreError, UsageError
 from flowtape.model.query import Filter, Query
 from flowtape.pipeline.ingestor import Engine
@@ -53,9 +53,9 @@ def from_store(store, symbol, at=LATER, minutes=MINUTES, expiry=None):
     return points(Desk(store, None, at).totals(query, end - minutes, end, CUMULATIVE))
 
 
-def from_window(window, symbol, now=LATER, minutes=MINUTES, expiry=None):
+def from_window(window, symbol, now=LATER, minutes=MINUTES):
     start, end = window_minutes(now, minutes)
-    return points(window.totals("option", symbol, start, end, CUMULATIVE, filtered(expiry)))
+    return points(window.of("option").line(window.number("option", symbol), start, end, CUMULATIVE))
 
 
 def expected(tape, symbol, at=LATER, minutes=MINUTES, expiry=None):
@@ -71,7 +71,7 @@ def pieces(tape, cuts):
 def taken(path, batches, source="test"):
     """A store and its window after taking the batches."""
     store = open_store(path)
-    window = Window(store.catalog, LATER // MINUTE)
+    window = Cache(store.catalog, LATER // MINUTE)
     engine = Engine(store, window)
     for batch in batches:
         engine.take(frame(batch), source)
@@ -142,7 +142,7 @@ def test_a_restart_finds_the_window_again(tmp_path):
     before = from_window(window, "SPY")
     store.close()
     store = open_store(tmp_path / "x.duckdb")
-    again = Window(store.catalog, LATER // MINUTE)
+    again = Cache(store.catalog, LATER // MINUTE)
     again.load(store)
     assert before == from_window(again, "SPY") == from_store(store, "SPY") == expected(tape, "SPY")
     store.close()
@@ -151,18 +151,18 @@ def test_a_restart_finds_the_window_again(tmp_path):
 def test_all_ten_thousand_and_eighty_minutes_are_there(store):
     end = LATER // MINUTE
     tape = [row(ts=(end - n) * MINUTE + 5, seq=n) for n in range(MINUTES + 10)]
-    window = Window(store.catalog, end)
+    window = Cache(store.catalog, end)
     engine = Engine(store, window)
     engine.take(frame(tape), "test")
     points = from_window(window, "SPY")
     assert len(points) == MINUTES
-    again = Window(store.catalog, end)
+    again = Cache(store.catalog, end)
     again.load(store)
     assert from_window(again, "SPY") == points
 
 
 def test_a_second_source_is_refused_and_may_replace(store):
-    window = Window(store.catalog, LATER // MINUTE)
+    window = Cache(store.catalog, LATER // MINUTE)
     engine = Engine(store, window)
     engine.take(frame([row(), row(seq=1, symbol="SPX", root="SPXW")]), "first")
     report = engine.take(
@@ -186,7 +186,7 @@ def test_rebuild_makes_the_same_minutes(store):
             condition=chance.choice(["AUTO", "MLET", "CANC"]), right=chance.choice("CP"))
         for n in range(300)
     ]  # fmt: skip
-    window = Window(store.catalog, LATER // MINUTE)
+    window = Cache(store.catalog, LATER // MINUTE)
     engine = Engine(store, window)
     engine.take(frame(tape), "test")
     before = from_store(store, "SPY")
@@ -199,7 +199,7 @@ def test_rebuild_makes_the_same_minutes(store):
 
 
 def test_a_failed_commit_leaves_store_window_and_catalog_as_they_were(store, monkeypatch):
-    window = Window(store.catalog, LATER // MINUTE)
+    window = Cache(store.catalog, LATER // MINUTE)
     engine = Engine(store, window)
     engine.take(frame([row()]), "test")
     monkeypatch.setattr(

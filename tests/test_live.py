@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.errors import FeedError, StoreError, UsageError
 from flowtape.feeds.base import Delivery
 from flowtape.model.query import Query
@@ -80,7 +80,7 @@ class Told:
 @pytest.fixture
 def kept(tmp_path):
     store = open_store(tmp_path / "x.duckdb")
-    window = Window(store.catalog, LATER // MINUTE)
+    window = Cache(store.catalog, LATER // MINUTE)
     yield Engine(store, window)
     store.close()
 
@@ -130,7 +130,7 @@ def test_any_batches_give_what_one_batch_gives(tmp_path_factory, tape, chance):
     try:
         if tape:
             Engine(whole).take(frame(tape), "test")
-        window = Window(parts.catalog, LATER // MINUTE)
+        window = Cache(parts.catalog, LATER // MINUTE)
         engine = Engine(parts, window)
         shuffled = tape + tape[: len(tape) // 2]
         chance.shuffle(shuffled)
@@ -151,7 +151,7 @@ def thirds(items):
 def shared(tmp_path_factory):
     """An engine for many small tapes, each of a symbol of its own: a store takes long to make."""
     store = open_store(tmp_path_factory.mktemp("amend") / "x.duckdb")
-    yield Engine(store, Window(store.catalog, LATER // MINUTE))
+    yield Engine(store, Cache(store.catalog, LATER // MINUTE))
     store.close()
 
 
@@ -394,8 +394,8 @@ def test_a_clock_set_back_takes_the_window_anew(kept):
         query, T0 // MINUTE - 10, T0 // MINUTE + 1, CUMULATIVE
     )
     assert points(totals)[0]["tradeCount"] == 1
-    board = kept.window.board("option", T0 // MINUTE - 10, T0 // MINUTE + 1)
-    assert board.sums["trades"].tolist() == [1]
+    found = kept.window.of("option").cross_section(T0 // MINUTE - 10, T0 // MINUTE + 1)
+    assert found.sums["trades"].tolist() == [1]
     flow.close()
 
 

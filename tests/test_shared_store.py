@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.cli import commands
 from flowtape.errors import StoreError, TakenOver, UsageError
 from flowtape.pipeline.ingestor import Engine
@@ -89,7 +89,7 @@ def test_a_server_s_window_follows_what_others_write(two):
     one, other = two
     writer = Engine(one)
     writer.take(frame([row()]), "test")
-    window = Window(other.catalog, LATER // MINUTE)
+    window = Cache(other.catalog, LATER // MINUTE)
     reader = Engine(other, window)
     reader.load()
     tape = [
@@ -141,7 +141,7 @@ def test_files_are_guarded_each_time_anew(two):
 
 def test_a_server_far_behind_its_store_answers_no_more(two):
     flow = Flow(
-        Engine(two[0]), Window(two[0].catalog, LATER // MINUTE), Clock(LATER), None, 30.0, lambda: 31.0
+        Engine(two[0]), Cache(two[0].catalog, LATER // MINUTE), Clock(LATER), None, 30.0, lambda: 31.0
     )
     try:
         with pytest.raises(StoreError, match="31 s behind"):
@@ -239,7 +239,7 @@ def by_sql(store):
 def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     one, other = two
     writer = Engine(one)
-    window = Window(other.catalog, LATER // MINUTE)
+    window = Cache(other.catalog, LATER // MINUTE)
     reader = Engine(other, window)
     reader.load()
     for seq in range(6):
@@ -308,7 +308,7 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
             engine.take(frame([row(), row(seq=1, condition="CANC")]), "test", cursors={"test": "1"})
             engine.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test")
             engine.rebuild(DAY)
-        reader = Engine(other, Window(other.catalog, LATER // MINUTE))
+        reader = Engine(other, Cache(other.catalog, LATER // MINUTE))
         reader.load()
         Engine(one).take(frame([row(seq=7)]), "test")
         reader.follow()

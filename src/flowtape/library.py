@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from flowtape import queries
-from flowtape.cache.window import COLUMNS, Totals, columns_of, totals
+from flowtape.cache.view import Totals, View
 from flowtape.errors import NothingRead, UsageError
 from flowtape.model import columns
 from flowtape.model.conditions import is_cancel, price_flags
@@ -187,9 +187,11 @@ def cumulative(
         pl.col("symbol").cast(pl.String) == name,
         pl.lit(True) if expiry is None else pl.col("expiry") == expiry,
     )
-    chosen = unshown(chosen, asset).filter(pl.col("minute") >= start, pl.col("minute") < end)
-    chosen = chosen.with_columns(pl.lit(0, pl.Int64).alias(name) for name in ("symbol_id", "right"))
-    return line(totals(columns_of(chosen.select(COLUMNS)), queries.CUMULATIVE), asset)
+    chosen = unshown(chosen, asset).with_columns(
+        pl.lit(0, pl.Int64).alias(name) for name in ("symbol_id", "right")
+    )
+    view = View.of([chosen], edges=asset == "stock")
+    return line(view.line(0, start, end, queries.CUMULATIVE), asset)
 
 
 def symbol_in(frame: pl.DataFrame, symbol: str, asset: str) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.feeds.registry import open_feeds
 from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.pipeline.ingestor import Engine
@@ -36,7 +36,7 @@ class Site:
     def __init__(self, folder, now):
         self.vendor, self.clock = MassiveServer("right-key").start(), Clock(now)
         self.store = open_store(folder / "x.duckdb")
-        self.window = Window(self.store.catalog, now // MINUTE)
+        self.window = Cache(self.store.catalog, now // MINUTE)
         self.engine, metrics = Engine(self.store, self.window), Metrics()
         spec = f"massive:options?symbols={SPY}&url={self.vendor.url}&rest={self.vendor.rest_url}&secure=0"
         self.live = Live(self.engine, open_feeds([spec], self.clock), self.clock, metrics)

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from flowtape.orderflow.minute_bars import EDGES, FIELDS, NOTIONALS, NS_PER_MINUTE, SUMS
+from flowtape.storage.catalog import BAR_KEY
 
 Key = tuple[int, int, int]
 """Symbol, right, minute."""
@@ -57,16 +58,14 @@ def merged(bars: list[Bar]) -> Bar:
 
 def frame(bars: Iterable[tuple[Key, Bar]]) -> pl.DataFrame:
     """Return bars as `MinuteBars` takes them."""
-    rows = [dict(zip(("symbol", "right", "minute"), key, strict=True)) | values for key, values in bars]
-    schema = dict.fromkeys(("symbol", "right", "minute", *FIELDS), pl.Int64)
+    rows = [dict(zip(BAR_KEY, key, strict=True)) | values for key, values in bars]
+    schema = dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64)
     return pl.DataFrame(rows, schema=schema)
 
 
 def keys(which: Iterable[Key]) -> pl.DataFrame:
     """Return keys as `MinuteBars` takes them."""
-    return pl.DataFrame(
-        list(which), schema=dict.fromkeys(("symbol", "right", "minute"), pl.Int64), orient="row"
-    )
+    return pl.DataFrame(list(which), schema=dict.fromkeys(BAR_KEY, pl.Int64), orient="row")
 
 
 class Oracle:

@@ -117,6 +117,16 @@ def test_changes_of_a_symbol_are_told_by_minute() -> None:
     assert changed.tolist() == [M + 2]
 
 
+def test_repeated_changes_raise_the_version() -> None:
+    bars = small()
+    bars.change(frame([((SPY, CALL, M), bar(FIVE, M))]))
+    bars.change(frame([((QQQ, CALL, M), bar(FIVE, M))]))
+    versions = [bars.symbol_version(symbol) for symbol in (SPY, QQQ)]
+    bars.repeat(1)
+    assert bars.symbol_version(SPY) == versions[0]
+    assert bars.symbol_version(QQQ) > versions[1]
+
+
 def test_forgotten_changes_are_not_guessed() -> None:
     bars = small()
     for place in range(30):
@@ -145,7 +155,7 @@ def test_readers_see_whole_changes_while_bars_are_merged() -> None:
         bars.change(frame(rows))
     done.set()
     reader.join()
-    bars.settle()
+    bars.wait()
     assert not wrong
     assert bars.cross_section(M, M + 60).sums["trades"].tolist() == [3000]
 
@@ -225,8 +235,8 @@ def test_any_changes_read_as_a_dictionary_of_bars_does(
     first = loaded
     for kind, what in data.draw(steps(stock)):
         if kind == "advance":
-            bars.advance(what)
             oracle.oldest = max(oracle.oldest, what)
+            bars.begin(oracle.oldest)
             continue
         added = [(key, bar(some, key[2], stock=stock)) for key, some in what[0].items()]
         if first:
@@ -245,7 +255,7 @@ def test_any_changes_read_as_a_dictionary_of_bars_does(
     check(bars, oracle, start, end, stock)
     if not loaded:
         check_changes(bars, oracle)
-    bars.settle()
+    bars.wait()
     check(bars, oracle, start, end, stock)
     for symbol in (0, SPY, QQQ):
         line = oracle.line(symbol, M, M + 2000, None)
@@ -269,7 +279,7 @@ def test_large_blocks_answer_as_their_rows_do() -> None:
     for place in range(len(loaded), len(rows), 50):
         bars.change(frame(rows[place : place + 50]))
     oracle.change(rows[len(loaded) :], {})
-    bars.settle()
+    bars.wait()
     for start, end in ((M, M + 60), (M + 7, M + 31), (M + 59, M + 60)):
         for right in (None, PUT):
             check_cross_section(bars, oracle, start, end, right)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from feeding import WAIT, begun, kept
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.errors import FeedError, UsageError
 from flowtape.feeds.alpaca.feed import alpaca
 from flowtape.feeds.alpaca.rows import UNPLACED
@@ -348,7 +348,7 @@ class Kept:
 
     def __init__(self, path):
         self.store, self.now = open_store(path), time.time_ns()
-        self.window = Window(self.store.catalog, self.now // MINUTE)
+        self.window = Cache(self.store.catalog, self.now // MINUTE)
         self.engine, self.told = Engine(self.store, self.window), Told()
 
     def live(self, feed):

@@ -17,18 +17,22 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from flowtape.model.exact import BITS, Ints, product
 from flowtape.orderflow.minute_bars import (
     EDGES,
+    FIELDS,
     INSTANTS,
     NOTIONALS,
     NS_PER_MINUTE,
     SUMS,
+    VALUES,
     VOLUMES,
     combined,
     latest,
 )
+from flowtape.storage.catalog import BAR_KEY
 
 Bools = npt.NDArray[np.bool_]
 Kinds = npt.NDArray[np.uint8]
@@ -42,7 +46,7 @@ CALL, PUT = 0, 1
 """Rights, as places in `catalog.RIGHTS`."""
 GROUP = 16
 """Rows between two running sums."""
-_MINUTE_BITS, _RIGHT_BITS = 26, 2
+_MINUTE_BITS, _RIGHT_BITS = 28, 2
 _MINUTES, _RIGHTS = 2**_MINUTE_BITS - 1, 2**_RIGHT_BITS - 1
 _NARROW = (np.uint8, np.uint16, np.uint32)
 _EXCEPTIONS = 5
@@ -477,6 +481,21 @@ def block_of(
     if packed:
         return Block(key, {name: _packed(name, key, values) for name, values in columns.items()}, kind)
     return Block(key, columns, kind)
+
+
+def block_of_frame(bars: pl.DataFrame, *, edges: bool, packed: bool) -> Block:
+    """Return a block of a frame with `catalog.BAR_KEY` and `minute_bars.FIELDS`, in any order."""
+    names = FIELDS if edges else VALUES
+    # In one query: each costs more than what it does to a small batch.
+    values = bars.select(pl.col(names).cast(pl.Int64).fill_null(0))
+    columns = {name: values[name].to_numpy() for name in names}
+    return block_of(keys_of(bars), columns, edges=edges, packed=packed)
+
+
+def keys_of(bars: pl.DataFrame) -> Ints:
+    """Return the keys of a frame with `catalog.BAR_KEY`."""
+    symbol, right, minute = bars.select(pl.col(BAR_KEY).cast(pl.Int64)).get_columns()
+    return key_of(symbol.to_numpy(), right.to_numpy(), minute.to_numpy())
 
 
 def _packed(name: str, key: Ints, values: Ints) -> Column:

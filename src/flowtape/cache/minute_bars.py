@@ -12,7 +12,7 @@ import ctypes
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import polars as pl
@@ -22,8 +22,8 @@ from flowtape.cache.blocks import (
     VOID,
     Block,
     Rows,
-    block_of,
-    key_of,
+    block_of_frame,
+    keys_of,
     minute_of,
     run_key,
     run_of,
@@ -49,7 +49,7 @@ Listener = Callable[[Ints, Ints], None]
 class MinuteBars:
     """The bars of one asset; `edges` says whether they hold `minute_bars.EDGES` (stocks). One writer, any readers.
 
-    Frames of bars have `symbol`, `right` (a place in `catalog.RIGHTS`), `minute` (since 1970) and `minute_bars.FIELDS`.
+    Frames of bars have `catalog.BAR_KEY` and `minute_bars.FIELDS`.
 
     Args:
         oldest: the first minute that is kept.
@@ -132,34 +132,46 @@ class MinuteBars:
     # writing
     def load(self, parts: Iterable[pl.DataFrame]) -> None:
         """Put the bars of `parts` in the place of all; readers see the bars before until the last part is taken."""
-        days: dict[int, Block] = {}
+        loader = Loader(edges=self._edges)
         for part in parts:
-            for day, block in self._days(part):
-                known = days.get(day)
-                pair = () if known is None else (whole(known), whole(block))
-                days[day] = Rows(pair, edges=self._edges).merged(packed=True) if pair else block
-        bases = tuple(days[day] for day in sorted(days))
-        for block in bases:
-            block.prepare()
-        self.settle()
+            loader.add(part)
+        self.replace(loader)
+
+    def replace(self, loader: Loader) -> None:
+        """Put the bars that were loaded in the place of all."""
+        bases = loader.blocks()
+        self.wait()
         symbols = unique([block.symbols for block in bases]).tolist()
         with self._swap:
             self._view = View(bases, (), self.oldest, edges=self._edges)
-            self.version += 1
-            self._log.clear()
-            self._logged, self._forgotten = 0, self.version
-        self._versions = dict.fromkeys(self._versions.keys() | set(symbols), self.version)
+            self._versions |= dict.fromkeys(symbols, 0)
+            self._forget()
         none = np.empty(0, np.int64)
         self._tell(none, none)
         _release()
 
-    def _days(self, part: pl.DataFrame) -> Iterator[tuple[int, Block]]:
-        """Yield a packed block for each UTC day of a frame."""
-        day = part["minute"] // _DAY
-        days = day.unique().sort().to_list()
-        for one in days:
-            mine = part if len(days) == 1 else part.filter(day == one)
-            yield one, self._block(mine, packed=True)
+    def repeat(self, version: int) -> None:
+        """Say once more which minutes changed after a version: answers about them may change though these bars do not.
+
+        Where that is forgotten, all may have changed.
+        """
+        with self._swap:
+            if version < self._forgotten:
+                self._forget()
+                pairs = np.empty(0, np.int64)
+            else:
+                pairs = unique([pairs for at, pairs in self._log if at > version])
+                if not len(pairs):
+                    return
+                self._note(pairs)
+        self._tell(run_of(pairs), minute_of(pairs))
+
+    def _forget(self) -> None:
+        """Say that all may have changed."""
+        self.version += 1
+        self._log.clear()
+        self._logged, self._forgotten = 0, self.version
+        self._versions = dict.fromkeys(self._versions, self.version)
 
     def change(
         self, added: pl.DataFrame, keys: pl.DataFrame | None = None, restated: pl.DataFrame | None = None
@@ -170,7 +182,7 @@ class MinuteBars:
         """
         fresh = [self._block(added)] if added.height else []
         if keys is not None and restated is not None and keys.height:
-            fresh.append(self._restated(_keys(keys), self._block(restated), fresh))
+            fresh.append(self._restated(keys_of(keys), self._block(restated), fresh))
         if not fresh:
             return
         with self._swap:
@@ -181,16 +193,13 @@ class MinuteBars:
         with self._swap:
             view = self._view
             self._view = View(view.bases, (*view.tail[: self._taken], *tail), view.oldest, edges=self._edges)
-            # After the view: an answer kept under a version must not be older than it.
+            # After the view: an answer kept under a version must not be older than the version.
             self._note(pairs)
         self._merge_when_grown()
         self._tell(run_of(pairs), minute_of(pairs))
 
-    def _block(self, bars: pl.DataFrame, *, packed: bool = False) -> Block:
-        # In one query: each costs more than what it does to a small batch.
-        values = bars.select(pl.col(self._names).cast(pl.Int64).fill_null(0))
-        columns = {name: values[name].to_numpy() for name in self._names}
-        return block_of(_keys(bars), columns, edges=self._edges, packed=packed)
+    def _block(self, bars: pl.DataFrame) -> Block:
+        return block_of_frame(bars, edges=self._edges, packed=False)
 
     def _restated(self, keys: Ints, made: Block, fresh: Sequence[Block]) -> Block:
         """Return the corrections after which the bars with `keys` are those of `made`, on top of `fresh` blocks."""
@@ -209,7 +218,7 @@ class MinuteBars:
     def _note(self, pairs: Ints) -> None:
         """Remember which minutes of which symbols changed."""
         self.version += 1
-        self._versions |= dict.fromkeys(unique([run_of(pairs)]).tolist(), self.version)
+        self._versions.update(dict.fromkeys(unique([run_of(pairs)]).tolist(), self.version))
         self._log.append((self.version, pairs))
         self._logged += len(pairs)
         while self._logged > self._most_changes:
@@ -220,11 +229,6 @@ class MinuteBars:
     def _tell(self, symbols: Ints, minutes: Ints) -> None:
         for listener in self.listeners:
             listener(symbols, minutes)
-
-    def advance(self, oldest: int) -> None:
-        """Let the bars begin at a later minute."""
-        if oldest > self.oldest:
-            self.begin(oldest)
 
     def begin(self, oldest: int) -> None:
         """Let the bars begin at any minute; an earlier one has no bars until they are loaded."""
@@ -237,14 +241,14 @@ class MinuteBars:
     def _merge_when_grown(self) -> None:
         tail = self._view.tail
         if self._merging is not None and len(tail) > _BLOCKS:
-            self.settle()
+            self.wait()
         if self._taken or sum(map(len, tail)) <= self._most:
             return
         self._taken = len(tail)
         self._merging = threading.Thread(target=self._merge, name="merge-minute-bars")
         self._merging.start()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until no rows are being merged."""
         if self._merging is not None:
             self._merging.join()
@@ -288,6 +292,27 @@ def _release() -> None:
         trim(0)
 
 
-def _keys(bars: pl.DataFrame) -> Ints:
-    key = bars.select(pl.col("symbol", "right", "minute").cast(pl.Int64))
-    return key_of(*(column.to_numpy() for column in key.get_columns()))
+class Loader:
+    """Bars on their way into memory, packed by UTC day; `edges` as of `MinuteBars`."""
+
+    def __init__(self, *, edges: bool) -> None:
+        self._edges = edges
+        self._days: dict[int, Block] = {}
+
+    def add(self, part: pl.DataFrame) -> None:
+        """Take a frame of bars."""
+        day = part["minute"] // _DAY
+        days = day.unique().sort().to_list()
+        for one in days:
+            mine = part if len(days) == 1 else part.filter(day == one)
+            block = block_of_frame(mine, edges=self._edges, packed=True)
+            if one in self._days:
+                pair = [whole(self._days[one]), whole(block)]
+                block = Rows(pair, edges=self._edges).merged(packed=True)
+            self._days[one] = block
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the blocks in order of days, ready for answers."""
+        for block in self._days.values():
+            block.prepare()
+        return tuple(self._days[day] for day in sorted(self._days))

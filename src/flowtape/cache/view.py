@@ -7,12 +7,14 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 from flowtape.cache.blocks import (
     CALL,
     PUT,
     Block,
     Rows,
+    block_of_frame,
     key_of,
     look_up,
     minute_of,
@@ -26,10 +28,9 @@ from flowtape.cache.blocks import (
 from flowtape.model.exact import Ints, Numbers, joined, square_sums
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS, VOLUMES, gross, latest
 
-NO_RIGHT = 2
-"""The right of a stock's bars."""
+_PACKED = 2**16
+"""Bars of a frame from which it pays to pack them."""
 _RIGHTS = 3
-_MINUTE = 26
 
 
 class Totals(NamedTuple):
@@ -66,6 +67,17 @@ class View:
         self, bases: tuple[Block, ...], tail: tuple[Block, ...], oldest: int, *, edges: bool
     ) -> None:
         self.bases, self.tail, self.oldest, self.edges = bases, tail, oldest, edges
+
+    @classmethod
+    def of(cls, bases: Sequence[pl.DataFrame], tail: Sequence[pl.DataFrame] = (), *, edges: bool) -> View:
+        """Return a view of frames of bars; no two of `bases` have the same minutes."""
+        made = (
+            tuple(
+                block_of_frame(part, edges=edges, packed=len(part) > _PACKED) for part in parts if len(part)
+            )
+            for parts in (bases, tail)
+        )
+        return cls(next(made), next(made), 0, edges=edges)
 
     @cached_property
     def marked(self) -> Ints:
@@ -128,7 +140,7 @@ class View:
         return CrossSection(self, max(start, self.oldest), end, right, names)
 
 
-_FOREVER = 2**26 - 1
+_FOREVER = 2**28 - 1
 
 
 def summed(blocks: Sequence[Block], key: Ints, names: Sequence[str]) -> dict[str, Ints]:

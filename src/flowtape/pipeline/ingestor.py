@@ -13,7 +13,7 @@ from datetime import date, timedelta
 
 import polars as pl
 
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.model.conditions import is_cancel
 from flowtape.model.prints import SCHEMA as PRINTS
 from flowtape.model.prints import SIZE_SCALE, Side, check, conform, trading_days
@@ -40,7 +40,7 @@ class Engine:
     """Takes prints into a store and a cache. All methods may be called from any thread."""
 
     def __init__(
-        self, store: Store, window: Window | None = None, max_quote_age: timedelta | None = None
+        self, store: Store, window: Cache | None = None, max_quote_age: timedelta | None = None
     ) -> None:
         self.store = store
         self.window = window

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from flowtape.cache.window import Totals
+from flowtape.cache.view import Totals
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE, combined
 from flowtape.queries.flow import flow_columns, flow_fields

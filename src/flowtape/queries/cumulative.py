@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from flowtape.cache.window import Totals
+from flowtape.cache.view import Totals
 from flowtape.model.calendar import anchors
 from flowtape.model.exact import total
 from flowtape.model.prints import PRICE_SCALE

@@ -8,16 +8,17 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from flowtape.cache.window import MINUTES
+from flowtape.cache.cache import MINUTES
 from flowtape.model.calendar import sessions
 from flowtape.model.prints import NEW_YORK
 from flowtape.model.query import Query
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, VOLUMES, net
 from flowtape.orderflow.signals import drift
+from flowtape.queries.all_symbols import AllSymbols
 from flowtape.queries.leaders import asked_at, board_minutes
 from flowtape.queries.render.bodies import Made, Rows, Text
 from flowtape.queries.render.numbers import NOTIONAL_SCALE, Ints, Numbers, decimals, stamp, stamps, whole
-from flowtape.queries.source import Desk, Flows
+from flowtape.queries.source import Desk
 
 _DAY = 1440
 
@@ -54,25 +55,26 @@ class Drifts(msgspec.Struct, rename="camel", kw_only=True):
 def drift_answer(desk: Desk, query: Query) -> Made:
     """The body of `…/drift`, the most stretched first; of equals by symbol."""
     start, end = board_minutes(desk, query)
-    flows = desk.flows(query, start, end)
+    flows = desk.all_symbols(query, start, end)
+    signed, trades = net(flows.sums, "volume"), flows.sums["trades"]
     past_net, past_squares = _past(desk, query, flows, start, end)
-    measured = drift(flows.net, flows.squares, past_net, past_squares)
-    qualified = flows.trades >= query.min_trades
+    measured = drift(signed, flows.squares(), past_net, past_squares)
+    qualified = trades >= query.min_trades
     places = np.flatnonzero(qualified)
     places = places[np.argsort(-np.abs(measured.score[places]), kind="stable")][: query.limit]
     own = measured.has_z[places].tolist()
     z = decimals(measured.z[places], 100)
     columns = {
         "symbol": [flows.symbols[place] for place in places.tolist()],
-        "net_volume": whole(flows.net[places], query.asset).tolist(),
-        "net_premium": decimals(flows.notional[places], NOTIONAL_SCALE[query.asset]),
-        "trade_count": flows.trades[places].tolist(),
+        "net_volume": whole(signed[places], query.asset).tolist(),
+        "net_premium": decimals(net(flows.sums, "notional")[places], NOTIONAL_SCALE[query.asset]),
+        "trade_count": trades[places].tolist(),
         "z": [value if known else UNSET for value, known in zip(z, own, strict=True)],
         "sessions": [len(past_net)] * len(own),
         "volume_z": decimals(measured.volume_z[places], 100),
         "basis": ["history" if known else "volume" for known in own],
         "stretched": measured.stretched[places].tolist(),
-        "last_trade_utc": stamps(flows.newest(places), "s"),
+        "last_trade_utc": stamps(flows.details(places).last_ts, "s"),
     }
     body = Drifts(
         generated_utc=stamp(asked_at(desk, query), "s"),
@@ -86,7 +88,7 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     return Made(body, flows.as_of)
 
 
-def _past(desk: Desk, query: Query, flows: Flows, start: int, end: int) -> tuple[Ints, Numbers]:
+def _past(desk: Desk, query: Query, flows: AllSymbols, start: int, end: int) -> tuple[Ints, Numbers]:
     """The symbols' net volume over the same clock minutes of earlier sessions, and the sum of the squares of its
     minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
     has 0."""
@@ -94,11 +96,11 @@ def _past(desk: Desk, query: Query, flows: Flows, start: int, end: int) -> tuple
     nets: list[Numbers] = []
     squares: list[Numbers] = []
     for shift in _shifts(start, end) if place else ():
-        past = desk.flows(query, start + shift, end + shift)
+        past = desk.all_symbols(query, start + shift, end + shift, (*VOLUMES[:2], "trades"))
         if past.symbols:
             mine = [(number, place[symbol]) for number, symbol in enumerate(past.symbols) if symbol in place]
             take, put = np.array(mine, np.int64).reshape(-1, 2).T
-            for rows, values in ((nets, past.net), (squares, past.squares)):
+            for rows, values in ((nets, net(past.sums, "volume")), (squares, past.squares())):
                 row = np.zeros(len(place), values.dtype)
                 row[put] = values[take]
                 rows.append(row)

@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from flowtape.cache.cross_section import BoardTotals
 from flowtape.model.exact import times
 from flowtape.model.prints import PRICE_SCALE
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import gross, net
+from flowtape.queries.all_symbols import AllSymbols
 from flowtape.queries.flow import volume_columns
 from flowtape.queries.render.bodies import Made, Rows, Text
 from flowtape.queries.render.numbers import (
@@ -95,7 +95,7 @@ class Outliers(msgspec.Struct, rename="camel", kw_only=True):
 
 def leaderboard(desk: Desk, query: Query) -> Made:
     """The body of `…/leaderboard`."""
-    board = desk.board(query, *board_minutes(desk, query))
+    board = desk.all_symbols(query, *board_minutes(desk, query))
     signed = net(board.sums, "notional")
     body = Leaderboard(
         generated_utc=stamp(asked_at(desk, query), "s"),
@@ -110,7 +110,7 @@ def leaderboard(desk: Desk, query: Query) -> Made:
 
 def outliers(desk: Desk, query: Query) -> Made:
     """The body of `…/outliers`."""
-    board = desk.board(query, *board_minutes(desk, query))
+    board = desk.all_symbols(query, *board_minutes(desk, query))
     qualified = (board.sums["trades"] >= query.min_trades) & (gross(board.sums, "volume") > 0)
     chosen = _largest(np.abs(net(board.sums, "notional")), qualified, query.limit)
     body = Outliers(
@@ -144,7 +144,7 @@ def _largest(by: Numbers, among: np.ndarray[tuple[int], np.dtype[np.bool_]], mos
     return order
 
 
-def _leaders(query: Query, board: BoardTotals, places: Ints) -> Rows[Leader]:
+def _leaders(query: Query, board: AllSymbols, places: Ints) -> Rows[Leader]:
     sums = {name: values[places] for name, values in board.sums.items()}
     average = decimals(vwap(gross(sums, "notional"), gross(sums, "volume")), PRICE_SCALE)
     columns = {
@@ -158,7 +158,7 @@ def _leaders(query: Query, board: BoardTotals, places: Ints) -> Rows[Leader]:
     return Rows(Leader, columns)
 
 
-def _outliers(query: Query, board: BoardTotals, places: Ints, now: int) -> Rows[Outlier]:
+def _outliers(query: Query, board: AllSymbols, places: Ints, now: int) -> Rows[Outlier]:
     sums = {name: values[places] for name, values in board.sums.items()}
     details, scale = board.details(places), NOTIONAL_SCALE[query.asset]
     imbalance = signed_imbalance(sums["buy_volume"], sums["sell_volume"])

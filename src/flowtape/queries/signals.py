@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from flowtape.cache.window import Totals
+from flowtape.cache.view import Totals
 from flowtape.model.calendar import anchors, regular_sessions, sessions
 from flowtape.model.exact import numbers
 from flowtape.model.prints import DAY_NS, PRICE_SCALE, SIZE_SCALE, day_bounds, minute_days

@@ -1,4 +1,4 @@
-"""Where answers get their numbers: minutes, prints and boards of a query, from the window or the store.
+"""Where answers get their numbers: minutes, prints and all symbols of a query, from the cache or the store.
 
 One rule of what counts, two ways to it: minute bars where they tell enough, else the prints themselves. Both give the
 same integers.
@@ -6,24 +6,23 @@ same integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from flowtape.cache.cross_section import FIELDS as BOARD_FIELDS
-from flowtape.cache.cross_section import Bars, Board, BoardTotals, Ints
-from flowtape.cache.window import Totals, Window, columns_of, passing, totals
+from flowtape.cache.cache import Cache
+from flowtape.cache.view import Totals, View
 from flowtape.feeds.backlog import FOREVER, Missing
-from flowtape.model.exact import Numbers
+from flowtape.model.exact import Ints
 from flowtape.model.prints import NEW_YORK, day_bounds
-from flowtape.model.query import Filter, Query
+from flowtape.model.query import Query
 from flowtape.orderflow.identity import EVENT_ORDER
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE, net
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS
 from flowtape.pipeline.batch import bars_of
 from flowtape.queries import print_sql
+from flowtape.queries.all_symbols import AllSymbols
 from flowtape.storage import Store
 from flowtape.storage.catalog import RIGHTS
 
@@ -31,8 +30,8 @@ _FIRST_LOOK = 4 * NS_PER_MINUTE
 _PIECE = 120
 """Minutes of all symbols that are read from the store at a time, which bounds memory."""
 _MOST_PIECES = 16
-"""Reads that one board takes: a store on a server answers each in some tens of milliseconds. The pieces of long windows
-are longer."""
+"""Reads that one cross-section takes: a store on a server answers each in some tens of milliseconds. The pieces of long
+windows are longer."""
 _WIDER = 8
 """How much further back each next look for the newest prints goes."""
 
@@ -59,24 +58,10 @@ class Summed(NamedTuple):
     contracts: int
 
 
-class Flows(NamedTuple):
-    """Symbols with prints in some minutes, in order of name, and arrays as long, in the units of bars: net volume, net
-    notional, the sum of the squares of each minute's net volume, and counted prints. `newest(places)` gives
-    the newest print (ns) of the symbols at some places; `as_of` is that of all."""
-
-    symbols: list[str]
-    net: Ints
-    notional: Numbers
-    squares: Numbers
-    trades: Ints
-    newest: Callable[[Ints], Ints]
-    as_of: int | None
-
-
 class Desk:
     """The numbers behind one answer, as of the instant `now` (ns UTC). Used from any one thread.
 
-    What minutes tell may come from the window, which is a commit behind the store at most; `trades` and answers that
+    What minute bars tell may come from the cache, which is a commit behind the store at most; `trades` and answers that
     go with prints come from the store alone, so within one `Store.snapshot` they agree. Every method raises
     `StoreError` when the store cannot be read, and `Loading` when it would rest on instants that are `missing`.
     """
@@ -84,14 +69,14 @@ class Desk:
     def __init__(
         self,
         store: Store,
-        window: Window | None,
+        cache: Cache | None,
         now: int,
         max_quote_age: timedelta | None = None,
         missing: Missing | None = None,
     ) -> None:
         self.now = now
         self._store = store
-        self._window = window
+        self._cache = cache
         self._missing = missing
         self.max_quote_age = max_quote_age
 
@@ -109,14 +94,30 @@ class Desk:
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if query.filter.by_print:
             return self.bars(query, Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE), names, NS_PER_MINUTE)
-        from_window = query.at is None and not query.quality
-        if from_window and self._window is not None and start >= self._window.oldest:
-            return self._window.totals(query.asset, query.symbol, start, end, names, query.filter)
-        return self._kept(query, start, end, names)
+        view = None if query.quality else self._cached(query, start)
+        if view is None:
+            view = self._kept(query, start, end)
+        return view.line(self._number(query), start, end, names, _right(query))
 
-    def _kept(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
-        bars = columns_of(self._bars(query, start, end))
-        return totals(bars[:, passing(bars, query.filter)], names)
+    def _cached(self, query: Query, start: int) -> View | None:
+        """Return the bars in memory; None where they do not tell of minutes from `start` on as the query asks."""
+        if query.at is not None or self._cache is None:
+            return None
+        view = self._cache.of(query.asset).view()
+        return view if start >= view.oldest else None
+
+    def _number(self, query: Query) -> int:
+        """Return the number of the query's symbol, −1 of one that no print came of."""
+        found = self._store.catalog.symbol_id(query.asset, query.symbol)
+        return -1 if found is None else found
+
+    def _kept(self, query: Query, start: int, end: int) -> View:
+        """Return a symbol's bars from the store, as they stood at `at`: a cancel that came then or later had not
+        happened, and what it removed is put back."""
+        number = self._number(query)
+        bars = self._store.bars(pl.Series([number] if number >= 0 else [], dtype=pl.Int32), start, end)
+        back = [] if query.at is None else [self._put_back(self._series(query), start, end, query.at)]
+        return View.of([bars], back, edges=query.asset == "stock")
 
     def bars(self, query: Query, span: Span, names: tuple[str, ...], length: int) -> Totals:
         """Return the bars of a span made from its prints, for what minute bars cannot tell.
@@ -189,8 +190,11 @@ class Desk:
         self._require(span.start, span.end)
         whole = span.start % NS_PER_MINUTE == 0 and span.end % NS_PER_MINUTE == 0
         if whole and not query.filter.by_print:
-            found = self._kept(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, ("trades",))
-            return int(found.values["trades"].sum())
+            start, end = span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE
+            line = self._kept(query, start, end).line(
+                self._number(query), start, end, ("trades",), _right(query)
+            )
+            return int(line.values["trades"].sum())
         return self.summary(query, span).trades
 
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
@@ -210,45 +214,30 @@ class Desk:
                 return found.sort(EVENT_ORDER, descending=True, nulls_last=True).head(most)
             look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
 
-    def board(self, query: Query, start: int, end: int) -> BoardTotals:
-        """All symbols of the query's asset, summed over minutes [start, end), by the query's right and `at`.
+    def all_symbols(self, query: Query, start: int, end: int, names: tuple[str, ...] = SUMS) -> AllSymbols:
+        """Return all symbols of the query's asset summed over minutes [start, end), by the query's right and `at`.
 
-        With `at`, as someone would have had them then: a cancel that came then or later had not happened.
+        `names` are of `minute_bars.SUMS`, `trades` among them. With `at`, as someone would have had them then: a cancel
+        that came then or later had not happened.
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
-        if query.at is None and self._window is not None and start >= self._window.oldest:
-            return self._window.board(query.asset, start, end, query.filter)
-        known = self._store.catalog.series.filter(pl.col("asset") == query.asset)
-        named = known.select(pl.col("symbol_id").cast(pl.Int64), pl.col("symbol").cast(pl.String)).unique()
-        symbols = named.select(pl.col("symbol").sort()).with_row_index("owner")
-        owners = named.join(symbols, on="symbol").select("symbol_id", pl.col("owner").cast(pl.Int64))
-        board = Board.of(
-            _owned(bars, owners, query.filter.right)
-            for bars in self._pieces(query, known["series"], start, end)
-        )
-        return board.totals(list(symbols.iter_rows()), start, end)
+        view = self._cached(query, start) or self._kept_of_all(query, start, end)
+        named = self._store.catalog.named(query.asset)
+        return AllSymbols(view.cross_section(start, end, _right(query), names), named)
 
-    def _pieces(self, query: Query, series: pl.Series, start: int, end: int) -> Iterator[pl.DataFrame]:
-        """Bars of minutes [start, end) as they stood at the query's `at`, small enough for memory; of any series."""
+    def _kept_of_all(self, query: Query, start: int, end: int) -> View:
+        """Return the bars of all symbols from the store, as `_kept` does those of one."""
+        series = self._store.catalog.series.filter(pl.col("asset") == query.asset)
+        numbers = series["symbol_id"].unique()
         length = max(_PIECE, -(-(end - start) // _MOST_PIECES))
-        for low in range(start, end, length):
-            yield self._store.bars(None, low, min(low + length, end))
-        if query.at is not None:
-            yield self._put_back(series, start, end, query.at)
-
-    def flows(self, query: Query, start: int, end: int) -> Flows:
-        """`board` as signed flow."""
-        board = self.board(query, start, end)
-        sums = board.sums
-        return Flows(
-            board.symbols,
-            net(sums, "volume"),
-            net(sums, "notional"),
-            board.squares(),
-            sums["trades"],
-            lambda places: board.details(places).last_ts,
-            board.as_of,
-        )
+        parts = [
+            self._store.bars(None, low, min(low + length, end)).filter(
+                pl.col("symbol_id").is_in(numbers.implode())
+            )
+            for low in range(start, end, length)
+        ]
+        back = [] if query.at is None else [self._put_back(series["series"], start, end, query.at)]
+        return View.of(parts, back, edges=query.asset == "stock")
 
     def underlying(self, query: Query, start: int, end: int) -> tuple[Ints, Ints]:
         """The underlying's last mid of each minute in [start, end) (before `at`), on the symbol's option prints:
@@ -263,28 +252,9 @@ class Desk:
         self._require(0, FOREVER)
         return self._extent(query, 2**31 - 1)[0]
 
-    def _series(self, query: Query, which: Filter | None = None) -> pl.Series:
-        """Series numbers of the symbol, or only those whose right and expiry pass a filter."""
-        found = self._store.catalog.find(query.asset, query.symbol)
-        if which is None or (which.right is None and not which.expiries):
-            return found
-        known = self._store.catalog.series[found.cast(pl.UInt32)]
-        passes = pl.lit(True) if which.right is None else pl.col("right") == which.right
-        if which.expiries:
-            passes &= pl.any_horizontal(pl.col("expiry").is_between(*ends) for ends in which.expiries)
-        return known.filter(passes)["series"]
-
-    def _bars(self, query: Query, start: int, end: int) -> pl.DataFrame:
-        """Bars of a symbol from the store, as they stood at `at`: a cancel that came then or later had not happened,
-        and what it removed is put back."""
-        symbol = self._store.catalog.symbol_id(query.asset, query.symbol)
-        bars = self._store.bars(pl.Series([] if symbol is None else [symbol], dtype=pl.Int32), start, end)
-        if query.at is None:
-            return bars
-        put_back = self._put_back(self._series(query), start, end, query.at)
-        if put_back.is_empty():
-            return bars
-        return pl.concat([frame.select(put_back.columns).cast(pl.Int64) for frame in (bars, put_back)])
+    def _series(self, query: Query) -> pl.Series:
+        """Return the series numbers of the symbol."""
+        return self._store.catalog.find(query.asset, query.symbol)
 
     def _put_back(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
         """Bars of the prints in minutes [start, end) that a cancel removed at an instant or later."""
@@ -293,14 +263,15 @@ class Desk:
 
     def _extent(self, query: Query, end: int) -> tuple[int | None, int | None]:
         """Return the oldest (of stocks) and newest counted print's time in minutes before `end`."""
-        symbol = self._store.catalog.symbol_id(query.asset, query.symbol)
-        return (None, None) if symbol is None else self._store.extent(symbol, end)
+        number = self._number(query)
+        return (None, None) if number < 0 else self._store.extent(number, end)
 
     def _newest(self, query: Query) -> int | None:
         """The time of the symbol's newest counted print (before `at`), whatever the filter."""
         series = self._series(query)
         if query.at is None:
-            newest = None if self._window is None else self._window.newest(query.asset, query.symbol)
+            cached = None if self._cache is None else self._cache.of(query.asset)
+            newest = None if cached is None else cached.newest(self._number(query))
             return self._extent(query, 2**31 - 1)[1] if newest is None else newest
         minute = query.at // NS_PER_MINUTE
         plain = Query(asset=query.asset, symbol=query.symbol, at=query.at)
@@ -310,11 +281,6 @@ class Desk:
         return max((ts for ts in known if isinstance(ts, int)), default=None)
 
 
-def _owned(bars: pl.DataFrame, owners: pl.DataFrame, right: str | None) -> Bars:
-    """Return the bars of a right (None: of all) whose symbol has an owner in `owners` (symbol_id, owner)."""
-    columns = ("minute", *BOARD_FIELDS)
-    if right is not None:
-        bars = bars.filter(pl.col("right") == RIGHTS.index(right))
-    mine = bars.select(pl.col("symbol_id", *columns).cast(pl.Int64)).join(owners, on="symbol_id")
-    values = {name: mine[name].to_numpy() for name in columns}
-    return Bars(mine["owner"].to_numpy(), values["minute"], values)
+def _right(query: Query) -> int | None:
+    """Return the number of the query's right, None for all."""
+    return None if query.filter.right is None else RIGHTS.index(query.filter.right)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from flowtape.cache.window import Totals
+from flowtape.cache.view import Totals
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.queries.render.numbers import instant, past_minutes, window_minutes

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from flowtape.cache.window import MINUTES, Window
+from flowtape.cache.cache import MINUTES, Cache
 from flowtape.errors import FeedError, StoreError
 from flowtape.feeds.backlog import Backlogs
 from flowtape.feeds.replay import Replay
@@ -84,7 +84,7 @@ class Flow:
     def __init__(
         self,
         engine: Engine,
-        window: Window,
+        window: Cache,
         clock: Clock,
         feed: FeedState | None = None,
         silence_limit: float = 30.0,
@@ -198,7 +198,7 @@ class Flow:
                 # What the window does not hold, any commit may have changed.
                 version -= self._engine.generation
         else:
-            version = self._window.board_version(query.asset)
+            version = self._window.of(query.asset).version
             if query.at is not None:
                 # Both only rise. The board does not tell of a commit older than the window.
                 version += self._engine.generation

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import uvloop
 
-from flowtape.cache.window import Window
+from flowtape.cache.cache import Cache
 from flowtape.errors import FlowtapeError
 from flowtape.feeds.backlog import Backlog, Backlogs
 from flowtape.feeds.base import Feed
@@ -110,7 +110,7 @@ async def _serve(
     replay = None if replayed is None else replayed.replay
     clock: Clock = SystemClock() if replayed is None else replayed.clock
     go_on(feeds, store)
-    window = Window(store.catalog, clock.now_ns() // NS_PER_MINUTE)
+    window = Cache(store.catalog, clock.now_ns() // NS_PER_MINUTE)
     engine = Engine(store, window, settings.quote_age)
     backlogs = _backlogs(store, feeds, sources)
     follower = Follower(engine) if shared(settings.store) else None

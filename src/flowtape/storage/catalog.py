@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from datetime import date
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from flowtape.errors import StoreError
@@ -71,6 +73,15 @@ GROUP = ("series", "strike", "size", "price")
 _NO_KEYS = pl.DataFrame(schema={"key": pl.Int64, "number": pl.Int64})
 
 
+class Named(NamedTuple):
+    """The symbols of an asset: `numbers` by name; `names` in order, and their numbers as an array `in_order`."""
+
+    numbers: dict[str, int]
+    symbols: frozenset[str]
+    names: list[str]
+    in_order: npt.NDArray[np.int64]
+
+
 @dataclass
 class Catalog:
     """Numbers of series and venues; grows as tapes bring new ones. `kept_*` is how many a store has kept,
@@ -84,7 +95,7 @@ class Catalog:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _offered: tuple[int, int] = (0, 0)
     _series_keys: pl.DataFrame = field(default_factory=lambda: _NO_KEYS, repr=False)
-    _symbols: dict[str, tuple[pl.DataFrame, frozenset[str]]] = field(default_factory=dict, repr=False)
+    _named: dict[str, tuple[pl.DataFrame, Named]] = field(default_factory=dict, repr=False)
     _symbol_ids: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
     _venue_keys: pl.DataFrame = field(default_factory=lambda: _NO_KEYS, repr=False)
 
@@ -149,8 +160,7 @@ class Catalog:
 
     def symbol_id(self, asset: str, symbol: str) -> int | None:
         """Return the number of a symbol, None where no print came of it."""
-        found = self.series.filter(pl.col("asset") == asset, pl.col("symbol") == symbol)
-        return None if found.is_empty() else int(found["symbol_id"][0])
+        return self.named(asset).numbers.get(symbol)
 
     def symbol_ids(self, named: pl.DataFrame) -> pl.Series:
         """Return the numbers of symbols, by their `asset` and `symbol` (text).
@@ -165,11 +175,19 @@ class Catalog:
 
     def symbols(self, asset: str) -> frozenset[str]:
         """The symbols of an asset that prints came of."""
+        return self.named(asset).symbols
+
+    def named(self, asset: str) -> Named:
+        """Return the symbols of an asset and their numbers."""
         series = self.series
-        known = self._symbols.get(asset)
+        known = self._named.get(asset)
         if known is None or known[0] is not series:
-            names = series.filter(pl.col("asset") == asset)["symbol"].unique().cast(pl.String)
-            known = self._symbols[asset] = series, frozenset(names)
+            mine = series.filter(pl.col("asset") == asset).unique("symbol_id")
+            table = mine.select(pl.col("symbol").cast(pl.String), pl.col("symbol_id").cast(pl.Int64)).sort(
+                "symbol"
+            )
+            numbers, in_order = dict(table.iter_rows()), table["symbol_id"].to_numpy()
+            known = self._named[asset] = series, Named(numbers, frozenset(numbers), list(numbers), in_order)
         return known[1]
 
     def fresh(self) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -1,0 +1,123 @@
+"""The last 10,080 minutes of every symbol, in memory, for the answers that must be fast.
+
+A copy of the store's minute bars: loaded at start, then given the bars of every commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import polars as pl
+
+from flowtape.cache.minute_bars import Loader, MinuteBars
+from flowtape.model.prints import Asset
+from flowtape.storage import Store
+from flowtape.storage.catalog import Catalog
+
+MINUTES = 10_080
+"""Seven days."""
+_DAY = 1440
+
+
+class Cache:
+    """The minute bars of both assets. One writer, any readers.
+
+    Symbols are told by their numbers in the catalog of the store that the bars are of.
+    """
+
+    def __init__(self, catalog: Catalog, now_minute: int) -> None:
+        self._catalog = catalog
+        self.oldest = now_minute - MINUTES + 1
+        self._bars = {asset: MinuteBars(self.oldest, edges=asset == "stock") for asset in Asset.categories}
+        self._learned = (-1, 0)
+        self._stock = np.empty(0, np.bool_)
+        self._settled = dict.fromkeys(self._bars, 0)
+
+    def of(self, asset: str) -> MinuteBars:
+        """Return the bars of an asset."""
+        return self._bars[asset]
+
+    def number(self, asset: str, symbol: str) -> int:
+        """Return the number of a symbol, −1 of one that is not known."""
+        found = self._catalog.symbol_id(asset, symbol)
+        return -1 if found is None else found
+
+    def version(self, asset: str, symbol: str) -> int:
+        """Return a number that rises whenever a symbol's answers may change; −1 for a symbol without bars."""
+        return self._bars[asset].symbol_version(self.number(asset, symbol))
+
+    def load(self, store: Store, progress: Callable[[float], None] = lambda done: None) -> None:
+        """Put the store's bars in the place of all; readers see what was here until it is done.
+
+        `progress` is called with the share that is done, from 0 to 1; what it raises ends the loading.
+        """
+        loaders = {asset: Loader(edges=asset == "stock") for asset in self._bars}
+        # Day by day, so that memory holds one day twice and not the week.
+        bounds = [self.oldest, *range(self.oldest - self.oldest % _DAY + _DAY, self.oldest + MINUTES, _DAY)]
+        for place, (start, end) in enumerate(zip(bounds, [*bounds[1:], 2**31 - 1], strict=True)):
+            progress(place / len(bounds))
+            for asset, bars in self._by_asset(store.bars(None, start, end)):
+                loaders[asset].add(bars)
+        for asset, loader in loaders.items():
+            self._bars[asset].replace(loader)
+
+    def change(
+        self, added: pl.DataFrame, keys: pl.DataFrame | None = None, restated: pl.DataFrame | None = None
+    ) -> None:
+        """Add bars; then, for all readers at once, put `restated` in the place of all with `keys`."""
+        parts: dict[str, list[pl.DataFrame]] = {asset: [added.clear()] for asset in self._bars}
+        for asset, bars in self._by_asset(added):
+            parts[asset][0] = bars
+        if keys is not None and restated is not None:
+            for frame in (keys, restated):
+                split = dict(self._by_asset(frame))
+                for asset, part in parts.items():
+                    part.append(split.get(asset, frame.clear()))
+        for asset, part in parts.items():
+            self._bars[asset].change(*part)
+
+    def _by_asset(self, bars: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Yield the rows of each asset that has some."""
+        if bars.is_empty():
+            return
+        self._learn()
+        stock = self._stock[bars["symbol_id"].to_numpy()]
+        for asset, mine in (("option", ~stock), ("stock", stock)):
+            if mine.all():
+                yield asset, bars
+            elif mine.any():
+                yield asset, bars.filter(mine)
+
+    def _learn(self) -> None:
+        """Follow the catalog as it grows."""
+        # Only what a store was given: other numbers may yet come to mean something else.
+        series = self._catalog.offered_series
+        learned = (self._catalog.epoch, series.height)
+        if learned == self._learned:
+            return
+        numbers = series["symbol_id"].to_numpy()
+        self._stock = np.zeros(numbers.max(initial=-1) + 1, np.bool_)
+        self._stock[numbers] = (series["asset"] == "stock").to_numpy()
+        self._learned = learned
+
+    def settle(self) -> None:
+        """Say that the store now has all that is here: what was made of both together may change."""
+        for asset, bars in self._bars.items():
+            bars.repeat(self._settled[asset])
+            self._settled[asset] = bars.version
+
+    def advance(self, now_minute: int) -> None:
+        """Let the window end at a later minute."""
+        oldest = now_minute - MINUTES + 1
+        if oldest > self.oldest:
+            self._begin(oldest)
+
+    def begin(self, now_minute: int) -> None:
+        """Let the window end at any minute, earlier ones too; to be loaded next."""
+        self._begin(now_minute - MINUTES + 1)
+
+    def _begin(self, oldest: int) -> None:
+        self.oldest = oldest
+        for bars in self._bars.values():
+            bars.begin(oldest)

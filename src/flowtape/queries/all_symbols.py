@@ -1,0 +1,42 @@
+"""All symbols of an asset side by side, in order of name."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from flowtape.cache.blocks import look_up
+from flowtape.cache.view import CrossSection, Details
+from flowtape.model.exact import Ints, Numbers
+from flowtape.storage.catalog import Named
+
+
+class AllSymbols:
+    """The symbols with prints in some minutes, in order of name.
+
+    `sums` has one array a name of `minute_bars.SUMS`, as long as `symbols`, in the units of bars.
+    """
+
+    def __init__(self, section: CrossSection, named: Named) -> None:
+        self._section = section
+        there, self._order = look_up(named.in_order, section.symbols)
+        names = named.names
+        self.symbols = [names[place] for place in there.tolist()]
+        self.sums = {name: values[self._order] for name, values in section.sums.items()}
+
+    def of(self, right: int) -> dict[str, Ints]:
+        """Return the sums of a right, a place in `catalog.RIGHTS`."""
+        return {name: values[self._order] for name, values in self._section.of(right).items()}
+
+    def details(self, places: Ints) -> Details:
+        """Return more of the symbols at some places."""
+        return self._section.details(self._order[places])
+
+    def squares(self, *, directional: bool = False) -> Numbers:
+        """See `CrossSection.squares`."""
+        squares: Numbers = self._section.squares(directional=directional)[self._order]
+        return squares
+
+    @cached_property
+    def as_of(self) -> int | None:
+        """The newest print of all (ns UTC), None without one."""
+        return self._section.as_of
