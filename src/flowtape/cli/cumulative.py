@@ -33,7 +33,7 @@ from flowtape.storage import open_store, shared
 
 @click.command()
 @click.argument("symbol")
-@click.option("--minutes", default=240, show_default=True, help=f"Cache, clamped to 1..{MINUTES}.")
+@click.option("--minutes", default=240, show_default=True, help=f"Window, clamped to 1..{MINUTES}.")
 @click.option("--at", type=Instant(), help="The instant the window ends by.  [default: now]")
 @click.option("--expiry", type=Day(), help="One expiration.")
 @click.option("--asset", type=click.Choice(["option", "stock"]), default="option", show_default=True)
