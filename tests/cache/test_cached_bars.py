@@ -117,16 +117,6 @@ def test_changes_of_a_symbol_are_told_by_minute() -> None:
     assert changed.tolist() == [M + 2]
 
 
-def test_repeated_changes_raise_the_version() -> None:
-    bars = small()
-    bars.change(frame([((SPY, CALL, M), bar(FIVE, M))]))
-    bars.change(frame([((QQQ, CALL, M), bar(FIVE, M))]))
-    versions = [bars.symbol_version(symbol) for symbol in (SPY, QQQ)]
-    bars.repeat(1)
-    assert bars.symbol_version(SPY) == versions[0]
-    assert bars.symbol_version(QQQ) > versions[1]
-
-
 def test_forgotten_changes_are_not_guessed() -> None:
     bars = small()
     for place in range(30):

@@ -32,7 +32,6 @@ class Cache:
         self._bars = {asset: MinuteBars(self.oldest, edges=asset == "stock") for asset in Asset.categories}
         self._learned = (-1, 0)
         self._stock = np.empty(0, np.bool_)
-        self._settled = dict.fromkeys(self._bars, 0)
 
     def of(self, asset: str) -> MinuteBars:
         """Return the bars of an asset."""
@@ -100,12 +99,6 @@ class Cache:
         self._stock = np.zeros(numbers.max(initial=-1) + 1, np.bool_)
         self._stock[numbers] = (series["asset"] == "stock").to_numpy()
         self._learned = learned
-
-    def settle(self) -> None:
-        """Say that the store now has all that is here: what was made of both together may change."""
-        for asset, bars in self._bars.items():
-            bars.repeat(self._settled[asset])
-            self._settled[asset] = bars.version
 
     def advance(self, now_minute: int) -> None:
         """Let the window end at a later minute."""

@@ -150,22 +150,6 @@ class MinuteBars:
         self._tell(none, none)
         _release()
 
-    def repeat(self, version: int) -> None:
-        """Say once more which minutes changed after a version: answers about them may change though these bars do not.
-
-        Where that is forgotten, all may have changed.
-        """
-        with self._swap:
-            if version < self._forgotten:
-                self._forget()
-                pairs = np.empty(0, np.int64)
-            else:
-                pairs = unique([pairs for at, pairs in self._log if at > version])
-                if not len(pairs):
-                    return
-                self._note(pairs)
-        self._tell(run_of(pairs), minute_of(pairs))
-
     def _forget(self) -> None:
         """Say that all may have changed."""
         self.version += 1
