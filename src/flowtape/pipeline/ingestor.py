@@ -20,7 +20,6 @@ from flowtape.model.prints import SIZE_SCALE, Side, check, conform, trading_days
 from flowtape.orderflow.classify import in_force
 from flowtape.orderflow.identity import PRECEDENCE, better, current, unique
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
-from flowtape.pipeline.ahead import ahead
 from flowtape.pipeline.batch import Change, Prepared, bar_keys, bars_of
 from flowtape.pipeline.cancellation import Cancels
 from flowtape.pipeline.classification import Classifications, classified
@@ -30,6 +29,7 @@ from flowtape.pipeline.rebuild import rebuild_day
 from flowtape.pipeline.recent import RecentRows
 from flowtape.pipeline.report import Progress, Report
 from flowtape.readers import Tape
+from flowtape.readers.ahead import ahead
 from flowtape.storage import Point, Store
 from flowtape.storage.catalog import BAR_KEY, clustered
 
@@ -114,7 +114,8 @@ class Engine:
         Raises `StoreError` where the store refuses; nothing of the batch is kept or shown then.
         """
         report = Report(source)
-        prepared = self._prepare(prints) if prints.height else None
+        empty = isinstance(prints, pl.DataFrame) and prints.is_empty()
+        prepared = None if empty else self._prepare(prints)
         if prepared is not None or cursors:
             self._take(prepared, source, report, replace=replace, cursors=cursors, standing=standing)
         return report

@@ -1,5 +1,0 @@
-"""See `flowtape.readers.ahead`."""
-
-from flowtape.readers.ahead import ahead
-
-__all__ = ["ahead"]
