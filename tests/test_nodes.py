@@ -160,7 +160,8 @@ def test_three_nodes_keep_one_limit_and_answer_without_redis(store, tmp_path):
         assert sorted(spend(found, one, 2 * LIMIT)) == [200] * LIMIT + [429] * LIMIT
         assert [used(node, one) >= LIMIT for node in found] == [True] * 3
         assert spend(found, two, 9) == [200] * 9
-        assert [used(node, two) for node in found] == [9] * 3
+        # What a server has reserved and not used counts for the others until it is given back.
+        until(lambda: [used(node, two) for node in found] == [9] * 3)
 
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -173,7 +174,7 @@ def test_three_nodes_keep_one_limit_and_answer_without_redis(store, tmp_path):
             # What was kept in Redis alone is gone with it. Of each node's three, the first is not known to be counted.
             until(lambda: [used(node, two) for node in found] == [6] * 3)
             assert spend(found, two, 3) == [200] * 3
-            assert [used(node, two) for node in found] == [9] * 3
+            until(lambda: [used(node, two) for node in found] == [9] * 3)
         assert not any("hush" in node.log.read_text() or two in node.log.read_text() for node in found)
 
 

@@ -6,21 +6,24 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
 from click.testing import CliRunner
+from hypothesis import strategies as st
 
 from flowtape.cli import commands
 from flowtape.errors import StoreError, UsageError
 from flowtape.server.auth.keyfile import FileCounts, FileLedger
-from flowtape.server.auth.keys import Keys, Ledger, check_place, keys_of, plan_named
+from flowtape.server.auth.keys import Key, Keys, Ledger, check_place, keys_of, plan_named
 from flowtape.server.auth.keystore import StoreLedger
-from flowtape.server.auth.usage import DAY, Usage, usage_of
+from flowtape.server.auth.usage import DAY, MOST_RESERVED, Usage, usage_of
 from flowtape.settings import Settings
 from flowtape.storage import open_store
 from flowtape.storage.clickhouse.connection import Link, parse
@@ -289,6 +292,57 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
     keys, usage = open_file()
     assert usage.used(keys.list()[0], TODAY) == 3
+
+
+def test_a_kill_loses_at_most_one_reservation_and_grants_nothing_twice(open_file: Files, path: Path) -> None:
+    program = f"""
+import os, signal
+from flowtape.server.auth.keys import keys_of
+from flowtape.server.auth.usage import usage_of
+from flowtape.settings import Settings
+settings = Settings(keys={str(path)!r})
+keys, usage = keys_of(settings), usage_of(settings)
+key = keys.list()[0]
+print(sum(usage.spend(key, {TODAY}, 2000) for _ in range(777)), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    keys, usage = open_file()
+    keys.create("free", "k")
+    key = keys.list()[0]
+    granted = 0
+    for kills in range(1, 4):
+        done = subprocess.run([sys.executable, "-c", program], check=False, stdout=subprocess.PIPE)
+        granted += int(done.stdout)
+        counted = Usage(FileCounts(path))
+        assert granted <= counted.used(key, TODAY) <= min(granted + kills * MOST_RESERVED, 2000)
+        counted.close()
+    assert usage.spend(key, TODAY, 2000) is False
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_servers_of_one_file_grant_a_limit_once_and_whole(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "keys"
+        servers = [Usage(FileCounts(path)) for _ in range(3)]
+        key = Key(id="k", plan="Free", label="", created=0)
+        limit = data.draw(st.integers(1, 700))
+        granted = 0
+        for _ in range(data.draw(st.integers(1, 20))):
+            server = data.draw(st.sampled_from(servers))
+            granted += sum(server.spend(key, TODAY, limit) for _ in range(data.draw(st.integers(1, 90))))
+            if data.draw(st.booleans()):
+                server.flush()
+        assert granted <= limit
+        for server in servers:
+            server.flush()
+        for server in servers:
+            while server.spend(key, TODAY, limit):
+                granted += 1
+            server.flush()
+        assert granted == limit
+        for server in servers:
+            server.close()
 
 
 def test_unlimited_and_ephemeral_counts(open_file: Files) -> None:

@@ -30,9 +30,9 @@ CREATE TABLE IF NOT EXISTS usage (
     key TEXT NOT NULL, day INTEGER NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (key, day)
 ) STRICT, WITHOUT ROWID;
 """
-_SPEND = """
-INSERT INTO usage VALUES (?, ?, 1)
-ON CONFLICT DO UPDATE SET used = used + 1 WHERE used < ? RETURNING used
+_RESERVE = """
+INSERT INTO usage VALUES (?1, ?2, ?3)
+ON CONFLICT DO UPDATE SET used = used + ?3 WHERE used + ?3 <= ?4 RETURNING used
 """
 _ADD = "INSERT INTO usage VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET used = used + excluded.used"
 
@@ -104,20 +104,20 @@ class FileCounts:
             rows = self._db.execute("SELECT key, used FROM usage WHERE day = ?", (day,))
             return dict(rows.fetchall())
 
-    def spend(self, key: str, day: int, limit: int) -> int | None:
-        """Count a request if fewer than `limit` are counted; gives how many there are with it, None where none is left.
+    def reserve(self, key: str, day: int, many: int, limit: int) -> int | None:
+        """Count requests of a key before they are made, where with them no more than `limit` (≥ `many`) are counted.
 
-        The count is in the file before this returns, so it outlives the process, and it is exact however many
-        processes share the file.
+        Returns how many are counted with them, None where they would be too many. They are in the file before this
+        returns, so they outlive the process, and the count is exact however many processes share the file.
         """
         with _errors(self._path):
-            rows = self._db.execute(_SPEND, (key, day, limit)).fetchall()
+            rows = self._db.execute(_RESERVE, (key, day, many, limit)).fetchall()
         self.unfolded = True
         return int(rows[0][0]) if rows else None
 
     def write(self, batch: dict[tuple[str, int], int]) -> None:
-        """Add requests by key and day, taken from the batch as they are written, and fold SQLite's log into the file.
-        Runs in any thread."""
+        """Add requests by key and day, negative ones for what was reserved and not used, and fold SQLite's log into the
+        file. What is written is taken from the batch. Runs in any thread."""
         self.unfolded = False
         with _errors(self._path), closing(_connect(self._path)) as db:
             if batch:
