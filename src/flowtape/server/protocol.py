@@ -291,7 +291,7 @@ class Connection(asyncio.Protocol):
             return
         closes = not request.keep_alive or self._server.stopping
         parts = (
-            _STATUS_LINES[reply.status], self._server.date, reply.head, _CLOSE if closes else b"", b"\r\n",
+            _STATUS_LINES[reply.status], reply.head, _CLOSE if closes else b"", self._server.date, b"\r\n",
             b"" if request.method == "HEAD" or reply.status in _WITHOUT_BODY else body,
         )  # fmt: skip
         self.transport.write(b"".join(parts))
@@ -303,7 +303,7 @@ class Connection(asyncio.Protocol):
         """Send an answer in parts; the connection ends with it."""
         chunked = request.version == "1.1"
         head = reply.head + (_CHUNKED if chunked else b"") + _CLOSE
-        self.transport.write(b"".join((_STATUS_LINES[reply.status], self._server.date, head, b"\r\n")))
+        self.transport.write(b"".join((_STATUS_LINES[reply.status], head, self._server.date, b"\r\n")))
         took = request.method == "HEAD"
         try:
             if not took and not self.transport.is_closing():
