@@ -1,5 +1,6 @@
 """Streams over a real socket: what a client makes of the events is the answer, to the last byte."""
 
+import itertools
 import json
 import re
 import socket
@@ -7,12 +8,15 @@ import time
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 import flowtape.server.hubs
 import flowtape.server.streams
 from flowtape.pipeline.ingestor import Engine
-from flowtape.server.hubs import change, line_of
+from flowtape.queries import Cumulative, CumulativePoint
+from flowtape.queries.render.bodies import Rows
+from flowtape.queries.render.changes import change, line_of
 from flowtape.settings import Settings
 from flowtape.storage import open_store
 from oracle import MINUTE
@@ -303,30 +307,39 @@ def test_the_server_ends_with_streams_open(tmp_path):
 def test_a_change_is_as_small_as_it_can_be():
     a, b, c, d = (f"2026-05-12T14:0{minute}:00Z" for minute in range(4))
 
+    def made(points, scale=1):
+        columns = {name: [point[name] for point in points] for name in ("ts", "net_volume", "cumulative")}
+        columns["cumulative"] = [value * scale for value in columns["cumulative"]]
+        rows = Rows(CumulativePoint, columns)
+        return Cumulative(symbol="SPY", minutes=3, count=len(rows), points=rows)
+
     def body(*points):
-        running, rows = 0, []
-        for ts, net in points:
-            running += net
-            rows.append({"ts": ts, "netVolume": net, "cumulative": running})
-        return {"symbol": "SPY", "minutes": 3, "count": len(rows), "points": rows}
+        rows = zip(points, itertools.accumulate(net for _, net in points), strict=True)
+        return made([{"ts": ts, "net_volume": net, "cumulative": running} for (ts, net), running in rows])
+
+    def json_of(one):
+        return msgspec.json.decode(msgspec.json.encode(one))
 
     def told(before, after):
-        return change(line_of(before), line_of(after), after)
+        return json_of(change(line_of(before), line_of(after), after))
 
     before, after = body((a, 5), (b, 7), (c, 1)), body((b, 7), (c, 1), (d, 2))
-    made = told(before, after)
-    assert made["shift"] == -5
-    assert [point["ts"] for point in made["points"]] == [d]
-    assert applied(before, made) == after
-    assert applied(after, told(after, body())) == body()
+    found = told(before, after)
+    assert found["shift"] == -5
+    assert [point["ts"] for point in found["points"]] == [d]
+    assert applied(json_of(before), found) == json_of(after)
+    assert applied(json_of(after), told(after, body())) == json_of(body())
     gone = body((b, 7), (d, 2))
     assert told(after, gone)["gone"] == [c]
-    assert applied(after, told(after, gone)) == gone
+    assert applied(json_of(after), told(after, gone)) == json_of(gone)
     # Sums of floats are told whole: adding a shift to them would not meet to the last digit.
-    floats = [{**one, "points": [{**point, "cumulative": point["cumulative"] + 0.1} for point in one["points"]]}
-              for one in (before, after)]  # fmt: skip
+    names = ("ts", "net_volume", "cumulative")
+    floats = [
+        made([{name: getattr(point, name) for name in names} for point in one.points], 1.1)
+        for one in (before, after)
+    ]
     assert told(*floats)["shift"] == 0
-    assert applied(floats[0], told(*floats)) == floats[1]
+    assert applied(json_of(floats[0]), told(*floats)) == json_of(floats[1])
 
 
 def test_a_key_has_so_many_streams_and_no_more(tmp_path):

@@ -39,7 +39,18 @@ _CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?")
 class Wire:
     """One answer, ready to send; `more` are headers of its own, `replay` is what is replayed, where anything is."""
 
-    __slots__ = ("_facts", "_media", "body", "etag", "gzip", "gzip_head", "head", "packs", "unchanged")
+    __slots__ = (
+        "__weakref__",
+        "_facts",
+        "_media",
+        "body",
+        "etag",
+        "gzip",
+        "gzip_head",
+        "head",
+        "packs",
+        "unchanged",
+    )
 
     def __init__(self, answer: Answer, more: Headers | None = None, replay: str = "") -> None:
         self.body = answer.body

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from flowtape.model.query import Query
 from flowtape.model.symbols import meant
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.ingestor import Engine
+from flowtape.queries import Made
 from flowtape.queries.source import Desk
 from flowtape.server.account import symbols
 from flowtape.server.encoded import Wire, source, wire_of
@@ -43,6 +44,7 @@ CLOCK_JUMP_NS = 5 * 10**9
 """How far the wall clock may part from the steady one between two looks before it is noted."""
 Key = tuple[str, Query, Format]
 State = tuple[int, int]
+T = TypeVar("T")
 
 _NO_FILE_NAME = re.compile(r"[^A-Z0-9.=+_-]")
 _log = logging.getLogger(__name__)
@@ -239,6 +241,33 @@ class Flow:
         """The answer of a route, made in the calling thread."""
         return self._make(route, self._meant(query), format, self._clock.now_ns())
 
+    async def follow(
+        self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], T]
+    ) -> tuple[State, T]:
+        """Make the answer of a route anew in a reader thread, and give its body to `use` there, with what renders it.
+
+        Returns the state that the answer rests on, and what `use` made of it. A rendered answer is kept for others.
+        """
+        query = self._meant(query)
+        wires: list[Wire] = []
+
+        def read() -> tuple[State, T]:
+            now = self._clock.now_ns()
+            state = self._state(route, query, now)
+            made = self._body(route, query, now)
+
+            def render() -> Wire:
+                wires.append(self._render(route, query, "json", made))
+                return wires[0]
+
+            return state, use(made, render)
+
+        self._window.advance(self._clock.now_ns() // NS_PER_MINUTE)
+        state, used = await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        if wires:
+            self._keep((route.path, query, "json"), state, wires[0])
+        return state, used
+
     def _meant(self, query: Query) -> Query:
         """The query with the symbol it stands for."""
         if not query.symbol or self._window.version(query.asset, query.symbol) >= 0:
@@ -247,11 +276,16 @@ class Flow:
         return query if symbol == query.symbol else msgspec.structs.replace(query, symbol=symbol)
 
     def _make(self, route: Route, query: Query, format: Format, now: int) -> Wire:
+        return self._render(route, query, format, self._body(route, query, now))
+
+    def _body(self, route: Route, query: Query, now: int) -> Made:
         # Before the snapshot begins: what was missing then may be in later states of the store alone.
         missing = self._backlogs.missing()
         desk = Desk(self._engine.store, self._window, now, self._engine.max_quote_age, missing)
         with self._engine.store.snapshot():
-            made = route.answer(desk, query)
+            return route.answer(desk, query)
+
+    def _render(self, route: Route, query: Query, format: Format, made: Made) -> Wire:
         return wire_of(made, self._simulated(query), format, _file_name(route, query), self._replay)
 
     def _simulated(self, query: Query) -> bool:

@@ -1,107 +1,73 @@
 """Hubs: each follows one answer, and makes the events of its changes once for all who listen.
 
 A hub keeps no body. Of a cumulative body it keeps a `Line`, 24 bytes a point, from which the next change is told; of a
-leaderboard a digest. The whole is asked again when somebody needs it.
+leaderboard a digest. The whole is rendered when somebody needs it. A hub sleeps until `wake` says that its answer may
+have changed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import time
+import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from flowtape.errors import FeedError, Loading, StoreError
 from flowtape.model.query import Query
+from flowtape.queries import Cumulative, Leaderboard, Made
+from flowtape.queries.render.changes import Line, change, digest, line_of
 from flowtape.server import errors
 from flowtape.server.encoded import Wire
 from flowtape.server.logs import event
 from flowtape.server.queries import SYMBOL
 from flowtape.server.routes import FlowAnswers, Route
 
-Body = dict[str, Any]
-Numbers = npt.NDArray[Any]
-
 LOOK_EVERY = 0.05
-"""Seconds between looks for a change."""
+"""Least seconds between two changes that are told of one symbol."""
+LOOK_AT_ALL_EVERY = 1.0
+"""Least seconds between two leaderboards."""
 KEPT_EVENTS = 512
 """Events a hub keeps at most."""
 KEPT_OF_ONE = 2**20
 """Bytes of events a hub keeps at most."""
 KEPT_EVENT_BYTES = 64 * 2**20
 """Bytes of events that all hubs keep together: each its equal share, and no more than `KEPT_OF_ONE`."""
-WIDE = 65_536
-"""Bytes of body from which it is taken apart aside, and one hub at a time."""
+WIDE = 16_384
+"""Bytes of a line from which one hub at a time is made an answer."""
 
 _log = logging.getLogger(__name__)
 
 
-class Line(NamedTuple):
-    """The points of a cumulative answer as arrays of one length.
+class Told(NamedTuple):
+    """What a hub makes of an answer: what it keeps of it, the event of its change, and the whole answer where it is
+    needed. The event is empty where nothing changed, or where nothing was told before."""
 
-    `ts` is in seconds since 1970 and rises. `rest` is a hash of each point's fields other than `cumulative`.
-    `cumulative` holds whole numbers or floats.
-    """
-
-    ts: Numbers
-    rest: Numbers
-    cumulative: Numbers
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return sum(int(column.nbytes) for column in self)
+    kept: Line | bytes
+    change: bytes
+    wire: Wire | None
 
 
-NO_LINE = Line(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
-
-
-def line_of(body: Body) -> Line:
-    """The line of a cumulative body."""
-    points = body["points"]
-    if not points:
-        return NO_LINE
-    running = np.array([point["cumulative"] for point in points])
-    times = np.array([point["ts"][:-1] for point in points], "datetime64[s]")
-    # Each process hashes in its own way, so nobody can make two points that hash alike.
-    rest = [hash(msgspec.msgpack.encode({**point, "cumulative": 0})) for point in points]
-    return Line(times.astype(np.int64), np.array(rest, np.int64), running)
-
-
-def change(before: Line, now: Line, body: Body) -> Body:
-    """What makes `body`, whose line is `now`, of the body before: drop the points before `first`, add `shift` to
-    `cumulative` of the rest, put `points` in their places by `ts`."""
-    points = body["points"]
-    start = np.searchsorted(before.ts, now.ts[0]) if points else len(before.ts)
-    kept = Line(*(column[start:] for column in before))
-    _, mine, theirs = np.intersect1d(kept.ts, now.ts, assume_unique=True, return_indices=True)
-    whole = kept.cumulative.dtype.kind == now.cumulative.dtype.kind == "i"
-    # Sums of floats would not meet to the last digit.
-    shift = int(now.cumulative[theirs[0]] - kept.cumulative[mine[0]]) if whole and len(mine) else 0
-    same = np.zeros(len(points), bool)
-    same[theirs] = (kept.rest[mine] == now.rest[theirs]) & (
-        kept.cumulative[mine] + shift == now.cumulative[theirs]
-    )
-    made = {
-        "symbol": body["symbol"],
-        "minutes": body["minutes"],
-        "count": body["count"],
-        "first": points[0]["ts"] if points else None,
-        "shift": shift,
-        "points": [points[place] for place in np.flatnonzero(~same)],
-    }
-    gone = np.setdiff1d(kept.ts, now.ts, assume_unique=True)
-    texts = [f"{text}Z" for text in np.datetime_as_string(gone.astype("datetime64[s]"))]
-    return made | ({"gone": texts} if texts else {})
+def compare(before: Line | bytes | None, whole: bool, made: Made, render: Callable[[], Wire]) -> Told:
+    """What is to be told of an answer after what was kept of the one before. `render` gives it whole."""
+    body = made.body
+    if isinstance(body, Cumulative):
+        now = line_of(body)
+        told = isinstance(before, Line) and not before.same(now)
+        data = msgspec.json.encode(change(before, now, body)) if isinstance(before, Line) and told else b""
+        return Told(now, data, render() if whole or before is None else None)
+    assert isinstance(body, Leaderboard)  # noqa: S101 - for the type checker: no other route has a stream
+    seen = digest(body)
+    wire = render() if whole or seen != before else None
+    return Told(seen, wire.body if wire is not None and seen != before else b"", wire)
 
 
 @dataclass
@@ -123,107 +89,105 @@ class Hub:
     """One stream: its events, and who listens."""
 
     def __init__(self, flow: FlowAnswers, route: Route, query: Query, room: Room) -> None:
-        self._flow, self._route, self._query, self._room = flow, route, query, room
+        self._flow, self.route, self.query, self._room = flow, route, query, room
+        self.asset = route.asset
+        self.place = route.path, query.symbol
         self._token = secrets.token_hex(4)
         self._events: deque[bytes] = deque()
         self._bytes = 0
         self._seen: object = None
-        self._etag = b""
         self._told: Line | bytes | None = None
-        self._trouble = b""
-        self._wide = False
+        self._whole: weakref.ref[Wire] | None = None
+        self.trouble = b""
+        """The body of the refusal that was told last; empty while there are answers."""
         self._looking = asyncio.Lock()
+        self._changed = asyncio.Event()
         self.number = 0
         self.listeners: set[asyncio.Event] = set()
         self.task: asyncio.Task[None] | None = None
 
+    @property
+    def of_all(self) -> bool:
+        """Whether the answer compares all symbols."""
+        return SYMBOL not in self.route.params
+
+    def wake(self) -> None:
+        """The answer may have changed."""
+        self._changed.set()
+
     async def run(self) -> None:
-        """Look for changes until cancelled."""
+        """Tell each change until cancelled."""
+        pause = LOOK_AT_ALL_EVERY if self.of_all else LOOK_EVERY
         while True:
+            await self._changed.wait()
+            self._changed.clear()
             began = time.monotonic()
             try:
                 await self.look()
             except Exception as error:
-                if not self._trouble:
-                    event(_log, logging.ERROR, "stream failed", path=self._route.path, error=repr(error))
+                if not self.trouble:
+                    event(_log, logging.ERROR, "stream failed", path=self.route.path, error=repr(error))
                 self._fail(errors.internal())
-            took = time.monotonic() - began
             # Who takes long leaves as long to others.
-            await asyncio.sleep(max(took, LOOK_EVERY if SYMBOL in self._route.params else 1.0))
+            await asyncio.sleep(max(time.monotonic() - began, pause))
 
     async def look(self) -> None:
         """Make the event of what has changed since the last look."""
         async with self._looking:
-            state = None if self._trouble else self._flow.state(self._route, self._query)
-            if state is None or state != self._seen or self._cannot():
-                await self._take()
+            await self._take(whole=False)
             self._forget()
 
     async def whole(self) -> tuple[bytes, int]:
         """The event that a client begins with, and its number."""
         async with self._looking:
-            wire = await self._take()
+            wire = None if self._whole is None or self.trouble else self._whole()
+            if wire is None or self._flow.state(self.route, self.query) != self._seen or self._cannot():
+                wire = await self._take(whole=True)
             if wire is None:
-                return self._event(b"unavailable", self._trouble), self.number
-            return self._event(
-                b"window" if SYMBOL in self._route.params else b"leaderboard", wire.body
-            ), self.number
+                return self._event(b"unavailable", self.trouble), self.number
+            return self._event(b"leaderboard" if self.of_all else b"window", wire.body), self.number
 
     def _cannot(self) -> bool:
         try:
-            self._flow.check(self._route.asset)
+            self._flow.check(self.route.asset)
         except (StoreError, FeedError, Loading):
             return True
         return False
 
-    async def _take(self) -> Wire | None:
-        """The answer as it is now, once its change is told; None where there is none."""
+    async def _take(self, *, whole: bool) -> Wire | None:
+        """Make the answer as it is now and tell its change. Returns it where the `whole` is needed and there is one."""
         try:
-            self._flow.check(self._route.asset)
-            self._seen = self._flow.state(self._route, self._query)
+            self._flow.check(self.route.asset)
             async with self._lane():
-                wire = self._flow.answer(self._route, self._query, "json")
-                if not isinstance(wire, Wire):
-                    wire = await wire
-                if wire.etag != self._etag:
-                    await self._tell(wire)
+                use = partial(compare, self._told, whole)
+                self._seen, told = await self._flow.follow(self.route, self.query, use)
         except (StoreError, FeedError, Loading) as error:
             self._fail(errors.upstream(error))
             return None
-        self._trouble = b""
-        return wire
+        self.trouble = b""
+        first, kept = self._told is None, told.kept
+        if told.change or told.wire is not None:
+            self._whole = None if told.wire is None else weakref.ref(told.wire)
+        self._keep(kept)
+        if self.of_all:
+            if told.change:
+                self._publish(b"leaderboard", told.change)
+        elif first and told.wire is not None:
+            self._publish(b"window", told.wire.body)
+        elif told.change:
+            self._publish(b"change", told.change)
+        return told.wire
 
     def _lane(self) -> AbstractAsyncContextManager[Any]:
-        return self._room.lane if self._wide else nullcontext()
+        return self._room.lane if _weight(self._told) > WIDE else nullcontext()
 
     def _fail(self, refusal: errors.Refusal) -> None:
         """Tell that there is no answer, once for each reason; the next answer is told whole."""
         data = msgspec.json.encode(refusal.body)
-        if data != self._trouble:
+        if data != self.trouble:
             self._publish(b"unavailable", data)
-        self._trouble, self._seen, self._etag = data, None, b""
+        self.trouble, self._seen, self._whole = data, None, None
         self._keep(None)
-
-    async def _tell(self, wire: Wire) -> None:
-        self._wide = len(wire.body) > WIDE
-        kind, data, told = await asyncio.to_thread(self._read, wire) if self._wide else self._read(wire)
-        self._keep(told)
-        self._etag = wire.etag
-        if kind:
-            self._publish(kind, data)
-
-    def _read(self, wire: Wire) -> tuple[bytes, bytes, Line | bytes]:
-        """The event of an answer, without a kind where nothing changed, and what is to be kept of the answer."""
-        before = self._told
-        body: Body = msgspec.json.decode(wire.body)
-        if SYMBOL not in self._route.params:
-            body.pop("generatedUtc", None)
-            digest = hashlib.blake2b(msgspec.msgpack.encode(body)).digest()
-            return b"" if digest == before else b"leaderboard", wire.body, digest
-        now = line_of(body)
-        if not isinstance(before, Line):
-            return b"window", wire.body, now
-        return b"change", msgspec.json.encode(change(before, now, body)), now
 
     def _keep(self, told: Line | bytes | None) -> None:
         self._room.lines += _weight(told) - _weight(self._told)

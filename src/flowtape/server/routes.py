@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -22,6 +22,7 @@ from flowtape.server.queries import ANCHOR, AT, CURSOR, FORMAT, FROM, INCLUDE, M
 
 NS_PER_SECOND = 10**9
 Asset = Literal["option", "stock"]
+T = TypeVar("T")
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,12 @@ class FlowAnswers(Protocol):
 
     def state(self, route: Route, query: Query) -> object:
         """What the answer of a route rests on: the answer stays the same while this does. Cheap."""
+
+    async def follow(
+        self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], T]
+    ) -> tuple[object, T]:
+        """Make the answer of a route anew, and give its body to `use`, with what renders it. Returns the state that it
+        rests on, and what `use` made of it."""
 
     def source(self, query: Query) -> Headers:
         """The header that says where the prints of a query's answers come from, as far as it is known now."""

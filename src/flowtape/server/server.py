@@ -50,9 +50,8 @@ async def run(
         )
     except OSError as error:
         raise UsageError(f"cannot listen on host {host} port {port}: {error.strerror}") from None
-    watching = [
-        asyncio.create_task(watch) for watch in (app.keys.watch(), app.usage.watch(), connections.watch())
-    ]
+    watches = app.keys.watch(), app.usage.watch(), connections.watch(), app.streams.watch()
+    watching = [asyncio.create_task(watch) for watch in watches]
     try:
         event(_log, logging.INFO, "serving", host=address, port=port)
         if ready:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from flowtape.model.query import Query
+from flowtape.server.changes import Changes
 from flowtape.server.errors import ErrorBody, Headers, Refusal
 from flowtape.server.hubs import Hub, Room
 from flowtape.server.protocol import Send
@@ -81,6 +82,7 @@ class Streams:
         self._per_key = per_key
         self._hubs: dict[tuple[str, Query], Hub] = {}
         self._room = Room()
+        self._changes = Changes(flow)
         self._of_key: Counter[str] = Counter()
         self.closing = False
         self.clients = 0
@@ -144,6 +146,7 @@ class Streams:
         hub = self._hubs.setdefault(place, made)
         if hub is made:
             self._room.hubs = len(self._hubs)
+            self._changes.follow(hub)
             hub.task = asyncio.create_task(hub.run())
         else:
             made.end()
@@ -154,9 +157,14 @@ class Streams:
             if not hub.listeners and self._hubs.get(place) is hub:
                 del self._hubs[place]
                 self._room.hubs = len(self._hubs)
+                self._changes.leave(hub)
                 hub.end()
 
         asyncio.get_running_loop().call_later(LINGER, end)
+
+    async def watch(self) -> None:
+        """Wake the hubs whose answers may have changed, until cancelled."""
+        await self._changes.watch()
 
     def close(self) -> None:
         """End all streams."""
