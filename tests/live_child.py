@@ -17,6 +17,7 @@ from flowtape.feeds.registry import open_feeds
 from flowtape.model.query import Query
 from flowtape.pipeline.ingestor import Engine
 from flowtape.pipeline.supervisor import Live, Waits
+from flowtape.queries import encode_json
 from flowtape.server.flow import Flow
 from flowtape.server.routes import ROUTES
 from flowtape.storage import open_store
@@ -83,7 +84,7 @@ def answers(engine, window, now):
                 query = Query(
                     asset=asset, symbol=of, minutes=600, limit=500, min_size=2, min_trades=1, resolution="1m"
                 )
-                made[route.path.replace("{symbol}", of)] = flow.make(route, query).body.decode()
+                made[route.path.replace("{symbol}", of)] = encode_json(flow.made(route, query).body).decode()
     flow.close()
     return made
 

@@ -18,13 +18,12 @@ from flowtape.cli.options import Day, Instant, reading_options, store_option
 from flowtape.cli.plot import plot
 from flowtape.cli.show import table
 from flowtape.errors import UsageError
-from flowtape.model.query import EVERYTHING, Filter, Query
-from flowtape.model.symbols import asked, meant
+from flowtape.model.symbols import asked
 from flowtape.orderflow.batched_bars import BATCHED_ROWS
 from flowtape.orderflow.classify import RULES
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.provenance import SIMULATED
-from flowtape.queries.source import Desk
+from flowtape.queries.render.bodies import Rows
 from flowtape.readers import Options, Tape, open_tapes
 from flowtape.server import admin
 from flowtape.settings import load
@@ -129,38 +128,18 @@ def _of_store(
     settings = load()
     name = store or settings.store
     at_ns = int(at.timestamp()) * 10**9 + at.microsecond * 1000
-    done = admin.ask(name, admin.Cumulative(asset, symbol, minutes, expiry, at_ns))
-    if done is not None:
-        body = msgspec.json.decode(done.body, type=queries.Cumulative)
-        return body.symbol, _of_body(body), done.simulated
-    if not shared(name) and not Path(name).exists():
-        raise UsageError(f"store: there is no file {name}; ingest a tape first")
-    kept = open_store(name, read_only=True)
-    try:
-        symbol = meant(symbol, kept.catalog.symbols(asset))
-        desk = Desk(kept, None, at_ns, settings.quote_age)
-        which = EVERYTHING if expiry is None else Filter(expiries=((expiry, expiry),))
-        query = Query(asset=asset, symbol=symbol, filter=which, minutes=minutes, at=at_ns)
-        found = desk.totals(query, *queries.past_minutes(at_ns, minutes), queries.CUMULATIVE)
-        sources = kept.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)["source"]
-        return symbol, library.line(found, asset), SIMULATED in sources
-    finally:
-        kept.close()
-
-
-def _of_body(body: queries.Cumulative) -> pl.DataFrame:
-    schema = {
-        "ts": pl.String,
-        "net_volume": pl.Int64,
-        "cumulative": pl.Int64,
-        "vwap": pl.Float64,
-        "trade_count": pl.Int64,
-    }
-    rows = [[getattr(point, name) for name in schema] for point in body.points]
-    frame = pl.DataFrame(rows, schema, orient="row")
-    return frame.with_columns(
-        pl.col("ts").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="ns", time_zone="UTC")
-    )
+    command = admin.Cumulative(asset, symbol, minutes, expiry, at_ns)
+    done = admin.ask(name, command)
+    if done is None:
+        if not shared(name) and not Path(name).exists():
+            raise UsageError(f"store: there is no file {name}; ingest a tape first")
+        kept = open_store(name, read_only=True)
+        try:
+            done = admin.cumulative(kept, command, settings.quote_age)
+        finally:
+            kept.close()
+    points = pl.read_ipc_stream(done.table).rename({"netVolume": "net_volume", "tradeCount": "trade_count"})
+    return done.symbol, points, done.simulated
 
 
 def _show(
@@ -170,7 +149,7 @@ def _show(
     texts = line.with_columns(ts=pl.Series(queries.instants(minute), dtype=pl.String))
     label = " (simulated)" if simulated else ""
     if style == "json":
-        points = [queries.CumulativePoint(**row) for row in texts.iter_rows(named=True)]
+        points = Rows(queries.CumulativePoint, {one.name: one.to_list() for one in texts})
         body = queries.Cumulative(symbol=symbol, minutes=minutes, count=len(points), points=points)
         if expiry is not None:
             body.expiry = expiry.isoformat()

@@ -17,22 +17,27 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import polars as pl
 
-from flowtape import errors
+from flowtape import errors, queries
 from flowtape.errors import FlowtapeError, StoreError
 from flowtape.model.query import EVERYTHING, Filter, Query
 from flowtape.model.symbols import meant
 from flowtape.pipeline.ingest import Outcome, Request, Step, ingest
 from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.provenance import SIMULATED
+from flowtape.queries import Made
+from flowtape.queries.source import Desk
 from flowtape.report import read_day
 from flowtape.server.flow import Flow
+from flowtape.server.formats import writer
 from flowtape.server.routes import CUMULATIVE
-from flowtape.storage import shared
+from flowtape.storage import Store, shared
 
 LONGEST_PATH = 100
 """Bytes; a Unix socket's name has room for about this much."""
@@ -56,7 +61,7 @@ class Rebuild(msgspec.Struct, tag="rebuild"):
 
 
 class Cumulative(msgspec.Struct, tag="cumulative"):
-    """The cumulative body as of an instant (ns)."""
+    """The points of the cumulative answer as of an instant (ns)."""
 
     asset: Literal["option", "stock"]
     symbol: str
@@ -84,11 +89,13 @@ class Alive(msgspec.Struct, tag="alive"):
 
 
 class Done(msgspec.Struct, tag="done"):
-    """It is done; the field that fits the request is set."""
+    """It is done; the fields that fit the request are set. `table` is an Arrow stream of an answer's rows."""
 
     outcomes: list[Outcome] = []
     bars: dict[date, int] = {}
     body: str = ""
+    symbol: str = ""
+    table: bytes = b""
     simulated: bool = False
 
 
@@ -305,17 +312,31 @@ class Control:
                     self._engine.store, symbol, command.asset, command.day, self._engine.max_quote_age
                 )
             return Done(body=msgspec.json.encode(found).decode())
-        wire = self._flow.make(CUMULATIVE[command.asset], _query(command))
-        return Done(
-            body=wire.body.decode(), simulated=self._engine.simulated(command.asset, self._meant(command))
-        )
+        symbol = self._meant(command)
+        made = self._flow.made(CUMULATIVE[command.asset], query_of(command, symbol))
+        return points_of(symbol, made, self._engine.simulated(command.asset, symbol))
 
 
-def _query(command: Cumulative) -> Query:
+def cumulative(store: Store, command: Cumulative, quote_age: timedelta | None) -> Done:
+    """The points of a cumulative answer, from a store that no server holds."""
+    with store.snapshot():
+        symbol = meant(command.symbol, store.catalog.symbols(command.asset))
+        made = queries.cumulative(Desk(store, None, command.at, quote_age), query_of(command, symbol))
+        sources = store.sources().filter(pl.col("asset") == command.asset, pl.col("symbol") == symbol)
+    return points_of(symbol, made, SIMULATED in sources["source"])
+
+
+def points_of(symbol: str, made: Made, simulated: bool) -> Done:
+    """The points of a cumulative body."""
+    return Done(symbol=symbol, table=writer("arrow")(made.body), simulated=simulated)
+
+
+def query_of(command: Cumulative, symbol: str) -> Query:
+    """The query of a command for the symbol that it means."""
     day = command.expiry
     return Query(
         asset=command.asset,
-        symbol=command.symbol,
+        symbol=symbol,
         filter=EVERYTHING if day is None else Filter(expiries=((day, day),)),
         echo=() if day is None else (("expiry", day.isoformat()),),
         minutes=command.minutes,

@@ -237,9 +237,9 @@ class Flow:
         making.done.add_done_callback(settle)
         return making
 
-    def make(self, route: Route, query: Query, format: Format = "json") -> Wire:
-        """The answer of a route, made in the calling thread."""
-        return self._make(route, self._meant(query), format, self._clock.now_ns())
+    def made(self, route: Route, query: Query) -> Made:
+        """The body of a route's answer, made in the calling thread."""
+        return self._body(route, self._meant(query), self._clock.now_ns())
 
     async def follow(
         self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], T]
