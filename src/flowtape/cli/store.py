@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from flowtape.feeds.replay import ReplayFeed
 from flowtape.pipeline.ingest import Outcome, Request, Step
 from flowtape.pipeline.ingest import ingest as run_ingest
 from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.maintenance import seal_closed
 from flowtape.pipeline.migration import migrate
 from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.server import admin
@@ -154,6 +156,7 @@ def rebuild(day: date | None, outdated: bool, store: str | None) -> None:
         try:
             engine = Engine(kept, max_quote_age=settings.quote_age)
             bars = engine.rebuild_outdated() if day is None else {day: engine.rebuild(day)}
+            seal_closed(kept, time.time_ns())
         finally:
             kept.close()
     for made, many in bars.items():

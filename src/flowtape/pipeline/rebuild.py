@@ -62,10 +62,16 @@ def wrong_minutes(store: Store, day: date) -> tuple[int, int]:
     Raises `StoreError`.
     """
     start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
-    series, symbols = store.catalog.series["series"], store.catalog.series["symbol_id"].unique()
     with store.snapshot():
-        prints = store.catalog.decode(store.prints(series, start, end))
-        kept = store.bars(symbols, start // NS_PER_MINUTE, end // NS_PER_MINUTE).cast(pl.Int64)
+        found = [_wrong_part(store, start, end, part) for part in range(_PARTS)]
+    return sum(wrong for wrong, _ in found), sum(kept for _, kept in found)
+
+
+def _wrong_part(store: Store, start: int, end: int, part: int) -> tuple[int, int]:
+    known = store.catalog.series.filter(pl.col("symbol_id") % _PARTS == part)
+    prints = store.catalog.decode(store.prints(known["series"], start, end))
+    kept = store.bars(known["symbol_id"].unique(), start // NS_PER_MINUTE, end // NS_PER_MINUTE)
+    kept = kept.cast(pl.Int64)
     made = merge(bars_of(prints).cast(pl.Int64), BAR_KEY).select(kept.columns)
     wrong = pl.concat([made, kept]).group_by(kept.columns).len().filter(pl.col("len") == 1)
     return wrong.select(BAR_KEY).unique().height, kept.height

@@ -85,7 +85,7 @@ class Store(Protocol):
         itself keeps rows in order."""
 
     def seal(self, day: date) -> bool:
-        """Put the prints of a day in order of symbol and time where too many are out of it.
+        """Put the prints of a day in order of symbol and time where too many are out of it, and store its bars.
 
         To be called of days that are over. Return False where a writer changed the day meanwhile: nothing is changed
         then, and it may be tried later.
@@ -139,7 +139,10 @@ class Store(Protocol):
 
     # minutes
     def append_bars(self, bars: pl.DataFrame) -> None:
-        """Add bars by `catalog.BAR_KEY`; bars with the same key are summed when read."""
+        """Add bars by `catalog.BAR_KEY`; bars with the same key are summed when read.
+
+        A store that makes bars of its prints takes none: not here, and not by `replace_bars`.
+        """
 
     def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
         """Put `bars` in the place of all bars with `keys` (`catalog.BAR_KEY`)."""

@@ -8,11 +8,10 @@ import polars as pl
 
 from flowtape.model.prints import day_bounds
 from flowtape.orderflow.identity import PRECEDENCE
-from flowtape.orderflow.minute_bars import FIELDS, merge
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.orderflow.quotes import STANDING
 from flowtape.storage import Changes, Point
 from flowtape.storage.catalog import (
-    BAR_KEY,
     CLUSTER,
     GROUP,
     ROW_IDENTITY,
@@ -23,7 +22,7 @@ from flowtape.storage.catalog import (
     typed,
 )
 from flowtape.storage.dialect import CANCELS, DUCKDB
-from flowtape.storage.duckdb_days import Days, between, days_of
+from flowtape.storage.duckdb_days import Days, between, day_overlaps, days_of
 
 KNOWN = ("print_id", "removed_at", *PRECEDENCE)
 
@@ -60,19 +59,16 @@ class DuckStore(Days):
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
         """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
-        numbers = self.catalog.find(asset, symbol).to_frame()
-        which = "AND series IN (SELECT series FROM numbers)"
-        self._run(f"DELETE FROM print_rows WHERE {between(start, end)} {which}", numbers=numbers)
-        known = self.catalog.symbol_id(asset, symbol)
-        self._run(
-            f"DELETE FROM bar_rows WHERE {_minutes(start, end)} AND symbol_id = {-1 if known is None else known}"
-        )
+        number = self.catalog.symbol_id(asset, symbol)
+        if number is not None:
+            self._run(f"DELETE FROM print_rows WHERE symbol_id = {number} AND {between(start, end)}")
         self._write_day(pl.Series([day]))
         self._run("DELETE FROM sources WHERE asset = ? AND symbol = ? AND day = ?", [asset, symbol, day])
 
     def clear_minutes(self, start: int, end: int) -> None:
         """See `Store.clear_minutes`."""
-        self._run(f"DELETE FROM bar_rows WHERE {_minutes(start, end)}")
+        found = self._frame("SELECT day FROM days WHERE bars", True)["day"]
+        self._write_day(pl.Series([day for day in found if day_overlaps(day, start, end)], dtype=pl.Date))
 
     def append_prints(self, rows: pl.DataFrame) -> None:
         """See `Store.append_prints`."""
@@ -176,42 +172,21 @@ class DuckStore(Days):
         return typed(self._frame(sql, True), {name: ROWS[name] for name in ROW_SLOT})
 
     def append_bars(self, bars: pl.DataFrame) -> None:
-        """See `Store.append_bars`."""
-        names = ", ".join(f'"{name}"' for name in (*BAR_KEY, *FIELDS))
-        self._run(f"INSERT INTO bar_rows ({names}) SELECT {names} FROM bars", bars=bars)
+        """See `Store.append_bars`; bars are made of the prints."""
 
     def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
-        """See `Store.replace_bars`."""
-        low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
-        same = " AND ".join(f'b."{name}" = k."{name}"' for name in BAR_KEY)
-        self._run(
-            f"DELETE FROM bar_rows b USING keys k WHERE {same} AND b.minute BETWEEN {low} AND {high}",
-            keys=keys,
-        )
-        self.append_bars(bars)
-
-    def bars(self, symbols: pl.Series | None, start: int, end: int) -> pl.DataFrame:
-        """See `Store.bars`."""
-        frames = {} if symbols is None else {"keys": symbols.alias("symbol_id").to_frame()}
-        which = "" if symbols is None else "SEMI JOIN keys USING (symbol_id)"
-        sql = f"SELECT * FROM bar_rows {which} WHERE minute >= {start} AND minute < {end}"
-        bars = self._frame(sql, **frames)
-        return bars if symbols is None else merge(bars, BAR_KEY)
-
-    def extent(self, symbol: int, end: int) -> tuple[int | None, int | None]:
-        """See `Store.extent`."""
-        where = f"WHERE symbol_id = {symbol} AND minute < {end}"
-        low, high = self._frame(f"SELECT min(first_ts) a, max(last_ts) b FROM bar_rows {where}").row(0)
-        return low, high
+        """See `Store.replace_bars`; bars are made of the prints."""
 
     def compact(self, start: int, end: int) -> None:
         """See `Store.compact`."""
-        where = f"WHERE minute >= {start} AND minute < {end}"
-        bars = self._frame(f"SELECT * FROM bar_rows {where}", True)
-        merged = merge(bars, BAR_KEY)
-        if merged.height < bars.height:
-            self._run(f"DELETE FROM bar_rows {where}")
-            self.append_bars(merged)
+
+    def extent(self, symbol: int, end: int) -> tuple[int | None, int | None]:
+        """See `Store.extent`."""
+        sql = f"""SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows
+            WHERE symbol_id = {symbol} AND ts < make_timestamp_ns({min(end * NS_PER_MINUTE, 2**62)})
+            AND removed_at IS NULL AND condition NOT IN ({CANCELS})"""
+        low, high = self._frame(sql).row(0)
+        return low if self.catalog.series["asset"][symbol] == "stock" else None, high
 
     def take_over(self, source: str) -> None:
         """See `Store.take_over`; the file's lock has seen to it."""
@@ -259,7 +234,3 @@ class DuckStore(Days):
         """See `Store.span`."""
         low, high = self._frame("SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows").row(0)
         return None if low is None else (low, high)
-
-
-def _minutes(start: int, end: int) -> str:
-    return f"minute >= {start // 60_000_000_000} AND minute < {end // 60_000_000_000}"

@@ -1,4 +1,4 @@
-"""The days of an embedded store: what their rows were classified under, and putting them in order."""
+"""The days of an embedded store: how their rows were classified, putting them in order, and their minute bars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import polars as pl
 from flowtape.errors import StoreError
 from flowtape.files import private
 from flowtape.model.prints import day_bounds, trading_days
-from flowtape.storage.catalog import CLUSTER
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.storage.catalog import BAR_KEY, CLUSTER
+from flowtape.storage.duckdb_bars import COLUMNS, bars_of_prints, of_minutes, of_symbols
 from flowtape.storage.duckdb_file import CLOSE_WAIT, DuckFile, first_line
 
 TAIL_SHARE, MOST_TAIL = 0.05, 500_000
@@ -108,7 +110,10 @@ class Days(DuckFile):
         if not moved and set(days.unique()) <= self._written_days:
             return
         for day, many in days.value_counts().iter_rows():
-            self._set_day(day, bars=False, moved=self._day(day).moved + (many if moved else 0))
+            before = self._day(day)
+            if before.bars:
+                self._run(f"DELETE FROM bar_rows WHERE {of_minutes(*_minutes(day))}")
+            self._set_day(day, bars=False, moved=before.moved + (many if moved else 0))
             self._written_days.add(day)
 
     def unsealed(self) -> list[date]:
@@ -118,9 +123,9 @@ class Days(DuckFile):
     def seal(self, day: date) -> bool:
         """See `Store.seal`.
 
-        Readers and writers go on meanwhile: the day is read in the state of the beginning, and written to the store's
-        end. Only the exchange, which takes a fraction of a second, excludes writers. A writer that comes in between
-        with rows of the day ends the attempt.
+        Its minute bars are made of its prints by one statement. Readers and writers go on meanwhile: the day is read in
+        the state of the beginning, and written to the store's end. Only the exchange, which takes a fraction of a
+        second, excludes writers. A writer that comes in between with rows of the day ends the attempt.
         """
         with self._one_seal:
             try:
@@ -134,29 +139,30 @@ class Days(DuckFile):
                 self._sealing = None
 
     def _seal(self, connection: Any, day: date) -> bool:
-        which = between(*(int(bound.timestamp()) * 10**9 for bound in day_bounds(day)))
+        start, end = _minutes(day)
+        which = between(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         with self._write:
             self._sealing = seal = _Seal(day, connection)
             connection.execute("BEGIN")
-            before = _Day(
-                *connection.execute(f"SELECT * EXCLUDE (day) FROM days WHERE day = DATE '{day}'").fetchall()[
-                    0
-                ]
-            )
+            found = connection.execute(
+                f"SELECT * EXCLUDE (day) FROM days WHERE day = DATE '{day}'"
+            ).fetchall()
+            before = _Day(*found[0]) if found else _Day()
             prints, tail, newest, last = connection.execute(
                 f"SELECT count(*), count(*) FILTER (print_id > {before.sorted_to}), coalesce(max(print_id), 0),"
                 f" coalesce(max(rowid), -1) FROM print_rows WHERE {which}"
             ).fetchall()[0]
-        tail += before.moved
         row = before._replace(bars=True)
-        rewritten = tail > min(MOST_TAIL, TAIL_SHARE * prints)
+        rewritten = tail + before.moved > min(MOST_TAIL, TAIL_SHARE * prints)
         if rewritten:
             row = row._replace(prints=prints, sorted_to=newest, moved=0)
-            sql = f"INSERT INTO print_rows FROM print_rows WHERE {which} ORDER BY {', '.join(CLUSTER)}"
-            try:
-                connection.execute(sql)
-            except duckdb.InterruptException:
-                return False
+        try:
+            self._make_bars(connection, which)
+            if rewritten:
+                order = ", ".join(CLUSTER)
+                connection.execute(f"INSERT INTO print_rows FROM print_rows WHERE {which} ORDER BY {order}")
+        except duckdb.InterruptException:
+            return False
         with self._write, private():
             if seal.disturbed:
                 return False
@@ -166,7 +172,7 @@ class Days(DuckFile):
                 (gone,) = connection.execute(sql).fetchall()[0]
                 if gone != prints:
                     raise StoreError(
-                        f"{self.path.name}: {day}: {gone:,} rows in the place of {prints:,}; nothing is changed"
+                        f"{self.path.name}: {day}: {gone:,} of {prints:,} rows; nothing is changed"
                     )
             connection.execute(f"DELETE FROM days WHERE day = DATE '{day}'")
             connection.execute("INSERT INTO days VALUES (?, ?, ?, ?, ?, ?)", [day, *row])
@@ -177,6 +183,50 @@ class Days(DuckFile):
                 with suppress(duckdb.Error):
                     connection.execute("CHECKPOINT")
         return True
+
+    def _make_bars(self, connection: Any, which: str) -> None:
+        if self.catalog.series.height:
+            made = bars_of_prints(self.catalog, which)
+            order = ", ".join(f'"{name}"' for name in BAR_KEY)
+            connection.execute(f"INSERT INTO bar_rows ({COLUMNS}) {made} ORDER BY {order}")
+
+    def bars(self, symbols: pl.Series | None, start: int, end: int) -> pl.DataFrame:
+        """See `Store.bars`: bars of sealed days as they are stored, of other days made of their prints."""
+        whose = of_symbols(symbols)
+        stored = f"SELECT {COLUMNS} FROM bar_rows WHERE {of_minutes(start, end)} AND {whose}"
+        with self._one_state():
+            parts = [stored]
+            for first, last in self._unsealed_spans():
+                low, high = max(first, start), min(last, end)
+                if low < high:
+                    which = f"{between(low * NS_PER_MINUTE, high * NS_PER_MINUTE)} AND {whose}"
+                    parts.append(bars_of_prints(self.catalog, which))
+            return self._frame(" UNION ALL ".join(parts))
+
+    def _unsealed_spans(self) -> list[tuple[int, int]]:
+        """Return the minutes [start, end) of days without stored bars; days that follow one another are one span."""
+        spans: list[tuple[int, int]] = []
+        joined = False
+        for day, sealed in self._frame("SELECT day, bars FROM days ORDER BY day").iter_rows():
+            if not sealed:
+                start, end = _minutes(day)
+                if joined:
+                    start = spans.pop()[0]
+                spans.append((start, end))
+            joined = not sealed
+        return spans
+
+
+def _minutes(day: date) -> tuple[int, int]:
+    """Return the minutes [start, end) since 1970 of a trading day."""
+    start, end = (int(bound.timestamp()) // 60 for bound in day_bounds(day))
+    return start, end
+
+
+def day_overlaps(day: date, start: int, end: int) -> bool:
+    """Return whether a trading day has an instant in [start, end) ns."""
+    first, last = _minutes(day)
+    return first * NS_PER_MINUTE < end and last * NS_PER_MINUTE > start
 
 
 def days_of(rows: pl.DataFrame) -> pl.Series:

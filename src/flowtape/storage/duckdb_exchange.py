@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,8 +18,6 @@ from flowtape.storage import other_format
 from flowtape.storage.duckdb_file import CONFIG, opening
 from flowtape.storage.duckdb_tables import DDL, VERSION
 
-_PIECE = 1_228_800
-"""Rows copied at a time; ten of DuckDB's row groups."""
 Progress = Callable[[float], None]
 
 
@@ -73,33 +72,47 @@ def vacuum(path: Path, progress: Progress = lambda done: None) -> tuple[int, int
         version = version_of(old)
         if version != VERSION:
             raise StoreError(f"{path.name}: {other_format(version, VERSION)}")
-        name = old.execute("SELECT current_database()").fetchall()[0][0]
+        name, size, used = old.execute(
+            "SELECT database_name, block_size, used_blocks FROM pragma_database_size()"
+            " WHERE database_name = current_database()"
+        ).fetchall()[0]
         old.execute("SET preserve_insertion_order = true; SET memory_limit = '600MB'")
         old.execute("ATTACH '" + str(new).replace("'", "''") + f"' AS copy; USE copy; BEGIN; {DDL} COMMIT")
-        _copy(old, f'"{name}"', progress)
+        with _told(new, max(1, size * used), progress):
+            _copy(old, f'"{name}"')
         old.execute(f'CHECKPOINT copy; USE "{name}"; DETACH copy')
     return before, path.stat().st_size
 
 
-def _copy(old: Any, name: str, progress: Progress) -> None:
+def _copy(old: Any, name: str) -> None:
     sql = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'copy' AND table_name != 'meta'"
-    tables = [table for (table,) in old.execute(sql).fetchall()]
-    ends = {table: old.execute(f"SELECT coalesce(max(rowid), -1) + 1 FROM {name}.{table}").fetchall()[0][0]
-            for table in tables}  # fmt: skip
-    done, whole = 0, max(1, sum(ends.values()))
-    for table, end in ends.items():
-        for first in range(0, end, _PIECE):
-            last = min(first + _PIECE, end)
-            old.execute(
-                f"INSERT INTO copy.{table} FROM {name}.{table} WHERE rowid >= {first} AND rowid < {last}"
-            )
-            done += last - first
-            progress(done / whole)
+    for (table,) in old.execute(sql).fetchall():
+        # In one statement, so that every block is filled and written once.
+        old.execute(f"INSERT INTO copy.{table} FROM {name}.{table}")
         kept, made = (
             old.execute(f"SELECT count(*) FROM {of}.{table}").fetchall()[0][0] for of in (name, "copy")
         )
         if kept != made:
             raise StoreError(f"{table}: {made:,} of {kept:,} rows were copied; nothing is changed")
+
+
+@contextmanager
+def _told(file: Path, whole: int, progress: Progress) -> Iterator[None]:
+    """Call `progress` with the share that a file has of so many bytes, while it grows."""
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(0.2):
+            if file.exists():
+                progress(min(1.0, file.stat().st_size / whole))
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def version_of(connection: Any) -> str:

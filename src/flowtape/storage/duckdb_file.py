@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,10 @@ class DuckFile:
             self._mine.snapshot = None
             self._snapshots.discard(held)
             held.end()
+
+    def _one_state(self) -> AbstractContextManager[None]:
+        """Let all reads within be of one state: that of the snapshot at hand, or of one for their time."""
+        return nullcontext() if getattr(self._mine, "snapshot", None) else self.snapshot()
 
     def _end_old_snapshots(self) -> None:
         # Blocks of deleted rows are not used again while a reader may see these.
