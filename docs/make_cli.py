@@ -1,4 +1,4 @@
-"""Writes `docs/cli.md`: the help of every command, as `--help` prints it.
+"""Writes `docs/reference/cli.md`: the help of every command, as `--help` prints it.
 
 Run as `python docs/make_cli.py`; the tests fail while the page is stale.
 """
@@ -12,7 +12,7 @@ import click
 
 from flowtape.cli import commands
 
-PAGE = Path(__file__).with_name("cli.md")
+PAGE = Path(__file__).parent / "reference" / "cli.md"
 WIDTH = 100
 HEAD = """# The command line
 

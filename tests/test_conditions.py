@@ -27,7 +27,7 @@ from flowtape.readers import Options, open_tapes
 BOTH = SETS_RANGE | SETS_ENDS
 AT_TEN = datetime(2026, 5, 12, 14, 0, tzinfo=UTC)
 """10:00 in New York."""
-DOCS = Path(__file__).parent.parent / "docs" / "rules.md"
+DOCS = Path(__file__).parent.parent / "docs" / "concepts/trade-classification.md"
 STOCKS = [one for one in CONDITIONS if one.asset == "stock"]
 
 

@@ -43,7 +43,7 @@ def metrics_of(text):
 
 
 def known_metrics():
-    page = ROOT / "docs" / "metrics.md"
+    page = ROOT / "docs" / "reference/metrics.md"
     names = metrics_of(page.read_text())
     shown = metrics_of(Metrics().page().decode())
     return names | shown | {f"{name}_bucket" for name in names if name.endswith("_seconds")}
@@ -118,7 +118,7 @@ def test_alerts_and_dashboard_ask_for_metrics_there_are():
 
 
 def test_every_alert_is_explained():
-    operations = (ROOT / "docs" / "operations.md").read_text()
+    operations = (ROOT / "docs" / "how-to/deploy.md").read_text()
     rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"][0]["rules"]
     assert {rule["alert"] for rule in rules} == set(re.findall(r"^\| `(\w+)` \|", operations, re.MULTILINE))
 
@@ -150,8 +150,8 @@ def test_systemd_takes_its_units(tmp_path):
 
 
 def test_commands_that_operations_names_are_the_program_s():
-    operations = (ROOT / "docs" / "operations.md").read_text()
-    found = re.findall(r"^ {4}flowtape (.*)$", operations, re.MULTILINE)
+    operations = (ROOT / "docs" / "how-to/deploy.md").read_text()
+    found = re.findall(r"^flowtape (.*)$", operations, re.MULTILINE)
     assert found
     for line in found:
         parsed(shlex.split(line))

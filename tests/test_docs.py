@@ -17,33 +17,21 @@ import sys
 import tomllib
 import xml.etree.ElementTree as ET
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import click
 import pytest
 
 import flowtape
+from documentation import DOCS, PAGES, ROOT, name_of, text_of
 from flowtape import errors, settings
 from flowtape.orderflow.classify import RULES
 from flowtape.readers import FORMATS
 from flowtape.server.routes import ROUTES
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-LANGUAGES = {"python", "console", "sh", "text", "json", "toml"}
 PORT = "127.0.0.1:8787"
 END = "that was the end of a command:"
 SERVE = re.compile(r"flowtape serve [^&]*&")
-
-
-def text_of(page):
-    return page.read_text(encoding="utf-8")
-
-
-def name_of(page):
-    return str(page.relative_to(ROOT))
 
 
 def blocks(page):
@@ -150,32 +138,9 @@ def test_output_is_compared_but_for_numbers():
     assert not alike("day: 3 new\nerror", "day: 3 new")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_blocks_say_what_they_are(page):
-    languages = {found.group(1) for found in BLOCK.finditer(text_of(page))}
-    assert languages <= LANGUAGES
-
-
-def anchors(page):
-    """The anchors of a page's headings, as GitHub makes them."""
-    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", text_of(page)), re.M)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text_of(page))):
-        if re.match(r"https?:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        there = (page.parent / path) if path else page
-        assert there.is_file(), f"{page.name} links to {target}"
-        assert not anchor or anchor in anchors(there), f"{page.name} links to {target}"
-
-
 def test_the_index_names_every_page():
-    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", text_of(DOCS / "README.md")))
-    assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", text_of(DOCS / "README.md")))
+    assert linked == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - {"README.md"}
 
 
 def test_no_page_is_of_one_machine():
@@ -192,21 +157,21 @@ def rows(page, title=""):
 
 def test_the_command_line_page_is_fresh():
     made = script("make_cli")
-    assert text_of(DOCS / "cli.md") == made.page(), "run: python docs/make_cli.py"
+    assert text_of(DOCS / "reference/cli.md") == made.page(), "run: python docs/make_cli.py"
     from flowtape.cli import commands
 
-    told = set(re.findall(r"^## (flowtape.*)$", text_of(DOCS / "cli.md"), re.M))
+    told = set(re.findall(r"^## (flowtape.*)$", text_of(DOCS / "reference/cli.md"), re.M))
     assert told == {context.command_path for context in made.tree(commands, "flowtape")}
     assert all(f"flowtape {name}" in told for name in commands.list_commands(click.Context(commands)))
 
 
 def test_what_has_a_name_has_its_page():
-    assert {row.name for row in settings.table()} <= rows(DOCS / "settings.md")
-    assert set(FORMATS) <= rows(DOCS / "formats.md")
-    assert set(RULES) <= rows(DOCS / "rules.md", "## The rules")
-    api = text_of(DOCS / "api.md")
+    assert {row.name for row in settings.table()} <= rows(DOCS / "reference/settings.md")
+    assert set(FORMATS) <= rows(DOCS / "reference/formats.md")
+    assert set(RULES) <= rows(DOCS / "concepts/trade-classification.md", "## The rules")
+    api = text_of(DOCS / "reference/api.md")
     assert [route.path for route in ROUTES if f"`GET {route.path}`" not in api] == []
-    library = text_of(DOCS / "library.md")
+    library = text_of(DOCS / "reference/library.md")
     assert [name for name in flowtape.__all__ if f"`{name}`" not in library.replace("flowtape.", "")] == []
 
 
@@ -216,7 +181,7 @@ def test_every_dependency_says_what_for():
     for group in project["project"]["optional-dependencies"].values():
         wanted += group
     names = {re.match(r"[\w.-]+", requirement).group() for requirement in wanted}
-    assert rows(DOCS / "dependencies.md") == names
+    assert rows(DOCS / "reference/dependencies.md") == names
 
 
 def test_every_room_is_in_the_design():

@@ -143,7 +143,7 @@ def lines_of(trades, seq=None):
 def test_order_of_rows_and_number_of_files_never_change_an_answer(
     tmp_path_factory, trades, chance, files, batch_rows
 ):
-    """Equal rows stay in one file: rows without a sequence that are split over two files merge (docs/store.md)."""
+    """Equal rows stay in one file: rows without a sequence in two files merge (docs/reference/store.md)."""
     folder = tmp_path_factory.mktemp("orders")
     counts = Counter(trades)
     groups = [[trade] * many for trade, many in counts.items()]

@@ -34,7 +34,7 @@ from tapes import SECOND, T0, frame, row
 from test_engine import LATER, MINUTE, from_store, from_window
 
 DAY = date(2026, 5, 12)
-PAGE = Path(__file__).parents[1] / "docs" / "clickhouse.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to/clickhouse.md"
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def state_of(store):
 
 
 def by_sql(store):
-    """Minutes and net volume of SPY, by the statement of docs/clickhouse.md."""
+    """Minutes and net volume of SPY, by the statement of docs/how-to/clickhouse.md."""
     sql = re.search(r"```text\n(SELECT.*?)```", PAGE.read_text(), re.DOTALL).group(1)
     rows = store._link.ask(sql.replace("flow.", f"{store.address.database}."))
     return [(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}", net) for at, net in rows.iter_rows()]

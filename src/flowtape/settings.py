@@ -258,7 +258,7 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 
 def markdown() -> str:
-    """The page `docs/settings.md`, made of the table."""
+    """The page `docs/reference/settings.md`, made of the table."""
     lines = [
         "# Settings",
         "",

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_is_the_table() -> None:
-    assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == markdown()
+    assert (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8") == markdown()
 
 
 def test_every_setting_has_a_help_and_a_variable() -> None:

@@ -74,7 +74,7 @@ class Client:
 
 
 def applied(body, told):
-    """What docs/streams.md tells a client to do."""
+    """What docs/reference/streams.md tells a client to do."""
     points = {
         point["ts"]: {**point, "cumulative": point["cumulative"] + told["shift"]}
         for point in body["points"]

@@ -63,8 +63,8 @@ def store_option(function: F) -> F:
     return click.option(
         "--store",
         type=StoreName(),
-        help="The store: a DuckDB file, or an address such as clickhouse://user@host/flow (docs/clickhouse.md); made"
-        " if it is not there.  [default: the setting store]",
+        help="The store: a DuckDB file, or an address such as clickhouse://user@host/flow (docs/how-to/clickhouse.md);"
+        " made if it is not there.  [default: the setting store]",
     )(function)
 
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "feed",
     multiple=True,
     metavar="KIND:TARGET?NAME=VALUE&…",
-    help="Take a live feed (docs/live.md): simulate, replay, databento, massive or alpaca. May be repeated.",
+    help="Take a live feed (docs/how-to/live.md): simulate, replay, databento, massive or alpaca. May be repeated.",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: the setting log_format]")
 def serve(

@@ -35,7 +35,7 @@ from flowtape.storage.duckdb_tables import VERSION
     "--feed",
     multiple=True,
     metavar="FEED",
-    help="Take a live feed (docs/live.md) until told to stop, without a server. May be repeated.",
+    help="Take a live feed (docs/how-to/live.md) until told to stop, without a server. May be repeated.",
 )
 @reading_options
 @store_option

@@ -1,7 +1,7 @@
 """Trading sessions: which one an instant belongs to, and whether a symbol's market is open.
 
 Trading days, early closes and daylight saving are those of the New York Stock Exchange in `exchange_calendars`
-(XNYS). What options trade beyond the stocks' hours is in the tables here; docs/sessions.md has their sources.
+(XNYS). What options trade beyond the stocks' hours is in the tables here; docs/concepts/sessions.md has their sources.
 Instants are ns since 1970, UTC.
 """
 

@@ -1,7 +1,7 @@
 """Which prints stand: those that no cancel removes.
 
 A cancel names no sequence: it removes the latest earlier print of the same contract, size and price, on the
-same trading day, that still stands (docs/store.md). That is bracket matching: in event order each
+same trading day, that still stands (docs/reference/store.md). That is bracket matching: in event order each
 print opens, each cancel closes the latest still open, and a cancel with nothing open is ignored.
 """
 

@@ -1,6 +1,7 @@
 """Answers as they change, as server-sent events: the window first, then each change of it.
 
-All who ask for the same share a hub, which makes each event once. The format of the events is in docs/streams.md.
+All who ask for the same share a hub, which makes each event once. The format of the events is in
+docs/reference/streams.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The tables of a ClickHouse store: one text for the engine in process, for one node and for a cluster.
 
 Every row of what is committed carries the `writer` that inserted it and the stamp `v` of the statement that did, and
-counts once its writer has told in `commits` that it got that far (docs/clickhouse.md): a commit is one row of one
-table, and what a killed writer left behind is never seen.
+counts once its writer has told in `commits` that it got that far (docs/how-to/clickhouse.md): a commit is one row of
+one table, and what a killed writer left behind is never seen.
 """
 
 from __future__ import annotations
