@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future
 
 import httpx
+import uvloop
 
 from flowtape.cache.cache import Cache
 from flowtape.feeds.backlog import Backlogs
@@ -114,7 +115,7 @@ def serving(app):
 
     def thread():
         try:
-            asyncio.run(main())
+            uvloop.run(main())
         except BaseException as error:
             if not up.done():
                 up.set_exception(error)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvloop
 
 from flowtape.model.query import Query
-from flowtape.queries import Answer, Made, stamp
+from flowtape.queries import Answer, Cumulative, CumulativePoint, Made, stamp
+from flowtape.queries.render.bodies import Rows
 from flowtape.server.account import SymbolsBody
 from flowtape.server.app import Application, create_app
 from flowtape.server.auth.keyfile import FileCounts, FileLedger
@@ -82,6 +84,12 @@ class MemoryFlow:
     def state(self, route: Route, query: Query) -> object:
         return None
 
+    async def follow(
+        self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], object]
+    ) -> tuple[object, object]:
+        body = Cumulative(symbol=query.symbol, count=0, points=Rows(CumulativePoint, {"ts": []}))
+        return None, use(Made(body, AS_OF), lambda: Wire(answer(query)))
+
     def source(self, query: Query) -> Headers:
         return []
 
@@ -116,7 +124,7 @@ class Server:
             await run(self.app, "127.0.0.1", 0, lambda _, port: self._up.set_result(port), self.stop_event)
 
         try:
-            asyncio.run(main())
+            uvloop.run(main())
         except BaseException as error:
             if not self._up.done():
                 self._up.set_exception(error)

@@ -29,6 +29,8 @@ IDLE = 30.0
 """Seconds that a connection may wait: for a request, for the rest of one, or for its client to read."""
 LOOK_EVERY = 0.25
 """Seconds between looks at the open connections."""
+_TURNS = 10
+"""Turns of the event loop that a connection takes from being accepted to being closed, and some more."""
 _TOLD_EVERY = 60.0
 """Seconds between lines in the log about closed connections."""
 _MOST_FILES = 65_536
@@ -98,6 +100,8 @@ class Connections:
 
     def add(self, connection: Connection, host: str) -> bool:
         """Take a connection from a host. Returns False where its address, or the server, has too many."""
+        if self.stopping:
+            return False
         connection.proxied = bool(self.proxies) and _within(host, self.proxies)
         address = "" if connection.proxied else subject(host)
         if address and self.limit is not None and self._of_address[address] >= self.limit:
@@ -158,6 +162,9 @@ class Connections:
         """Close all connections, whatever they do, and wait until they are closed."""
         for connection in list(self._connections):
             connection.transport.abort()
+        # What the loop accepted a moment ago reaches `add` some turns later, is refused there, and then closed.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         while self._connections:
             await asyncio.sleep(0)
 
