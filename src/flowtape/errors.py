@@ -22,6 +22,7 @@ class FlowtapeError(Exception):
     """Base of all errors raised on purpose; its text is fit for a user to read."""
 
     exit_code = 1
+    """The exit code of a command that ends with this error."""
 
 
 class UsageError(FlowtapeError):

@@ -20,7 +20,9 @@ import polars as pl
 from flowtape.model.prints import FIRST_DAY, LAST_DAY, LATEST, minute_days
 
 Ints = npt.NDArray[np.int64]
+"""An array of whole numbers, such as instants in ns since 1970, UTC."""
 Days = npt.NDArray[np.datetime64]
+"""An array of dates."""
 
 
 class Session(NamedTuple):

@@ -26,7 +26,9 @@ from flowtape.model import columns, prices
 from flowtape.model.categories import Judged
 
 PRICE_SCALE = prices.PRICE_SCALE
+"""Price units per USD: a price of 11,000 is 1.10 USD."""
 MAX_PRICE = prices.MAX_PRICE
+"""The largest price of a print, in units of 1/10,000 USD."""
 SIZE_SCALE = {"option": 1, "stock": 10_000}
 """Integer size units per contract, or per share, by asset."""
 SIZES = ("size", "bid_size", "ask_size")
@@ -36,7 +38,9 @@ MAX_SIZE = 2**31 - 1
 MAX_NOTIONAL = 10**12
 """The largest price x size of a print, in USD (a million million), without the contract multiplier."""
 TOO_LARGE = "price x size is beyond a million million USD"
+"""The reason given for a print whose value exceeds `MAX_NOTIONAL`."""
 SIZES_ROUNDED = "sizes rounded to 1/10,000 share"
+"""The note that counts sizes finer than 1/10,000 share."""
 MAX_STRIKE = 999_999_990
 """The largest strike an OSI symbol can hold: 99,999.999 USD."""
 LIMITS = {
@@ -56,18 +60,26 @@ _BOUNDS = {
     **dict.fromkeys(("bid_size", "ask_size"), "is not a whole number from 0 up"),
 }
 NEW_YORK = ZoneInfo("America/New_York")
+"""The time zone of trading days."""
 FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2099, 12, 31)
 """The dates of the exchanges' calendar: no other is taken."""
 DAY_NS = 86_400 * 10**9
+"""Nanoseconds in 24 hours."""
 EARLIEST = (FIRST_DAY - date(1970, 1, 1)).days * DAY_NS
+"""The first instant of the calendar, ns since 1970, UTC."""
 LATEST = ((LAST_DAY - date(1970, 1, 1)).days + 1) * DAY_NS - 1
-"""The first and last instant of the calendar, ns since 1970, UTC."""
+"""The last instant of the calendar, ns since 1970, UTC."""
 OUT_OF_RANGE = f"is before {FIRST_DAY} or more than a day ahead of the clock"
+"""The reason given for a time outside the calendar."""
 
 Asset = pl.Enum(["option", "stock"])
+"""The type of the column `asset`."""
 Right = pl.Enum(["C", "P"])
+"""The type of the column `right`: call or put."""
 Side = pl.Enum(["buy", "sell", "mid"])
+"""The type of the column `side`: the aggressor side, or `mid` where it is unknown."""
 Timestamp = pl.Datetime("ns", "UTC")
+"""The type of all instants."""
 
 CONDITION_NAMES = (
     "unknown", "REGULAR", "CANC", "OSEQ", "CNCL", "LATE", "CNCO", "OPEN", "CNOL", "OPNL", "AUTO", "REOP",
@@ -84,11 +96,13 @@ CONDITION_NAMES = (
 """The one vocabulary for sale conditions: OPRA's mnemonics, and names for those of stocks (`STK_…`), see `conditions`.
 The place of a name is its number in a store: names are only ever added at the end."""
 Condition = pl.Enum(CONDITION_NAMES)
+"""The type of the column `condition`."""
 
 QUOTE_CLASSES = ("none", "sampled", "joined", "own")
 """How a print got its quote, weakest first: it has none; joined from samples of the quotes (`cbbo-1s`); joined from
 every quote; in the print's own row. The place of a name is its number in a store."""
 QuoteClass = pl.Enum(QUOTE_CLASSES)
+"""The type of the column `quote_class`."""
 SETS_RANGE, SETS_ENDS = 1, 2
 """Bits of `price_flags`: the print may set the high and low of its minute; it may set open and close."""
 
@@ -130,9 +144,11 @@ _FILLED = {
     "quote_class": None,
 }
 REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue")
+"""The columns that hold no null."""
 PARTS = ("expiry", "right", "strike")
 """What an option has beside its root; null for a stock."""
 CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
+"""The columns that name a contract or a stock."""
 IDENTITY = ("venue", *CONTRACT, "ts", "seq", "price", "size", "condition", "copy")
 """With the source, what makes a row itself: the same row seen twice counts once."""
 
@@ -146,6 +162,7 @@ LIKE_OPTION = r"^\.?(?:O:)?[A-Z0-9][A-Z0-9./]{0,6}? *_?[0-9]{6}[CP][0-9.]+$"
 """What no stock is called: an OSI symbol, or the same contract as other programs write it (`.SPY260515C500`)."""
 _LIKE_OPTION = re.compile(LIKE_OPTION)
 SYMBOL_LENGTH = 32
+"""The greatest length of a symbol or a root, in characters."""
 _PUNCTUATION = "./=+*#$!@&~_:"
 """What exchanges and vendors put into a symbol besides letters and digits: classes (`BRK.B`, `BRK/B`), preferred
 shares, units, warrants and rights (`-`, `=`, `+`, `^`), futures (`ES=F`, `/ES`), pairs (`BTC-USD`, `X:BTCUSD`)."""
@@ -169,6 +186,7 @@ def check_distinct(names: pl.Series, column: str, file: str = "") -> None:
 
 
 NAME_LENGTH = 32
+"""The greatest length of a venue's name, in characters."""
 NAME_PATTERN = f"^[ -~]{{0,{NAME_LENGTH}}}$"
 """What a venue's name is: up to 32 printable ASCII characters."""
 _NAME = re.compile(NAME_PATTERN[1:-1])
@@ -271,6 +289,7 @@ _ONE = prices.NANOS * SIZE_SCALE["stock"]
 """Nanos in one contract or share."""
 _NO_UNITS = "is not a whole number of 1/10,000 USD, as price is; where price is in USD, make it a float"
 Convert = Callable[[pl.Series], pl.Series]
+"""A function that converts one column of a caller's frame."""
 
 
 def _named(good: Callable[[str], bool], pattern: str, strip: str = "") -> Convert:

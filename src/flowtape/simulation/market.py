@@ -58,11 +58,17 @@ class Market:
     """
 
     seed: int = 1
+    """The seed of the random numbers."""
     underlyings: int = 40
+    """The number of underlyings."""
     prints_per_day: int = 400_000
+    """Rows of options in each session."""
     hours: Literal["session", "always"] = "session"
+    """`session` (09:30–16:00 in New York, Monday to Friday) or `always`."""
     stock_prints_per_day: int = 400_000
+    """Rows of stocks in each session."""
     plants: tuple[Plant, ...] = ()
+    """Injected effects of known size."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flowtape.simulation.injected import Plant
 
 SOURCE = "simulated"
+"""The source of simulated prints."""
 SLICE_NS = 600 * 10**9
 TAPE_SCHEMA = {**SCHEMA, "true_side": Side, "source": pl.Categorical}
 """`prints.SCHEMA`, the side that truly was the aggressor, and the source."""

@@ -22,7 +22,7 @@ from flowtape.readers.frames import READ
 from flowtape.simulation.market import BATCH_ROWS, Market, batches, date_of, to_ns
 from flowtape.simulation.rows import SLICE_NS, SOURCE, TAPE_SCHEMA, Rows, between, size_unit
 
-__all__ = ["SOURCE", "SUFFIXES", "Assets", "Delivery", "LiveFeed", "Market", "live", "write_tape"]
+__all__ = ["SUFFIXES", "Assets", "Delivery", "LiveFeed", "Market", "live", "write_tape"]
 
 SUFFIXES = {
     ".parquet": "parquet",
@@ -187,7 +187,9 @@ class Delivery:
     ns UTC up to which, itself included, all that was reported has now been delivered."""
 
     prints: pl.DataFrame
+    """The prints, in `TAPE_SCHEMA`."""
     cursor: int
+    """The last instant delivered, ns since 1970, UTC."""
 
 
 class LiveFeed:
@@ -200,6 +202,7 @@ class LiveFeed:
     """
 
     source = SOURCE
+    """The source of the prints."""
 
     def __init__(
         self,
@@ -215,6 +218,7 @@ class LiveFeed:
             raise UsageError(f"cursor: {cursor} lies before 1970")
         self.market, self.clock, self.cursor = market, clock, cursor
         self.stop = stop or Event()
+        """Ends the iteration when it is set."""
         self.interval, self.batch_rows = interval, batch_rows
         self._current: tuple[int, Rows | None] = (-1, None)
 
