@@ -1,8 +1,7 @@
 """Sessions: known days, what must hold of every day, and a plain loop that says the same."""
 
 import csv
-import subprocess
-import sys
+import runpy
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from itertools import pairwise
@@ -195,6 +194,8 @@ def test_tables_name_underlyings():
     assert not calendar._LATE_SYMBOLS & calendar._NIGHT_SYMBOLS.keys()
 
 
-def test_the_calendar_is_not_loaded_before_it_is_asked():
-    code = "import sys, flowtape.model.calendar; sys.exit('pandas' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_the_table_of_sessions_is_that_of_exchange_calendars():
+    script = runpy.run_path(str(Path(__file__).parents[1] / "docs/make_calendar.py"))
+    assert script["TABLE"].read_text(encoding="utf-8") == script["table"](), (
+        "run: python docs/make_calendar.py"
+    )

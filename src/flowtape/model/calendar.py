@@ -1,16 +1,16 @@
 """Trading sessions: which one an instant belongs to, and whether a symbol's market is open.
 
-Trading days, early closes and daylight saving are those of the New York Stock Exchange in `exchange_calendars`
-(XNYS). What options trade beyond the stocks' hours is in the tables here; docs/concepts/sessions.md has their sources.
+Trading days and early closes are those of the New York Stock Exchange, from the table `nyse.csv` beside this module,
+which `docs/make_calendar.py` makes from `exchange_calendars` (XNYS). What options trade beyond the stocks' hours is in
+the tables here; docs/concepts/sessions.md has their sources.
 Instants are ns since 1970, UTC.
 """
 
 from __future__ import annotations
 
-import threading
-import warnings
 from datetime import date
 from functools import cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -82,6 +82,8 @@ _HOLIDAY_NIGHT = _Night(date(2022, 2, 15), _EVENING_BEFORE, 11 * 60 + 30, 0)
 _SHUT_AT_NIGHT = {(12, 24), (12, 25), (12, 26), (1, 1), (1, 2)}
 _FULL_DAY_CLOSE = 16 * 60
 _NS_PER_MINUTE = 60_000_000_000
+_TABLE = Path(__file__).with_name("nyse.csv")
+"""`date` and, on a day of early close, `close` in New York time; weekdays without a close have no session."""
 
 
 def hours_of(asset: Literal["option", "stock"], symbol: str) -> Hours:
@@ -174,30 +176,19 @@ class _Book(NamedTuple):
     span_closes: Ints
 
 
-# Filters of warnings are those of the process: two threads that set them undo each other's.
-_loading = threading.Lock()
-
-
-def _stock_sessions() -> tuple[Days, Ints, Ints]:
-    """`_load_sessions`, by one thread at a time."""
-    with _loading:
-        return _load_sessions()
-
-
 @cache
-def _load_sessions() -> tuple[Days, Ints, Ints]:
-    """Date, open and close of every session of the stocks' exchange."""
-    # It brings pandas, most of a second to import: what needs no session does not pay for it.
-    import exchange_calendars  # type: ignore[import-untyped]
-
-    with warnings.catch_warnings():
-        # It calls pandas in ways that pandas will drop; pinned versions keep working together.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        calendar = exchange_calendars.get_calendar("XNYS", start=FIRST_DAY, end=LAST_DAY)
-    opens, closes = (
-        column.to_numpy("datetime64[ns]").astype(np.int64) for column in (calendar.opens, calendar.closes)
-    )
-    return calendar.sessions.to_numpy().astype("datetime64[D]"), opens, closes
+def _stock_sessions() -> tuple[Days, Ints, Ints]:
+    """Return date, open and close of every session of the stocks' exchange."""
+    table = pl.read_csv(_TABLE, schema={"date": pl.Date, "close": pl.String})
+    special = table["date"].to_numpy()
+    is_open = table["close"].is_not_null().to_numpy()
+    weekdays = np.arange(np.datetime64(FIRST_DAY), np.datetime64(LAST_DAY) + 1)
+    days = np.setdiff1d(weekdays[np.is_busday(weekdays)], special[~is_open])
+    clock = table["close"].drop_nulls().str.to_time("%H:%M")
+    close = np.full(len(days), _FULL_DAY_CLOSE, np.int64)
+    close[np.searchsorted(days, special[is_open])] = clock.to_physical().to_numpy() // _NS_PER_MINUTE
+    midnight = _midnight(days)
+    return days, midnight + _NINE_THIRTY * _NS_PER_MINUTE, midnight + close * _NS_PER_MINUTE
 
 
 @cache

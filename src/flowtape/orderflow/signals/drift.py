@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowtape.model.exact import Ints, Numbers
+from flowtape.orderflow.signals.tails import normal_quantile, student_tail
 
 LEAST_SESSIONS = 3
 """With fewer earlier sessions their spread says nothing."""
@@ -42,8 +43,6 @@ def drift(net: Ints, squares: Numbers, past_net: Ints, past_squares: Numbers) ->
     It is u that is compared, not the volume itself, for one block makes a session's volume many times another's, and
     what has such tails is no Student's t. There is none with fewer than `LEAST_SESSIONS`, or where all were equal.
     """
-    from scipy.special import ndtri, stdtr
-
     sessions = len(past_net)
     z, has_z = np.zeros(len(net), np.int64), np.zeros(len(net), np.bool_)
     scaled = _scaled(net, squares)
@@ -52,8 +51,8 @@ def drift(net: Ints, squares: Numbers, past_net: Ints, past_squares: Numbers) ->
         has_z = (past != past[0]).any(axis=0)
         spread = past.std(axis=0, ddof=1) * np.sqrt(1 + 1 / sessions)
         t = (scaled - past.mean(axis=0)) / np.where(has_z, spread, 1.0)
-        # Of the lower tail, where doubles tell small chances apart.
-        deviate = -np.sign(t) * ndtri(np.maximum(stdtr(sessions - 1, -np.abs(t)), 1e-300))
+        # The lower tail, where doubles tell small probabilities apart.
+        deviate = -np.sign(t) * normal_quantile(student_tail(t, sessions - 1))
         z = np.where(has_z, _hundredths(deviate), 0)
     volume_z = _hundredths(scaled)
     score = np.where(has_z, z, volume_z)

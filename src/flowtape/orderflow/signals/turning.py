@@ -24,18 +24,38 @@ def turning_points(line: Ints, most: int) -> Turns:
 
     A high's prominence is its height above the higher of the lowest points that lie between it and the next higher
     ground on either side, or the line's end; a low's is that of the line turned over. This is topographic
-    prominence as `scipy.signal.peak_prominences` has it. Of a level stretch the first point is the turn. The line's
+    prominence, as in `scipy.signal.peak_prominences`. Of a level stretch the first point is the turn. The line's
     ends are no turns. Of equals the earlier is first.
     """
-    from scipy.signal import find_peaks, peak_prominences
-
+    values, first = _without_repeats(line)
     found = []
     for high in (True, False):
-        # In doubles, which hold the integers that a tape can sum to.
-        heights = (line if high else -line).astype(np.float64)
-        middles, level = find_peaks(heights, plateau_size=1)
-        prominence = peak_prominences(heights, middles)[0].astype(np.int64)
-        found.append((level["left_edges"].astype(np.int64), np.full(len(middles), high), prominence))
+        heights = values if high else -values
+        inner = heights[1:-1]
+        peaks = np.flatnonzero((inner > heights[:-2]) & (inner > heights[2:])) + 1
+        prominence = heights[peaks] - np.maximum(_bases(heights)[peaks], _bases(heights[::-1])[::-1][peaks])
+        found.append((first[peaks], np.full(len(peaks), high), prominence))
     place, kind, prominence = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((place, -prominence))[:most]
     return Turns(place[order], kind[order], prominence[order])
+
+
+def _without_repeats(line: Ints) -> tuple[Ints, Ints]:
+    """Return the line with each level stretch as one point, and the place of the first point of each."""
+    first = np.flatnonzero(np.diff(line, prepend=line[:1] - 1))
+    return line[first], first
+
+
+def _bases(heights: Ints) -> Ints:
+    """Return, for each point, the lowest height between it and the next higher point to its left, or the line's
+    start."""
+    bases = np.empty_like(heights)
+    # Points to the left that no later point is above, highest first, each with the lowest height since the one before.
+    open_points: list[tuple[int, int]] = []
+    for place, height in enumerate(heights.tolist()):
+        lowest = height
+        while open_points and open_points[-1][0] <= height:
+            lowest = min(lowest, open_points.pop()[1])
+        open_points.append((height, lowest))
+        bases[place] = lowest
+    return bases
