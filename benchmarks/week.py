@@ -1,103 +1,106 @@
-"""A store with a full week of minutes, up to now, put in through the store's own interface."""
+"""A store of one full week: five simulated days, made once and ingested with the command a user would use."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 
-import numpy as np
-import polars as pl
+import msgspec
 
-from flowtape.cache.cache import MINUTES
-from flowtape.model.conditions import FAMILIES, family
-from flowtape.model.exact import product
-from flowtape.model.prints import conform
-from flowtape.orderflow.classify import sign
-from flowtape.orderflow.minute_bars import EDGES, FIELDS, NOTIONALS, NS_PER_MINUTE
-from flowtape.storage import Store, open_store
-from flowtape.storage.catalog import SERIES_KEY
+from benchmarks.measure import say
+from benchmarks.scale import ROOT, Scale
 
-FRESH_SECONDS = 900
-BATCH = 500_000
-SYMBOL = "FULL"
-"""The symbol that has a print in every minute, in each of its series."""
-EXPIRIES = 4
-_BUSY = FAMILIES.index("regular")
+DAYS = tuple(date(2026, 5, day) for day in range(11, 16))
+END = int(datetime(2026, 5, 18, 13, 30, 5, tzinfo=UTC).timestamp()) * 10**9
+"""Where the clock of servers and answers begins: five seconds after the next session's open (ns UTC)."""
+CLOSE = int(datetime(2026, 5, 15, 20, 0, 5, tzinfo=UTC).timestamp()) * 10**9
+"""Five seconds after the week's last close: the instant of answers made in one process (ns UTC)."""
+SYMBOL = "SPY"
 
 
-def week_store(path: Path, rows: int, symbols: int) -> int:
-    """Make the store unless there is a fresh one; gives the minute its week ends with."""
-    mark = path.with_suffix(".minute")
-    if mark.exists() and path.exists():
-        minute = int(mark.read_text())
-        if time.time() - minute * 60 < FRESH_SECONDS:
-            return minute
-    for old in (mark, *path.parent.glob(f"{path.name}*")):
-        old.unlink(missing_ok=True)
-    minute = time.time_ns() // NS_PER_MINUTE
-    store = open_store(path)
-    _fill(store, minute, rows, symbols)
-    store.close()
-    mark.write_text(str(minute))
-    return minute
+class Week(msgspec.Struct):
+    """The store, and what making it took: seconds to simulate and to ingest, peak resident bytes of the ingest, bytes
+    of the file, prints and minute bars."""
+
+    path: str
+    simulated: float
+    ingested: float
+    peak: int
+    size: int
+    prints: int
+    bars: int
+
+    @property
+    def note(self) -> str:
+        """The sentence that a section says of it."""
+        return (
+            f"A store of {self.prints:,} prints and {self.bars:,} minute bars over five days: "
+            f"{self.size / 1e9:.2f} GB, simulated in {self.simulated:.0f} s and ingested in {self.ingested:.0f} s "
+            f"({self.peak / 2**30:.2f} GiB at its peak), once."
+        )
 
 
-def _fill(store: Store, minute: int, rows: int, symbols: int) -> None:
-    _, rows_of_series = store.catalog.encode(sign(_one_print_each(symbols)).with_columns(family()))
-    series = rows_of_series["series"].to_numpy()
-    with store.transaction():
-        # Keeps the series; the prints behind the bars play no part in a start.
-        store.append_prints(rows_of_series.head(0))
-    per_symbol = EXPIRIES * 2
-    busy, others = series[:per_symbol], series[per_symbol:]
-    rng = np.random.default_rng(1)
-    # Some are drawn twice.
-    keys = [np.repeat(busy, MINUTES), rng.choice(others, max(0, rows + rows // 20 - per_symbol * MINUTES))]
-    minutes = [np.tile(np.arange(MINUTES), per_symbol), rng.integers(0, MINUTES, len(keys[1]))]
-    bars = _bars(np.concatenate(keys), minute - MINUTES + 1 + np.concatenate(minutes), rng)
-    # A key stands once, as after a day's ingest; in order of time, as a tape brings it.
-    once = bars.unique(["series", "family", "minute"], keep="first", maintain_order=True).head(rows)
-    bars = once.sort("minute")
-    for start in range(0, bars.height, BATCH):
-        with store.transaction():
-            store.append_bars(bars.slice(start, BATCH))
+def week_of(scale: Scale) -> Week:
+    """Return the week of a scale; make it where there is none."""
+    mark, store = scale.folder / "week.json", scale.folder / "week.duckdb"
+    if mark.exists() and store.exists():
+        return msgspec.json.decode(mark.read_bytes(), type=Week)
+    for old in store.parent.glob(f"{store.name}*"):
+        old.unlink()
+    began = time.perf_counter()
+    tapes = [_tape(scale, day) for day in DAYS]
+    simulated = time.perf_counter() - began
+    say("  ingesting the week")
+    began = time.perf_counter()
+    command = [Path(sys.executable).with_name("flowtape"), "ingest", *tapes, "--store", store]
+    process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, resident(process.pid, "VmHWM"))
+        time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError(f"flowtape ingest ended with {process.returncode}")
+    prints, bars = _counts(store)
+    made = Week(str(store), simulated, time.perf_counter() - began, peak, store.stat().st_size, prints, bars)
+    mark.write_bytes(msgspec.json.encode(made))
+    return made
 
 
-def _one_print_each(symbols: int) -> pl.DataFrame:
-    """A print of every (symbol, expiry, right), the busy symbol's first."""
-    names = [SYMBOL, *(f"Z{number:05d}" for number in range(symbols - 1))]
-    friday = date.today() + timedelta(days=30)  # noqa: DTZ011 - any expiry to come will do
-    expiries = [friday + timedelta(days=7 * week) for week in range(EXPIRIES)]
-    series = (
-        pl.DataFrame({"symbol": names})
-        .join(pl.DataFrame({"expiry": expiries}), how="cross")
-        .join(pl.DataFrame({"right": ["C", "P"]}), how="cross")
-    )
-    return conform(
-        series.with_columns(
-            ts=pl.lit(datetime.now(UTC)), asset=pl.lit("option"), root="symbol", strike=1_000_000, price=10_000,
-            size=1, condition=pl.lit("AUTO"), venue=pl.lit("XCBO"), seq=pl.int_range(pl.len()),
-        ).sort(pl.col("symbol") != SYMBOL, *SERIES_KEY[1:])
-    )  # fmt: skip
+def _tape(scale: Scale, day: date) -> Path:
+    from flowtape.simulation.tape import Market, write_tape
+
+    path = scale.folder / f"{day}.parquet"
+    if not path.exists():
+        say(f"  simulating {day}")
+        write_tape(Market(seed=day.day, underlyings=scale.underlyings), day, path, rows=scale.prints)
+    return path
 
 
-def _bars(series: np.ndarray, minute: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
-    """Bars of plausible numbers: a few prints a minute at some price."""
-    count = len(series)
-    buy, sell, mid = (rng.integers(0, 200, count) for _ in range(3))
-    price = rng.integers(100, 500_000, count)
-    bars = {
-        "series": series, "family": np.full(count, _BUSY), "minute": minute,
-        "buy_volume": buy, "sell_volume": sell, "mid_volume": mid + 1,
-        **{
-            name: part
-            for side, volume in (("buy", buy), ("sell", sell), ("mid", mid + 1))
-            for name, part in zip(NOTIONALS[side], product(volume, price), strict=True)
-        },
-        "trades": rng.integers(1, 30, count), "high": price + 100, "low": price - 50,
-        "biggest": rng.integers(1, 200, count), "biggest_ts": minute * NS_PER_MINUTE + 3 * 10**9,
-        "last_ts": minute * NS_PER_MINUTE + 59 * 10**9,
-    }  # fmt: skip
-    edges = [pl.lit(None, pl.Int64).alias(name) for name in EDGES]
-    return pl.DataFrame(bars).with_columns(edges).select("series", "family", "minute", *FIELDS)
+def _counts(store: Path) -> tuple[int, int]:
+    import duckdb
+
+    with duckdb.connect(str(store), read_only=True) as db:
+        sql = "SELECT (SELECT count(*) FROM print_rows), (SELECT count(*) FROM bar_rows)"
+        (counts,) = db.execute(sql).fetchall()
+    return counts
+
+
+def resident(pid: int, what: str = "VmRSS") -> int:
+    """Return resident bytes of a process: now (`VmRSS`) or at its peak (`VmHWM`); 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), 0)
+
+
+def busiest(store: Path, many: int) -> list[str]:
+    """Return the option symbols with most prints, most first."""
+    import duckdb
+
+    with duckdb.connect(str(store), read_only=True) as db:
+        sql = f"SELECT symbol FROM minute_bars GROUP BY symbol ORDER BY sum(trades) DESC, symbol LIMIT {many}"
+        return [symbol for (symbol,) in db.execute(sql).fetchall()]
