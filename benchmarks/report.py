@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-PEERS = ("polars", "numpy", "pandas", "pyarrow", "duckdb", "chdb", "msgspec", "granian", "fastapi", "uvicorn")
+PEERS = ("polars", "numpy", "pandas", "pyarrow", "duckdb", "chdb", "msgspec", "granian", "httptools", "fastapi", "uvicorn")
 
 
 class Aim(msgspec.Struct):
