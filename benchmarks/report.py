@@ -10,7 +10,19 @@ from pathlib import Path
 
 import msgspec
 
-PEERS = ("polars", "numpy", "pandas", "pyarrow", "duckdb", "chdb", "msgspec", "granian", "httptools", "fastapi", "uvicorn")
+PEERS = (
+    "polars",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "duckdb",
+    "chdb",
+    "msgspec",
+    "granian",
+    "httptools",
+    "fastapi",
+    "uvicorn",
+)
 
 
 class Aim(msgspec.Struct):
