@@ -130,6 +130,27 @@ def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, 
         store.close()
 
 
+@settings(max_examples=examples(10), deadline=None)
+@given(rows(), st.lists(st.integers(0, 60), min_size=2, max_size=6), FILTERS, st.booleans())
+def test_filtered_minutes_asked_after_each_batch_are_the_store_s(path, tape, cuts, which, stocks):
+    tape = distinct(as_stocks(tape)) if stocks else tape
+    which = Filter(side="buy") if stocks else replace(which, strike=(0, 11 * 10**5))
+    query = Query(asset="stock" if stocks else "option", symbol="SPX", filter=which)
+    names = FIELDS if stocks else VALUES
+    store = open_store(path.with_name(f"{next(_STORES)}.duckdb"))
+    cache = Cache(store.catalog, LATER // MINUTE)
+    engine = Engine(store, cache)
+    try:
+        for batch in batches(tape, cuts):
+            engine.take(frame(batch), "test")
+            found = Desk(store, cache, LATER).totals(query, START, END, names)
+            expected = Desk(store, None, LATER).totals(query, START, END, names)
+            assert found.as_of == expected.as_of
+            assert plain(found) == plain(expected)
+    finally:
+        store.close()
+
+
 def check_extremes(found, counted, asset):
     for place, minute in enumerate(found[0]):
         mine = [one for one in counted if one["ts"] // MINUTE == minute]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import polars as pl
 
+from flowtape.cache.filtered import Filtered
 from flowtape.cache.minute_bars import Loader, MinuteBars
 from flowtape.model.prints import Asset
 from flowtape.storage import Store
@@ -32,10 +33,15 @@ class Cache:
         self._bars = {asset: MinuteBars(self.oldest, edges=asset == "stock") for asset in Asset.categories}
         self._learned = (-1, 0)
         self._stock = np.empty(0, np.bool_)
+        self.filtered = Filtered()
 
     def of(self, asset: str) -> MinuteBars:
         """Return the bars of an asset."""
         return self._bars[asset]
+
+    def versions(self) -> dict[str, int]:
+        """Return the version of each asset's bars."""
+        return {asset: bars.version for asset, bars in self._bars.items()}
 
     def number(self, asset: str, symbol: str) -> int:
         """Return the number of a symbol, −1 of one that is not known."""

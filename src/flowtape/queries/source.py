@@ -77,6 +77,8 @@ class Desk:
         self.now = now
         self._store = store
         self._cache = cache
+        # From before a snapshot begins: what changed since is read again.
+        self._versions = {} if cache is None else cache.versions()
         self._missing = missing
         self.max_quote_age = max_quote_age
 
@@ -93,11 +95,31 @@ class Desk:
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if query.filter.by_print:
-            return self.bars(query, Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE), names, NS_PER_MINUTE)
+            return self._of_prints(query, start, end, names)
         view = None if query.quality else self._cached(query, start)
         if view is None:
             view = self._kept(query, start, end)
         return view.line(self._number(query), start, end, names, _right(query))
+
+    def _of_prints(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
+        """Return a symbol's minutes made from its prints; those that were read before and did not change are
+        remembered."""
+
+        def read(start: int, end: int) -> Totals:
+            span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
+            return self.bars(query, span, tuple(dict.fromkeys((*names, "last_ts"))), NS_PER_MINUTE)
+
+        number = self._number(query)
+        if self._cache is None or number < 0 or self._cached(query, start) is None:
+            return read(start, end)
+        bars = self._cache.of(query.asset)
+        return self._cache.filtered.totals(
+            (query.asset, number, query.filter, names, end - start),
+            self._versions[query.asset],
+            (start, end),
+            lambda version: bars.changed_since(number, version),
+            read,
+        )
 
     def _cached(self, query: Query, start: int) -> View | None:
         """Return the bars in memory; None where they do not tell of minutes from `start` on as the query asks."""
