@@ -26,7 +26,8 @@ VALUES = {
     "dte": ("0..7",),
     "exclude": ("multileg", "regular,late"),
     "side": ("buy",),
-    "measure": ("premium",),
+    "measure": ("premium", "directional", "directional_premium"),
+    "split": ("right",),
     "anchor": ("session",),
     "include": ("quality",),
 }
@@ -53,7 +54,9 @@ class Both:
         """Paths and arguments of a route: as it is, as of then, by each parameter, and by several together."""
         path = route.path.replace("{symbol}", self.symbol)
         names = [param.name for param in route.params if param.where == "query"]
-        values = self.values | ({"exclude": ("auction", "regular,late")} if route.asset == "stock" else {})
+        values = self.values
+        if route.asset == "stock":
+            values = values | {"exclude": ("auction", "regular,late"), "measure": ("premium",)}
         always = {"resolution": "1m"} if "resolution" in names else {}
         long = {name: most for name, most in LONG.items() if name in names}
         yield path, always

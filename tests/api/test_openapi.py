@@ -181,7 +181,7 @@ def test_every_status_is_declared_with_its_headers(document: dict[str, Any]) -> 
     }
     assert [one["name"] for one in found["parameters"]] == [
         "symbol", "minutes", "expiry", "right", "dte", "strike", "exclude", "side", "at", "from", "to", "cursor",
-        "measure", "anchor", "include", "format",
+        "measure", "split", "anchor", "include", "format",
     ]  # fmt: skip
     assert set(found["responses"]["200"]["content"]) == set(MEDIA.values())
     bars = document["paths"]["/v1/flow/stocks/{symbol}/bars"]["get"]["parameters"]

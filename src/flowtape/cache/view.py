@@ -26,8 +26,10 @@ from flowtape.cache.blocks import (
     unique,
 )
 from flowtape.model.exact import Ints, Numbers, joined, square_sums
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS, VOLUMES, gross, latest
+from flowtape.orderflow.minute_bars import NOTIONALS, NS_PER_MINUTE, SUMS, VOLUMES, gross, latest, net
 
+_NET = {"volume": VOLUMES[:2], "notional": (*NOTIONALS["buy"], *NOTIONALS["sell"])}
+"""What nets are made of."""
 _PACKED = 2**16
 """Bars of a frame from which it pays to pack them."""
 _RIGHTS = 3
@@ -256,8 +258,9 @@ class CrossSection:
         sums = {name: np.sum([part[name] for part in parts], axis=0) for name in SUMS}
         return gross(sums, "volume"), gross(sums, "notional")
 
-    def squares(self, *, directional: bool = False) -> Numbers:
-        """Return Σ net² over each symbol's minutes, of its net volume; with `directional`, of calls less puts."""
+    def squares(self, kind: str = "volume", *, directional: bool = False) -> Numbers:
+        """Return Σ net² over each symbol's minutes, of its net volume or notional; with `directional`, of calls less
+        puts. Of notionals no running sums are kept, so these take the time of reading all bars."""
         weights = np.array([1, -1, 0] if directional else [1, 1, 1])
         if self._right is not None:
             weights[np.arange(_RIGHTS) != self._right] = 0
@@ -265,7 +268,7 @@ class CrossSection:
         loose: list[Block] = []
         found = np.zeros((len(self.symbols), 2), np.int64)
         for block, bounds, place in zip(self._blocks, self._bounds, self._places, strict=True):
-            squares = None if block in self._view.tail else block.squares
+            squares = None if block in self._view.tail or kind != "volume" else block.squares
             (known if squares else loose).append(block)
             if squares:
                 halves = squares.over(bounds)
@@ -275,22 +278,24 @@ class CrossSection:
                     mine = np.flatnonzero((place >= 0) & (block.runs & 3 == right))
                     found[place[mine]] += halves[mine, :2]
         sums = joined(found[:, 0], found[:, 1])
-        return sums + self._loose(known, loose, weights) if loose else sums
+        return sums + self._loose(known, loose, weights, kind) if loose else sums
 
-    def _loose(self, known: list[Block], loose: list[Block], weights: Ints) -> Numbers:
+    def _loose(self, known: list[Block], loose: list[Block], weights: Ints, kind: str) -> Numbers:
         """Return what the squares of minutes with rows in `loose` blocks add to those of `known` blocks alone."""
         rows = self._view.rows_of_all(loose, self._start, self._end)
-        key, sums = rows.grouped(rows.key, VOLUMES[:2], void=True)
+        names = _NET[kind]
+        key, sums = rows.grouped(rows.key, names, void=True)
+        net_of_key = net(sums, kind)
         pairs = unique([symbol_minute(key)])
         mine, place = look_up(run_of(pairs), self.symbols)
         pairs = pairs[mine]
-        before, late = np.zeros(len(pairs), np.int64), np.zeros(len(pairs), np.int64)
+        before: Numbers = np.zeros(len(pairs), np.int64)
+        late: Numbers = np.zeros(len(pairs), net_of_key.dtype)
         for right in np.flatnonzero(weights).tolist():
             wanted = key_of(run_of(pairs), right, minute_of(pairs))
-            early = summed(known, wanted, VOLUMES[:2])
-            before += weights[right] * (early["buy_volume"] - early["sell_volume"])
+            before = before + int(weights[right]) * net(summed(known, wanted, names), kind)
             there, at = look_up(wanted, key)
-            late[there] += weights[right] * (sums["buy_volume"] - sums["sell_volume"])[at]
+            late[there] += int(weights[right]) * net_of_key[at]
         begin, end = (
             np.searchsorted(place, np.arange(len(self.symbols)), side) for side in ("left", "right")
         )

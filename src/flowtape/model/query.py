@@ -44,7 +44,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     `echo` is the filters as asked, (name, text) in the order expiry, right, dte, strike, exclude, side; what
     they mean is in `filter`. `minutes` is the window's length, `limit` the most rows of an answer (`n` of a
     leaderboard). `since` and `until` are the bounds asked for by `from` and `to` in place of `minutes`, and
-    `cursor` is the minute since 1970 such an answer goes on from. `lookback` is the minutes of a slope, `days` the
+    `cursor` is the minute since 1970 such an answer goes on from. `measure` None is the route's own, `split` says that
+    calls and puts are shown apart. `lookback` is the minutes of a slope, `days` the
     trading days of an answer.
     """
 
@@ -57,7 +58,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     since: int | None = None
     until: int | None = None
     cursor: int | None = None
-    measure: Literal["volume", "premium"] = "volume"
+    measure: Literal["volume", "premium", "directional", "directional_premium"] | None = None
+    split: bool = False
     anchor: Literal["window", "session"] = "window"
     quality: bool = False
     limit: int = 0

@@ -31,9 +31,9 @@ class AllSymbols:
         """Return more of the symbols at some places."""
         return self._section.details(self._order[places])
 
-    def squares(self, *, directional: bool = False) -> Numbers:
+    def squares(self, kind: str = "volume", *, directional: bool = False) -> Numbers:
         """See `CrossSection.squares`."""
-        squares: Numbers = self._section.squares(directional=directional)[self._order]
+        squares: Numbers = self._section.squares(kind, directional=directional)[self._order]
         return squares
 
     @cached_property

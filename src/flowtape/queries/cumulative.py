@@ -13,10 +13,11 @@ from flowtape.model.calendar import anchors
 from flowtape.model.exact import total
 from flowtape.model.prints import PRICE_SCALE
 from flowtape.model.query import Query
-from flowtape.orderflow.minute_bars import NOTIONALS, SUMS, VOLUMES, gross, net
+from flowtape.orderflow.minute_bars import SUMS, gross, net
+from flowtape.queries.measures import line_measure
 from flowtape.queries.quality import quality
 from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
-from flowtape.queries.render.numbers import NOTIONAL_SCALE, Numbers, decimals, instants, vwap, whole
+from flowtape.queries.render.numbers import Numbers, decimals, instants, vwap, whole
 from flowtape.queries.source import Desk
 from flowtape.queries.spans import Page, minutes_of, read, read_page, span_fields
 
@@ -25,7 +26,8 @@ CUMULATIVE = SUMS
 
 
 class CumulativePoint(msgspec.Struct, rename="camel", kw_only=True):
-    """One minute: `ts` its start, `net_volume` buy − sell volume or `net_premium` the same in USD, `cumulative` its
+    """One minute: `ts` its start, `net_volume` buy − sell volume or `net_premium` the same in USD (`net_directional`
+    and `net_directional_premium` with puts of the other sign), `calls` and `puts` what each is of it, `cumulative` its
     running sum from the window's first point, or from the open of `session` (the exchange's date) where that is
     asked, `vwap` USD a share over all counted prints, `trade_count` counted prints. The others by `include=quality`.
     """
@@ -34,6 +36,10 @@ class CumulativePoint(msgspec.Struct, rename="camel", kw_only=True):
     session: Text = UNSET
     net_volume: int | UnsetType = UNSET
     net_premium: float | UnsetType = UNSET
+    net_directional: int | UnsetType = UNSET
+    net_directional_premium: float | UnsetType = UNSET
+    calls: int | float | UnsetType = UNSET
+    puts: int | float | UnsetType = UNSET
     cumulative: int | float
     vwap: float
     trade_count: int
@@ -47,6 +53,7 @@ class Cumulative(Head, rename="camel", kw_only=True):
     """Net flow a minute and its running sum. Minutes without a print are left out: `count` ≤ `minutes`."""
 
     measure: Text = UNSET
+    split: Text = UNSET
     anchor: Text = UNSET
     minutes: int | UnsetType = UNSET
     since: Text = msgspec.field(name="from", default=UNSET)
@@ -58,13 +65,16 @@ class Cumulative(Head, rename="camel", kw_only=True):
 
 def cumulative(desk: Desk, query: Query) -> Made:
     """The body of `…/cumulative`, oldest first."""
-    page = read_page(desk, query, CUMULATIVE, newest_first=False)
+    measure = line_measure(query)
+    names = tuple(dict.fromkeys((*CUMULATIVE, *measure.names(split=query.split))))
+    page = read_page(desk, query, names, newest_first=False)
     columns = _columns(desk, query, page)
     if query.quality:
         columns |= quality(desk, query, page.totals.minute)
     body = Cumulative(
         **echo(query),
-        measure=UNSET if query.measure == "volume" else query.measure,
+        measure=UNSET if measure.name == "volume" else measure.name,
+        split="right" if query.split else UNSET,
         anchor=UNSET if query.anchor == "window" else query.anchor,
         **span_fields(query, page),
         points=Rows(CumulativePoint, columns),
@@ -92,27 +102,30 @@ def _columns(desk: Desk, query: Query, page: Page) -> dict[str, Any]:
         "vwap": decimals(numbers["vwap"], PRICE_SCALE),
         "trade_count": numbers["trade_count"].tolist(),
     }
+    measure = line_measure(query)
     running = _running(desk, query, page, columns)
-    if query.measure == "volume":
-        shown = whole(running, query.asset)
-        return columns | {"net_volume": numbers["net_volume"].tolist(), "cumulative": shown.tolist()}
-    scale = NOTIONAL_SCALE[query.asset]
-    premium = decimals(net(totals.values, "notional"), scale)
-    return columns | {"net_premium": premium, "cumulative": decimals(running, scale)}
+    columns[measure.field] = measure.shown(measure.net(totals.values), query.asset)
+    if query.split:
+        calls, puts = measure.by_right(totals.values)
+        columns |= {
+            "calls": measure.shown(calls, query.asset),
+            "puts": measure.shown(puts, query.asset),
+        }
+    return columns | {"cumulative": measure.shown(running, query.asset)}
 
 
 def _running(desk: Desk, query: Query, page: Page, columns: dict[str, Any]) -> Numbers:
     """The running sum in the units of bars; adds the column `session` where it is the session that begins it."""
     minute = page.totals.minute
-    kind = "volume" if query.measure == "volume" else "notional"
-    signed = net(page.totals.values, kind)
-    if kind == "notional":
+    measure = line_measure(query)
+    signed = measure.net(page.totals.values)
+    if measure.kind == "notional":
         # Sums of notionals may leave 64 bits where each of them does not.
         signed = signed.astype(object)
     running = np.cumsum(signed)
     if query.anchor == "window":
         start, _ = minutes_of(desk, query)
-        return running + _before(desk, query, page, start, kind)
+        return running + _before(desk, query, page, start)
     if not len(minute):
         columns["session"] = []
         return running
@@ -120,13 +133,13 @@ def _running(desk: Desk, query: Query, page: Page, columns: dict[str, Any]) -> N
     columns["session"] = np.datetime_as_string(days).tolist()
     starts = np.flatnonzero(np.diff(opens, prepend=opens[0] - 1))
     begun = (running - signed)[starts]
-    begun[0] -= _before(desk, query, page, int(opens[0]), kind)
+    begun[0] -= _before(desk, query, page, int(opens[0]))
     line: Numbers = running - np.repeat(begun, np.diff(starts, append=len(minute)))
     return line
 
 
-def _before(desk: Desk, query: Query, page: Page, begin: int, kind: str) -> int:
+def _before(desk: Desk, query: Query, page: Page, begin: int) -> int:
     """What the sum since minute `begin` comes to where the page starts."""
-    names = VOLUMES[:2] if kind == "volume" else (*NOTIONALS["buy"], *NOTIONALS["sell"])
-    parts = read(desk, query, begin, page.start, names) if begin < page.start else ()
-    return sum(total(net(part.values, kind)) for part in parts)
+    measure = line_measure(query)
+    parts = read(desk, query, begin, page.start, measure.names()) if begin < page.start else ()
+    return sum(total(measure.net(part.values)) for part in parts)

@@ -12,10 +12,11 @@ from flowtape.cache.cache import MINUTES
 from flowtape.model.calendar import sessions
 from flowtape.model.prints import NEW_YORK
 from flowtape.model.query import Query
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE, VOLUMES, net
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, net
 from flowtape.orderflow.signals import drift
 from flowtape.queries.all_symbols import AllSymbols
 from flowtape.queries.leaders import asked_at, board_minutes
+from flowtape.queries.measures import MEASURES, Measure
 from flowtape.queries.render.bodies import Made, Rows, Text
 from flowtape.queries.render.numbers import NOTIONAL_SCALE, Ints, Numbers, decimals, stamp, stamps, whole
 from flowtape.queries.source import Desk
@@ -31,6 +32,8 @@ class Drifter(msgspec.Struct, rename="camel", kw_only=True):
     symbol: str
     net_volume: int
     net_premium: float
+    net_directional: int | UnsetType = UNSET
+    net_directional_premium: float | UnsetType = UNSET
     trade_count: int
     z: float | UnsetType = UNSET
     sessions: int
@@ -41,10 +44,12 @@ class Drifter(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Drifts(msgspec.Struct, rename="camel", kw_only=True):
-    """Symbols by how far their flow stands from zero; `tracked` had a print in the window, `qualified` enough."""
+    """Symbols by how far their flow stands from zero, by net volume or the measure asked for; `tracked` had a print in
+    the window, `qualified` enough."""
 
     generated_utc: str
     right: Text = UNSET
+    measure: Text = UNSET
     window_minutes: int
     tracked: int
     qualified: int
@@ -56,9 +61,10 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     """The body of `…/drift`, the most stretched first; of equals by symbol."""
     start, end = board_minutes(desk, query)
     flows = desk.all_symbols(query, start, end)
-    signed, trades = net(flows.sums, "volume"), flows.sums["trades"]
+    measure = MEASURES[query.measure or "volume"]
+    signed, trades = measure.of_all(flows, query.filter.right), flows.sums["trades"]
     past_net, past_squares = _past(desk, query, flows, start, end)
-    measured = drift(signed, flows.squares(), past_net, past_squares)
+    measured = drift(signed, _squares(flows, measure), past_net, past_squares)
     qualified = trades >= query.min_trades
     places = np.flatnonzero(qualified)
     places = places[np.argsort(-np.abs(measured.score[places]), kind="stable")][: query.limit]
@@ -66,8 +72,9 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     z = decimals(measured.z[places], 100)
     columns = {
         "symbol": [flows.symbols[place] for place in places.tolist()],
-        "net_volume": whole(signed[places], query.asset).tolist(),
+        "net_volume": whole(net(flows.sums, "volume")[places], query.asset).tolist(),
         "net_premium": decimals(net(flows.sums, "notional")[places], NOTIONAL_SCALE[query.asset]),
+        measure.field: measure.shown(signed[places], query.asset),
         "trade_count": trades[places].tolist(),
         "z": [value if known else UNSET for value, known in zip(z, own, strict=True)],
         "sessions": [len(past_net)] * len(own),
@@ -79,6 +86,7 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     body = Drifts(
         generated_utc=stamp(asked_at(desk, query), "s"),
         right=query.filter.right or UNSET,
+        measure=query.measure or UNSET,
         window_minutes=query.minutes,
         tracked=len(flows.symbols),
         qualified=int(qualified.sum()),
@@ -92,20 +100,28 @@ def _past(desk: Desk, query: Query, flows: AllSymbols, start: int, end: int) -> 
     """The symbols' net volume over the same clock minutes of earlier sessions, and the sum of the squares of its
     minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
     has 0."""
+    measure = MEASURES[query.measure or "volume"]
     place = {symbol: number for number, symbol in enumerate(flows.symbols)}
     nets: list[Numbers] = []
     squares: list[Numbers] = []
     for shift in _shifts(start, end) if place else ():
-        past = desk.all_symbols(query, start + shift, end + shift, (*VOLUMES[:2], "trades"))
+        past = desk.all_symbols(query, start + shift, end + shift, (*measure.sums, "trades"))
         if past.symbols:
             mine = [(number, place[symbol]) for number, symbol in enumerate(past.symbols) if symbol in place]
             take, put = np.array(mine, np.int64).reshape(-1, 2).T
-            for rows, values in ((nets, net(past.sums, "volume")), (squares, past.squares())):
+            for rows, values in (
+                (nets, measure.of_all(past, query.filter.right)),
+                (squares, _squares(past, measure)),
+            ):
                 row = np.zeros(len(place), values.dtype)
                 row[put] = values[take]
                 rows.append(row)
     none = np.empty((0, len(place)), np.int64)
     return (np.stack(nets), np.stack(squares)) if nets else (none, none)
+
+
+def _squares(flows: AllSymbols, measure: Measure) -> Numbers:
+    return flows.squares(measure.kind, directional=measure.directional)
 
 
 def _shifts(start: int, end: int) -> list[int]:

@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from flowtape.model.query import Query
 from flowtape.queries.flow import flow_columns, flow_fields
+from flowtape.queries.measures import line_measure
 from flowtape.queries.quality import quality
 from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
 from flowtape.queries.render.numbers import instants
@@ -25,6 +26,9 @@ class Bucket(msgspec.Struct, rename="camel", kw_only=True):
     sell_volume: int
     mid_volume: int
     net_volume: int
+    net_premium: float | UnsetType = UNSET
+    net_directional: int | UnsetType = UNSET
+    net_directional_premium: float | UnsetType = UNSET
     trade_count: int
     biggest_trade: int
     vwap: float
@@ -39,8 +43,9 @@ class Bucket(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class History(Head, rename="camel", kw_only=True):
-    """A symbol's minutes, newest first. Minutes without a print are left out."""
+    """A symbol's minutes, newest first. Minutes without a print are left out. `measure` adds its net to each."""
 
+    measure: Text = UNSET
     minutes: int | UnsetType = UNSET
     since: Text = msgspec.field(name="from", default=UNSET)
     until: Text = msgspec.field(name="to", default=UNSET)
@@ -51,14 +56,21 @@ class History(Head, rename="camel", kw_only=True):
 
 def history(desk: Desk, query: Query) -> Made:
     """The body of `…/history`."""
-    page = read_page(desk, query, flow_fields(query.asset), newest_first=True)
+    measure = line_measure(query)
+    names = tuple(dict.fromkeys((*flow_fields(query.asset), *measure.names())))
+    page = read_page(desk, query, names, newest_first=True)
     totals = page.totals
     columns: dict[str, list[Any]] = {
         "ts": instants(totals.minute),
         **flow_columns(totals.values, query.asset),
     }
+    if measure.name != "volume":
+        columns[measure.field] = measure.shown(measure.net(totals.values), query.asset)
     if query.quality:
         columns |= quality(desk, query, totals.minute)
     newest_first = {name: column[::-1] for name, column in columns.items()}
-    body = History(**echo(query), **span_fields(query, page), buckets=Rows(Bucket, newest_first))
+    asked = UNSET if measure.name == "volume" else measure.name
+    body = History(
+        **echo(query), measure=asked, **span_fields(query, page), buckets=Rows(Bucket, newest_first)
+    )
     return Made(body, totals.as_of)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
@@ -12,6 +14,7 @@ from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import gross, net
 from flowtape.queries.all_symbols import AllSymbols
 from flowtape.queries.flow import volume_columns
+from flowtape.queries.measures import MEASURES
 from flowtape.queries.render.bodies import Made, Rows, Text
 from flowtape.queries.render.numbers import (
     NOTIONAL_SCALE,
@@ -40,6 +43,9 @@ class Leader(msgspec.Struct, rename="camel", kw_only=True):
     symbol: str
     net_volume: int
     net_notional: float
+    net_premium: float | UnsetType = UNSET
+    net_directional: int | UnsetType = UNSET
+    net_directional_premium: float | UnsetType = UNSET
     buy_volume: int
     sell_volume: int
     avg_premium: float | UnsetType = UNSET
@@ -49,10 +55,11 @@ class Leader(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Leaderboard(msgspec.Struct, rename="camel", kw_only=True):
-    """The symbols bought most and sold most, by net notional."""
+    """The symbols bought most and sold most, by net notional, or by the measure asked for."""
 
     generated_utc: str
     right: Text = UNSET
+    measure: Text = UNSET
     n: int
     window_minutes: int
     buyers: list[Leader]
@@ -73,6 +80,9 @@ class Outlier(msgspec.Struct, rename="camel", kw_only=True):
     skew: str
     notional: float
     net_notional: float
+    net_premium: float | UnsetType = UNSET
+    net_directional: int | UnsetType = UNSET
+    net_directional_premium: float | UnsetType = UNSET
     biggest_trade: int
     biggest_trade_utc: str
     biggest_age_sec: int
@@ -82,10 +92,12 @@ class Outlier(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Outliers(msgspec.Struct, rename="camel", kw_only=True):
-    """Symbols by the size of their net notional; `tracked` had a print in the window, `qualified` enough of them."""
+    """Symbols by the size of their net notional, or of the measure asked for; `tracked` had a print in the window,
+    `qualified` enough of them."""
 
     generated_utc: str
     right: Text = UNSET
+    measure: Text = UNSET
     window_minutes: int
     tracked: int
     qualified: int
@@ -96,14 +108,15 @@ class Outliers(msgspec.Struct, rename="camel", kw_only=True):
 def leaderboard(desk: Desk, query: Query) -> Made:
     """The body of `…/leaderboard`."""
     board = desk.all_symbols(query, *board_minutes(desk, query))
-    signed = net(board.sums, "notional")
+    signed = _measured(query, board)
     body = Leaderboard(
         generated_utc=stamp(asked_at(desk, query), "s"),
         right=query.filter.right or UNSET,
+        measure=query.measure or UNSET,
         n=query.limit,
         window_minutes=query.minutes,
-        buyers=_leaders(query, board, _largest(signed, signed > 0, query.limit)),
-        sellers=_leaders(query, board, _largest(-signed, signed < 0, query.limit)),
+        buyers=_leaders(query, board, signed, _largest(signed, signed > 0, query.limit)),
+        sellers=_leaders(query, board, signed, _largest(-signed, signed < 0, query.limit)),
     )
     return Made(body, board.as_of)
 
@@ -112,17 +125,32 @@ def outliers(desk: Desk, query: Query) -> Made:
     """The body of `…/outliers`."""
     board = desk.all_symbols(query, *board_minutes(desk, query))
     qualified = (board.sums["trades"] >= query.min_trades) & (gross(board.sums, "volume") > 0)
-    chosen = _largest(np.abs(net(board.sums, "notional")), qualified, query.limit)
+    signed = _measured(query, board)
+    chosen = _largest(np.abs(signed), qualified, query.limit)
     body = Outliers(
         generated_utc=stamp(asked_at(desk, query), "s"),
         right=query.filter.right or UNSET,
+        measure=query.measure or UNSET,
         window_minutes=query.minutes,
         tracked=len(board.symbols),
         qualified=int(qualified.sum()),
         limit=query.limit,
-        outliers=_outliers(query, board, chosen, asked_at(desk, query)),
+        outliers=_outliers(query, board, signed, chosen, asked_at(desk, query)),
     )
     return Made(body, board.as_of)
+
+
+def _measured(query: Query, board: AllSymbols) -> Numbers:
+    """Return what ranks each symbol: the net of the measure asked for, else net notional."""
+    return MEASURES[query.measure or "premium"].of_all(board, query.filter.right)
+
+
+def _shown(query: Query, signed: Numbers) -> dict[str, list[Any]]:
+    """Return the column of the measure asked for."""
+    if query.measure is None:
+        return {}
+    measure = MEASURES[query.measure]
+    return {measure.field: measure.shown(signed, query.asset)}
 
 
 def asked_at(desk: Desk, query: Query) -> int:
@@ -144,13 +172,14 @@ def _largest(by: Numbers, among: np.ndarray[tuple[int], np.dtype[np.bool_]], mos
     return order
 
 
-def _leaders(query: Query, board: AllSymbols, places: Ints) -> Rows[Leader]:
+def _leaders(query: Query, board: AllSymbols, signed: Numbers, places: Ints) -> Rows[Leader]:
     sums = {name: values[places] for name, values in board.sums.items()}
     average = decimals(vwap(gross(sums, "notional"), gross(sums, "volume")), PRICE_SCALE)
     columns = {
         "symbol": [board.symbols[place] for place in places.tolist()],
         **volume_columns(sums, query.asset),
         "net_notional": decimals(net(sums, "notional"), NOTIONAL_SCALE[query.asset]),
+        **_shown(query, signed[places]),
         "avg_premium" if query.asset == "option" else "vwap": average,
         "trade_count": sums["trades"].tolist(),
         "last_trade_utc": stamps(board.details(places).last_ts, "s"),
@@ -158,7 +187,7 @@ def _leaders(query: Query, board: AllSymbols, places: Ints) -> Rows[Leader]:
     return Rows(Leader, columns)
 
 
-def _outliers(query: Query, board: AllSymbols, places: Ints, now: int) -> Rows[Outlier]:
+def _outliers(query: Query, board: AllSymbols, signed: Numbers, places: Ints, now: int) -> Rows[Outlier]:
     sums = {name: values[places] for name, values in board.sums.items()}
     details, scale = board.details(places), NOTIONAL_SCALE[query.asset]
     imbalance = signed_imbalance(sums["buy_volume"], sums["sell_volume"])
@@ -170,6 +199,7 @@ def _outliers(query: Query, board: AllSymbols, places: Ints, now: int) -> Rows[O
         "skew": [skew(hundredths) for hundredths in imbalance.tolist()],
         "notional": decimals(gross(sums, "notional"), scale),
         "net_notional": decimals(net(sums, "notional"), scale),
+        **_shown(query, signed[places]),
         "biggest_trade": whole(details.biggest, query.asset).tolist(),
         "biggest_trade_utc": stamps(details.biggest_ts, "s"),
         "biggest_age_sec": _ages(now, details.biggest_ts),

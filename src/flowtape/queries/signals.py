@@ -6,7 +6,7 @@ The formulas are in `readings`.
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,12 +15,21 @@ from msgspec import UNSET, UnsetType
 from flowtape.cache.view import Totals
 from flowtape.model.calendar import anchors, regular_sessions, sessions
 from flowtape.model.exact import numbers
-from flowtape.model.prints import DAY_NS, PRICE_SCALE, SIZE_SCALE, day_bounds, minute_days
+from flowtape.model.prints import DAY_NS, PRICE_SCALE, day_bounds, minute_days
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NOTIONALS, NS_PER_MINUTE, net
 from flowtape.orderflow.signals import STATES, Day, Hours, days, divergence, turning_points
+from flowtape.queries.measures import Measure, measure_of
 from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
-from flowtape.queries.render.numbers import NOTIONAL_SCALE, Ints, decimals, half_even, instants, whole
+from flowtape.queries.render.numbers import (
+    NOTIONAL_SCALE,
+    Ints,
+    Numbers,
+    decimals,
+    half_even,
+    instants,
+    whole,
+)
 from flowtape.queries.source import Desk
 from flowtape.queries.spans import minutes_of
 
@@ -34,8 +43,11 @@ class DivergencePoint(msgspec.Struct, rename="camel", kw_only=True):
     t-statistics of the two slopes, `state` what they say together."""
 
     ts: str
-    net_volume: int
-    cumulative: int
+    net_volume: int | UnsetType = UNSET
+    net_premium: float | UnsetType = UNSET
+    net_directional: int | UnsetType = UNSET
+    net_directional_premium: float | UnsetType = UNSET
+    cumulative: int | float
     price: float
     n: int
     flow_t: float
@@ -47,6 +59,7 @@ class Divergence(Head, rename="camel", kw_only=True):
     """The slopes of flow and price over a look-back. Minutes without a print or a price are left out: `without_price`
     counts the latter. `price_source` is `stock` (its minutes), `underlying` (mids on the prints) or `none`."""
 
+    measure: Text = UNSET
     minutes: int
     lookback: int
     price_source: PriceSource
@@ -60,13 +73,14 @@ class TurningPoint(msgspec.Struct, rename="camel", kw_only=True):
 
     ts: str
     kind: str
-    cumulative: int
-    prominence: int
+    cumulative: int | float
+    prominence: int | float
 
 
 class TurningPoints(Head, rename="camel", kw_only=True):
     """The largest reversals of the cumulative line, by prominence."""
 
+    measure: Text = UNSET
     minutes: int
     limit: int
     count: int
@@ -82,6 +96,8 @@ class SessionPart(msgspec.Struct, rename="camel", kw_only=True):
     until: str = msgspec.field(name="to")
     net_volume: int
     net_premium: float
+    net_directional: int | UnsetType = UNSET
+    net_directional_premium: float | UnsetType = UNSET
     mean_cumulative: float | UnsetType = UNSET
     absolute_share: float
 
@@ -95,16 +111,20 @@ class SessionDay(msgspec.Struct, rename="camel", kw_only=True):
     close: Text = UNSET
     net_volume: int
     net_premium: float
-    high: int | UnsetType = UNSET
+    net_directional: int | UnsetType = UNSET
+    net_directional_premium: float | UnsetType = UNSET
+    high: int | float | UnsetType = UNSET
     high_ts: Text = UNSET
-    low: int | UnsetType = UNSET
+    low: int | float | UnsetType = UNSET
     low_ts: Text = UNSET
     parts: list[SessionPart]
 
 
 class Sessions(Head, rename="camel", kw_only=True):
-    """The newest trading days with prints, newest first, and their parts."""
+    """The newest trading days with prints, newest first, and their parts. `high`, `low`, `mean_cumulative` and
+    `absolute_share` are of the line of the measure."""
 
+    measure: Text = UNSET
     days: int
     count: int
     sessions: list[SessionDay]
@@ -113,15 +133,16 @@ class Sessions(Head, rename="camel", kw_only=True):
 def divergence_answer(desk: Desk, query: Query) -> Made:
     """The body of `…/divergence`, oldest first."""
     start, end = minutes_of(desk, query)
-    totals, opens = desk.totals(query, start, end, _VOLUME), np.empty(0, np.int64)
+    measure = measure_of(query)
+    totals, opens = desk.totals(query, start, end, measure.names()), np.empty(0, np.int64)
     begin = start
     if len(totals.minute):
         # From the first session's open: a look-back ends there, and a price stands from before the window.
         begin = min(start, int(anchors(query.asset, query.symbol, totals.minute[:1])[0][0]))
-        totals = desk.totals(query, begin, end, _VOLUME)
+        totals = desk.totals(query, begin, end, measure.names())
         opens, _ = anchors(query.asset, query.symbol, totals.minute)
     source, price_minute, price = _price(desk, query, begin, end)
-    signed = net(totals.values, "volume")
+    signed = _exact(measure.net(totals.values))
     found = divergence(totals.minute, signed, opens, price_minute, price, query.lookback)
     shown = totals.minute >= start
     line = np.cumsum(np.where(shown, signed, 0))
@@ -129,8 +150,8 @@ def divergence_answer(desk: Desk, query: Query) -> Made:
     place = found.place[mine]
     columns = {
         "ts": instants(totals.minute[place]),
-        "net_volume": whole(signed[place], query.asset).tolist(),
-        "cumulative": whole(line[place], query.asset).tolist(),
+        measure.field: measure.shown(signed[place], query.asset),
+        "cumulative": measure.shown(line[place], query.asset),
         "price": decimals(found.price[mine], PRICE_SCALE),
         "n": found.n[mine].tolist(),
         "flow_t": decimals(found.flow_t[mine], 100),
@@ -139,6 +160,7 @@ def divergence_answer(desk: Desk, query: Query) -> Made:
     }
     body = Divergence(
         **echo(query),
+        measure=_told(measure),
         minutes=query.minutes,
         lookback=query.lookback,
         price_source=source,
@@ -161,17 +183,19 @@ def _price(desk: Desk, query: Query, start: int, end: int) -> tuple[PriceSource,
 
 def turning_points_answer(desk: Desk, query: Query) -> Made:
     """The body of `…/turning-points`, the largest first."""
-    totals = desk.totals(query, *minutes_of(desk, query), _VOLUME)
-    line = np.cumsum(net(totals.values, "volume"))
+    measure = measure_of(query)
+    totals = desk.totals(query, *minutes_of(desk, query), measure.names())
+    line = np.cumsum(_exact(measure.net(totals.values)))
     turns = turning_points(line, query.limit)
     columns = {
         "ts": instants(totals.minute[turns.place]),
         "kind": ["high" if high else "low" for high in turns.high.tolist()],
-        "cumulative": whole(line[turns.place], query.asset).tolist(),
-        "prominence": whole(turns.prominence, query.asset).tolist(),
+        "cumulative": measure.shown(line[turns.place], query.asset),
+        "prominence": measure.shown(turns.prominence, query.asset),
     }
     body = TurningPoints(
         **echo(query),
+        measure=_told(measure),
         minutes=query.minutes,
         limit=query.limit,
         count=len(turns.place),
@@ -186,22 +210,31 @@ def sessions_answer(desk: Desk, query: Query) -> Made:
     number = minute_days(totals.minute)
     chosen = np.unique(number)[::-1][: query.days]
     hours = _hours(query, [date(1970, 1, 1) + timedelta(days=one) for one in chosen.tolist()])
+    measure = measure_of(query)
     volume, premium = net(totals.values, "volume"), net(totals.values, "notional")
     found = days(totals.minute, number, volume, premium, hours, end)
-    body = Sessions(
-        **echo(query),
-        days=query.days,
-        count=len(found),
-        sessions=[_day(day, query.asset) for day in found],
-    )
+    measured = days(totals.minute, number, _exact(measure.net(totals.values)), premium, hours, end)
+    shown = [_day(one, by, measure, query.asset) for one, by in zip(found, measured, strict=True)]
+    body = Sessions(**echo(query), measure=_told(measure), days=query.days, count=len(found), sessions=shown)
     return Made(body, totals.as_of)
+
+
+def _told(measure: Measure) -> Text:
+    """Return a measure as a body names it."""
+    return UNSET if measure.name == "volume" else measure.name
+
+
+def _exact(values: Numbers) -> Numbers:
+    """Return numbers whose sums stay exact: those of premiums may leave 64 bits where each of them does not."""
+    return values if np.abs(values).sum(dtype=np.float64) < 2**62 else values.astype(object)
 
 
 def _newest_days(desk: Desk, query: Query) -> tuple[Totals, int]:
     """The minutes of the newest trading days with prints, at least as many as are asked for where there are, and the
     minute by which all ends."""
     now = desk.now + NS_PER_MINUTE if query.at is None else query.at
-    names, newest = (*_VOLUME, *_PREMIUM), desk.day(query)
+    names = tuple(dict.fromkeys((*_VOLUME, *_PREMIUM, *measure_of(query).names())))
+    newest = desk.day(query)
     if newest is None:
         return desk.totals(query, 0, 0, names), now // NS_PER_MINUTE
     last = newest.end
@@ -230,29 +263,33 @@ def _hours(query: Query, dates: list[date]) -> list[Hours]:
     ]
 
 
-def _day(day: Day, asset: str) -> SessionDay:
-    hours, scale = day.hours, NOTIONAL_SCALE[asset]
+def _day(day: Day, by: Day, measure: Measure, asset: str) -> SessionDay:
+    """Return a day as it is shown; `by` is the same day with the measure in place of volume."""
+    scale = NOTIONAL_SCALE[asset]
+
+    def net_fields(volume: int, premium: int, measured: int) -> dict[str, Any]:
+        fields = {"net_volume": _whole(volume, asset), "net_premium": _usd(premium, scale)}
+        return fields | {measure.field: measure.shown(numbers([measured]), asset)[0]}
+
     return SessionDay(
-        date=str(hours.day),
-        open=UNSET if hours.open is None else _instant(hours.open),
-        close=UNSET if hours.close is None else _instant(hours.close),
-        net_volume=_whole(day.net, asset),
-        net_premium=_usd(day.premium, scale),
-        high=_whole(day.high[0], asset) if day.high else UNSET,
-        high_ts=_instant(day.high[1]) if day.high else UNSET,
-        low=_whole(day.low[0], asset) if day.low else UNSET,
-        low_ts=_instant(day.low[1]) if day.low else UNSET,
+        date=str(day.hours.day),
+        open=UNSET if day.hours.open is None else _instant(day.hours.open),
+        close=UNSET if day.hours.close is None else _instant(day.hours.close),
+        **net_fields(day.net, day.premium, by.net),
+        high=measure.shown(numbers([by.high[0]]), asset)[0] if by.high else UNSET,
+        high_ts=_instant(by.high[1]) if by.high else UNSET,
+        low=measure.shown(numbers([by.low[0]]), asset)[0] if by.low else UNSET,
+        low_ts=_instant(by.low[1]) if by.low else UNSET,
         parts=[
             SessionPart(
                 part=part.name,
                 since=_instant(part.start),
                 until=_instant(part.end),
-                net_volume=_whole(part.net, asset),
-                net_premium=_usd(part.premium, scale),
-                mean_cumulative=UNSET if part.mean is None else _mean(*part.mean, asset),
-                absolute_share=_quotient(part.absolute, max(day.absolute, 1), 10_000),
+                **net_fields(part.net, part.premium, mine.net),
+                mean_cumulative=UNSET if mine.mean is None else _mean(*mine.mean, measure.scale(asset)),
+                absolute_share=_quotient(mine.absolute, max(by.absolute, 1), 10_000),
             )
-            for part in day.parts
+            for part, mine in zip(day.parts, by.parts, strict=True)
         ],
     )
 
@@ -269,9 +306,9 @@ def _usd(value: int, scale: int) -> float:
     return decimals(numbers([value]), scale)[0]
 
 
-def _mean(line: int, count: int, asset: str) -> float:
-    """The mean of a line in contracts or shares, to 2 decimals; `line` is the sum in the units of bars."""
-    return _quotient(line, count * SIZE_SCALE[asset], 100)
+def _mean(line: int, count: int, scale: int) -> float:
+    """The mean of a line in contracts, shares or USD, to 2 decimals; `line` is the sum in the units of bars."""
+    return _quotient(line, count * scale, 100)
 
 
 def _quotient(numerator: int, denominator: int, scale: int) -> float:

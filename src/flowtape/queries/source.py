@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -23,6 +24,7 @@ from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS
 from flowtape.pipeline.batch import bars_of
 from flowtape.queries import print_sql
 from flowtape.queries.all_symbols import AllSymbols
+from flowtape.queries.measures import SPLIT, split_totals
 from flowtape.storage import Store
 from flowtape.storage.catalog import RIGHTS
 
@@ -94,12 +96,29 @@ class Desk:
         With `at`, as someone would have had them then.
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
+        if any(name.startswith(tuple(SPLIT)) for name in names):
+            return self._by_right(query, start, end, names)
         if query.filter.by_print:
             return self._of_prints(query, start, end, names)
         view = None if query.quality else self._cached(query, start)
         if view is None:
             view = self._kept(query, start, end)
         return view.line(self._number(query), start, end, names, _right(query))
+
+    def _by_right(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
+        """Return a symbol's minutes with sums of one right alone, all of one state."""
+        view = None
+        if not query.filter.by_print:
+            view = (None if query.quality else self._cached(query, start)) or self._kept(query, start, end)
+
+        def read(right: str | None, plain: tuple[str, ...]) -> Totals:
+            if view is not None:
+                number = None if right is None else RIGHTS.index(right)
+                return view.line(self._number(query), start, end, plain, number)
+            of = msgspec.structs.replace(query, filter=msgspec.structs.replace(query.filter, right=right))
+            return self._of_prints(of, start, end, plain)
+
+        return split_totals(names, query.filter.right, read)
 
     def _of_prints(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
         """Return a symbol's minutes made from its prints; those that were read before and did not change are

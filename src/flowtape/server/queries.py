@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flowtape.errors import UsageError
 from flowtape.model.prints import SYMBOL_PATTERN
@@ -70,12 +70,45 @@ CURSOR = Param(
     schema={"type": "string", "pattern": "^[0-9]{1,9}$"},
     help="With `from`: the `nextCursor` of an answer, to go on from there.",
 )
-MEASURE = word(
-    "measure",
-    "measure",
-    ("volume", "premium"),
-    "volume",
-    "Net contracts or shares, or net premium in USD (price x size, x 100 for options).",
+_MEASURES = {
+    "option": ("volume", "premium", "directional", "directional_premium"),
+    "stock": ("volume", "premium"),
+}
+_MEASURE_HELP = {
+    "option": (
+        "Net contracts, or net premium in USD (price x size x 100); `directional` counts puts with the other sign: "
+        "bullish less bearish."
+    ),
+    "stock": "Net shares, or net premium in USD (price x size).",
+}
+
+
+def measure(asset: Literal["option", "stock"], default: str | None, without: str = "") -> Param:
+    """Return the parameter `measure` of a route; `without` says what an answer goes by where it is absent."""
+    schema: dict[str, Any] = {"type": "string", "enum": [*_MEASURES[asset]]}
+    return Param(
+        name="measure",
+        field="measure",
+        parse=choice(_MEASURES[asset]),
+        default=default,
+        schema=schema if default is None else schema | {"default": default},
+        help=f"{_MEASURE_HELP[asset]} {without}".strip(),
+    )
+
+
+def _split(text: str) -> bool:
+    if text.lower() != "right":
+        raise ValueError("right")
+    return True
+
+
+SPLIT = Param(
+    name="split",
+    field="split",
+    parse=_split,
+    default=False,
+    schema={"type": "string", "enum": ["right"]},
+    help="`right`: what calls and puts are of each point's net, as `calls` and `puts`.",
 )
 ANCHOR = word(
     "anchor",

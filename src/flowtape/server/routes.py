@@ -18,7 +18,19 @@ from flowtape.server.errors import Headers
 from flowtape.server.filters import DTE, EXCLUDE, EXCLUDE_STOCKS, EXPIRY, RIGHT, SIDE, STRIKE
 from flowtape.server.formats import Format
 from flowtape.server.params import MOST, Param, whole
-from flowtape.server.queries import ANCHOR, AT, CURSOR, FORMAT, FROM, INCLUDE, MEASURE, RESOLUTION, SYMBOL, TO
+from flowtape.server.queries import (
+    ANCHOR,
+    AT,
+    CURSOR,
+    FORMAT,
+    FROM,
+    INCLUDE,
+    RESOLUTION,
+    SPLIT,
+    SYMBOL,
+    TO,
+    measure,
+)
 
 NS_PER_SECOND = 10**9
 Asset = Literal["option", "stock"]
@@ -112,7 +124,12 @@ def _of_all(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
 def _routes(asset: Asset) -> tuple[Route, ...]:
     """The routes that options and stocks share."""
     filters = _FILTERS[asset]
-    expiry, right = ((EXPIRY,), (RIGHT,)) if asset == "option" else ((), ())
+    expiry, right, split = ((EXPIRY,), (RIGHT,), (SPLIT,)) if asset == "option" else ((), (), ())
+    of_minutes = measure(asset, "volume")
+    puts = " `directional` for `right=P`." if asset == "option" else ""
+    of_reading = measure(asset, None, f"`volume` when absent.{puts}")
+    of_all = measure(asset, None, "Shown and ranked by; when absent, net notional ranks.")
+    of_drift = measure(asset, None, "Shown and ranked by; `volume` when absent.")
     return (
         _of_symbol(
             asset, "recent", _LIMIT, *expiry, AT, answer=queries.recent, body=queries.Recent,
@@ -130,46 +147,47 @@ def _routes(asset: Asset) -> tuple[Route, ...]:
             help="The newest prints of at least a size, at most 500, of the newest trading day.",
         ),
         _of_symbol(
-            asset, "history", _lasting("minutes", 60), *filters, *_SPAN, INCLUDE,
+            asset, "history", _lasting("minutes", 60), *filters, *_SPAN, of_minutes, INCLUDE,
             answer=queries.history, body=queries.History,
             summary=f"Net {asset} flow minute by minute",
             help="Volume by side, VWAP and extremes of each minute, newest first.",
         ),
         _of_symbol(
-            asset, "cumulative", _lasting("minutes", 240), *filters, *_SPAN, MEASURE, ANCHOR, INCLUDE,
+            asset, "cumulative", _lasting("minutes", 240), *filters, *_SPAN, of_minutes, *split, ANCHOR,
+            INCLUDE,
             answer=queries.cumulative, body=queries.Cumulative,
             summary=f"Cumulative net {asset} flow",
             help="Net volume of each minute (buys less sells) with its running sum, VWAP and number of prints.",
         ),
         _of_symbol(
-            asset, "divergence", _lasting("minutes", 240), _LOOKBACK, *filters, AT,
+            asset, "divergence", _lasting("minutes", 240), _LOOKBACK, *filters, of_reading, AT,
             answer=queries.divergence_answer, body=queries.Divergence,
             summary=f"Whether {asset} flow and price go the same way",
             help="The slopes of cumulative flow and of the underlying's price as t-statistics, and what they say.",
         ),
         _of_symbol(
-            asset, "turning-points", _lasting("minutes", 240), _TURNS, *filters, AT,
+            asset, "turning-points", _lasting("minutes", 240), _TURNS, *filters, of_reading, AT,
             answer=queries.turning_points_answer, body=queries.TurningPoints,
             summary=f"Where the line of {asset} flow turned",
             help="The largest highs and lows of the cumulative line, by prominence.",
         ),
         _of_symbol(
-            asset, "sessions", _DAYS, *filters, AT, answer=queries.sessions_answer, body=queries.Sessions,
+            asset, "sessions", _DAYS, *filters, of_reading, AT, answer=queries.sessions_answer, body=queries.Sessions,
             summary=f"The parts of the day in {asset} flow",
             help="Net flow, the line's mean, high and low by trading day and part of the session, newest first.",
         ),
         _of_all(
-            asset, "drift", _WINDOW, *_DRIFT, *right, AT, answer=queries.drift_answer, body=queries.Drifts,
+            asset, "drift", _WINDOW, *_DRIFT, *right, of_drift, AT, answer=queries.drift_answer, body=queries.Drifts,
             summary=f"How far {asset} flow stands from zero",
             help="Symbols by net volume against their own past and the root of their volume.",
         ),
         _of_all(
-            asset, "leaderboard", _N, _WINDOW, *right, AT, answer=queries.leaderboard, body=queries.Leaderboard,
+            asset, "leaderboard", _N, _WINDOW, *right, of_all, AT, answer=queries.leaderboard, body=queries.Leaderboard,
             summary=f"The most bought and sold {asset}s",
             help="Symbols by net notional in USD: the most bought, and the most sold.",
         ),
         _of_all(
-            asset, "outliers", *_OUTLIERS, *right, AT, answer=queries.outliers, body=queries.Outliers,
+            asset, "outliers", *_OUTLIERS, *right, of_all, AT, answer=queries.outliers, body=queries.Outliers,
             summary=f"Symbols whose {asset} flow stands out",
             help="Symbols by the size of their net notional in USD, with how one-sided their flow is.",
         ),

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from flowtape.model.exact import Ints, Numbers
+
 Floats = npt.NDArray[np.float64]
 
 LEAST = 10
@@ -33,7 +34,7 @@ class Divergence(NamedTuple):
 
 
 def divergence(
-    minute: Ints, net: Ints, opens: Ints, price_minute: Ints, price: Ints, lookback: int
+    minute: Ints, net: Numbers, opens: Ints, price_minute: Ints, price: Ints, lookback: int
 ) -> Divergence:
     """The slopes of cumulative flow and of the price over the last `lookback` minutes, as t-statistics.
 
@@ -64,11 +65,11 @@ def divergence(
 
 
 def _session(
-    places: Ints, minute: Ints, net: Ints, open_at: int, price_minute: Ints, price: Ints, lookback: int
+    places: Ints, minute: Ints, net: Numbers, open_at: int, price_minute: Ints, price: Ints, lookback: int
 ) -> tuple[Ints, ...]:
     """The columns of `Divergence`, but for the state, of one session's minutes."""
     length = int(minute[places[-1]]) - open_at + 1
-    flow = np.zeros(length, np.int64)
+    flow = np.zeros(length, net.dtype)
     flow[minute[places] - open_at] = net[places]
     latest = np.searchsorted(price_minute, np.arange(open_at, open_at + length), "right") - 1
     level = price[np.maximum(latest, 0)]
@@ -80,7 +81,7 @@ def _session(
     return places, level[ends], n, flow_t, price_t
 
 
-def _t(increments: Ints, ends: Ints, n: Ints) -> Ints:
+def _t(increments: Numbers, ends: Ints, n: Ints) -> Ints:
     """t of the mean of the `n` increments that end at each of `ends`, in hundredths, rounded half to even."""
     # In Python's integers: exact however large, so a minute's t is the same whatever else was asked for.
     one, two = (_sums(increments.astype(object) ** power, ends, n) for power in (1, 2))

@@ -28,7 +28,7 @@ class Drift(NamedTuple):
     stretched: npt.NDArray[np.bool_]
 
 
-def drift(net: Ints, squares: Numbers, past_net: Ints, past_squares: Numbers) -> Drift:
+def drift(net: Numbers, squares: Numbers, past_net: Numbers, past_squares: Numbers) -> Drift:
     """The drift of symbols over a window.
 
     `net` is each symbol's net volume over the window, `squares` the sum of the squares of its minutes' net volumes;
@@ -59,8 +59,10 @@ def drift(net: Ints, squares: Numbers, past_net: Ints, past_squares: Numbers) ->
     return Drift(z, has_z, volume_z, score, np.abs(score) >= _LIMIT)
 
 
-def _scaled(net: Ints, squares: Numbers) -> npt.NDArray[np.float64]:
-    found: npt.NDArray[np.float64] = net / np.sqrt(np.maximum(squares, 1).astype(np.float64))
+def _scaled(net: Numbers, squares: Numbers) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = net.astype(np.float64) / np.sqrt(
+        np.maximum(squares, 1).astype(np.float64)
+    )
     return found
 
 

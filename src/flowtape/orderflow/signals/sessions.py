@@ -50,7 +50,7 @@ class Day(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def days(minute: Ints, day: Ints, net: Ints, premium: Numbers, hours: list[Hours], end: int) -> list[Day]:
+def days(minute: Ints, day: Ints, net: Numbers, premium: Numbers, hours: list[Hours], end: int) -> list[Day]:
     """The trading days that `hours` names, in that order.
 
     `day` is the New York date of each minute (days since 1970), `net` and `premium` its net volume and premium. Parts
@@ -70,7 +70,7 @@ def days(minute: Ints, day: Ints, net: Ints, premium: Numbers, hours: list[Hours
     return found
 
 
-def _day(hours: Hours, minute: Ints, net: Ints, premium: Numbers, end: int) -> Day:
+def _day(hours: Hours, minute: Ints, net: Numbers, premium: Numbers, end: int) -> Day:
     whole = np.ones(len(minute), np.bool_)
     inside = whole if hours.open is None else (minute >= hours.open) & (minute < (hours.close or 0))
     line = np.cumsum(net[inside])
@@ -112,20 +112,20 @@ def _bounds(hours: Hours, end: int) -> list[tuple[str, int, int]]:
 
 
 def _part(
-    name: str, start: int, end: int, mine: npt.NDArray[np.bool_], net: Ints, premium: Numbers,
+    name: str, start: int, end: int, mine: npt.NDArray[np.bool_], net: Numbers, premium: Numbers,
     mean: tuple[int, int] | None,
 ) -> Part:  # fmt: skip
     absolute = int(np.abs(net[mine]).sum())
     return Part(name, start, end, int(net[mine].sum()), total(premium[mine]), absolute, mean)
 
 
-def _mean(minute: Ints, line: Ints, start: int, end: int) -> tuple[int, int]:
+def _mean(minute: Ints, line: Numbers, start: int, end: int) -> tuple[int, int]:
     """Sum and count of the line at the end of each clock minute of [start, end)."""
     place = np.searchsorted(minute, np.arange(start, end), "right")
     return int(np.concatenate(([0], line))[place].sum()), end - start
 
 
-def _extreme(minute: Ints, line: Ints, sign: int = 1) -> tuple[int, int] | None:
+def _extreme(minute: Ints, line: Numbers, sign: int = 1) -> tuple[int, int] | None:
     if not len(line):
         return None
     place = int(np.argmax(line))

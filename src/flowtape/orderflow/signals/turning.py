@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from flowtape.model.exact import Ints, Numbers
 
 
 class Turns(NamedTuple):
@@ -16,10 +16,10 @@ class Turns(NamedTuple):
 
     place: Ints
     high: npt.NDArray[np.bool_]
-    prominence: Ints
+    prominence: Numbers
 
 
-def turning_points(line: Ints, most: int) -> Turns:
+def turning_points(line: Numbers, most: int) -> Turns:
     """The largest reversals of a line, at most so many.
 
     A high's prominence is its height above the higher of the lowest points that lie between it and the next higher
@@ -36,17 +36,19 @@ def turning_points(line: Ints, most: int) -> Turns:
         prominence = heights[peaks] - np.maximum(_bases(heights)[peaks], _bases(heights[::-1])[::-1][peaks])
         found.append((first[peaks], np.full(len(peaks), high), prominence))
     place, kind, prominence = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((place, -prominence))[:most]
+    order = place[:0]
+    if len(place):
+        order = np.array(sorted(range(len(place)), key=lambda one: (-prominence[one], place[one]))[:most])
     return Turns(place[order], kind[order], prominence[order])
 
 
-def _without_repeats(line: Ints) -> tuple[Ints, Ints]:
+def _without_repeats(line: Numbers) -> tuple[Numbers, Ints]:
     """Return the line with each level stretch as one point, and the place of the first point of each."""
     first = np.flatnonzero(np.diff(line, prepend=line[:1] - 1))
     return line[first], first
 
 
-def _bases(heights: Ints) -> Ints:
+def _bases(heights: Numbers) -> Numbers:
     """Return, for each point, the lowest height between it and the next higher point to its left, or the line's
     start."""
     bases = np.empty_like(heights)

@@ -10,6 +10,7 @@ import polars as pl
 from flowtape.model.conditions import CANCEL, FAMILIES, OFFICIAL
 from flowtape.model.prints import Timestamp
 from flowtape.queries.leaders import Leaderboard
+from flowtape.queries.measures import MEASURES
 from flowtape.queries.render.bodies import Rows
 from flowtape.queries.signals import SessionPart, Sessions
 
@@ -42,8 +43,11 @@ def table(body: msgspec.Struct) -> pl.DataFrame:
 def _of_parts(body: Sessions) -> pl.DataFrame:
     """A row a part, each with the date of its day."""
     parts = [(day.date, part) for day in body.sessions for part in day.parts]
-    names = SessionPart.__struct_fields__
-    frame = _frame(SessionPart, {name: [getattr(part, name) for _, part in parts] for name in names})
+    columns = {name: [getattr(part, name) for _, part in parts] for name in SessionPart.__struct_fields__}
+    for name in (MEASURES["directional"].field, MEASURES["directional_premium"].field):
+        if all(value is msgspec.UNSET for value in columns[name]):
+            del columns[name]
+    frame = _frame(SessionPart, columns)
     return frame.insert_column(
         0, pl.Series("date", [day for day, _ in parts], pl.String).str.to_date("%Y-%m-%d")
     )
@@ -55,8 +59,8 @@ def _of_rows(rows: Rows[Any]) -> pl.DataFrame:
 
 def _frame(kind: type[msgspec.Struct], columns: dict[str, Any]) -> pl.DataFrame:
     hints = get_type_hints(kind)
-    if "net_premium" in columns:
-        hints["cumulative"] = float
+    if "net_premium" in columns or "net_directional_premium" in columns:
+        hints |= dict.fromkeys(("cumulative", "calls", "puts"), float)
     names = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
     made: list[pl.Series] = []
     for name, values in columns.items():
@@ -81,6 +85,8 @@ def _series(name: str, values: list[Any], hint: Any) -> pl.Series:
         dates = texts.str.to_date("%Y-%m-%d", strict=False)
         return dates if dates.null_count() == texts.null_count() else texts
     kinds = get_args(hint) or (hint,)
+    if float in kinds and any(isinstance(value, float) for value in values):
+        kinds = (float,)
     return pl.Series(name, values, next(_TYPES[one] for one in kinds if one in _TYPES))
 
 
