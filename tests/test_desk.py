@@ -16,7 +16,7 @@ from flowtape.cache.cache import Cache
 from flowtape.model.conditions import FAMILIES
 from flowtape.model.prints import SIZE_SCALE
 from flowtape.model.query import Filter, Query
-from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES, gross
+from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES, gross, of_side
 from flowtape.pipeline.ingestor import Engine
 from flowtape.queries.source import Desk, Span
 from oracle_routes import allowed, closing, opening
@@ -215,9 +215,11 @@ def check_all_symbols(desk, asset, start, end, which):
     details = found.details(np.arange(len(found.symbols)))
     for place, symbol in enumerate(found.symbols):
         value = expected[symbol].values
-        assert {name: int(found.sums[name][place]) for name in SUMS} == {
-            name: int(value[name].sum()) for name in SUMS
-        }
+        for kind in ("volume", "notional"):
+            for side in ("buy", "sell", "mid"):
+                expected_sum = int(of_side(value, side, kind).sum())
+                assert int(of_side(found.sums, side, kind)[place]) == expected_sum, (side, kind)
+        assert int(found.sums["trades"][place]) == int(value["trades"].sum())
         biggest = int(value["biggest"].max())
         assert details.biggest[place] == biggest
         assert details.biggest_ts[place] == value["biggest_ts"][value["biggest"] == biggest].min()

@@ -131,7 +131,8 @@ def test_drift_is_that_of_the_measure(server, measure, field, nets):
     body = ask(server, "/v1/flow/options/drift", measure=measure, windowMinutes=400, minTrades=0)
     assert body["measure"] == measure
     assert {one["symbol"]: (one[field], one["volumeZ"]) for one in body["drift"]} == {
-        symbol: (sum(net), round(sum(net) / sum(one**2 for one in net) ** 0.5, 2)) for symbol, net in nets.items()
+        symbol: (sum(net), round(sum(net) / sum(one**2 for one in net) ** 0.5, 2))
+        for symbol, net in nets.items()
     }
 
 

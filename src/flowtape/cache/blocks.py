@@ -37,8 +37,6 @@ from flowtape.storage.catalog import BAR_KEY
 Bools = npt.NDArray[np.bool_]
 Kinds = npt.NDArray[np.uint8]
 
-Bounds = tuple[Ints | None, Ints | None]
-"""Of runs: the first row of each and the row behind its last; None where these are the run's own."""
 _Columns = Callable[[slice | Ints, Sequence[str]], Iterable[Ints]]
 
 ADDED, RESTATED, VOID = 0, 1, 2
@@ -195,17 +193,22 @@ class Block:
 
     def within(self, start: int, end: int) -> Bounds:
         """Return where the rows of [start, end) begin and end in each of `runs`; None where all do with the run."""
-        return (
-            np.searchsorted(self.key, run_key(self.runs, start)) if start > self.first else None,
-            np.searchsorted(self.key, run_key(self.runs, end)) if end <= self.last else None,
+        bounds = (
+            (start > self.first, start, self.starts[:-1]),
+            (end <= self.last, end, self.starts[1:]),
         )
+        first, last = (
+            Edge(np.searchsorted(self.key, run_key(self.runs, minute)), edge, len(self)) if inside else None
+            for inside, minute, edge in bounds
+        )
+        return first, last
 
     def sums(self, bounds: Bounds, names: Sequence[str]) -> Ints:
         """Return sums over the bounds of each of `runs`: an array of (runs, names)."""
         if len(self) > _FEW:
             return self._sums.over(bounds, names)
         low, high = (
-            edge if bound is None else bound
+            edge if bound is None else bound.rows
             for bound, edge in zip(bounds, (self.starts[:-1], self.starts[1:]), strict=True)
         )
         rows, ends, counts = rows_of(low, high)
@@ -251,6 +254,41 @@ class Block:
         return sum(one.nbytes for one in (self.key, self.runs, self.starts, *others) if one is not None)
 
 
+class Edge:
+    """The first row of each run that is not before a minute; `edge` is the run's own first row, or the one behind it.
+
+    `count` are the rows of the block. `inside` are the runs of which it is neither.
+    """
+
+    def __init__(self, rows: Ints, edge: Ints, count: int) -> None:
+        self.rows, self._groups = rows, count // GROUP
+        self.inside = np.flatnonzero(rows != edge)
+
+    @cached_property
+    def near(self) -> _Near:
+        """How the rows inside are reached from running sums."""
+        rows = self.rows[self.inside]
+        # The last rows of a block have no running sum behind them.
+        group = np.minimum((rows + GROUP // 2) // GROUP, self._groups)
+        at = group * GROUP
+        between, ends, counts = rows_of(np.minimum(rows, at), np.maximum(rows, at))
+        return _Near(group, between, ends, counts, np.where(rows < at, -1, 1))
+
+
+class _Near(NamedTuple):
+    """The nearest running sum of a row, and the rows between (`counts` of them before `ends`) to add or take away."""
+
+    group: Ints
+    between: Ints
+    ends: Ints
+    counts: Ints
+    sign: Ints
+
+
+Bounds = tuple[Edge | None, Edge | None]
+"""Of runs: the first row of each and the row behind its last; None where these are the run's own."""
+
+
 class Running:
     """Sums of columns over ranges of rows of a block; `columns` gives those of some names for some rows."""
 
@@ -269,20 +307,15 @@ class Running:
         low, high = bounds
         return self._before(high, slice(1, None), names, places) - self._before(low, slice(-1), names, places)
 
-    def _before(self, bound: Ints | None, edge: slice, names: Sequence[str], places: list[int]) -> Ints:
+    def _before(self, bound: Edge | None, edge: slice, names: Sequence[str], places: list[int]) -> Ints:
         found = self._first[edge, places]
         if bound is None:
             return found
-        inside = np.flatnonzero(bound != self._starts[edge])
-        rows = bound[inside]
-        near = np.minimum((rows + GROUP // 2) // GROUP, len(self._running) - 1)
-        sums = self._running[near][:, places]
-        # From the nearest running sum on, or back.
-        between, ends, counts = rows_of(np.minimum(rows, near * GROUP), np.maximum(rows, near * GROUP))
-        sign = np.where(rows < near * GROUP, -1, 1)
-        for place, column in enumerate(self._columns(between, names)):
-            sums[:, place] += sign * range_sums(column, ends, counts)
-        found[inside] = sums
+        near = bound.near
+        sums = self._running[near.group[:, None], places]
+        for place, column in enumerate(self._columns(near.between, names)):
+            sums[:, place] += near.sign * range_sums(column, near.ends, near.counts)
+        found[bound.inside] = sums
         return found
 
     @property

@@ -25,7 +25,7 @@ from flowtape.cache.blocks import (
     symbol_of,
     unique,
 )
-from flowtape.model.exact import Ints, Numbers, joined, square_sums
+from flowtape.model.exact import Ints, Numbers, carried, joined, square_sums
 from flowtape.orderflow.minute_bars import NOTIONALS, NS_PER_MINUTE, SUMS, VOLUMES, gross, latest, net
 
 _NET = {"volume": VOLUMES[:2], "notional": (*NOTIONALS["buy"], *NOTIONALS["sell"])}
@@ -304,4 +304,8 @@ class CrossSection:
 
 
 def _named(names: Sequence[str], sums: Ints) -> dict[str, Ints]:
-    return {name: np.ascontiguousarray(sums[:, place]) for place, name in enumerate(names)}
+    found = {name: np.ascontiguousarray(sums[:, place]) for place, name in enumerate(names)}
+    for upper, lower in NOTIONALS.values():
+        if upper in found:
+            found[upper], found[lower] = carried(found[upper], found[lower])
+    return found

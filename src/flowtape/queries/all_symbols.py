@@ -13,12 +13,14 @@ from flowtape.storage.catalog import Named
 class AllSymbols:
     """The symbols with prints in some minutes, in order of name.
 
-    `sums` has one array a name of `minute_bars.SUMS`, as long as `symbols`, in the units of bars.
+    `numbers` are theirs in the catalog. `sums` has one array a name of `minute_bars.SUMS`, as long as `symbols`, in the
+    units of bars.
     """
 
     def __init__(self, section: CrossSection, named: Named) -> None:
         self._section = section
         there, self._order = look_up(named.in_order, section.symbols)
+        self.numbers = section.symbols[self._order]
         names = named.names
         self.symbols = [names[place] for place in there.tolist()]
         self.sums = {name: values[self._order] for name, values in section.sums.items()}

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
+from flowtape.cache.blocks import look_up
 from flowtape.cache.cache import MINUTES
 from flowtape.model.calendar import sessions
 from flowtape.model.prints import NEW_YORK
@@ -101,22 +102,23 @@ def _past(desk: Desk, query: Query, flows: AllSymbols, start: int, end: int) -> 
     minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
     has 0."""
     measure = MEASURES[query.measure or "volume"]
-    place = {symbol: number for number, symbol in enumerate(flows.symbols)}
+    by_number = np.argsort(flows.numbers)
+    numbers = flows.numbers[by_number]
     nets: list[Numbers] = []
     squares: list[Numbers] = []
-    for shift in _shifts(start, end) if place else ():
+    for shift in _shifts(start, end) if len(numbers) else ():
         past = desk.all_symbols(query, start + shift, end + shift, (*measure.sums, "trades"))
         if past.symbols:
-            mine = [(number, place[symbol]) for number, symbol in enumerate(past.symbols) if symbol in place]
-            take, put = np.array(mine, np.int64).reshape(-1, 2).T
+            take, place = look_up(past.numbers, numbers)
+            put = by_number[place]
             for rows, values in (
                 (nets, measure.of_all(past, query.filter.right)),
                 (squares, _squares(past, measure)),
             ):
-                row = np.zeros(len(place), values.dtype)
+                row = np.zeros(len(numbers), values.dtype)
                 row[put] = values[take]
                 rows.append(row)
-    none = np.empty((0, len(place)), np.int64)
+    none = np.empty((0, len(numbers)), np.int64)
     return (np.stack(nets), np.stack(squares)) if nets else (none, none)
 
 

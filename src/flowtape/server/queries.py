@@ -84,13 +84,21 @@ _MEASURE_HELP = {
 
 
 def measure(asset: Literal["option", "stock"], default: str | None, without: str = "") -> Param:
-    """Return the parameter `measure` of a route; `without` says what an answer goes by where it is absent."""
+    """Return the parameter `measure` of a route, whose `default` is no measure in its query.
+
+    Without a default, `without` says what an answer goes by where the parameter is absent.
+    """
+    chosen = choice(_MEASURES[asset])
     schema: dict[str, Any] = {"type": "string", "enum": [*_MEASURES[asset]]}
+
+    def parse(text: str) -> str | None:
+        name = chosen(text)
+        return None if name == default else name
+
     return Param(
         name="measure",
         field="measure",
-        parse=choice(_MEASURES[asset]),
-        default=default,
+        parse=parse,
         schema=schema if default is None else schema | {"default": default},
         help=f"{_MEASURE_HELP[asset]} {without}".strip(),
     )
