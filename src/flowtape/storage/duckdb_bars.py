@@ -91,7 +91,7 @@ def _places(catalog: Catalog) -> str:
     """Return a table of each venue's place in the order of events."""
     venues = catalog.venues
     keys = zip(venues["venue"], venue_key(venues["name"]), strict=True)
-    return f"(VALUES {', '.join(f'({venue}, {key}::BIGINT)' for venue, key in keys)}) v(venue, place)"
+    return f"(VALUES {', '.join(f'({venue}, ({key})::BIGINT)' for venue, key in keys)}) v(venue, place)"
 
 
 def of_symbols(symbols: Iterable[int] | None) -> str:
