@@ -84,6 +84,12 @@ class MemoryFlow:
     def state(self, route: Route, query: Query) -> object:
         return None
 
+    def meant(self, query: Query) -> Query:
+        return query
+
+    def listen(self, told: Callable[[str, frozenset[str]], None]) -> None:
+        pass
+
     async def follow(
         self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], object]
     ) -> tuple[object, object]:

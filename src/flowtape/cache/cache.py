@@ -12,6 +12,7 @@ import polars as pl
 
 from flowtape.cache.filtered import Filtered
 from flowtape.cache.minute_bars import Loader, MinuteBars
+from flowtape.model.exact import Ints
 from flowtape.model.prints import Asset
 from flowtape.storage import Store
 from flowtape.storage.catalog import Catalog
@@ -51,6 +52,18 @@ class Cache:
     def version(self, asset: str, symbol: str) -> int:
         """Return a number that rises whenever a symbol's answers may change; −1 for a symbol without bars."""
         return self._bars[asset].symbol_version(self.number(asset, symbol))
+
+    def listen(self, told: Callable[[str, frozenset[str]], None]) -> None:
+        """Call `told` after each change, in the thread that makes it, with the asset and the symbols that changed; with
+        no symbols where any may have."""
+        for asset, bars in self._bars.items():
+
+            def of_numbers(symbols: Ints, minutes: Ints, asset: str = asset) -> None:
+                # A symbol's number is that of its first series.
+                names = self._catalog.series["symbol"].gather(np.unique(symbols).astype(np.uint32))
+                told(asset, frozenset(names.cast(pl.String).to_list()))
+
+            bars.listeners.append(of_numbers)
 
     def load(self, store: Store, progress: Callable[[float], None] = lambda done: None) -> None:
         """Put the store's bars in the place of all; readers see what was here until it is done.

@@ -176,7 +176,7 @@ class Flow:
         """The answer of a route: at once where the one that is kept still holds, else later."""
         now = self._clock.now_ns()
         self._window.advance(now // NS_PER_MINUTE)
-        query = self._meant(query)
+        query = self.meant(query)
         key = (route.path, query, format)
         state = self._state(route, query, now)
         kept = self._kept.get(key)
@@ -190,7 +190,7 @@ class Flow:
         """What the answer of a route rests on now: the answer stays the same while this does."""
         now = self._clock.now_ns()
         self._window.advance(now // NS_PER_MINUTE)
-        return self._state(route, self._meant(query), now)
+        return self._state(route, self.meant(query), now)
 
     def _state(self, route: Route, query: Query, now: int) -> State:
         """What an answer rests on: it stays the same while this does."""
@@ -205,6 +205,10 @@ class Flow:
                 # Both only rise. The board does not tell of a commit older than the window.
                 version += self._engine.generation
         return version, -1 if query.at is not None else now // route.every
+
+    def listen(self, told: Callable[[str, frozenset[str]], None]) -> None:
+        """Call `told` from any thread with the asset and the symbols whose minutes changed (none: any may have)."""
+        self._window.listen(told)
 
     async def _shared(self, route: Route, key: Key, state: State) -> Wire:
         """Wait for the answer with all who ask for it now."""
@@ -239,7 +243,7 @@ class Flow:
 
     def made(self, route: Route, query: Query) -> Made:
         """The body of a route's answer, made in the calling thread."""
-        return self._body(route, self._meant(query), self._clock.now_ns())
+        return self._body(route, self.meant(query), self._clock.now_ns())
 
     async def follow(
         self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], T]
@@ -248,7 +252,7 @@ class Flow:
 
         Returns the state that the answer rests on, and what `use` made of it. A rendered answer is kept for others.
         """
-        query = self._meant(query)
+        query = self.meant(query)
         wires: list[Wire] = []
 
         def read() -> tuple[State, T]:
@@ -268,8 +272,8 @@ class Flow:
             self._keep((route.path, query, "json"), state, wires[0])
         return state, used
 
-    def _meant(self, query: Query) -> Query:
-        """The query with the symbol it stands for."""
+    def meant(self, query: Query) -> Query:
+        """Return the query with the symbol it stands for."""
         if not query.symbol or self._window.version(query.asset, query.symbol) >= 0:
             return query
         symbol = meant(query.symbol, self._engine.store.catalog.symbols(query.asset))
@@ -299,7 +303,7 @@ class Flow:
         While a simulated market is loading any symbol may be one of its own.
         """
         loading = self._simulates and self._backlogs.missing() is not None
-        return source(loading or self._simulated(self._meant(query)), self._replay)
+        return source(loading or self._simulated(self.meant(query)), self._replay)
 
     async def symbols(self, format: Format = "json") -> Wire:
         """Every symbol of which prints are kept."""

@@ -59,6 +59,12 @@ class FlowAnswers(Protocol):
     def state(self, route: Route, query: Query) -> object:
         """What the answer of a route rests on: the answer stays the same while this does. Cheap."""
 
+    def meant(self, query: Query) -> Query:
+        """Return the query with the symbol it stands for."""
+
+    def listen(self, told: Callable[[str, frozenset[str]], None]) -> None:
+        """Call `told` from any thread with the asset and the symbols whose minutes changed (none: any may have)."""
+
     async def follow(
         self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], T]
     ) -> tuple[object, T]:
