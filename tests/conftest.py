@@ -10,9 +10,9 @@ settings.register_profile(
 settings.load_profile("flowtape")
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = {
-    "test_backfill", "test_browsers", "test_capacity", "test_chaos", "test_commands", "test_deploy", "test_docs",
-    "test_engines_agree", "test_faults", "test_generated", "test_kill", "test_nodes", "test_page", "test_schema_fuzz",
-    "test_server", "test_shared_store",
+    "test_backfill", "test_browsers", "test_capacity", "test_chaos", "test_commands", "test_deploy",
+    "test_docs", "test_engines_agree", "test_faults", "test_generated", "test_kill", "test_migration",
+    "test_nodes", "test_page", "test_schema_fuzz", "test_sealing", "test_server", "test_shared_store",
 }  # fmt: skip
 """Files whose tests start processes or a browser, or run long."""
 

@@ -195,10 +195,18 @@ class Store(Protocol):
         """The oldest and newest print's time in ns, None for an empty store."""
 
 
-def other_format(found: str, known: str) -> str:
+MIGRATE = "Carry it over with: flowtape store migrate --store STORE"
+INGEST_AGAIN = (
+    "Ingest your files again into a new store: flowtape ingest FILES --store NEW_STORE, then use NEW_STORE in place of"
+    " this one"
+)
+
+
+def other_format(found: str, known: str, mend: str = MIGRATE) -> str:
     """Return why a store of another format version is not opened, and what to do.
 
-    Both are version numbers as text: the one the store has (empty where it has none) and the one this program writes.
+    `found` and `known` are version numbers as text: the one the store has (empty where it has none) and the one this
+    program writes. `mend` says what to do with an older store.
     """
     if found.isdecimal() and int(found) > int(known):
         return (
@@ -207,7 +215,7 @@ def other_format(found: str, known: str) -> str:
         )
     return (
         f"its format is version {found or 'unknown'}, older than version {known}, which this program reads and writes."
-        " Nothing in it is changed. Carry it over with: flowtape store migrate --store STORE"
+        f" Nothing in it is changed. {mend}"
     )
 
 

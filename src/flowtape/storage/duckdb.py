@@ -23,6 +23,7 @@ from flowtape.storage.catalog import (
 )
 from flowtape.storage.dialect import CANCELS, DUCKDB
 from flowtape.storage.duckdb_days import Days, between, day_overlaps, days_of
+from flowtape.storage.duckdb_tables import PRINT_COLUMNS
 
 KNOWN = ("print_id", "removed_at", *PRECEDENCE)
 
@@ -87,7 +88,12 @@ class DuckStore(Days):
             self._write_day(days_of(rows))
 
     def _insert(self, rows: pl.DataFrame) -> None:
-        self._run(f"INSERT INTO print_rows SELECT {', '.join(STORED)} FROM fresh", fresh=rows)
+        small = (
+            (pl.col("ts").to_physical() - pl.col("quote_ts").to_physical()).alias("quote_age"),
+            (pl.col("ask") - pl.col("bid").fill_null(0)).alias("spread"),
+        )
+        sql = f"INSERT INTO print_rows ({PRINT_COLUMNS}) SELECT {PRINT_COLUMNS} FROM fresh"
+        self._run(sql, fresh=rows.with_columns(small).drop("quote_ts", "ask"))
 
     def replace_prints(self, rows: pl.DataFrame) -> None:
         """See `Store.replace_prints`."""

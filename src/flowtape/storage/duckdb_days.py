@@ -18,6 +18,7 @@ from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.storage.catalog import BAR_KEY, CLUSTER
 from flowtape.storage.duckdb_bars import COLUMNS, bars_of_prints, of_minutes, of_symbols
 from flowtape.storage.duckdb_file import CLOSE_WAIT, DuckFile, first_line
+from flowtape.storage.duckdb_tables import PRINT_COLUMNS
 
 TAIL_SHARE, MOST_TAIL = 0.05, 500_000
 """A day is written in order again when more of its rows than this share, or this number, are out of order."""
@@ -160,7 +161,8 @@ class Days(DuckFile):
             self._make_bars(connection, which)
             if rewritten:
                 order = ", ".join(CLUSTER)
-                connection.execute(f"INSERT INTO print_rows FROM print_rows WHERE {which} ORDER BY {order}")
+                rows = f"SELECT {PRINT_COLUMNS} FROM print_rows WHERE {which} ORDER BY {order}"
+                connection.execute(f"INSERT INTO print_rows ({PRINT_COLUMNS}) {rows}")
         except duckdb.InterruptException:
             return False
         with self._write, private():

@@ -16,7 +16,7 @@ from flowtape.errors import StoreError
 from flowtape.files import Held, private
 from flowtape.storage import other_format
 from flowtape.storage.duckdb_file import CONFIG, opening
-from flowtape.storage.duckdb_tables import DDL, VERSION
+from flowtape.storage.duckdb_tables import DDL, PRINT_COLUMNS, VERSION
 
 Progress = Callable[[float], None]
 
@@ -88,7 +88,8 @@ def _copy(old: Any, name: str) -> None:
     sql = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'copy' AND table_name != 'meta'"
     for (table,) in old.execute(sql).fetchall():
         # In one statement, so that every block is filled and written once.
-        old.execute(f"INSERT INTO copy.{table} FROM {name}.{table}")
+        columns = PRINT_COLUMNS if table == "print_rows" else "*"
+        old.execute(f"INSERT INTO copy.{table} BY NAME SELECT {columns} FROM {name}.{table}")
         kept, made = (
             old.execute(f"SELECT count(*) FROM {of}.{table}").fetchall()[0][0] for of in (name, "copy")
         )

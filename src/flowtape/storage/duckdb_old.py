@@ -12,7 +12,7 @@ import polars as pl
 from flowtape.errors import StoreError
 from flowtape.model.prints import CONDITION_NAMES, QUOTE_CLASSES, SIZE_SCALE, day_bounds
 from flowtape.orderflow.quotes import STANDING
-from flowtape.storage import other_format
+from flowtape.storage import INGEST_AGAIN, other_format
 from flowtape.storage.duckdb_days import between
 from flowtape.storage.duckdb_exchange import version_of
 from flowtape.storage.duckdb_file import queried
@@ -35,7 +35,7 @@ class OldStore:
         self._db = connection
         self.version = version_of(connection)
         if self.version not in _VERSIONS:
-            raise StoreError(other_format(self.version, VERSION))
+            raise StoreError(other_format(self.version, VERSION, INGEST_AGAIN))
         self._prints = self._columns("print_rows")
         # Sizes of stocks were whole shares until sums of prices and sizes were kept in two columns.
         self._whole_shares = not any(name.endswith("_upper") for name in self._columns("bar_rows"))

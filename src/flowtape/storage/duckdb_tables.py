@@ -14,13 +14,20 @@ from flowtape.storage.dialect import CANCELS, DUCKDB
 VERSION = "4"
 _TYPES = {
     "ts": "TIMESTAMP_NS NOT NULL", "series": "INTEGER NOT NULL", "strike": "INTEGER NOT NULL",
-    "price": "BIGINT NOT NULL", "size": "BIGINT NOT NULL", "bid": "BIGINT", "ask": "BIGINT",
-    "bid_size": "BIGINT", "ask_size": "BIGINT", "quote_ts": "TIMESTAMP_NS", "quote_seq": "BIGINT",
+    "price": "BIGINT NOT NULL", "size": "BIGINT NOT NULL", "bid": "BIGINT", "spread": "BIGINT",
+    "bid_size": "BIGINT", "ask_size": "BIGINT", "quote_age": "BIGINT", "quote_seq": "BIGINT",
     "quote_class": "UTINYINT NOT NULL", "condition": "UTINYINT NOT NULL", "venue": "USMALLINT NOT NULL",
     "seq": "BIGINT NOT NULL", "copy": "BIGINT NOT NULL", "corrects": "UTINYINT NOT NULL", "underlying": "BIGINT",
     "price_flags": "UTINYINT NOT NULL", "symbol_id": "INTEGER NOT NULL", "family": "UTINYINT NOT NULL",
     "side": "UTINYINT NOT NULL", "print_id": "BIGINT NOT NULL", "removed_at": "TIMESTAMP_NS",
 }  # fmt: skip
+PRINT_COLUMNS = ", ".join(_TYPES)
+"""The columns that a row of `print_rows` is written by."""
+# Small numbers take less room: a quote's age for its time, the spread for the ask.
+_DERIVED = (
+    "quote_ts TIMESTAMP_NS AS (make_timestamp_ns(epoch_ns(ts) - quote_age)),"
+    " ask BIGINT AS (coalesce(bid, 0) + spread)"
+)
 _BAR_TYPES = {
     "symbol_id": "INTEGER",
     "right": "UTINYINT",
@@ -67,7 +74,7 @@ INSERT INTO meta VALUES ('version', '{VERSION}');
 CREATE TABLE series (series INTEGER, asset VARCHAR, symbol VARCHAR, root VARCHAR, expiry DATE, "right" VARCHAR,
     symbol_id INTEGER);
 CREATE TABLE venues (venue USMALLINT, name VARCHAR);
-CREATE TABLE print_rows ({_columns(_TYPES)});
+CREATE TABLE print_rows ({_columns(_TYPES)}, {_DERIVED});
 CREATE TABLE bar_rows ({_columns(_BAR_TYPES)});
 CREATE TABLE sources (asset VARCHAR, symbol VARCHAR, day DATE, source VARCHAR);
 CREATE TABLE days (day DATE, prints BIGINT, sorted_to BIGINT, moved BIGINT, bars BOOLEAN, classification VARCHAR);

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import polars as pl
 
 from flowtape.errors import StoreError, TakenOver
-from flowtape.storage import Point, other_format
+from flowtape.storage import INGEST_AGAIN, Point, other_format
 from flowtape.storage.catalog import Catalog
 from flowtape.storage.clickhouse.connection import Address, Link
 from flowtape.storage.clickhouse.rows import quoted, typed_series
@@ -66,7 +66,7 @@ class Commits:
             self._insert("meta", row.cast({"at": pl.UInt64}), "version")
             found = self._version()
         if found != str(VERSION):
-            raise StoreError(f"{self.address}: {other_format(found, str(VERSION))}")
+            raise StoreError(f"{self.address}: {other_format(found, str(VERSION), INGEST_AGAIN)}")
         self.point()
 
     def _version(self) -> str:
