@@ -19,11 +19,16 @@ class AllSymbols:
 
     def __init__(self, section: CrossSection, named: Named) -> None:
         self._section = section
-        there, self._order = look_up(named.in_order, section.symbols)
+        self._names = named.names
+        self._named, self._order = look_up(named.in_order, section.symbols)
         self.numbers = section.symbols[self._order]
-        names = named.names
-        self.symbols = [names[place] for place in there.tolist()]
         self.sums = {name: values[self._order] for name, values in section.sums.items()}
+
+    @cached_property
+    def symbols(self) -> list[str]:
+        """The symbols, in order of name."""
+        names = self._names
+        return [names[place] for place in self._named.tolist()]
 
     def of(self, right: int) -> dict[str, Ints]:
         """Return the sums of a right, a place in `catalog.RIGHTS`."""

@@ -89,7 +89,7 @@ def drift_answer(desk: Desk, query: Query) -> Made:
         right=query.filter.right or UNSET,
         measure=query.measure or UNSET,
         window_minutes=query.minutes,
-        tracked=len(flows.symbols),
+        tracked=len(flows.numbers),
         qualified=int(qualified.sum()),
         limit=query.limit,
         drift=Rows(Drifter, columns),
@@ -108,7 +108,7 @@ def _past(desk: Desk, query: Query, flows: AllSymbols, start: int, end: int) -> 
     squares: list[Numbers] = []
     for shift in _shifts(start, end) if len(numbers) else ():
         past = desk.all_symbols(query, start + shift, end + shift, (*measure.sums, "trades"))
-        if past.symbols:
+        if len(past.numbers):
             take, place = look_up(past.numbers, numbers)
             put = by_number[place]
             for rows, values in (
