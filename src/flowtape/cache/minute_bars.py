@@ -37,7 +37,7 @@ from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES
 
 MINUTES = 10_080
 """Seven days."""
-SMALL, TAIL, LOG = 16_384, 40_960, 500_000
+SMALL, TAIL, LOG = 12_288, 40_960, 500_000
 _DAY = 1440
 _BLOCKS = 64
 """Blocks of a tail from which the writer waits for the thread that merges them."""

@@ -32,7 +32,8 @@ _NET = {"volume": VOLUMES[:2], "notional": (*NOTIONALS["buy"], *NOTIONALS["sell"
 """What nets are made of."""
 _PACKED = 2**16
 """Bars of a frame from which it pays to pack them."""
-_RIGHTS = 3
+RIGHTS = 3
+"""How many rights bars are kept apart by."""
 
 
 class Totals(NamedTuple):
@@ -158,10 +159,10 @@ def summed(blocks: Sequence[Block], key: Ints, names: Sequence[str]) -> dict[str
 
 
 def _runs(symbols: Ints, right: int | None) -> Ints:
-    """Return the runs of symbols, `_RIGHTS` a symbol where all rights are asked for."""
+    """Return the runs of symbols, `RIGHTS` a symbol where all rights are asked for."""
     if right is not None:
         return symbols << 2 | right
-    runs: Ints = (symbols[:, None] << 2 | np.arange(_RIGHTS)).ravel()
+    runs: Ints = (symbols[:, None] << 2 | np.arange(RIGHTS)).ravel()
     return runs
 
 
@@ -175,7 +176,7 @@ class CrossSection:
         self._bounds = [block.within(start, end) for block in self._blocks]
         symbols = unique([block.symbols for block in self._blocks])
         self._names = names
-        found = np.zeros((len(symbols), _RIGHTS, len(names)), np.int64)
+        found = np.zeros((len(symbols), RIGHTS, len(names)), np.int64)
         places = []
         for block, bounds in zip(self._blocks, self._bounds, strict=True):
             places.append(np.searchsorted(symbols, block.symbols)[block.owner])
@@ -234,7 +235,7 @@ class CrossSection:
     def _peaks(self, block: Block, symbols: Ints) -> list[tuple[Ints, Ints, Ints, Ints]]:
         """Return of each right: the places of the symbols with bars in a block, largest size, its time, newest time."""
         parts = []
-        for right in range(_RIGHTS) if self._right is None else (self._right,):
+        for right in range(RIGHTS) if self._right is None else (self._right,):
             runs = symbols << 2 | right
             if self._start <= block.first and block.last < self._end:
                 mine, place = look_up(runs, block.runs)
@@ -253,7 +254,7 @@ class CrossSection:
 
     def _minute(self, symbols: Ints, minute: Ints) -> tuple[Ints, Numbers]:
         """Return volume and notional of a minute of each symbol."""
-        rights = range(_RIGHTS) if self._right is None else (self._right,)
+        rights = range(RIGHTS) if self._right is None else (self._right,)
         parts = [self._view.summed(key_of(symbols, right, minute)) for right in rights]
         sums = {name: np.sum([part[name] for part in parts], axis=0) for name in SUMS}
         return gross(sums, "volume"), gross(sums, "notional")
@@ -263,7 +264,7 @@ class CrossSection:
         puts. Of notionals no running sums are kept, so these take the time of reading all bars."""
         weights = np.array([1, -1, 0] if directional else [1, 1, 1])
         if self._right is not None:
-            weights[np.arange(_RIGHTS) != self._right] = 0
+            weights[np.arange(RIGHTS) != self._right] = 0
         known: list[Block] = []
         loose: list[Block] = []
         found = np.zeros((len(self.symbols), 2), np.int64)
@@ -274,7 +275,7 @@ class CrossSection:
                 halves = squares.over(bounds)
                 halves[:, :2] *= np.abs(weights[block.runs & 3])[:, None]
                 halves[:, :2] += 2 * weights[CALL] * weights[PUT] * halves[:, 2:]
-                for right in range(_RIGHTS):
+                for right in range(RIGHTS):
                     mine = np.flatnonzero((place >= 0) & (block.runs & 3 == right))
                     found[place[mine]] += halves[mine, :2]
         sums = joined(found[:, 0], found[:, 1])
@@ -304,8 +305,12 @@ class CrossSection:
 
 
 def _named(names: Sequence[str], sums: Ints) -> dict[str, Ints]:
-    found = {name: np.ascontiguousarray(sums[:, place]) for place, name in enumerate(names)}
+    return with_carry({name: np.ascontiguousarray(sums[:, place]) for place, name in enumerate(names)})
+
+
+def with_carry(sums: dict[str, Ints]) -> dict[str, Ints]:
+    """Return sums with the notionals carried: equal numbers have equal columns then."""
     for upper, lower in NOTIONALS.values():
-        if upper in found:
-            found[upper], found[lower] = carried(found[upper], found[lower])
-    return found
+        if upper in sums:
+            sums[upper], sums[lower] = carried(sums[upper], sums[lower])
+    return sums

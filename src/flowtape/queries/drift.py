@@ -13,7 +13,7 @@ from flowtape.cache.cache import MINUTES
 from flowtape.model.calendar import sessions
 from flowtape.model.prints import NEW_YORK
 from flowtape.model.query import Query
-from flowtape.orderflow.minute_bars import NS_PER_MINUTE, net
+from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS, net
 from flowtape.orderflow.signals import drift
 from flowtape.queries.all_symbols import AllSymbols
 from flowtape.queries.leaders import asked_at, board_minutes
@@ -61,8 +61,8 @@ class Drifts(msgspec.Struct, rename="camel", kw_only=True):
 def drift_answer(desk: Desk, query: Query) -> Made:
     """The body of `…/drift`, the most stretched first; of equals by symbol."""
     start, end = board_minutes(desk, query)
-    flows = desk.all_symbols(query, start, end)
     measure = MEASURES[query.measure or "volume"]
+    flows = desk.all_symbols(query, start, end, SUMS, measure.kind, directional=measure.directional)
     signed, trades = measure.of_all(flows, query.filter.right), flows.sums["trades"]
     past_net, past_squares = _past(desk, query, flows, start, end)
     measured = drift(signed, _squares(flows, measure), past_net, past_squares)
@@ -107,7 +107,14 @@ def _past(desk: Desk, query: Query, flows: AllSymbols, start: int, end: int) -> 
     nets: list[Numbers] = []
     squares: list[Numbers] = []
     for shift in _shifts(start, end) if len(numbers) else ():
-        past = desk.all_symbols(query, start + shift, end + shift, (*measure.sums, "trades"))
+        past = desk.all_symbols(
+            query,
+            start + shift,
+            end + shift,
+            (*measure.sums, "trades"),
+            measure.kind,
+            directional=measure.directional,
+        )
         if len(past.numbers):
             take, place = look_up(past.numbers, numbers)
             put = by_number[place]

@@ -6,6 +6,7 @@ same integers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from flowtape.cache.cache import Cache
-from flowtape.cache.view import Totals, View
+from flowtape.cache.view import CrossSection, Totals, View
 from flowtape.feeds.backlog import FOREVER, Missing
 from flowtape.model.exact import Ints
 from flowtape.model.prints import NEW_YORK, day_bounds
@@ -23,7 +24,7 @@ from flowtape.orderflow.identity import EVENT_ORDER
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS
 from flowtape.pipeline.batch import bars_of
 from flowtape.queries import print_sql
-from flowtape.queries.all_symbols import AllSymbols
+from flowtape.queries.all_symbols import AllSymbols, Pieces
 from flowtape.queries.measures import SPLIT, split_totals
 from flowtape.storage import Store
 from flowtape.storage.catalog import RIGHTS
@@ -255,30 +256,47 @@ class Desk:
                 return found.sort(EVENT_ORDER, descending=True, nulls_last=True).head(most)
             look = Span(max(span.start, look.end - _WIDER * (look.end - look.start)), look.end)
 
-    def all_symbols(self, query: Query, start: int, end: int, names: tuple[str, ...] = SUMS) -> AllSymbols:
+    def all_symbols(
+        self,
+        query: Query,
+        start: int,
+        end: int,
+        names: tuple[str, ...] = SUMS,
+        kind: str = "volume",
+        *,
+        directional: bool = False,
+    ) -> AllSymbols:
         """Return all symbols of the query's asset summed over minutes [start, end), by the query's right and `at`.
 
-        `names` are of `minute_bars.SUMS`, `trades` among them. With `at`, as someone would have had them then: a cancel
-        that came then or later had not happened.
+        With `at`, as someone would have had them then: a cancel that came then or later had not happened.
+
+        Args:
+            names: of `minute_bars.SUMS`, `trades` among them.
+            kind, directional: which squares the answer needs (`CrossSection.squares`).
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
-        view = self._cached(query, start) or self._kept_of_all(query, start, end)
-        named = self._store.catalog.named(query.asset)
-        return AllSymbols(view.cross_section(start, end, _right(query), names), named)
-
-    def _kept_of_all(self, query: Query, start: int, end: int) -> View:
-        """Return the bars of all symbols from the store, as `_kept` does those of one."""
-        series = self._store.catalog.series.filter(pl.col("asset") == query.asset)
-        numbers = series["symbol_id"].unique()
-        length = max(_PIECE, -(-(end - start) // _MOST_PIECES))
-        parts = [
-            self._store.bars(None, low, min(low + length, end)).filter(
-                pl.col("symbol_id").is_in(numbers.implode())
+        view, right = self._cached(query, start), _right(query)
+        section: CrossSection | Pieces
+        if view is not None:
+            section = view.cross_section(start, end, right, names)
+        else:
+            pieces = (
+                piece.cross_section(low, high, right, names)
+                for low, high, piece in self._pieces(query, start, end)
             )
-            for low in range(start, end, length)
-        ]
-        back = [] if query.at is None else [self._put_back(series["series"], start, end, query.at)]
-        return View.of(parts, back, edges=query.asset == "stock")
+            section = Pieces(pieces, kind, directional=directional)
+        return AllSymbols(section, self._store.catalog.named(query.asset))
+
+    def _pieces(self, query: Query, start: int, end: int) -> Iterator[tuple[int, int, View]]:
+        """Yield the bars of all symbols from the store, as `_kept` has those of one: minutes [low, high) at a time."""
+        series = self._store.catalog.series.filter(pl.col("asset") == query.asset)
+        numbers, edges = series["symbol_id"].unique().implode(), query.asset == "stock"
+        length = max(_PIECE, -(-(end - start) // _MOST_PIECES))
+        for low in range(start, end, length):
+            high = min(low + length, end)
+            bars = self._store.bars(None, low, high).filter(pl.col("symbol_id").is_in(numbers))
+            back = [] if query.at is None else [self._put_back(series["series"], low, high, query.at)]
+            yield low, high, View.of([bars], back, edges=edges)
 
     def underlying(self, query: Query, start: int, end: int) -> tuple[Ints, Ints]:
         """The underlying's last mid of each minute in [start, end) (before `at`), on the symbol's option prints:
