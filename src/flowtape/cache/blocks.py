@@ -11,21 +11,39 @@ Running sums at every `GROUP`-th row make the sum over any range of rows two loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flowtape.model.exact import BITS, Ints, product
+from flowtape.cache.columns import (
+    CALL,
+    MINUTE_BITS,
+    RIGHT_MASK,
+    Column,
+    Instants,
+    Packed,
+    concatenated,
+    key_of,
+    look_up,
+    minute_of,
+    range_sums,
+    rows_of,
+    run_key,
+    run_of,
+    symbol_of,
+    unique,
+)
+from flowtape.cache.running import Bounds, Edge, Running, Squares
+from flowtape.model.exact import Ints
 from flowtape.orderflow.minute_bars import (
     EDGES,
     FIELDS,
     INSTANTS,
     NOTIONALS,
-    NS_PER_MINUTE,
     SUMS,
     VALUES,
     VOLUMES,
@@ -37,128 +55,11 @@ from flowtape.storage.catalog import BAR_KEY
 Bools = npt.NDArray[np.bool_]
 Kinds = npt.NDArray[np.uint8]
 
-_Columns = Callable[[slice | Ints, Sequence[str]], Iterable[Ints]]
-
 ADDED, RESTATED, VOID = 0, 1, 2
-CALL, PUT = 0, 1
-"""Rights, as places in `catalog.RIGHTS`."""
-GROUP = 16
-"""Rows between two running sums."""
-_MINUTE_BITS, _RIGHT_BITS = 28, 2
-_MINUTES, _RIGHTS = 2**_MINUTE_BITS - 1, 2**_RIGHT_BITS - 1
-_NARROW = (np.uint8, np.uint16, np.uint32)
-_EXCEPTIONS = 5
-"""A type is narrow enough when at most one value in 2**5 does not fit it."""
-_NS = 10**9
 _FACTOR, _SQUARED = 2**31, 2**46
 """Net volumes below these have a product within 64 bits, and a square that `exact.product` can hold."""
 _FEW = 2**14
 """Rows up to which a block is summed without running sums."""
-_SMALL = 2**62
-"""Sums of squares below this stay within 64 bits."""
-_MASK = 2**BITS - 1
-
-
-def key_of(symbol: Ints, right: Ints | int, minute: Ints | int) -> Ints:
-    """Return (symbol, right, minute) as one integer that sorts in that order."""
-    run: Ints = symbol << _RIGHT_BITS | right
-    return run_key(run, minute)
-
-
-def run_key(run: Ints, minute: Ints | int) -> Ints:
-    """Return the key of a minute of a run; a minute before 1970 is as one that begins it."""
-    key: Ints = run << _MINUTE_BITS | np.clip(minute, 0, _MINUTES)
-    return key
-
-
-def minute_of(key: Ints) -> Ints:
-    """Return the minutes (since 1970) of keys."""
-    minute: Ints = key & _MINUTES
-    return minute
-
-
-def run_of(key: Ints) -> Ints:
-    """Return the runs of keys: symbol·4 + right."""
-    return key >> _MINUTE_BITS
-
-
-def symbol_of(key: Ints) -> Ints:
-    """Return the symbol numbers of keys."""
-    symbol: Ints = key >> (_MINUTE_BITS + _RIGHT_BITS)
-    return symbol
-
-
-def symbol_minute(key: Ints) -> Ints:
-    """Return (symbol, minute) of keys as one integer that sorts in that order."""
-    pair: Ints = symbol_of(key) << _MINUTE_BITS | minute_of(key)
-    return pair
-
-
-class Column(Protocol):
-    """Integers of 64 bits, read by a range of rows or by numbers of rows. A NumPy array is one."""
-
-    def __getitem__(self, rows: slice | Ints, /) -> Ints: ...
-
-    @property
-    def nbytes(self) -> int: ...  # noqa: D102
-
-
-class Packed:
-    """A column in the narrowest unsigned type that holds nearly all of it, with the exceptions beside it."""
-
-    __slots__ = ("_exact", "_top", "_values", "_where")
-
-    def __init__(self, values: Ints) -> None:
-        self._where = self._exact = np.empty(0, np.int64)
-        self._values: npt.NDArray[np.integer] = values
-        self._top = 0
-        # Negative values are the greatest without a sign.
-        unsigned = values.view(np.uint64)
-        for kind in _NARROW:
-            top = np.iinfo(kind).max
-            wide = unsigned >= top
-            if np.count_nonzero(wide) <= len(values) >> _EXCEPTIONS:
-                self._values, self._top = values.astype(kind), top
-                self._where = np.flatnonzero(wide)
-                self._exact = values[self._where]
-                self._values[self._where] = top
-                break
-
-    def __getitem__(self, rows: slice | Ints, /) -> Ints:
-        """Return the values of a range of rows or of rows by number."""
-        found = (self._values[rows] if isinstance(rows, slice) else self._values.take(rows)).astype(np.int64)
-        if not len(self._where):
-            return found
-        wide = np.flatnonzero(found == self._top)
-        if len(wide):
-            at = wide + rows.indices(len(self._values))[0] if isinstance(rows, slice) else rows[wide]
-            found[wide] = self._exact[np.searchsorted(self._where, at)]
-        return found
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self._values.nbytes + self._where.nbytes + self._exact.nbytes
-
-
-class _Instants:
-    """Instants (ns) within the minutes of their rows, as seconds and nanoseconds of the second."""
-
-    __slots__ = ("_key", "_ns", "_second")
-
-    def __init__(self, key: Ints, values: Ints) -> None:
-        within = values - minute_of(key) * NS_PER_MINUTE
-        second = within // _NS
-        self._key, self._second, self._ns = key, Packed(second), Packed(within - second * _NS)
-
-    def __getitem__(self, rows: slice | Ints, /) -> Ints:
-        """Return the instants of a range of rows or of rows by number."""
-        return minute_of(self._key[rows]) * NS_PER_MINUTE + self._second[rows] * _NS + self._ns[rows]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory, without the keys."""
-        return self._second.nbytes + self._ns.nbytes
 
 
 class Block:
@@ -179,7 +80,7 @@ class Block:
         self.runs: Ints = run[starts]
         self.starts: Ints = np.append(starts, len(key))
         self.marked = unique([symbol_of(key[self.kind != ADDED])] if self.kind is not None else [])
-        symbol = self.runs >> _RIGHT_BITS
+        symbol = symbol_of(self.key[starts])
         self.symbols = unique([symbol])
         self.owner: Ints = np.searchsorted(self.symbols, symbol)
 
@@ -233,14 +134,14 @@ class Block:
         if _largest(net) >= _SQUARED:
             return None
         cross = np.zeros(len(net), np.int64)
-        calls = np.flatnonzero((run_of(self.key) & _RIGHTS) == CALL)
+        calls = np.flatnonzero((run_of(self.key) & RIGHT_MASK) == CALL)
         if len(calls):
-            both, put = look_up(self.key[calls] + (1 << _MINUTE_BITS), self.key)
+            both, put = look_up(self.key[calls] + (1 << MINUTE_BITS), self.key)
             calls = calls[both]
             if max(_largest(net[calls]), _largest(net[put])) >= _FACTOR:
                 return None
             cross[calls] = net[calls] * net[put]
-        return Squares(self, net, cross)
+        return Squares(self.columns, self.starts, net, cross)
 
     def prepare(self) -> None:
         """Make what answers need: running sums, squares and peaks."""
@@ -254,155 +155,8 @@ class Block:
         return sum(one.nbytes for one in (self.key, self.runs, self.starts, *others) if one is not None)
 
 
-class Edge:
-    """The first row of each run that is not before a minute; `edge` is the run's own first row, or the one behind it.
-
-    `count` are the rows of the block. `inside` are the runs of which it is neither.
-    """
-
-    def __init__(self, rows: Ints, edge: Ints, count: int) -> None:
-        self.rows, self._groups = rows, count // GROUP
-        self.inside = np.flatnonzero(rows != edge)
-
-    @cached_property
-    def near(self) -> _Near:
-        """How the rows inside are reached from running sums."""
-        rows = self.rows[self.inside]
-        # The last rows of a block have no running sum behind them.
-        group = np.minimum((rows + GROUP // 2) // GROUP, self._groups)
-        at = group * GROUP
-        between, ends, counts = rows_of(np.minimum(rows, at), np.maximum(rows, at))
-        return _Near(group, between, ends, counts, np.where(rows < at, -1, 1))
-
-
-class _Near(NamedTuple):
-    """The nearest running sum of a row, and the rows between (`counts` of them before `ends`) to add or take away."""
-
-    group: Ints
-    between: Ints
-    ends: Ints
-    counts: Ints
-    sign: Ints
-
-
-Bounds = tuple[Edge | None, Edge | None]
-"""Of runs: the first row of each and the row behind its last; None where these are the run's own."""
-
-
-class Running:
-    """Sums of columns over ranges of rows of a block; `columns` gives those of some names for some rows."""
-
-    def __init__(self, starts: Ints, columns: _Columns, names: Sequence[str]) -> None:
-        self._starts, self._columns, self._names = starts, columns, names
-        running, first = [], []
-        for column in columns(slice(None), names):
-            running.append(_grouped(column))
-            first.append(np.append(0, np.cumsum(np.add.reduceat(column, starts[:-1]))))
-        # Before every `GROUP`-th row, and before each of `starts`: one row holds all columns.
-        self._running, self._first = np.stack(running, axis=1), np.stack(first, axis=1)
-
-    def over(self, bounds: Bounds, names: Sequence[str]) -> Ints:
-        """Return the sums of some columns over the bounds of each run: an array of (runs, names)."""
-        places = [self._names.index(name) for name in names]
-        low, high = bounds
-        return self._before(high, slice(1, None), names, places) - self._before(low, slice(-1), names, places)
-
-    def _before(self, bound: Edge | None, edge: slice, names: Sequence[str], places: list[int]) -> Ints:
-        found = self._first[edge, places]
-        if bound is None:
-            return found
-        near = bound.near
-        sums = self._running[near.group[:, None], places]
-        for place, column in enumerate(self._columns(near.between, names)):
-            sums[:, place] += near.sign * range_sums(column, near.ends, near.counts)
-        found[bound.inside] = sums
-        return found
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self._running.nbytes + self._first.nbytes
-
-
-class Squares:
-    """Sums of squares of net volumes by run, of rows of added bars.
-
-    The square of the sum of a minute's call and put is the square of each and twice their product; that of their
-    difference has the product taken away. So squares and products (`cross`, at the call) tell all three.
-    """
-
-    def __init__(self, block: Block, net: Ints, cross: Ints) -> None:
-        # Zigzag: small numbers of either sign are small without one.
-        self._cross = packed = Packed((cross << 1) ^ (cross >> 63))
-        floats = net.astype(np.float64)
-        self._small = small = float(floats @ floats) < _SMALL
-        self._names = ("squares", "cross") if small else ("upper", "lower", "cross_upper", "cross_lower")
-        buy, sell = block.columns["buy_volume"], block.columns["sell_volume"]
-
-        def columns(rows: slice | Ints, _names: Sequence[str]) -> tuple[Ints, ...]:
-            net, zigzag = buy[rows] - sell[rows], packed[rows]
-            cross = (zigzag >> 1) ^ -(zigzag & 1)
-            if small:
-                return net * net, cross
-            size = np.abs(net)
-            return (*product(size, size), *_halves(cross))
-
-        self._running = Running(block.starts, columns, self._names)
-
-    def over(self, bounds: Bounds) -> Ints:
-        """Return Σ net² and Σ cross over the bounds of each run: (runs, 4), the upper and lower halves of each."""
-        found = self._running.over(bounds, self._names)
-        return np.stack([*_halves(found[:, 0]), *_halves(found[:, 1])], axis=1) if self._small else found
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return self._cross.nbytes + self._running.nbytes
-
-
-def _halves(values: Ints) -> tuple[Ints, Ints]:
-    return values >> BITS, values & _MASK
-
-
 def _largest(values: Ints) -> int:
     return max(int(values.max()), -int(values.min())) if len(values) else 0
-
-
-def range_sums(values: Ints, ends: Ints, counts: Ints) -> Ints:
-    """Return the sums of `counts` values before each of `ends`."""
-    running = np.append(0, np.cumsum(values))
-    sums: Ints = running[ends] - running[ends - counts]
-    return sums
-
-
-def unique(arrays: Sequence[Ints]) -> Ints:
-    """Return the distinct values of some arrays, rising."""
-    values = np.sort(_joined(arrays), kind="stable")
-    return values[np.flatnonzero(np.diff(values, prepend=-1))]
-
-
-def look_up(wanted: Ints, among: Ints) -> tuple[Ints, Ints]:
-    """Return which of `wanted` are among rising values, as places, and their places there."""
-    place = np.searchsorted(among, wanted)
-    there = np.flatnonzero(place < len(among))
-    there = there[among[place[there]] == wanted[there]]
-    return there, place[there]
-
-
-def rows_of(low: Ints, high: Ints) -> tuple[Ints, Ints, Ints]:
-    """Return the rows of many ranges [low, high) as one array, where each range ends in it, and its length."""
-    counts = np.maximum(high - low, 0)
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(low - (ends - counts), counts), ends, counts
-
-
-def _grouped(values: Ints) -> Ints:
-    """Return the sums of values before every `GROUP`-th."""
-    running = np.zeros(len(values) // GROUP + 1, np.int64)
-    whole = len(values) - len(values) % GROUP
-    np.cumsum(values[:whole].reshape(-1, GROUP).sum(axis=1), out=running[1:])
-    return running
 
 
 def whole(block: Block) -> tuple[Block, slice]:
@@ -415,7 +169,7 @@ class Rows:
 
     def __init__(self, parts: Sequence[tuple[Block, slice | Ints]], *, edges: bool) -> None:
         self._parts, self._edges = parts, edges
-        key = _joined([block.key[rows] for block, rows in parts])
+        key = concatenated([block.key[rows] for block, rows in parts])
         self._order = np.argsort(key, kind="stable") if len(parts) > 1 else None
         self.key: Ints = key if self._order is None else key[self._order]
         self._kind: Kinds | None = None
@@ -430,7 +184,7 @@ class Rows:
 
     def column(self, name: str) -> Ints:
         """Return a field of all rows."""
-        values = _joined([block.columns[name][rows] for block, rows in self._parts])
+        values = concatenated([block.columns[name][rows] for block, rows in self._parts])
         return values if self._order is None else values.take(self._order)
 
     def grouped(self, by: Ints, names: Sequence[str], *, void: bool = False) -> Grouped:
@@ -532,16 +286,12 @@ def keys_of(bars: pl.DataFrame) -> Ints:
 
 
 def _packed(name: str, key: Ints, values: Ints) -> Column:
-    return _Instants(key, values) if name in INSTANTS else Packed(values)
+    return Instants(key, values) if name in INSTANTS else Packed(values)
 
 
 _PLAIN = ((name,) for name in (*VOLUMES, "trades", "high", "low", "last_ts"))
 _TOGETHER = (*_PLAIN, *NOTIONALS.values(), ("biggest", "biggest_ts"))
 """`VALUES` in groups that are computed at a time, so that few wide columns exist at once."""
-
-
-def _joined(arrays: Sequence[Ints]) -> Ints:
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0] if arrays else np.empty(0, np.int64)
 
 
 def _counted(key: Ints, kind: Kinds) -> Bools:

@@ -17,20 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import polars as pl
 
-from flowtape.cache.blocks import (
-    RESTATED,
-    VOID,
-    Block,
-    Rows,
-    block_of_frame,
-    keys_of,
-    minute_of,
-    run_key,
-    run_of,
-    symbol_minute,
-    unique,
-    whole,
-)
+from flowtape.cache.blocks import RESTATED, VOID, Block, Rows, block_of_frame, keys_of, whole
+from flowtape.cache.columns import minute_of, run_key, run_of, symbol_minute, unique
 from flowtape.cache.view import CrossSection, Totals, View, summed
 from flowtape.model.exact import Ints
 from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES

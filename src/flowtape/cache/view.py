@@ -9,12 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from flowtape.cache.blocks import (
+from flowtape.cache.blocks import Block, Rows, block_of_frame
+from flowtape.cache.columns import (
     CALL,
     PUT,
-    Block,
-    Rows,
-    block_of_frame,
     key_of,
     look_up,
     minute_of,

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from flowtape.cache.blocks import look_up
+from flowtape.cache.columns import look_up
 from flowtape.cache.view import RIGHTS, CrossSection, Details, with_carry
 from flowtape.model.exact import Ints, Numbers
 from flowtape.orderflow.minute_bars import latest

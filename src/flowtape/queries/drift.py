@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from flowtape.cache.blocks import look_up
 from flowtape.cache.cache import MINUTES
+from flowtape.cache.columns import look_up
 from flowtape.model.calendar import sessions
 from flowtape.model.prints import NEW_YORK
 from flowtape.model.query import Query

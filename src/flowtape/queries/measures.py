@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowtape.cache.blocks import CALL, PUT, look_up
+from flowtape.cache.columns import CALL, PUT, look_up
 from flowtape.cache.view import Totals
 from flowtape.model.exact import Ints, Numbers
 from flowtape.model.prints import SIZE_SCALE
