@@ -135,7 +135,7 @@ def test_without_matplotlib_it_says_what_to_install(folder):
         [sys.executable, "-c", hide, *words], cwd=folder, capture_output=True, text=True, check=False
     )
     assert said.returncode == 2
-    assert "pip install 'flowtape[report]'" in said.stderr
+    assert "pip install 'flowtape[plot]'" in said.stderr
 
 
 def test_the_line_in_the_terminal(folder):

@@ -224,6 +224,10 @@ def underlyings(roots: pl.Series) -> pl.Series:
 def conform(frame: Any) -> pl.DataFrame:
     """Convert a caller's frame to prints, and check every row.
 
+    The least columns are `ts`, `symbol`, `price` and `size`, and of options `expiry`, `right` and `strike`. Without the
+    column `asset`, rows with a strike are options. A frame may have `root` in place of `symbol`, and the
+    reverse. An absent `condition` becomes "unknown", an absent `venue` empty.
+
     Columns that `SCHEMA` does not name are left out. Absent optional columns are filled as `arranged` says. A type that
     makes its meaning clear is converted. The type of `price` gives the unit of all prices of the frame: an integer is
     1/10,000 USD, a float or decimal is USD. The type of `size` gives the unit of all its sizes: an integer is contracts
@@ -241,7 +245,7 @@ def conform(frame: Any) -> pl.DataFrame:
         UsageError: for a missing column, a type whose meaning is not clear, or a value that no print can have; the text
             names column, row (the first is 1) and value.
     """
-    given = columns.polars_of(frame)
+    given = _completed(columns.polars_of(frame))
     missing = [name for name in REQUIRED if name not in given.columns]
     if missing:
         index = getattr(getattr(frame, "index", None), "names", ())
@@ -265,6 +269,24 @@ def conform(frame: Any) -> pl.DataFrame:
     prints = arranged(made)
     check(prints, given)
     return prints
+
+
+def _completed(given: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame with the columns that others tell: `asset`, `symbol`, `root`, `condition` and `venue`."""
+    has = set(given.columns)
+    made: dict[str, pl.Expr] = {}
+    if "asset" not in has:
+        option = (
+            pl.col("strike").is_not_null() if "strike" in has else pl.lit("expiry" in has or "right" in has)
+        )
+        made["asset"] = pl.when(option).then(pl.lit("option")).otherwise(pl.lit("stock"))
+    for name, other in (("symbol", "root"), ("root", "symbol")):
+        if name not in has and other in has:
+            made[name] = pl.col(other)
+    for name, value in (("condition", "unknown"), ("venue", "")):
+        if name not in has:
+            made[name] = pl.lit(value)
+    return given.with_columns(**made)
 
 
 def _in_units(column: pl.Series, stock: pl.Series) -> pl.Series:

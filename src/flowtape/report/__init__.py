@@ -2,6 +2,6 @@
 
 from flowtape.report.day import Day, read_day
 from flowtape.report.page import page
-from flowtape.report.picture import picture
+from flowtape.report.picture import Drawing, drawn, picture
 
-__all__ = ["Day", "page", "picture", "read_day"]
+__all__ = ["Day", "Drawing", "drawn", "page", "picture", "read_day"]

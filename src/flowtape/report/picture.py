@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from flowtape.errors import UsageError
 from flowtape.model.prints import NEW_YORK
@@ -19,20 +20,35 @@ _MINUTE = 1 / 1440
 """A minute in matplotlib's days."""
 
 
+class Drawing(NamedTuple):
+    """What a picture shows: the minutes of a line, its turning points, the regular sessions, and the price with the
+    state of each of its minutes. Times are UTC."""
+
+    title: str
+    times: list[datetime]
+    net: list[float]
+    cumulative: list[float]
+    turns: list[tuple[datetime, str, float]]
+    """Time, `high` or `low`, and the line's value."""
+    sessions: list[tuple[datetime, datetime]]
+    price_times: list[datetime]
+    prices: list[float]
+    states: list[str]
+    price_source: str
+    unit: str = "volume"
+    dated: bool = False
+    """Whether the axis of time shows the date too."""
+
+
 def picture(day: Day, kind: Literal["png", "svg"]) -> bytes:
-    """The cumulative line with its turning points, the price, sessions and divergences, and the minutes' net volume
-    beneath. The same day gives the same bytes. Raises `UsageError` where matplotlib is not there."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("a report's picture needs matplotlib: pip install 'flowtape[report]'") from None
+    """Return the picture of a day as a file. The same day gives the same bytes.
+
+    It shows the cumulative line with its turning points, the price, sessions and divergences, and the net volume of
+    each minute beneath. Raises `UsageError` where matplotlib is not installed.
+    """
+    mpl = _matplotlib()
     with mpl.rc_context({"svg.hashsalt": "flowtape", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(11, 6), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-        _draw_line(above, day)
-        _draw_price(above, day)
-        _draw_minutes(below, day)
+        figure = drawn(_drawing(day))
         out = io.BytesIO()
         # No date of making: whoever makes it again can compare.
         nothing: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
@@ -40,42 +56,80 @@ def picture(day: Day, kind: Literal["png", "svg"]) -> bytes:
     return out.getvalue()
 
 
-def _times(texts: list[str]) -> list[datetime]:
-    # Matplotlib's axis is told the clock's time: New York's.
-    return [datetime.fromisoformat(text).astimezone(NEW_YORK).replace(tzinfo=None) for text in texts]
+def drawn(drawing: Drawing) -> Any:
+    """Return a drawing as a `matplotlib.figure.Figure`. Raises `UsageError` where matplotlib is not installed."""
+    _matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    _draw_line(above, drawing)
+    _draw_price(above, drawing)
+    _draw_minutes(below, drawing)
+    return figure
 
 
-def _draw_line(axes: Any, day: Day) -> None:
-    points = day.line.points
+def _matplotlib() -> Any:
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise UsageError("a picture needs matplotlib: pip install 'flowtape[plot]'") from None
+    return mpl
+
+
+def _drawing(day: Day) -> Drawing:
+    points, prices = day.line.points, day.divergence.points
     label = " (simulated)" if day.simulated else ""
-    axes.set_title(
-        f"{day.symbol} {day.asset}s, {day.day}{label}", loc="left", fontweight="bold", parse_math=False
+    return Drawing(
+        title=f"{day.symbol} {day.asset}s, {day.day}{label}",
+        times=_instants([point.ts for point in points]),
+        net=[int(point.net_volume) for point in points],  # type: ignore[arg-type]
+        cumulative=[point.cumulative for point in points],
+        turns=[(datetime.fromisoformat(turn.ts), turn.kind, turn.cumulative) for turn in day.turns.points],
+        sessions=[
+            (datetime.fromisoformat(one.open), datetime.fromisoformat(one.close))
+            for one in day.sessions.sessions
+            if isinstance(one.open, str) and isinstance(one.close, str)
+        ],
+        price_times=_instants([point.ts for point in prices]),
+        prices=[point.price for point in prices],
+        states=[point.state for point in prices],
+        price_source={"stock": "stock", "underlying": "underlying mid"}.get(day.divergence.price_source, ""),
     )
-    for session in day.sessions.sessions:
-        if isinstance(session.open, str) and isinstance(session.close, str):
-            axes.axvspan(*_times([session.open, session.close]), color=_COLORS["session"], alpha=0.06, lw=0)
-    times = _times([point.ts for point in points])
-    axes.plot(times, [point.cumulative for point in points], color=_COLORS["line"], lw=1.4)
-    for turn in day.turns.points:
-        mark = "v" if turn.kind == "high" else "^"
-        axes.plot(_times([turn.ts]), [turn.cumulative], marker=mark, color="black", ms=5)
+
+
+def _instants(texts: list[str]) -> list[datetime]:
+    return [datetime.fromisoformat(text) for text in texts]
+
+
+def _times(instants: Iterable[datetime]) -> list[datetime]:
+    # Matplotlib's axis is told the clock's time: New York's.
+    return [instant.astimezone(NEW_YORK).replace(tzinfo=None) for instant in instants]
+
+
+def _draw_line(axes: Any, drawing: Drawing) -> None:
+    axes.set_title(drawing.title, loc="left", fontweight="bold", parse_math=False)
+    for session in drawing.sessions:
+        axes.axvspan(*_times(session), color=_COLORS["session"], alpha=0.06, lw=0)
+    axes.plot(_times(drawing.times), drawing.cumulative, color=_COLORS["line"], lw=1.4)
+    for at, kind, value in drawing.turns:
+        axes.plot(_times([at]), [value], marker="v" if kind == "high" else "^", color="black", ms=5)
     axes.axhline(0, color="grey", lw=0.5)
-    axes.set_ylabel("cumulative net volume", color=_COLORS["line"])
+    axes.set_ylabel(f"cumulative net {drawing.unit}", color=_COLORS["line"])
     axes.grid(alpha=0.2)
 
 
-def _draw_price(axes: Any, day: Day) -> None:
-    points = day.divergence.points
-    if not points:
+def _draw_price(axes: Any, drawing: Drawing) -> None:
+    if not drawing.prices:
         return
-    times = _times([point.ts for point in points])
-    for place, state, following in _stretches([point.state for point in points]):
+    times = _times(drawing.price_times)
+    for place, state, following in _stretches(drawing.states):
         if state in _COLORS:
             axes.axvspan(times[place], times[following - 1], color=_COLORS[state], alpha=0.2, lw=0)
     prices = axes.twinx()
-    prices.plot(times, [point.price for point in points], color=_COLORS["price"], lw=0.8)
-    source = {"stock": "stock", "underlying": "underlying mid"}.get(day.divergence.price_source, "")
-    prices.set_ylabel(f"price, USD ({source})", color=_COLORS["price"])
+    prices.plot(times, drawing.prices, color=_COLORS["price"], lw=0.8)
+    source = f" ({drawing.price_source})" if drawing.price_source else ""
+    prices.set_ylabel(f"price, USD{source}", color=_COLORS["price"])
 
 
 def _stretches(states: list[str]) -> list[tuple[int, str, int]]:
@@ -84,14 +138,13 @@ def _stretches(states: list[str]) -> list[tuple[int, str, int]]:
     return [(low, states[low], high) for low, high in pairwise([*starts, len(states)])]
 
 
-def _draw_minutes(axes: Any, day: Day) -> None:
+def _draw_minutes(axes: Any, drawing: Drawing) -> None:
     from matplotlib.dates import DateFormatter
 
-    points = day.line.points
-    net = [int(point.net_volume) for point in points]  # type: ignore[arg-type]
-    colors = [_COLORS["buy" if value >= 0 else "sell"] for value in net]
-    axes.bar(_times([point.ts for point in points]), net, width=_MINUTE, color=colors)
-    axes.set_ylabel("net volume")
+    colors = [_COLORS["buy" if value >= 0 else "sell"] for value in drawing.net]
+    axes.bar(_times(drawing.times), drawing.net, width=_MINUTE, color=colors)
+    axes.set_ylabel(f"net {drawing.unit}")
     axes.set_xlabel("New York")
-    axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
+    clock = "%m-%d %H:%M" if drawing.dated else "%H:%M"
+    axes.xaxis.set_major_formatter(DateFormatter(clock))  # type: ignore[no-untyped-call]
     axes.grid(alpha=0.2)

@@ -216,6 +216,8 @@ ROUTES = (
         help="Open, high, low, close and volume by side of each bar, oldest first.",
     ),
 )  # fmt: skip
+FLOW = {(route.asset, route.path.rpartition("/")[2]): route for route in ROUTES}
+"""The routes by asset and last part of the path, such as `("option", "cumulative")`."""
 CUMULATIVE = {route.asset: route for route in ROUTES if route.path.endswith("/cumulative")}
 
 

@@ -1,17 +1,10 @@
-"""The library's face: the same path the server takes, on frames, for a notebook.
-
-    prints = flowtape.read("tape.csv.gz")
-    bars = flowtape.minutes(flowtape.sign(prints))
-    line = flowtape.cumulative(bars, "SPY", minutes=390)
-
-Frames are Polars; a pandas frame is taken wherever a frame is.
-"""
+"""Steps from files to a line, on frames: the path that the server takes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +13,7 @@ import polars as pl
 from flowtape import queries
 from flowtape.cache.view import Totals, View
 from flowtape.errors import NothingRead, UsageError
+from flowtape.library import arguments
 from flowtape.model import columns
 from flowtape.model.conditions import is_cancel, price_flags
 from flowtape.model.prints import EARLIEST, LATEST, OUT_OF_RANGE, PRICE_SCALE, Asset, Side, Timestamp, conform
@@ -45,16 +39,26 @@ def read(
     strict: bool = False,
     mapping: str | Path | None = None,
 ) -> pl.DataFrame:
-    """Read one or more files as one frame of prints, in `flowtape.model.prints.SCHEMA`: prices, quotes and strikes are
-    integers of 1/10,000 USD, times UTC in nanoseconds.
+    """Read one or more files as one frame of prints.
 
-    Trades are given together with the quotes or definitions that belong to them. Rows left out are told of
-    in a warning; `strict` raises `RowError` at the first instead. Where quotes were given and many prints have none in
-    force, a warning tells it. Raises `TapeError` for what is no tape, `NothingRead` where every row is bad.
+    Args:
+        path: a file, a folder, a pattern such as `tape/*.csv.gz`, or several of these. Give trades together with the
+            quotes or definitions that belong to them.
+        format: a name of `flowtape.readers.FORMATS`; without it, each file's format is guessed from its content.
+        strict: raise `RowError` at the first bad row. Without it, bad rows are left out, and a warning counts them.
+        mapping: a TOML file that names the columns of a table.
+
+    Returns:
+        One row a print, with the columns of `flowtape.model.prints.SCHEMA`. Prices, quotes and strikes are integers of
+        1/10,000 USD; sizes are contracts, or integers of 1/10,000 share; times are UTC, in nanoseconds. A warning tells
+        where quotes were given and many prints have no quote in force.
+
+    Raises:
+        UsageError: for an argument that cannot be used, and where no file is named.
+        TapeError: for a file that is missing or has no known format.
+        NothingRead: where every row of a file is bad.
     """
-    paths = [path] if isinstance(path, str | Path) else list(path)
-    if not paths:
-        raise UsageError("path: names no file")
+    paths = arguments.paths(path)
     options = Options(strict=strict, mapping=None if mapping is None else Path(mapping))
     return prints_of(open_tapes(paths, format, options))
 
@@ -110,9 +114,7 @@ def read_minutes(
     and the sequence numbers of the files only rise, the files are read batch by batch, which takes less memory than
     their prints do. See `read`, `sign` and `minutes` for the arguments, warnings and errors.
     """
-    paths = [path] if isinstance(path, str | Path) else list(path)
-    if not paths:
-        raise UsageError("path: names no file")
+    paths = arguments.paths(path)
     check_by(by)
     given = None if mapping is None else Path(mapping)
     options = Options(strict=strict, mapping=given, batch_rows=BATCHED_ROWS)
@@ -143,18 +145,53 @@ def _before(prints: pl.DataFrame, instant: datetime | None) -> pl.DataFrame:
     return prints if instant is None else prints.filter(pl.col("ts") < instant)
 
 
-def sign(
+def classify(
     prints: Frame, rule: str | Sequence[str] = "quote", max_quote_age: timedelta | None = None
 ) -> pl.DataFrame:
-    """Add `side` and `decided_by` to prints; see `flowtape.orderflow.classify.sign` for the rules."""
+    """Add the aggressor side of each print, inferred from its prevailing quote.
+
+    Args:
+        prints: a frame with at least `ts`, `symbol`, `price` and `size`; of options also `expiry`, `right` and
+            `strike`. `bid` and `ask` are the prevailing quote. Times have a zone. Floats and decimals are USD, integers
+            1/10,000 USD; see `flowtape.model.prints.conform` for all columns and types.
+        rule: a rule, or several that are tried in turn: `quote`, `depth`, `tick`, `lr` (Lee and Ready, 1991), `emo`
+            (Ellis, Michaely and O'Hara, 2000), and the others of the page on trade classification.
+        max_quote_age: quotes older than this at the time of the print are not used.
+
+    Returns:
+        The prints with `side` (`buy`, `sell` or `mid`) and `decided_by` (the rule that decided).
+
+    Raises:
+        UsageError: for a column, a value or a rule that cannot be used.
+    """
     return _sign(_prints(prints), rule, max_quote_age)
 
 
+def sign(
+    prints: Frame, rule: str | Sequence[str] = "quote", max_quote_age: timedelta | None = None
+) -> pl.DataFrame:
+    """Add the aggressor side of each print: the earlier name of `classify`, with the same arguments."""
+    return classify(prints, rule, max_quote_age)
+
+
 def minutes(signed: Frame, by: Sequence[str] = BY) -> pl.DataFrame:
-    """Minute bars of signed prints; see `flowtape.orderflow.minute_bars.minutes`."""
+    """Sum classified prints to minute bars.
+
+    Args:
+        signed: prints with `side`, as `classify` gives them.
+        by: the columns that bars are kept apart by; `asset` and `symbol` are among them.
+
+    Returns:
+        One row a minute and key: volumes and notionals by side, the number of prints, high, low and the largest size.
+        Duplicates count once; cancels and the prints they remove are left out. Notionals are price times size in
+        1/10,000 USD, without the contract multiplier of 100.
+
+    Raises:
+        UsageError: for a column or a value that cannot be used.
+    """
     frame = columns.polars_of(signed)
     if "side" not in frame.columns:
-        raise UsageError("prints carry no column side; call sign(prints) first")
+        raise UsageError("prints carry no column side; call classify(prints) first")
     made = columns.chosen(frame["side"], Side, {side.upper(): side for side in Side.categories}, "is no side")
     columns.refuse(made, made.is_null(), "a signed print needs it")
     return _minutes(_prints(frame).with_columns(made), by)
@@ -165,27 +202,42 @@ def cumulative(
     symbol: str,
     minutes: int = 240,
     *,
-    expiry: date | None = None,
-    at: datetime | None = None,
+    expiry: date | str | None = None,
+    at: datetime | str | None = None,
     asset: str = "option",
 ) -> pl.DataFrame:
-    """Net volume a minute and its running sum, as the server answers it.
+    """Return net volume a minute and its running sum over a window, as the server answers it.
 
-    `bars` as made by `minutes`. The window is the N whole minutes that end by `at`; without it, the N minutes
-    up to the newest in `bars`. Gives `ts`, `net_volume`, `cumulative`, `vwap` (USD a share), `trade_count`;
-    minutes without a print are left out.
+    Args:
+        bars: minute bars, as `minutes` gives them.
+        symbol: the underlying, such as `SPY`.
+        minutes: length of the window.
+        expiry: one expiration, a date or a text as `2026-05-15`.
+        at: the window holds the whole minutes that end by this instant: a date-time with a time zone, or a text as
+            `2026-05-12T20:00:00Z`. Without it, the window ends with the newest minute of `bars`.
+        asset: `"option"` or `"stock"`.
+
+    Returns:
+        `ts` (start of the minute), `net_volume` and `cumulative` (contracts or shares), `vwap` (USD a share) and
+        `trade_count`, oldest first. Minutes without a print are left out.
+
+    Raises:
+        UsageError: for an argument or a column that cannot be used.
     """
     if not isinstance(minutes, int) or minutes < 1:
         raise UsageError(f"minutes: {minutes!r} is not a whole number from 1 up")
     if asset not in Asset.categories:
         raise UsageError(f"asset: {asset!r} is neither option nor stock")
+    if not isinstance(symbol, str):
+        raise UsageError(f"symbol: expected a text, not {type(symbol).__name__} {symbol!r}")
+    ends, day = arguments.nanoseconds("at", at), arguments.day("expiry", expiry)
     frame = _bars(bars)
-    start, end = _bounds(frame, minutes, at)
+    start, end = _bounds(frame, minutes, ends)
     name = symbol_in(frame, symbol, asset)
     chosen = frame.filter(
         pl.col("asset").cast(pl.String) == asset,
         pl.col("symbol").cast(pl.String) == name,
-        pl.lit(True) if expiry is None else pl.col("expiry") == expiry,
+        pl.lit(True) if day is None else pl.col("expiry") == day,
     )
     chosen = unshown(chosen, asset).with_columns(
         pl.lit(0, pl.Int64).alias(name) for name in ("symbol_id", "right")
@@ -215,10 +267,9 @@ def line(of: Totals, asset: str) -> pl.DataFrame:
     )
 
 
-def _bounds(bars: pl.DataFrame, minutes: int, at: datetime | None) -> tuple[int, int]:
+def _bounds(bars: pl.DataFrame, minutes: int, at: int | None) -> tuple[int, int]:
     if at is not None:
-        instant = at if at.tzinfo else at.replace(tzinfo=UTC)
-        return queries.past_minutes(int(instant.timestamp()) * 10**9, minutes)
+        return queries.past_minutes(at, minutes)
     newest: Any = bars["minute"].to_physical().max()
     return queries.window_minutes(newest or 0, minutes)
 
