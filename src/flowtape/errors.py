@@ -1,16 +1,16 @@
-"""Every error flowtape raises on purpose.
+"""The errors that flowtape raises on purpose.
 
 FlowtapeError
-├── UsageError        an argument or a setting cannot be used; names it and its value
+├── UsageError        an argument or a setting is invalid; the message names it and its value
 ├── TapeError         a file cannot be read as a tape: wrong format, empty, truncated
 │   ├── RowError      one row is bad (raised only by a strict read)
 │   └── NothingRead   every row of a file is bad
-├── SourceConflict    a symbol's trading day already comes from another source
+├── SourceConflict    another source already owns a symbol's trading day
 ├── StoreError        the store cannot be opened, read or written
 │   ├── StoreBusy     another process holds the store
-│   └── TakenOver     another process writes now what this one did
+│   └── TakenOver     another process now writes in place of this one
 ├── FeedError         a live source failed
-└── Loading           what an answer rests on is still being loaded
+└── Loading           the data that an answer needs is still being loaded
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import datetime
 
 
 class FlowtapeError(Exception):
-    """Base of all errors raised on purpose; its text is fit for a user to read."""
+    """Base class of all errors raised on purpose. The message is written for users."""
 
     exit_code = 1
     """The exit code of a command that ends with this error."""
 
 
 class UsageError(FlowtapeError):
-    """An argument or a setting that cannot be used. The text names it and its value."""
+    """An argument or a setting is invalid. The message names it and its value."""
 
     exit_code = 2
 
 
 class TapeError(FlowtapeError):
-    """A file that cannot be read as a tape."""
+    """A file cannot be read as a tape."""
 
     exit_code = 3
 
 
 class RowError(TapeError):
-    """One bad row, in a strict read."""
+    """One row is bad, in a strict read. `row` counts from 1."""
 
     def __init__(self, file: str, row: int, reason: str) -> None:
         super().__init__(f"{file}: row {row}: {reason}")
@@ -46,13 +46,13 @@ class RowError(TapeError):
 
 
 class NothingRead(TapeError):
-    """A file of which no row is a print."""
+    """Every row of a file is bad."""
 
     exit_code = 8
 
 
 class SourceConflict(FlowtapeError):
-    """Prints of a second source for a symbol's trading day, without leave to replace the first."""
+    """A second source has prints for a symbol's trading day, and may not replace the first."""
 
     exit_code = 4
 
@@ -68,7 +68,7 @@ class StoreBusy(StoreError):
 
 
 class TakenOver(StoreError):
-    """Another process has taken over what this one wrote; trying again cannot help."""
+    """Another process now writes in place of this one. A retry cannot succeed."""
 
     exit_code = 7
 
@@ -80,8 +80,11 @@ class FeedError(FlowtapeError):
 
 
 class Loading(FlowtapeError):
-    """What an answer rests on is still being loaded: `done` is the share that is there (0 to 1), `complete_since` the
-    instant in ns UTC from which on nothing is missing (None: there is none yet)."""
+    """The data that an answer needs is still being loaded.
+
+    `done` is the loaded share, from 0 to 1. `complete_since` is the instant, in ns since 1970, UTC, from which on the
+    data is complete; None where there is no such instant yet.
+    """
 
     def __init__(self, done: float, complete_since: int | None = None) -> None:
         since = "" if complete_since is None else f"; complete since {_instant(complete_since)}"

@@ -1,5 +1,4 @@
-"""Files: which may be opened by hand (regular ones that this process does not hold open as a database), and how files
-are made that are their owner's alone."""
+"""Read small files safely, and create files that only their owner can open."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MOST_TEXT = 2**20
-"""Bytes of the largest text file that a command takes as settings, a mapping or a credential."""
+"""The largest text file, in bytes, that a command reads as settings, a mapping or a credential."""
 
 _umask = threading.Lock()
 _private = 0
@@ -35,7 +34,7 @@ class Held:
             _held[self._file] += 1
 
     def release(self) -> None:
-        """The database is closed. May be called again."""
+        """Drop this reference once the database is closed. May be called again."""
         with _lock:
             if self._open:
                 self._open = False
@@ -45,10 +44,13 @@ class Held:
 
 
 def unreadable(path: Path) -> str | None:
-    """Say why a path must not be opened for reading; None where it may be.
+    """Return the reason why a path must not be opened for reading, or None.
 
-    A FIFO or a terminal would keep a command waiting, a device such as /dev/zero has no end, and a database that this
-    process has open would lose its locks. The null device is an empty file. Raises `OSError` where there is nothing.
+    A FIFO or a terminal would block the command. A device such as /dev/zero has no end. A database that this process
+    has open would lose its locks. The null device counts as an empty file.
+
+    Raises:
+        OSError: there is no such file.
     """
     status = path.stat()
     kind = status.st_mode
@@ -64,10 +66,11 @@ def unreadable(path: Path) -> str | None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a small file: settings, a mapping, a credential.
+    """Return the text of a small file: settings, a mapping or a credential.
 
-    Raises `OSError` where there is none, and `ValueError` with the reason where it must not be read, is larger than
-    `MOST_TEXT` or is not UTF-8.
+    Raises:
+        OSError: there is no such file.
+        ValueError: the file is not a regular file, is larger than `MOST_TEXT` bytes, or is not UTF-8.
     """
     reason = unreadable(path)
     if reason is not None:
@@ -85,9 +88,10 @@ def _number(status: os.stat_result) -> tuple[int, int]:
 
 @contextmanager
 def private() -> Iterator[None]:
-    """Files that this process makes meanwhile are open to their owner alone.
+    """Create files with access for their owner only, while the context is open.
 
-    For libraries that make files themselves. The mask is the process's, so files of other threads are private too.
+    It is for libraries that create files themselves. The umask belongs to the process, so files that other threads
+    create meanwhile are private too.
     """
     global _private, _before  # noqa: PLW0603 - the mask is one for the process
     with _umask:

@@ -1,8 +1,8 @@
-"""Trading sessions: which one an instant belongs to, and whether a symbol's market is open.
+"""Trading sessions: the session of an instant, and whether a symbol's market is open.
 
-Trading days and early closes are those of the New York Stock Exchange, from the table `nyse.csv` beside this module,
-which `docs/make_calendar.py` makes from `exchange_calendars` (XNYS). What options trade beyond the stocks' hours is in
-the tables here; docs/concepts/sessions.md has their sources.
+Trading days and early closes are those of the New York Stock Exchange. They are in the table `nyse.csv` beside this
+module, which `docs/make_calendar.py` generates from `exchange_calendars` (XNYS). The tables below hold the trading
+hours of options outside the stocks' hours; docs/concepts/sessions.md gives their sources.
 Instants are ns since 1970, UTC.
 """
 
@@ -20,13 +20,13 @@ import polars as pl
 from flowtape.model.prints import FIRST_DAY, LAST_DAY, LATEST, minute_days
 
 Ints = npt.NDArray[np.int64]
-"""An array of whole numbers, such as instants in ns since 1970, UTC."""
+"""An array of integers, such as instants in ns since 1970, UTC."""
 Days = npt.NDArray[np.datetime64]
 """An array of dates."""
 
 
 class Session(NamedTuple):
-    """One session of one exchange: the exchange's date for it, its first instant, the instant after its last."""
+    """One session of one exchange: its date, its first instant, and the instant after its last (ns since 1970, UTC)."""
 
     day: date
     open: int
@@ -34,10 +34,10 @@ class Session(NamedTuple):
 
 
 class Hours(NamedTuple):
-    """What a symbol trades beyond the stocks' hours.
+    """The trading hours of a symbol outside the stocks' hours.
 
-    `late` is minutes past the stocks' close; `nights` is the date of the first session with night hours and,
-    where the exchange holds one, a curb session after the close.
+    `late` is in minutes after the stocks' close. `nights` is the date of the first session with night hours and, where
+    the exchange holds one, a curb session after the close.
     """
 
     late: int
@@ -45,13 +45,13 @@ class Hours(NamedTuple):
 
 
 class _Night(NamedTuple):
-    """Night hours from a session's date on, in minutes from its midnight in New York."""
+    """Night hours that apply from a session's date on, in minutes from its midnight in New York."""
 
     since: date
     open: int
     close: int
     curb: int
-    """When the curb session ends on a day without early close; 0: there is none."""
+    """The end of the curb session on a day without early close; 0 where there is none."""
 
 
 _NEVER = date.max
@@ -83,11 +83,11 @@ _SHUT_AT_NIGHT = {(12, 24), (12, 25), (12, 26), (1, 1), (1, 2)}
 _FULL_DAY_CLOSE = 16 * 60
 _NS_PER_MINUTE = 60_000_000_000
 _TABLE = Path(__file__).with_name("nyse.csv")
-"""`date` and, on a day of early close, `close` in New York time; weekdays without a close have no session."""
+"""`date` and, on a day of early close, `close` in New York time. A weekday without `close` has no session."""
 
 
 def hours_of(asset: Literal["option", "stock"], symbol: str) -> Hours:
-    """The hours of an underlying's options, or of a stock; those of a stock where no table names it."""
+    """Return the hours of an underlying's options, or of a stock. A symbol in no table has the stocks' hours."""
     if asset == "stock":
         return _REGULAR
     if symbol in _NIGHT_SYMBOLS:
@@ -96,9 +96,9 @@ def hours_of(asset: Literal["option", "stock"], symbol: str) -> Hours:
 
 
 def sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: int) -> list[Session]:
-    """Sessions with any part in `[start, end)`, and the last one opened at or before `start`, oldest first.
+    """Return the sessions that overlap `[start, end)` and the last session opened at or before `start`, oldest first.
 
-    None is known outside the calendar (`prints.FIRST_DAY` to `prints.LAST_DAY`).
+    The calendar has sessions from `prints.FIRST_DAY` to `prints.LAST_DAY`.
     """
     book = _book(hours_of(asset, symbol))
     if start > LATEST:
@@ -116,10 +116,10 @@ def sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: in
 
 
 def regular_sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: int) -> list[Session]:
-    """The regular sessions opened in `[start, end)`, oldest first: without night hours and curb sessions.
+    """Return the regular sessions that open in `[start, end)`, oldest first, without night and curb sessions.
 
-    They open at 09:30 in New York and close when the symbol does: at 16:00 or 16:15, on days of early close at 13:00 or
-    13:15.
+    A regular session opens at 09:30 in New York. It closes at 16:00 or 16:15, by symbol, and at 13:00 or 13:15 on a day
+    of early close.
     """
     days, opens, closes = _stock_sessions()
     first, stop = np.searchsorted(opens, (start, end)).tolist()
@@ -131,11 +131,16 @@ def regular_sessions(asset: Literal["option", "stock"], symbol: str, start: int,
 
 
 def anchors(asset: Literal["option", "stock"], symbol: str, minutes: Ints) -> tuple[Ints, Days]:
-    """The session that each minute belongs to: the last one opened at or before it.
+    """Return the session of each minute: the last session that opened at or before it.
 
-    `minutes` are whole minutes since 1970, in any order. Gives, of the same shape, the minute of the session's
-    open and the exchange's date for the session (datetime64[D]). Outside the calendar, where no session is known,
-    these are the midnight and the date of New York.
+    Args:
+        asset: the asset of the symbol.
+        symbol: an underlying or a stock.
+        minutes: minutes since 1970, in any order.
+
+    Returns:
+        Two arrays of the shape of `minutes`: the minute of the session's open, and the exchange's date of the session
+        (datetime64[D]). For a minute outside the calendar these are the midnight and the date of New York.
     """
     book = _book(hours_of(asset, symbol))
     instants = minutes * _NS_PER_MINUTE
@@ -149,16 +154,16 @@ def anchors(asset: Literal["option", "stock"], symbol: str, minutes: Ints) -> tu
 
 
 def is_open(asset: Literal["option", "stock"], symbol: str, ns: int) -> bool:
-    """Whether the symbol trades at an instant; false in the pauses within a session, and outside the calendar."""
+    """Return whether the symbol trades at an instant. It is false in pauses of a session and outside the calendar."""
     book = _book(hours_of(asset, symbol))
     place = int(np.searchsorted(book.span_opens, ns, "right")) - 1
     return place >= 0 and bool(ns < book.span_closes[place])
 
 
 def in_regular_session(instants: Ints) -> npt.NDArray[np.bool_]:
-    """Which instants lie in a session of the stocks' exchange, from its open to its close (early on half-days).
+    """Return a mask of the instants that lie in a session of the stocks' exchange, from its open to its close.
 
-    Shape as given. An instant outside the calendar lies in none.
+    An instant outside the calendar lies in no session.
     """
     _, opens, closes = _stock_sessions()
     place = np.searchsorted(opens, instants, "right") - 1
@@ -167,7 +172,7 @@ def in_regular_session(instants: Ints) -> npt.NDArray[np.bool_]:
 
 
 class _Book(NamedTuple):
-    """Every session of one kind of hours, and every span of trading without a pause, both ascending."""
+    """All sessions for one kind of hours, and all spans of trading without a pause. Both are ascending."""
 
     days: Days
     opens: Ints
@@ -178,7 +183,7 @@ class _Book(NamedTuple):
 
 @cache
 def _stock_sessions() -> tuple[Days, Ints, Ints]:
-    """Return date, open and close of every session of the stocks' exchange."""
+    """Return the date, open and close of every session of the stocks' exchange."""
     table = pl.read_csv(_TABLE, schema={"date": pl.Date, "close": pl.String})
     special = table["date"].to_numpy()
     is_open = table["close"].is_not_null().to_numpy()
@@ -216,7 +221,7 @@ def _book(hours: Hours) -> _Book:
 
 
 def _nights(hours: Hours, days: Days) -> npt.NDArray[np.void]:
-    """The night hours of each session: `open`, `close` and `curb`, minutes from the session's midnight."""
+    """Return the night hours of each session: `open`, `close` and `curb`, in minutes from the session's midnight."""
     since = np.array([night.since for night in _NIGHTS], "datetime64[D]")
     table = np.array(
         [(night.open, night.close, night.curb) for night in _NIGHTS],
@@ -227,7 +232,7 @@ def _nights(hours: Hours, days: Days) -> npt.NDArray[np.void]:
 
 
 def _night_holidays(hours: Hours, days: Days) -> Days:
-    """Weekdays without a session on which there are night hours all the same."""
+    """Return the weekdays without a regular session that have night hours."""
     first = max(hours.nights, _HOLIDAY_NIGHT.since)
     if first > LAST_DAY:
         return days[:0]
@@ -237,12 +242,12 @@ def _night_holidays(hours: Hours, days: Days) -> Days:
 
 
 def _trades_at_night(holiday: date) -> bool:
-    """All holidays but Christmas, New Year's Day and Good Friday, as observed."""
+    """Return whether an observed holiday has night hours: all but Christmas, New Year's Day and Good Friday have."""
     good_friday = holiday.weekday() == 4 and holiday.month in (3, 4)
     return not good_friday and (holiday.month, holiday.day) not in _SHUT_AT_NIGHT
 
 
 def _midnight(days: Days) -> Ints:
-    """When each date begins in New York."""
+    """Return the instant at which each date begins in New York."""
     local = pl.Series(days).cast(pl.Datetime("ns")).dt.replace_time_zone("America/New_York")
     return local.to_physical().to_numpy()

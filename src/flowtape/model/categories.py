@@ -1,4 +1,4 @@
-"""What is known of the texts of Categorical columns, kept by the numbers that Polars gives them."""
+"""Cached properties of the texts of Categorical columns, indexed by the numbers that Polars gives the texts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import cast
 import polars as pl
 
 _HELD = pl.Series("texts", [], pl.Categorical)
-"""Polars numbers texts anew once no Categorical column is left. This one keeps the numbers for the whole process."""
+"""Polars renumbers texts once no Categorical column is left. This series keeps the numbers for the whole process."""
 
 
 class Judged:
-    """One judgement of texts, made once for each text that is met, from 1 up.
+    """One property of texts, a number from 1 up, computed once for each distinct text.
 
-    To judge a column of texts that were met before costs one look-up a row. May be called from several threads.
+    Later batches with the same texts cost one look-up a row. May be called from several threads.
     """
 
     def __init__(self) -> None:
@@ -22,12 +22,12 @@ class Judged:
         self._judgements = pl.Series(dtype=pl.UInt8)
 
     def greatest(self, values: pl.Series, judge: Callable[[pl.Series], pl.Series]) -> int:
-        """Return the greatest judgement of the texts of a column, 0 where it holds none.
+        """Return the greatest number among the texts of a column, or 0 where the column holds no text.
 
         Args:
-            values: type Categorical.
-            judge: gives the judgements (UInt8) of distinct texts (String). Called where a text was not met before,
-                with all texts of the column.
+            values: a Categorical column.
+            judge: returns the numbers (UInt8) of distinct texts (String). It is called with all distinct texts of the
+                column when one of them is new.
         """
         numbers, known = values.to_physical(), self._judgements
         last = cast("int | None", numbers.max())

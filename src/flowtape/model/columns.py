@@ -1,7 +1,7 @@
-"""Columns of a caller's frame → columns of prints, by what their type makes clear.
+"""Convert columns of a caller's frame to columns of prints.
 
-Each function takes a Polars series and returns one of the type that prints hold. What a type does not make clear is
-refused with `Fault`, and so is a value that does not fit; the row is named.
+Each function takes a Polars series and returns one of the type that prints hold. A type whose meaning is ambiguous,
+and a value that does not fit, raise `Fault` with the row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAIVE = "has no time zone; give it one, as with .dt.replace_time_zone('UTC') (pa
 
 
 class Fault(UsageError):
-    """A column, or a value in one, that cannot be part of a print. The text names column, row and value."""
+    """A column, or one of its values, is not valid in a print. The message names the column, the row and the value."""
 
     def __init__(self, column: str, what: str, row: int | None = None, value: object = None) -> None:
         where = f"column {column}" if row is None else f"column {column}, row {row + 1}: {value!r:.100}"
@@ -29,13 +29,13 @@ class Fault(UsageError):
 
 
 def polars_of(frame: Any) -> pl.DataFrame:
-    """Convert a caller's frame to a Polars frame.
+    """Return a caller's frame as a Polars frame.
 
     Args:
-        frame: a Polars frame or LazyFrame, a pandas frame, or anything with the Arrow C stream interface.
+        frame: a Polars frame or LazyFrame, a pandas frame, or an object with the Arrow C stream interface.
 
     Raises:
-        UsageError: for another type, and for a column that Polars cannot hold.
+        UsageError: the object has another type, or Polars cannot hold one of its columns.
     """
     if isinstance(frame, pl.DataFrame):
         return frame
@@ -62,7 +62,7 @@ def _of_pandas(frame: Any) -> pl.DataFrame:
 
 
 def usd(values: pl.Series) -> pl.Series:
-    """Prices in nanos, of floats or decimals in USD. NaN is null."""
+    """Return prices in nanos (1e-9 USD) from floats or decimals in USD. NaN becomes null."""
     dtype = values.dtype
     if dtype == pl.Null:
         return values.cast(pl.Int64)
@@ -84,7 +84,7 @@ def usd(values: pl.Series) -> pl.Series:
 
 
 def nanos_of(values: pl.Series, most: int) -> pl.Series:
-    """Amounts of at most `most` in nanos (1e-9), of integers, floats or decimals. NaN is null."""
+    """Return amounts in nanos (1e-9) from integers, floats or decimals up to `most`. NaN becomes null."""
     dtype = values.dtype
     if dtype == pl.Null:
         return values.cast(pl.Int64)
@@ -96,7 +96,7 @@ def nanos_of(values: pl.Series, most: int) -> pl.Series:
 
 
 def whole(values: pl.Series, what: str = "is not a whole number") -> pl.Series:
-    """Whole numbers in Int64, of integers, floats and decimals; `what` is said of another. NaN is null."""
+    """Return whole numbers as Int64 from integers, floats or decimals. `what` is the error for others. NaN is null."""
     dtype = values.dtype
     if dtype.is_integer() or dtype == pl.Null:
         return kept(values.cast(pl.Int64, strict=False), values, "is beyond 64 bits")
@@ -110,13 +110,13 @@ def whole(values: pl.Series, what: str = "is not a whole number") -> pl.Series:
 
 
 def instants(values: pl.Series, earliest: int, latest: int, what: str) -> pl.Series:
-    """Times with a zone as `Datetime("ns", "UTC")`.
+    """Return times with a time zone as `Datetime("ns", "UTC")`.
 
     Args:
         values: date-times of any unit.
-        earliest: the first instant that is taken, ns since 1970.
-        latest: the last.
-        what: what is said of another.
+        earliest: the first valid instant, in ns since 1970.
+        latest: the last valid instant, in ns since 1970.
+        what: the error message for an instant out of this range.
     """
     dtype = values.dtype
     if dtype == pl.Null:
@@ -135,7 +135,7 @@ def instants(values: pl.Series, earliest: int, latest: int, what: str) -> pl.Ser
 
 
 def dates(values: pl.Series) -> pl.Series:
-    """Dates, of dates or of date-times by their own calendar."""
+    """Return dates from dates or date-times. A date-time keeps the date of its own time zone."""
     dtype = values.dtype
     if isinstance(dtype, pl.Datetime):
         return values.dt.date()
@@ -145,14 +145,14 @@ def dates(values: pl.Series) -> pl.Series:
 
 
 def names(values: pl.Series, good: Callable[[str], bool], what: str, most: int, strip: str = "") -> pl.Series:
-    """Names in upper case, without blanks around them and without what is stripped off their start, as Categorical.
+    """Return names as Categorical, in upper case, without surrounding blanks and without the prefix `strip`.
 
     Args:
         values: text.
-        good: whether a name is one.
-        what: what is said of a name that is none.
-        most: how many distinct names there may be.
-        strip: characters that may lead a name and are no part of it.
+        good: returns whether a name is valid.
+        what: the error message for an invalid name.
+        most: the largest number of distinct names.
+        strip: characters to remove from the start of a name.
     """
     if values.dtype == pl.Null:
         return values.cast(pl.Categorical)
@@ -171,7 +171,7 @@ def names(values: pl.Series, good: Callable[[str], bool], what: str, most: int, 
 
 
 def chosen(values: pl.Series, kind: pl.Enum, choices: Mapping[str, str], what: str) -> pl.Series:
-    """One of some words, in any case, as `kind`; `choices` maps what may be written, in upper case, to the word."""
+    """Return words as `kind`; `choices` maps each accepted spelling, in upper case, to its word. Case is ignored."""
     if values.dtype in (kind, pl.Null):
         return values.cast(kind)
     if not isinstance(values.dtype, _TEXT):
@@ -186,7 +186,7 @@ def _named(dtype: pl.DataType) -> str:
 
 
 def kept(made: pl.Series, values: pl.Series, what: str) -> pl.Series:
-    """What was made of values, where none of them was lost."""
+    """Return `made`, converted from `values`, after a check that no value was lost."""
     if made.null_count() != values.null_count():
         refuse(values, made.is_null() & values.is_not_null(), what)
     return made.alias(values.name)

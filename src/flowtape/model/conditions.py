@@ -1,10 +1,10 @@
-"""Sale conditions of options and of stocks: one table, its families, and what each condition does.
+"""Sale conditions of options and stocks: one table with the family and the effect of each condition.
 
-Options: codes and mnemonics are OPRA's (OPRA Pillar Output Specification, message types). Stocks: codes are those of
-the tapes (CTA: CTS Output Specification, sale conditions; UTP: UTDF Specification, sale conditions), and so is which
-of them may set the high, low and last price. The numbers are those of Massive (its conditions reference) and of Nanex
-(as ThetaData and Cboe DataShop use them). The two assets share no letter: `O` cancels an option's print and marks a
-stock's opening cross.
+Codes and mnemonics of options are OPRA's (OPRA Pillar Output Specification, message types). Codes of stocks are those
+of the tapes (CTA: CTS Output Specification, sale conditions; UTP: UTDF Specification, sale conditions); these also
+define which conditions may set the high, low and last price. The numbers are those of Massive (its conditions
+reference) and of Nanex (as ThetaData and Cboe DataShop use them). A code can differ by asset: `O` cancels an option's
+print and marks a stock's opening cross.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from flowtape.model.prints import CONDITION_NAMES, SETS_ENDS, SETS_RANGE, Condit
 
 
 class SaleCondition(NamedTuple):
-    """One sale condition of one asset: its code and name, its family, and the vendors' numbers for it.
+    """One sale condition of one asset: its code, name and family, and the vendors' numbers for it.
 
-    `code` is empty where only vendors have a number for it. `price_flags` say whether a print may set the high and
-    low (`SETS_RANGE`) and the open and close (`SETS_ENDS`) of its minute; an extended-hours print may only outside
+    `code` is empty where only vendors have a number for it. `price_flags` says whether a print may set the high and low
+    (`SETS_RANGE`) and the open and close (`SETS_ENDS`) of its minute. An extended-hours print may set them only outside
     the regular session.
     """
 
@@ -42,15 +42,15 @@ FAMILIES = (
     "unknown", "regular", "auction", "multileg", "cross", "floor", "late", "compression", "extended", "cancel",
     "elsewhere", "official",
 )  # fmt: skip
-"""The place of a family is its number in a store: families are only ever added at the end."""
+"""The position of a family is its number in a store. Add new families only at the end."""
 Family = pl.Enum(FAMILIES)
 CANCEL, OFFICIAL = "cancel", "official"
 _MID = {
     "option": ("cross", "floor", "late", "compression"),
     "stock": ("auction", "elsewhere", "late"),
 }
-"""Families whose quote says nothing of the aggressor: counted, side `mid`. An auction of options improves a price
-inside the quote, an auction of stocks is an exchange's cross: only the latter is one of them."""
+"""Families whose prints count with side `mid`, because their quote does not tell the aggressor. An auction of stocks is
+an exchange's cross and belongs here; an auction of options improves a price inside the quote and does not."""
 _BOTH = SETS_RANGE | SETS_ENDS
 
 
@@ -147,7 +147,7 @@ CONDITIONS = (
     _stock("9", "STK_CORRECTED_CLOSE", "official", 0, (38,), (117,)),
     _stock("", "STK_DETAIL", "official", 0, (55,), (26, 27)),
 )
-"""Of several conditions of a stock's print that do the same, the one listed first stands for them."""
+"""Where several conditions of a stock's print have the same effect, the print gets the one listed first."""
 
 CONSEQUENCE = {
     "option": (
@@ -155,15 +155,15 @@ CONSEQUENCE = {
     ),
     "stock": ("official", "cancel", "late", "auction", "elsewhere", "regular", "unknown"),
 }  # fmt: skip
-"""Where a trade has several conditions, the one whose family comes first here stands for it: left out, then `mid`,
-then by rule."""
+"""Priority of families where a trade has several conditions: first those that are left out, then those with side
+`mid`, then those that the rule classifies."""
 
 BY_NAME = {condition.name: condition for condition in CONDITIONS}
 OPTION_NAMES = ("unknown", *(one.name for one in CONDITIONS if one.asset == "option"))
 STOCK_NAMES = (
     "unknown", *(one.name for one in CONDITIONS if one.asset == "stock" or one.family == CANCEL)
 )  # fmt: skip
-"""What a stock's print may have: cancels are named alike for both assets, and have no code among stocks."""
+"""The conditions that a stock's print may have. Cancels have the same name for both assets, and no code of stocks."""
 _OPTIONS = {name: BY_NAME[name] for name in OPTION_NAMES[1:]}
 BY_CODE = {condition.code: name for name, condition in _OPTIONS.items()}
 BY_MASSIVE = {number: name for name, condition in _OPTIONS.items() for number in condition.massive}
@@ -179,11 +179,11 @@ FAMILY_OF = {name: BY_NAME[name].family if name in BY_NAME else "unknown" for na
 UNSIDED = tuple(
     one.name for one in CONDITIONS if one.family in (*_MID[one.asset], CANCEL, OFFICIAL)
 )  # fmt: skip
-"""Conditions under which no rule decides a side."""
+"""Conditions whose prints are always `mid`."""
 TABLE_DIGEST = hashlib.sha256(
     ";".join(f"{name}={family}{'!' * (name in UNSIDED)}" for name, family in FAMILY_OF.items()).encode()
 ).hexdigest()[:16]
-"""A digest of what the table says of family and side: equal for two versions that classify every print alike."""
+"""A digest of the families and sides in the table. Versions with equal digests classify every print alike."""
 
 
 def _families_of(asset: str) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ def _families_of(asset: str) -> tuple[str, ...]:
 
 
 FAMILIES_OF = {asset: _families_of(asset) for asset in ("option", "stock")}
-"""The families that prints of an asset may count under."""
+"""The families that occur in prints of an asset."""
 
 
 def _flags_of(name: str) -> int:
@@ -222,28 +222,28 @@ def _is_of(family: str, condition: str) -> pl.Expr:
 
 
 def family(condition: str = "condition") -> pl.Expr:
-    """The family of each print's sale condition, type `Family`."""
+    """Return the family of each print's sale condition, type `Family`."""
     return _looked_up(_FAMILY_NUMBERS, condition).cat.to(Family).alias("family")
 
 
 def is_cancel(condition: str = "condition") -> pl.Expr:
-    """True where a row cancels an earlier print and is itself none."""
+    """Return true where a row cancels an earlier print. Such a row is not a print."""
     return _is_of(CANCEL, condition).alias("cancel")
 
 
 def is_official(condition: str = "condition") -> pl.Expr:
-    """True where a row repeats a stock's print (an official open or close) and is itself none."""
+    """Return true where a row repeats a stock's print (an official open or close). Such a row is not a print."""
     return _is_of(OFFICIAL, condition).alias("official")
 
 
 def price_flags(condition: str = "condition") -> pl.Expr:
-    """The `price_flags` of prints by their one condition; an extended-hours print's are those outside the regular
-    session."""
+    """Return the `price_flags` of prints that have one condition. An extended-hours print gets those that hold outside
+    the regular session."""
     return _looked_up(_FLAGS, condition).alias("price_flags")
 
 
 def without_official(prints: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
-    """Prints without the rows that repeat a print; each condition left out is noted, with how many rows."""
+    """Return prints without the rows that repeat a print. `notes` counts the omitted rows of each condition."""
     official = prints.select(is_official()).to_series()
     if not official.any():
         return prints
@@ -254,8 +254,8 @@ def without_official(prints: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
 
 
 def from_numbers(numbers: pl.Expr, vendor: str) -> pl.Expr:
-    """A vendor's numbers (`massive` or `nanex`) for conditions of options as the one vocabulary; a number without a
-    name, or none, is `unknown`."""
+    """Return the names of a vendor's numbers (`massive` or `nanex`) for conditions of options. A null, or a number
+    without a name, becomes `unknown`."""
     table = BY_MASSIVE if vendor == "massive" else BY_NANEX
     names = numbers.cast(pl.Int64, strict=False).replace_strict(
         table, default="unknown", return_dtype=Condition
@@ -264,15 +264,15 @@ def from_numbers(numbers: pl.Expr, vendor: str) -> pl.Expr:
 
 
 def from_text(text: pl.Expr) -> pl.Expr:
-    """OPRA's one-letter codes or mnemonics as the one vocabulary; null or empty is `unknown`, and a text
-    that is neither stays null, for the reader to report."""
+    """Return the names of OPRA's one-letter codes or mnemonics. Null or empty becomes `unknown`. Any other text becomes
+    null, and the reader reports it."""
     table = {**BY_CODE, **{name: name for name in OPTION_NAMES}, "": "unknown"}
     names = text.fill_null("").replace_strict(table, default=None, return_dtype=Condition)
     return names.alias("condition")
 
 
 def weightiest(names: Iterable[str], asset: Literal["option", "stock"]) -> str:
-    """The condition that stands for a print with several; `unknown` where there is none."""
+    """Return the condition that a print with several conditions gets; `unknown` where it has none."""
     order = CONSEQUENCE[asset]
     return min(names, key=lambda name: (order.index(FAMILY_OF[name]), _PLACE[name]), default="unknown")
 
@@ -284,12 +284,12 @@ _TOKEN = re.compile(r"[^\s,;|\[\](){}'\"]+")
 _NANEX_NONE = "255"
 _UTP = ("C", "3")
 _MOST_UNKNOWN = 100
-"""Codes without a name that are noted by themselves; further ones are noted together."""
+"""The largest number of unknown codes that are noted one by one. Further codes share one note."""
 
 
 class _Stock(NamedTuple):
-    """What a text of codes says: the condition that stands, the price flags in the regular session and outside it,
-    and the codes that are not known."""
+    """The meaning of a text of codes: the condition, the price flags in the regular session and outside it, and the
+    unknown codes."""
 
     condition: str
     regular: int
@@ -304,12 +304,18 @@ def stock_conditions(
     vocabulary: Vocabulary = "codes",
     tape: pl.Series | None = None,
 ) -> pl.DataFrame:
-    """The `condition` and `price_flags` of stock prints, from a text of one or more codes or numbers for each.
+    """Return the `condition` and `price_flags` of stock prints.
 
-    Codes may stand together (`@FTI`) or apart (`@ F I`, `['@', 'I']`), numbers stand apart; a blank text is a regular
-    sale. `ts` are the prints' instants. `tape` is `C` (or `3`) for UTP's letters, anything else for CTA's: they differ
-    in `B`, a bunched trade of UTP and an average price of CTA, which is also what it is taken for without a tape. What
-    is not known is counted in `notes`, by its code. `price_flags` are those that every code grants.
+    `price_flags` are those that every code of the print grants.
+
+    Args:
+        texts: one or more codes or numbers for each print. Codes may stand together (`@FTI`) or apart (`@ F I`,
+            `['@', 'I']`); numbers stand apart. A blank text is a regular sale.
+        ts: the instants of the prints.
+        notes: counts unknown codes, by code.
+        vocabulary: the vocabulary of the texts.
+        tape: `C` or `3` for UTP's letters, anything else for CTA's. They differ in `B`, which is a bunched trade in UTP
+            and an average price in CTA. Without a tape, CTA's letters are used.
     """
     if texts.is_empty():
         return pl.DataFrame(schema={"condition": Condition, "price_flags": pl.UInt8})
@@ -333,7 +339,7 @@ def stock_conditions(
 
 
 def _stock_of(text: str, vocabulary: Vocabulary) -> _Stock:
-    """What one text says; a UTP text begins with a NUL."""
+    """Return the meaning of one text. A UTP text begins with a NUL."""
     names, unknown = [], []
     for code in _codes(text.removeprefix("\0"), vocabulary):
         name = _name_of(code, vocabulary, utp=text.startswith("\0"))
@@ -356,7 +362,7 @@ def _codes(text: str, vocabulary: Vocabulary) -> list[str]:
         return [token for token in tokens if token != _NANEX_NONE]
     if vocabulary == "massive":
         return tokens
-    # The tapes give up to four letters together; two digits together are a vendor's number.
+    # The tapes write up to four letters together. Two digits together are one number of a vendor.
     return [
         code
         for token in tokens

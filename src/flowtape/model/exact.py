@@ -1,7 +1,7 @@
-"""Whole numbers beyond 64 bits in NumPy, which has none.
+"""Integers beyond 64 bits in NumPy.
 
-A product is kept as two columns of 64 bits: `high`·2^32 + `low`. A product itself has 0 ≤ low < 2^32. Adding up each
-column by itself adds up the numbers, so sums of up to 2^31 products are exact, whatever their size and order.
+A product is kept as two columns of 64 bits, with the value `high`·2^32 + `low` and 0 ≤ low < 2^32. Each column is
+summed by itself, so sums of up to 2^31 products are exact, whatever their size and order.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[Any]
-"""Whole numbers: 64-bit integers, or Python's integers (dtype object) where one is too large."""
+"""64-bit integers, or Python integers (dtype object) where one is too large for them."""
 
 BITS = 32
 _MASK = 2**BITS - 1
 _SAFE = 2**60
-"""Up to here a few numbers add up within 64 bits."""
+"""A few numbers up to this one have a sum within 64 bits."""
 _NARROW = 2**46
-"""Factors below this have a product that `product` can hold."""
+"""`product` accepts factors below this one."""
 
 
 def product(one: Ints, other: Ints) -> tuple[Ints, Ints]:
-    """The products of two columns as (high, low). Factors are from 0 to 2^46."""
+    """Return the products of two columns as (high, low). Factors are from 0 to 2^46."""
     one_high, one_low = one >> BITS, one & _MASK
     other_high, other_low = other >> BITS, other & _MASK
-    # Two halves of 32 bits fill 64 bits without a sign.
+    # The product of two 32-bit halves needs all 64 bits, so it is unsigned.
     lowest = one_low.astype(np.uint64) * other_low.astype(np.uint64)
     middle = one_high * other_low + one_low * other_high + (lowest >> np.uint64(BITS)).astype(np.int64)
     high: Ints = ((one_high * other_high) << BITS) + middle
@@ -36,12 +36,12 @@ def product(one: Ints, other: Ints) -> tuple[Ints, Ints]:
 
 
 def carried(high: Ints, low: Ints) -> tuple[Ints, Ints]:
-    """The same numbers with 0 ≤ low < 2^32: equal numbers have equal columns then."""
+    """Return the same numbers with 0 ≤ low < 2^32, so that equal numbers have equal columns."""
     return high + (low >> BITS), low & _MASK
 
 
 def joined(high: Ints, low: Ints) -> Numbers:
-    """The numbers high·2^32 + low: 64-bit integers where a few of them add up within 64 bits."""
+    """Return the numbers high·2^32 + low, as 64-bit integers where a few of them have a sum within 64 bits."""
     high, low = carried(high, low)
     limit = _SAFE >> BITS
     if not len(high) or (int(high.max()) < limit and int(high.min()) >= -limit):
@@ -51,25 +51,25 @@ def joined(high: Ints, low: Ints) -> Numbers:
 
 
 def numbers(values: Iterable[int]) -> Numbers:
-    """Python's integers as an array: 64-bit integers where a few of them add up within 64 bits."""
+    """Return Python integers as an array, of 64-bit integers where a few of them have a sum within 64 bits."""
     made = np.array(list(values), dtype=object)
     return made if _largest(made) > _SAFE else made.astype(np.int64)
 
 
 def times(values: Numbers, factor: int) -> Numbers:
-    """Each number multiplied by a positive factor."""
+    """Return each number multiplied by a positive factor."""
     fits = _largest(values) <= _SAFE // factor
     return values * factor if fits else values.astype(object) * factor
 
 
 def total(values: Numbers) -> int:
-    """The sum of all numbers."""
+    """Return the sum of all numbers."""
     fits = _largest(values) * len(values) < 2**63
     return int(values.sum() if fits else values.astype(object).sum())
 
 
 def square_sums(values: Ints, begin: Ints, end: Ints) -> Numbers:
-    """The sum of the squares of `values[begin[i]:end[i]]` for each i."""
+    """Return the sum of the squares of `values[begin[i]:end[i]]` for each i."""
     sizes = np.abs(values)
     columns = product(sizes, sizes) if _largest(values) < _NARROW else (sizes.astype(object) ** 2,)
     running = [np.append(0, np.cumsum(column)) for column in columns]
@@ -78,5 +78,5 @@ def square_sums(values: Ints, begin: Ints, end: Ints) -> Numbers:
 
 
 def _largest(values: Numbers) -> int:
-    """The size of the largest number."""
+    """Return the largest absolute value."""
     return max(int(values.max()), -int(values.min())) if len(values) else 0

@@ -1,8 +1,8 @@
 """Prices as integers: the one rounding rule of all readers, feeds and frames.
 
-A source's price is read as a whole number of 1e-9 USD ("nanos"), the finest unit of any source; the binary noise of a
-float (`40.480000000000004`) is smaller and vanishes there. A print holds whole units of 1/10,000 USD. Nanos become
-units by rounding half to even, so that a text `1.25005`, a float 1.25005 and the integer 1250050000 give one number.
+A source's price is read as a whole number of 1e-9 USD ("nanos"), the finest unit of any source. The binary noise of a
+float (`40.480000000000004`) is smaller than that and is removed. A print holds whole units of 1/10,000 USD. Nanos are
+rounded half to even to units, so the text `1.25005`, the float 1.25005 and the integer 1250050000 give the same number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PRICE_SCALE = 10_000
 NANOS = 100_000
 """Nanos (1e-9 USD) per price unit."""
 MAX_PRICE = 10**11
-"""Ten million USD a share, in price units; above it a price is taken for garbage."""
+"""The largest valid price in price units: ten million USD a share."""
 MAX_NANOS = MAX_PRICE * NANOS
 
 ROUNDED = "prices rounded to 1/10,000 USD"
@@ -30,26 +30,26 @@ SIDE_LOST = "prints at the middle of the quote once rounded to 1/10,000 USD: sid
 _NOISE = 5e-6
 """Half a nano, in price units."""
 _FLOAT_ERROR = 2.0**-50
-"""Relative error of a float after a multiplication, with a margin: it exceeds half a nano above 560,000 USD."""
+"""The relative error of a float after a multiplication, with a margin. It exceeds half a nano above 560,000 USD."""
 _EXACT = 5e9
-"""Up to here, in price units, the error of a float is far below half a nano."""
+"""Up to this many price units, the error of a float is far below half a nano."""
 _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts", "quote_seq")
 _COUNTED = {ROUNDED: ("price",), QUOTES_ROUNDED: ("bid", "ask"), UNDERLYING_ROUNDED: ("underlying",)}
 
 Note = Callable[[str, int], None]
-"""Receives the name of what was found, and how often."""
+"""A function that receives the name of a finding and how often it occurred."""
 
 
 def nanos(usd: pl.Expr, unit: float = 1.0) -> pl.Expr:
-    """Convert amounts to whole nanos (1e-9 USD).
+    """Return amounts in whole nanos (1e-9 USD).
 
     Args:
         usd: floats, in `unit`.
         unit: USD per unit of the source.
 
     Returns:
-        Int64, to the nearest; null where the amount is not a finite number of 64 bits. Exact for every decimal of at
-        most nine places up to 560,000 USD; above it a decimal of four places stays exact.
+        Int64, rounded to the nearest; null where the amount is not finite or does not fit 64 bits. The result is exact
+        for decimals of up to nine places up to 560,000 USD. Above it, decimals of up to four places are exact.
     """
     amount = usd.cast(pl.Float64, strict=False)
     in_units = amount * (unit * PRICE_SCALE)
@@ -60,15 +60,15 @@ def nanos(usd: pl.Expr, unit: float = 1.0) -> pl.Expr:
 
 
 def whole_units(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame | None:
-    """Convert amounts in USD to price units where every one is a whole number of them.
+    """Return amounts in price units, if all of them are whole numbers of units.
 
     Args:
-        frame: holds the columns `names`, Float64.
-        names: the columns.
+        frame: has the columns `names`, in USD, Float64.
+        names: the columns to convert.
 
     Returns:
-        These columns as Int64, equal to what `nanos` and `units` give; None where an amount is finer, not finite, or
-        so large that its float is not exact to half a nano.
+        These columns as Int64, equal to the result of `nanos` and `units`. None where an amount is finer, is not
+        finite, or is so large that its float is not exact to half a nano.
     """
     made = [_whole_units(frame[name]) for name in names]
     whole = [values for values in made if values is not None]
@@ -76,11 +76,11 @@ def whole_units(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame | Non
 
 
 def _whole_units(amounts: pl.Series) -> pl.Series | None:
-    """See `whole_units`. `floor` costs a fifth of what `round` does."""
+    """Return one column as `whole_units` does. `floor` costs a fifth of `round`."""
     in_units = amounts * PRICE_SCALE
     whole = (in_units + 0.5).floor()
     rest = in_units - whole
-    # The sum of numbers with a NaN among them is NaN; the least and the greatest leave it out.
+    # A NaN makes the sum NaN. The minimum and the maximum ignore it.
     proofs = (
         (in_units.min(), -_EXACT, in_units.max(), _EXACT),
         (rest.min(), -_NOISE, rest.max(), _NOISE),
@@ -97,12 +97,9 @@ def _whole_units(amounts: pl.Series) -> pl.Series | None:
 
 
 def shortest_floats(frame: pl.DataFrame) -> pl.DataFrame:
-    """Replace floats of fewer than 64 bits by the shortest decimals that give them.
+    """Return the frame with every Float32 and Float16 column as Float64.
 
-    The Float32 nearest to 5012.35 is 5012.35009765625; whoever wrote it meant 5012.35.
-
-    Returns:
-        The frame with every Float32 and Float16 column as Float64.
+    Each value becomes the shortest decimal that rounds to it: the Float32 5012.35009765625 becomes 5012.35.
     """
     short = [name for name, dtype in frame.schema.items() if dtype == pl.Float32]
     # Polars writes a Float16 with the digits of a Float32; NumPy writes the shortest text.
@@ -117,14 +114,14 @@ def shortest_floats(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def units(amount: pl.Expr, unit: int = NANOS) -> pl.Expr:
-    """Round nanos (1e-9 USD, Int64) half to even to price units; `unit` is what makes one, an even number."""
+    """Return nanos (1e-9 USD, Int64) rounded half to even to price units; `unit` is the nanos of one unit, even."""
     whole, rest = amount // unit, amount % unit
     up = (rest > unit // 2) | ((rest == unit // 2) & (whole % 2 == 1))
     return whole + up.cast(pl.Int64)
 
 
 def beyond(price: pl.Series, size: pl.Series, limit: int) -> pl.Series | None:
-    """Which products of a price and a size are greater than a limit; None where none is."""
+    """Return a mask of the rows whose price x size is greater than a limit, or None where there is no such row."""
     dearest, largest = price.max(), size.max()
     if not isinstance(dearest, int) or not isinstance(largest, int) or dearest * largest <= limit:
         return None
@@ -133,18 +130,17 @@ def beyond(price: pl.Series, size: pl.Series, limit: int) -> pl.Series | None:
 
 
 def rounded(prints: pl.DataFrame, note: Note) -> pl.DataFrame:
-    """Round the prices of prints and of their quotes from nanos to price units.
+    """Return prints with the prices of trades and quotes rounded from nanos to price units.
 
-    Prices that are finer than a unit are counted. Rounding never gives a print a side that its exact price does not
-    have: where it would, the quote is left out, and the print is `mid`. Where rounding moves a print to the middle of
-    its quote, which makes it `mid`, that is counted.
+    Rounding never gives a print a side that its exact price does not have. Where it would, the quote is removed and the
+    print is `mid`. Where rounding moves a print to the middle of its quote, the print is `mid` and is counted.
 
     Args:
-        prints: those of the columns `price`, `bid`, `ask` and `underlying` that are there are Int64 nanos.
-        note: called for each kind of finer price that is found.
+        prints: those of the columns `price`, `bid`, `ask` and `underlying` that it has are Int64 nanos.
+        note: is called for each kind of price finer than a unit.
 
     Returns:
-        The same rows and columns, prices in units of 1/10,000 USD.
+        The same rows and columns, with prices in units of 1/10,000 USD.
     """
     names = [name for name in ("price", "bid", "ask", "underlying") if name in prints.columns]
     finer = prints.select((pl.col(name) % NANOS != 0).fill_null(value=False) for name in names)
@@ -169,7 +165,7 @@ def rounded(prints: pl.DataFrame, note: Note) -> pl.DataFrame:
 
 
 def _side() -> pl.Expr:
-    """The quote rule: +1 above the middle, −1 below it, 0 at the middle or without a valid quote."""
+    """Return +1 above the middle of the quote, −1 below it, and 0 at the middle or without a valid quote."""
     price, bid, ask = pl.col("price"), pl.col("bid"), pl.col("ask")
     valid = ((bid >= 0) & (ask > 0) & (ask >= bid)).fill_null(value=False)
     return pl.when(valid).then(((price - bid) - (ask - price)).sign()).otherwise(0)

@@ -1,9 +1,9 @@
-"""What a print is: its columns, types and units; checks and facts of a frame of them.
+"""The columns, types and units of prints, and checks of a frame of prints.
 
-A print is one trade of one contract (or one stock) with the quote that stood before it. Frames of prints
-carry the columns of `SCHEMA`, in that order. Prices, quotes, strikes and underlying mids are integers of
-1/10,000 USD, so that "at the ask" and "exactly mid" are exact and sums do not depend on order or batch. Sizes are whole
-contracts of options and integers of 1/10,000 share of stocks (`SIZE_SCALE`).
+A print is one trade of one contract (or one stock) with its prevailing quote. Frames of prints have the columns of
+`SCHEMA`, in that order. Prices, quotes, strikes and underlying mids are integers of 1/10,000 USD. Comparisons such as
+"at the ask" and "exactly mid" are therefore exact, and sums do not depend on order or batch. Sizes are whole contracts
+of options and integers of 1/10,000 share of stocks (`SIZE_SCALE`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIZES = ("size", "bid_size", "ask_size")
 MAX_SIZE = 2**31 - 1
 """The largest size of a print, in contracts or shares."""
 MAX_NOTIONAL = 10**12
-"""The largest price x size of a print, in USD (a million million), without the contract multiplier."""
+"""The largest price x size of a print, in USD (10^12), without the contract multiplier."""
 TOO_LARGE = "price x size is beyond a million million USD"
 """The reason given for a print whose value exceeds `MAX_NOTIONAL`."""
 SIZES_ROUNDED = "sizes rounded to 1/10,000 share"
@@ -50,8 +50,8 @@ LIMITS = {
     "size": (1, MAX_SIZE * SIZE_SCALE["stock"]),
     **dict.fromkeys(("bid_size", "ask_size"), (0, 2**53)),
 }
-"""The least and the greatest value of columns of prints, in their own units. Of an option's size `MAX_SIZE` is the
-greatest."""
+"""The least and the greatest valid value of columns of prints, in their own units. An option's size is limited by
+`MAX_SIZE`."""
 _BOUNDS = {
     "strike": "is not a strike above 0 and below 100,000 USD",
     "price": "is not a price from 0 to 10,000,000 USD",
@@ -62,7 +62,7 @@ _BOUNDS = {
 NEW_YORK = ZoneInfo("America/New_York")
 """The time zone of trading days."""
 FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2099, 12, 31)
-"""The dates of the exchanges' calendar: no other is taken."""
+"""The first and the last date of the exchanges' calendar. Other dates are invalid."""
 DAY_NS = 86_400 * 10**9
 """Nanoseconds in 24 hours."""
 EARLIEST = (FIRST_DAY - date(1970, 1, 1)).days * DAY_NS
@@ -93,14 +93,14 @@ CONDITION_NAMES = (
     "STK_SOLD_LAST", "STK_SOLD", "STK_BUNCHED_SOLD", "STK_EXTENDED_SOLD", "STK_STOPPED_LAST",
     "STK_STOPPED_SOLD", "STK_OFFICIAL_CLOSE", "STK_OFFICIAL_OPEN", "STK_CORRECTED_CLOSE", "STK_DETAIL",
 )  # fmt: skip
-"""The one vocabulary for sale conditions: OPRA's mnemonics, and names for those of stocks (`STK_…`), see `conditions`.
-The place of a name is its number in a store: names are only ever added at the end."""
+"""The vocabulary of sale conditions: OPRA's mnemonics for options, names `STK_…` for stocks (see `conditions`). The
+position of a name is its number in a store. Add new names only at the end."""
 Condition = pl.Enum(CONDITION_NAMES)
 """The type of the column `condition`."""
 
 QUOTE_CLASSES = ("none", "sampled", "joined", "own")
-"""How a print got its quote, weakest first: it has none; joined from samples of the quotes (`cbbo-1s`); joined from
-every quote; in the print's own row. The place of a name is its number in a store."""
+"""The origin of a print's quote, weakest first: no quote; a join with samples of the quotes (`cbbo-1s`); a join with
+every quote; the print's own row. The position of a name is its number in a store."""
 QuoteClass = pl.Enum(QUOTE_CLASSES)
 """The type of the column `quote_class`."""
 SETS_RANGE, SETS_ENDS = 1, 2
@@ -131,9 +131,9 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "underlying": pl.Int64,
     "price_flags": pl.UInt8,
 }
-"""`copy` numbers equal rows without a sequence (`seq` 0) from 1; `corrects` is 1 where the source marks the row as one
-that replaces another of its sequence number; `quote_seq` is the quote's own sequence number, null when unknown;
-`price_flags` (`SETS_RANGE`, `SETS_ENDS`) counts for stocks only."""
+"""`copy` numbers equal rows without a sequence (`seq` 0) from 1. `corrects` is 1 where the source marks the row as a
+correction of another row with its sequence number. `quote_seq` is the quote's own sequence number, null when unknown.
+`price_flags` (`SETS_RANGE`, `SETS_ENDS`) applies to stocks only."""
 _TYPES = pl.DataFrame(schema=SCHEMA).schema
 _FILLED = {
     "seq": 0,
@@ -144,13 +144,13 @@ _FILLED = {
     "quote_class": None,
 }
 REQUIRED = ("ts", "asset", "symbol", "root", "price", "size", "condition", "venue")
-"""The columns that hold no null."""
+"""The columns without nulls."""
 PARTS = ("expiry", "right", "strike")
-"""What an option has beside its root; null for a stock."""
+"""The columns that, with the root, name an option's contract. They are null for a stock."""
 CONTRACT = ("asset", "symbol", "root", "expiry", "right", "strike")
 """The columns that name a contract or a stock."""
 IDENTITY = ("venue", *CONTRACT, "ts", "seq", "price", "size", "condition", "copy")
-"""With the source, what makes a row itself: the same row seen twice counts once."""
+"""The columns that, with the source, identify a row. Rows that agree in them are duplicates and count once."""
 
 _INDEX_ROOTS = {"SPXW": "SPX", "VIXW": "VIX", "NDXP": "NDX", "RUTW": "RUT", "SPXPM": "SPX", "MRUTW": "MRUT",
                 "BRKB": "BRK.B", "BFB": "BF.B"}  # fmt: skip
@@ -159,26 +159,26 @@ _ADJUSTED = re.compile(r"^\d?([A-Z][A-Z./]*?)\d?$")
 OSI = r"^(?:O:)?([A-Z0-9][A-Z0-9./]{0,5}?) *([0-9]{6})([CP])([0-9]{8})$"
 """An option's contract as one text: its root (padded or not), expiry (YYMMDD), right and strike in 1/1,000 USD."""
 LIKE_OPTION = r"^\.?(?:O:)?[A-Z0-9][A-Z0-9./]{0,6}? *_?[0-9]{6}[CP][0-9.]+$"
-"""What no stock is called: an OSI symbol, or the same contract as other programs write it (`.SPY260515C500`)."""
+"""Texts that are never a stock's symbol: an OSI symbol, or the same contract in another spelling (`.SPY260515C500`)."""
 _LIKE_OPTION = re.compile(LIKE_OPTION)
 SYMBOL_LENGTH = 32
 """The greatest length of a symbol or a root, in characters."""
 _PUNCTUATION = "./=+*#$!@&~_:"
-"""What exchanges and vendors put into a symbol besides letters and digits: classes (`BRK.B`, `BRK/B`), preferred
+"""The characters besides letters and digits in symbols of exchanges and vendors: classes (`BRK.B`, `BRK/B`), preferred
 shares, units, warrants and rights (`-`, `=`, `+`, `^`), futures (`ES=F`, `/ES`), pairs (`BTC-USD`, `X:BTCUSD`)."""
 SYMBOL_PATTERN = f"^[A-Z0-9{_PUNCTUATION}-][A-Z0-9{_PUNCTUATION}^-]{{0,{SYMBOL_LENGTH - 1}}}$"
-"""What a symbol is, for readers, the API and the OpenAPI document: 1 to 32 characters, no letter in lower case. The
-syntax is common to Python, Polars and ECMAScript."""
+"""The syntax of a symbol in readers, the API and the OpenAPI document: 1 to 32 characters, no lower case. The regular
+expression is valid in Python, Polars and ECMAScript."""
 _SYMBOL = re.compile(SYMBOL_PATTERN[1:-1])
 
 
 MAX_NAMES = {"symbol": 100_000, "root": 100_000, "venue": 5_000}
-"""How many distinct names a column may have in a batch. OPRA has about 6,000 roots, the stock tapes 12,000 symbols; a
-process keeps every name for good, so that text of another kind would fill its memory."""
+"""The largest number of distinct names of a column in a batch. OPRA has about 6,000 roots, the stock tapes 12,000
+symbols. A process keeps every name for good, so the limit bounds its memory."""
 
 
 def check_distinct(names: pl.Series, column: str, file: str = "") -> None:
-    """Raise `TapeError` where there are more distinct names than `MAX_NAMES` says of a column of prints."""
+    """Raise `TapeError` if a column of prints has more distinct names than `MAX_NAMES` allows."""
     if len(names) > MAX_NAMES[column]:
         some = ", ".join(map(repr, names.head(3)))
         what = f"more than {MAX_NAMES[column]:,} distinct names as {column} ({some}, …): is it really one?"
@@ -188,24 +188,24 @@ def check_distinct(names: pl.Series, column: str, file: str = "") -> None:
 NAME_LENGTH = 32
 """The greatest length of a venue's name, in characters."""
 NAME_PATTERN = f"^[ -~]{{0,{NAME_LENGTH}}}$"
-"""What a venue's name is: up to 32 printable ASCII characters."""
+"""The syntax of a venue's name: up to 32 printable ASCII characters."""
 _NAME = re.compile(NAME_PATTERN[1:-1])
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is a name by `NAME_PATTERN`."""
+    """Return whether a text matches `NAME_PATTERN`."""
     return _NAME.fullmatch(text) is not None
 
 
 @lru_cache(131_072)
 def is_symbol(text: str) -> bool:
-    """Whether a text is a symbol by `SYMBOL_PATTERN`."""
+    """Return whether a text matches `SYMBOL_PATTERN`."""
     return _SYMBOL.fullmatch(text) is not None
 
 
 @lru_cache(65_536)
 def underlying_of(root: str) -> str:
-    """Map an OPRA root to its underlying: `SPXW` → `SPX`, `AAPL1` → `AAPL`, `2SPX` → `SPX`, `BRKB` → `BRK.B`."""
+    """Return the underlying of an OPRA root: `SPXW` → `SPX`, `AAPL1` → `AAPL`, `2SPX` → `SPX`, `BRKB` → `BRK.B`."""
     name = root.strip().upper().lstrip("^")
     found = _ADJUSTED.match(name)
     name = found.group(1) if found else name
@@ -213,7 +213,7 @@ def underlying_of(root: str) -> str:
 
 
 def underlyings(roots: pl.Series) -> pl.Series:
-    """`underlying_of` for a column of roots; as many calls as there are distinct roots."""
+    """Return the underlying of each root of a column. `underlying_of` is called once for each distinct root."""
     names = roots.cast(pl.String)
     distinct = names.unique().drop_nulls()
     check_distinct(distinct, "root")
@@ -222,28 +222,28 @@ def underlyings(roots: pl.Series) -> pl.Series:
 
 
 def conform(frame: Any) -> pl.DataFrame:
-    """Convert a caller's frame to prints, and check every row.
+    """Return a caller's frame as prints, after a check of every row.
 
-    The least columns are `ts`, `symbol`, `price` and `size`, and of options `expiry`, `right` and `strike`. Without the
-    column `asset`, rows with a strike are options. A frame may have `root` in place of `symbol`, and the
-    reverse. An absent `condition` becomes "unknown", an absent `venue` empty.
+    The required columns are `ts`, `symbol`, `price` and `size`, and for options `expiry`, `right` and `strike`. Without
+    the column `asset`, rows with a strike are options. A frame may have `root` in place of `symbol`, and the reverse.
+    An absent `condition` becomes "unknown", an absent `venue` empty.
 
-    Columns that `SCHEMA` does not name are left out. Absent optional columns are filled as `arranged` says. A type that
-    makes its meaning clear is converted. The type of `price` gives the unit of all prices of the frame: an integer is
-    1/10,000 USD, a float or decimal is USD. The type of `size` gives the unit of all its sizes: an integer is contracts
-    of options and 1/10,000 share of stocks, a float or decimal is contracts or shares. A time has any zone. Names may
-    be in lower case. A price finer than 1/10,000 USD is rounded as `prices.rounded` says, a size finer than 1/10,000
-    share half to even; a warning counts them.
+    Columns that are not in `SCHEMA` are dropped. Absent optional columns are filled as in `arranged`. Types with a
+    clear meaning are converted. The type of `price` gives the unit of all prices of the frame: an integer is 1/10,000
+    USD, a float or decimal is USD. The type of `size` gives the unit of all its sizes: an integer is contracts of
+    options and 1/10,000 share of stocks, a float or decimal is contracts or shares. A time may have any time zone.
+    Names may be in lower case. Prices finer than 1/10,000 USD are rounded as in `prices.rounded`, sizes finer than
+    1/10,000 share half to even; a warning gives their number.
 
     Args:
-        frame: a Polars frame or LazyFrame, a pandas frame, or one with the Arrow C stream interface.
+        frame: a Polars frame or LazyFrame, a pandas frame, or an object with the Arrow C stream interface.
 
     Returns:
-        A frame with the columns, order and types of `SCHEMA`, one row for each given.
+        A frame with the columns, order and types of `SCHEMA`, one row for each given row.
 
     Raises:
-        UsageError: for a missing column, a type whose meaning is not clear, or a value that no print can have; the text
-            names column, row (the first is 1) and value.
+        UsageError: a column is missing, the meaning of a type is unclear, or a value is not valid in a print. The
+            message names the column, the row (the first is 1) and the value.
     """
     given = _completed(columns.polars_of(frame))
     missing = [name for name in REQUIRED if name not in given.columns]
@@ -252,7 +252,7 @@ def conform(frame: Any) -> pl.DataFrame:
         hint = "; its index has it: call reset_index()" if set(missing) & set(index) else ""
         raise UsageError(f"prints lack the column {', '.join(missing)}{hint}")
     known = given.select(name for name in SCHEMA if name in given.columns)
-    # Sizes that are not in units take the asset to convert.
+    # The conversion of sizes that are not in units depends on the asset.
     sizes = [name for name in SIZES if name in known.columns and not known["size"].dtype.is_integer()]
     units = known["price"].dtype.is_integer()
     made = pl.DataFrame([_converted(column, units=units) for column in known if column.name not in sizes])
@@ -272,7 +272,7 @@ def conform(frame: Any) -> pl.DataFrame:
 
 
 def _completed(given: pl.DataFrame) -> pl.DataFrame:
-    """Return a frame with the columns that others tell: `asset`, `symbol`, `root`, `condition` and `venue`."""
+    """Return a frame with the columns that follow from others: `asset`, `symbol`, `root`, `condition` and `venue`."""
     has = set(given.columns)
     made: dict[str, pl.Expr] = {}
     if "asset" not in has:
@@ -290,7 +290,7 @@ def _completed(given: pl.DataFrame) -> pl.DataFrame:
 
 
 def _in_units(column: pl.Series, stock: pl.Series) -> pl.Series:
-    """Sizes of contracts or shares in size units; `stock` tells which are shares."""
+    """Return sizes of contracts or shares in size units; `stock` marks the rows of shares."""
     amount = columns.nanos_of(column, 2 * MAX_SIZE)
     contracts = amount // _ONE
     contracts = contracts.set((amount % _ONE != 0).fill_null(value=False), None)
@@ -350,30 +350,31 @@ _CONVERT: dict[str, Convert] = {
     "corrects": _within(0, 1),
     "price_flags": _within(0, SETS_RANGE | SETS_ENDS),
 }
-"""How a column of a caller's frame takes the type of `SCHEMA`; all others are whole numbers."""
+"""The conversion of each column of a caller's frame to its type in `SCHEMA`. Other columns are whole numbers."""
 
 
 def _converted(column: pl.Series, *, units: bool) -> pl.Series:
-    """A column in the type of `SCHEMA`; prices that are not in `units` become nanos."""
+    """Return a column in its type of `SCHEMA`. Prices become nanos unless they are in `units`."""
     if column.name in _MONEY:
         return columns.whole(column, _NO_UNITS) if units else columns.usd(column)
     return _CONVERT.get(column.name, columns.whole)(column)
 
 
 def strike_units(amount: pl.Expr, unit: int = prices.NANOS) -> pl.Expr:
-    """A strike in price units, of which one is `unit` of the amount; null unless it is a multiple of 0.001 USD."""
+    """Return strikes in price units from amounts, `unit` of which are one price unit; null if finer than 0.001 USD."""
     return pl.when(amount % (10 * unit) == 0).then(amount // unit)
 
 
 def arranged(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return a frame of valid prints with the columns, order and types of `SCHEMA`. No row is checked.
+    """Return a frame of valid prints with the columns, order and types of `SCHEMA`. Values are not checked.
 
     An option's `symbol` becomes the underlying of the root it may name (`SPXW` → `SPX`); a stock's is not changed.
-    Absent optional columns become null, except these, whose nulls are filled too: `condition` becomes "unknown", `seq`
-    and `corrects` 0, `copy` 1, `price_flags` both bits, `quote_class` "own" where the row has a quote and "none" where
-    it has none.
+    Absent optional columns become null. In these columns, absent or null values are filled: `condition` with "unknown",
+    `seq` and `corrects` with 0, `copy` with 1, `price_flags` with both bits, `quote_class` with "own" where the row has
+    a quote and "none" where it has none.
 
-    Raises `UsageError` where a required column is missing, a type cannot be cast, or a symbol is an OSI symbol.
+    Raises:
+        UsageError: a required column is missing, a type cannot be cast, or a symbol is an OSI symbol.
     """
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
@@ -390,13 +391,13 @@ _UNDERLYINGS = Judged()
 
 
 def _is_renamed(names: pl.Series) -> pl.Series:
-    """1 for names that are their own underlying and no option's symbol, else 2."""
+    """Return 1 for names that are their own underlying and not an option's symbol, else 2."""
     renamed = [underlying_of(name) != name or _LIKE_OPTION.match(name) is not None for name in names]
     return pl.Series(renamed, dtype=pl.Boolean).cast(pl.UInt8) + 1
 
 
 def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
-    """Prints whose options are filed under their underlying."""
+    """Return prints with the symbol of each option replaced by its underlying."""
     if _UNDERLYINGS.greatest(prints["symbol"], _is_renamed) < 2:
         return prints
     names = prints["symbol"].unique().drop_nulls().cast(pl.String)
@@ -410,14 +411,14 @@ def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
 
 
 def check(prints: pl.DataFrame, given: pl.DataFrame | None = None) -> None:
-    """Check that prints in `SCHEMA` are within bounds. It costs a minimum and a maximum of each column.
+    """Check that prints in `SCHEMA` are within bounds, by the minimum and maximum of each column.
 
     Args:
         prints: the rows.
-        given: the same rows before they were converted: what an error shows.
+        given: the same rows before conversion, whose values are shown in an error.
 
     Raises:
-        UsageError: for the first row outside the bounds; the text names column, row and value.
+        UsageError: a row is out of bounds. The message names the column, the row and the value of the first one.
     """
     shown = prints if given is None else given
     for name in ("ts", "asset", "symbol", "root", "price", "size", "seq"):
@@ -444,7 +445,7 @@ def check(prints: pl.DataFrame, given: pl.DataFrame | None = None) -> None:
 
 
 def _check_contracts(prints: pl.DataFrame) -> None:
-    """An option has an expiry, a right and a strike; a stock has none of them."""
+    """Check that options have an expiry, a right and a strike, and that stocks have none of them."""
     option = prints["asset"] == "option"
     if option.all() and not any(prints[name].null_count() for name in PARTS):
         return
@@ -454,7 +455,7 @@ def _check_contracts(prints: pl.DataFrame) -> None:
 
 
 def _filled(frame: pl.DataFrame, name: str) -> pl.Expr | None:
-    """How a column of prints is made; None where the frame has it as it is."""
+    """Return the expression that fills a column of prints, or None where the frame already has it as needed."""
     if name in frame.columns and (name not in _FILLED or not frame[name].has_nulls()):
         return None if frame[name].dtype == _TYPES[name] else pl.col(name)
     default = _own_class(frame) if name == "quote_class" else pl.lit(_FILLED.get(name))
@@ -462,7 +463,7 @@ def _filled(frame: pl.DataFrame, name: str) -> pl.Expr | None:
 
 
 def _own_class(frame: pl.DataFrame) -> pl.Expr:
-    """The class of quotes that stand in the rows themselves."""
+    """Return the quote class of prints whose quotes are in their own rows."""
     names = [name for name in ("bid", "ask") if name in frame.columns]
     if any(not frame[name].null_count() for name in names):
         return pl.lit("own", QuoteClass)
@@ -472,14 +473,16 @@ def _own_class(frame: pl.DataFrame) -> pl.Expr:
 
 
 def latest_instant(ahead: int = DAY_NS) -> int:
-    """The last instant (ns since 1970) that a print or quote may carry: `ahead` ns after the clock, in the calendar."""
+    """Return the last valid instant of prints and quotes, in ns since 1970: `ahead` ns after now, at most `LATEST`."""
     return min(clock.time_ns() + ahead, LATEST)
 
 
 def out_of_range(instants: pl.Series, latest: int | None = None) -> pl.Series | None:
-    """Which instants lie before `EARLIEST` or after `latest` (default: a day ahead of the clock); None where none does.
+    """Return a mask of the instants before `EARLIEST` or after `latest`, or None where there are none.
 
-    `instants` are ns since 1970, as `Timestamp` or Int64. A null is not out of range.
+    Args:
+        instants: ns since 1970, as `Timestamp` or Int64. Nulls are in range.
+        latest: ns since 1970; by default a day ahead of the clock.
     """
     numbers = instants.to_physical()
     low, high = numbers.min(), numbers.max()
@@ -491,7 +494,7 @@ def out_of_range(instants: pl.Series, latest: int | None = None) -> pl.Series | 
 
 
 def too_large(prints: pl.DataFrame) -> pl.Series | None:
-    """Which prints (`asset`, `price`, `size`) have a price x size beyond `MAX_NOTIONAL`; None where none has."""
+    """Return a mask of the prints whose price x size is greater than `MAX_NOTIONAL`, or None where there are none."""
     price, size = prints["price"], prints["size"]
     of_option, of_stock = (
         prices.beyond(price, size, MAX_NOTIONAL * PRICE_SCALE * SIZE_SCALE[asset])
@@ -500,20 +503,20 @@ def too_large(prints: pl.DataFrame) -> pl.Series | None:
     if of_option is None:
         return None
     found = of_option & (prints["asset"] == "option")
-    # The limit of stocks is the greater number.
+    # The limit of stocks is the larger number, so it is checked only where that of options is exceeded.
     found = found if of_stock is None else found | of_stock
     return found if found.any() else None
 
 
 def day_bounds(day: date) -> tuple[datetime, datetime]:
-    """The two UTC instants between which a New York date lies (23 or 25 hours apart on two days a year)."""
+    """Return the UTC instants at which a New York date begins and ends. Two days a year have 23 or 25 hours."""
     start = datetime.combine(day, time(), NEW_YORK)
     end = datetime.combine(day + timedelta(days=1), time(), NEW_YORK)
     return start.astimezone(UTC), end.astimezone(UTC)
 
 
 def minute_days(minute: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The trading day of each minute since 1970, as days since 1970. Shape as given."""
+    """Return the trading day of each minute since 1970, as days since 1970, in the same shape."""
     if not len(minute):
         return minute
     first, last = (
@@ -528,11 +531,11 @@ def minute_days(minute: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def trading_days(ts: pl.Series) -> pl.Series:
-    """The trading day of each instant: its date in New York. Shape as given, type Date."""
+    """Return the trading day (New York date) of each instant, as Date, in the same shape."""
     low, high = ts.min(), ts.max()
     if not isinstance(low, datetime) or not isinstance(high, datetime):
         return pl.Series("day", [None] * len(ts), dtype=pl.Date)
-    # One conversion a row is what a time zone costs; nearly every batch lies within one day.
+    # A time zone conversion is slow for each row. Nearly every batch lies within one day and needs only one.
     first, last = low.astimezone(NEW_YORK).date(), high.astimezone(NEW_YORK).date()
     if first == last and ts.null_count() == 0:
         return pl.Series("day", [first], dtype=pl.Date).new_from_index(0, len(ts))

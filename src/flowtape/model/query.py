@@ -1,6 +1,6 @@
-"""What an answer is asked of: one symbol's prints or all symbols', a span of time, and what is left out.
+"""The parameters of a query: the symbol, the span of time and the filter.
 
-Plain values, equal when they mean the same, so that a query is also the name its answer is kept under.
+They are plain values. Queries with the same meaning are equal, so a query is also the cache key of its answer.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ DateRange = tuple[date, date]
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which prints count, besides those the contract leaves out for everyone. `None` and `()` let all pass.
+    """The prints that a query includes, of those that the contract includes. `None` and `()` include all.
 
-    `expiries` are ranges of dates, sorted, not overlapping. `dte` is days from a print's trading day to its
-    expiry, `strike` 1/10,000 USD; first and last are included in both. `exclude` holds names of condition
-    families, sorted.
+    `expiries` are sorted date ranges that do not overlap. `dte` is the days from a print's trading day to its expiry,
+    `strike` is in 1/10,000 USD; both ends are included. `exclude` holds the names of condition families, sorted.
     """
 
     right: Literal["C", "P"] | None = None
@@ -31,7 +30,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def by_print(self) -> bool:
-        """Whether minute bars do not tell: they keep only rights apart, so all else is answered from prints."""
+        """Return whether the filter needs prints. Minute bars can only be filtered by right."""
         return self != Filter(right=self.right)
 
 
@@ -39,14 +38,14 @@ EVERYTHING = Filter()
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to one route; each route uses a part. Instants are ns since 1970, UTC.
+    """A request to one route; each route uses some of the fields. Instants are ns since 1970, UTC.
 
-    `echo` is the filters as asked, (name, text) in the order expiry, right, dte, strike, exclude, side; what
-    they mean is in `filter`. `minutes` is the window's length, `limit` the most rows of an answer (`n` of a
-    leaderboard). `since` and `until` are the bounds asked for by `from` and `to` in place of `minutes`, and
-    `cursor` is the minute since 1970 such an answer goes on from. `measure` None is the route's own, `split` says that
-    calls and puts are shown apart. `lookback` is the minutes of a slope, `days` the
-    trading days of an answer.
+    `echo` holds the filters as the client wrote them, (name, text), in the order expiry, right, dte, strike, exclude,
+    side; `filter` holds their meaning. `minutes` is the length of the window. `limit` is the largest number of rows of
+    an answer (`n` of a leaderboard). `since` and `until` are the bounds `from` and `to`, which replace `minutes`;
+    `cursor` is the minute since 1970 at which the next part of such an answer begins. With `measure` None the route
+    uses its own. `split` shows calls and puts apart. `lookback` is the minutes of a slope, `days` the number of trading
+    days in an answer.
     """
 
     asset: Literal["option", "stock"] = "option"

@@ -1,7 +1,7 @@
-"""Which symbol is meant by a text: OPRA roots of options, classes of shares of both assets.
+"""The symbol that a text means: OPRA roots of options, classes of shares of both assets.
 
-A stock's symbol is never changed: `M1`, `NDXP` and `VIXW` are stocks of their own. A class of shares is written in four
-ways (`BRK.B`, `BRK-B`, `BRK/B`, `BRKB`); they are one symbol only where no other has prints by the text itself.
+A stock's symbol is never changed: `M1`, `NDXP` and `VIXW` are separate stocks. A class of shares has four spellings
+(`BRK.B`, `BRK-B`, `BRK/B`, `BRKB`). They mean the same symbol unless prints exist under the spelling itself.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ _CLASS = re.compile(r"[A-Z]+[./-][A-Z]")
 
 
 def asked(symbol: str, asset: str) -> str:
-    """The symbol that a text names, by the text alone: in upper case, without `^`, and for options the underlying of a
-    root (`SPXW` → `SPX`).
+    """Return the symbol that a text names, without a look at the prints.
 
-    Raises `UsageError` for an OSI symbol: it names one contract of an underlying.
+    The result is in upper case and without `^`. An option's root becomes its underlying (`SPXW` → `SPX`).
+
+    Raises:
+        UsageError: the text is an OSI symbol, which names one contract of an underlying.
     """
     if found := _OSI.match(symbol.strip().upper()):
         raise UsageError(
@@ -31,10 +33,10 @@ def asked(symbol: str, asset: str) -> str:
 
 
 def meant(symbol: str, known: Collection[str]) -> str:
-    """The symbol of `known` (those with prints) that `symbol`, as `asked` gives it, stands for.
+    """Return the symbol of `known` (those with prints) that `symbol`, a result of `asked`, means.
 
-    It is itself where it is known. Else it is the one known symbol that differs in the marks of a class alone (`BRK-B`,
-    `BRK/B` and `BRKB` stand for `BRK.B`); where none or several do, it is itself again.
+    A known symbol means itself. Otherwise, if exactly one known symbol is another spelling of the same class of shares
+    (`BRK-B`, `BRK/B` and `BRKB` for `BRK.B`), it means that one. Otherwise `symbol` is returned unchanged.
     """
     if symbol in known:
         return symbol

@@ -1,1 +1,1 @@
-"""As-of quote join, duplicates and cancels, trade classification, minute bars, signals."""
+"""Order flow: as-of quote join, duplicates and cancels, trade classification, minute bars, signals."""

@@ -1,4 +1,4 @@
-"""Minute bars of a tape that is read batch by batch, of which no more is kept than bars and cancels need."""
+"""Minute bars of a tape that is read in batches, with little of each batch kept in memory."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from flowtape.orderflow.identity import Rising
 from flowtape.orderflow.minute_bars import BY, READ, aggregate, shown
 
 _NAMED = ("ts", "asset", "symbol", "root", "expiry", "right", "strike", "price", "size", "condition")
-"""What a cancel names, and bars are made of."""
+"""The columns that match cancels to prints and that bars are made of."""
 _OF_STOCKS = ("seq", "venue", "price_flags")
-"""What the first and last price of stocks' bars takes besides."""
+"""Further columns that the first and last price of a stock's bar need."""
 _NARROWED = ("strike", "price", "size")
 _MOST_NARROW = 2**31 - 1
 
 
 BATCHED_ROWS = 250_000
-"""Rows of a batch: columns of this length stay in a processor's cache and in memory that is used again."""
+"""Rows of a batch. Columns of this length fit a processor's cache, and their memory is reused."""
 
 
 class BatchedBars:
-    """Minute bars of prints that are added batch by batch: the same that all prints give in one frame.
+    """Minute bars of prints that are added in batches, equal to the bars of all prints in one frame.
 
-    A tape whose sequence numbers only rise repeats no row. Its prints can then be classified at once, and the columns
-    that decide between rows of one print are let go.
+    A tape whose sequence numbers only rise has no duplicates. Its prints are therefore classified at once, and the
+    columns that are needed only to compare duplicates are dropped.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class BatchedBars:
         max_quote_age: timedelta | None = None,
         by: Sequence[str] = BY,
     ) -> None:
-        """See `classify.sign` for the rule and the age, `minute_bars.minutes` for `by`."""
+        """Take the rule and the age as in `classify.sign`, and `by` as in `minute_bars.minutes`."""
         self._rule, self._age, self._by = rule, max_quote_age, by
         names = [rule] if isinstance(rule, str) else rule
         self._print_alone = all(name in LIVE_RULES for name in names if name in RULES)
@@ -47,11 +47,11 @@ class BatchedBars:
         self._kept: list[pl.DataFrame] = []
 
     def add(self, prints: pl.DataFrame) -> bool:
-        """Take the next prints (`prints.SCHEMA`).
+        """Add the next prints (`prints.SCHEMA`).
 
         Returns:
-            False where bars cannot be made batch by batch: the rule looks at other prints, or a sequence number does
-            not rise, so that a row may repeat another. All prints must be had in one frame then.
+            False where bars cannot be made in batches: the rule looks at other prints, or a sequence number does not
+            rise, so that a row may be a duplicate. In this case the caller needs all prints in one frame.
         """
         if not self._print_alone or not self._rising.holds(prints):
             return False
@@ -64,10 +64,10 @@ class BatchedBars:
         return True
 
     def bars(self) -> pl.DataFrame:
-        """The bars of all prints added, at least one batch of them. They are let go, so this can be called once."""
+        """Return the bars of all prints added (at least one batch), and drop the prints. Call it once."""
         prints = pl.concat(self._kept, how="diagonal_relaxed")
         self._kept.clear()
-        # Columns are taken by `[]`: `select` would copy those of many chunks.
+        # `select` would copy columns of many chunks; `[]` does not.
         summed = prints[[name for name in dict.fromkeys((*READ, *self._by)) if name in prints.columns]]
-        # Sequence numbers rise, so that rows of one instant are in event order as they stand.
+        # Sequence numbers rise, so rows of one instant are already in event order.
         return shown(aggregate(summed, self._by, counted=counted(prints[list(_NAMED)])), self._by)

@@ -1,8 +1,8 @@
-"""Which prints stand: those that no cancel removes.
+"""Match cancels to the prints that they remove.
 
-A cancel names no sequence: it removes the latest earlier print of the same contract, size and price, on the
-same trading day, that still stands (docs/reference/store.md). That is bracket matching: in event order each
-print opens, each cancel closes the latest still open, and a cancel with nothing open is ignored.
+A cancel carries no sequence number of its print. It removes the latest earlier print of the same contract, size and
+price, on the same trading day, that no other cancel has removed (docs/reference/store.md). This is bracket matching in
+event order: each print opens, each cancel closes the latest open print, and a cancel with no open print is ignored.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from flowtape.model.prints import CONTRACT, Timestamp, trading_days
 from flowtape.orderflow.identity import EVENT_ORDER
 
 _GROUP = ("_day", *CONTRACT, "size", "price")
-"""What a cancel and the print it removes have in common."""
+"""The columns in which a cancel agrees with the print it removes."""
 _ROUGH = ("root", "expiry", "strike", "size", "price")
-"""The columns of a group that tell most groups apart."""
+"""The columns of a group that distinguish most groups."""
 _ORDER = tuple(name for name in EVENT_ORDER if name not in _GROUP)
-"""Event order within such a group: "earlier" and "latest" mean this."""
+"""Event order within a group. It defines "earlier" and "latest"."""
 _FACTORS = tuple(
     int(number) - 2**63 for number in np.random.default_rng(1).integers(0, 2**63, 8, np.uint64) * 2 + 1
 )
-"""Odd numbers that look like noise. A product with one carries every bit of a number into its upper bits."""
+"""Random odd numbers. Multiplication by one moves every bit of a number into its upper bits."""
 _BITS = 22
-"""Of a hash: few enough that a table of all hashes stays in a processor's cache."""
+"""The bits of a hash: few enough for a table of all hashes to fit a processor's cache."""
 _PART = 250_000
-"""Rows that are looked at at a time."""
+"""Rows processed at a time."""
 
 
 def resolve(rows: pl.DataFrame) -> pl.DataFrame:
-    """Match cancels to prints; adds `removed_at` (Timestamp): when the print was cancelled, null while it stands.
+    """Return prints and cancels with `removed_at` (Timestamp): the time of a print's cancel, null if it has none.
 
-    `rows` holds prints and cancels with the columns of `identity.EVENT_ORDER`, each row once, in any
-    order; what comes back is in the same order, cancels among it. A cancel's own `removed_at` is null.
+    `rows` holds prints and cancels with the columns of `identity.EVENT_ORDER`, without duplicates, in any order. The
+    order is kept and cancels stay in the result. A cancel's own `removed_at` is null.
     """
     matched = removals(rows)
     at = pl.Series("removed_at", [None], Timestamp).new_from_index(0, rows.height)
@@ -44,9 +44,10 @@ def resolve(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def removals(rows: pl.DataFrame) -> pl.DataFrame:
-    """The prints that cancels remove: `row`, their places in `rows`, and `removed_at`. See `resolve`.
+    """Return the prints that cancels remove: `row`, their positions in `rows`, and `removed_at`.
 
-    Without `seq`, `venue` and `copy`, rows of one contract and instant are in event order as they stand.
+    `rows` is as for `resolve`. Without the columns `seq`, `venue` and `copy`, rows of one contract and instant must
+    already be in event order.
     """
     cancels = _in_parts(rows, lambda part: part.select(is_cancel()).to_series())
     if not cancels.any():
@@ -58,16 +59,16 @@ def removals(rows: pl.DataFrame) -> pl.DataFrame:
     few = few.with_columns(trading_days(few["ts"]).alias("_day"))
     groups = few.filter("_cancel").select(_GROUP).unique().with_row_index("_group")
     grouped = few.join(groups, on=list(_GROUP), nulls_equal=True, maintain_order="left")
-    # Where sequence numbers rise from row to row, so do events of one instant.
+    # Where sequence numbers rise from row to row, events of one instant are in order too.
     in_order = "seq" not in order or bool((grouped["seq"].diff().slice(1) > 0).all())
     return _match(grouped, ["ts"] if in_order else order)
 
 
 def maybe_in(rows: pl.DataFrame, wanted: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
-    """A mask of `rows`: true for every row whose `columns` are those of a row of `wanted`, and for few others.
+    """Return a mask of `rows` that is true where `columns` equal those of a row of `wanted`, and for few other rows.
 
-    Looked up by a rough hash in a small table, which leaves a join little to compare in full. The columns are
-    integers, dates, Enums or Categoricals, at most eight.
+    A small table of hashes leaves few rows to compare in a join. The columns are integers, dates, Enums or
+    Categoricals, at most eight.
     """
     mixed = pl.sum_horizontal(
         pl.col(name).to_physical().cast(pl.Int64).fill_null(0) * factor
@@ -79,18 +80,18 @@ def maybe_in(rows: pl.DataFrame, wanted: pl.DataFrame, columns: Sequence[str]) -
 
 
 def _in_parts(rows: pl.DataFrame, made: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
-    """A column made of rows part by part: a part stays in a processor's cache, and `select` copies no chunks of it."""
+    """Return a column computed part by part. A part fits a processor's cache; `select` copies no chunks of it."""
     return pl.concat(made(part) for part in rows.iter_slices(_PART)) if rows.height else made(rows)
 
 
 def _chosen(rows: pl.DataFrame, mask: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
-    """The rows at which a mask is true, part by part."""
+    """Return the rows at which a mask is true, filtered in parts."""
     parts = rows[list(columns)].iter_slices(_PART)
     return pl.concat(part.filter(mask.slice(place * _PART, part.height)) for place, part in enumerate(parts))
 
 
 def _match(rows: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
-    """`row` and `removed_at` of the prints that a cancel removes; `_group` numbers what they have in common."""
+    """Return `row` and `removed_at` of the prints that a cancel removes. `_group` numbers the values of `_GROUP`."""
     key = "_group"
     step = pl.when("_cancel").then(-1).otherwise(1).cum_sum().over(key)
     floor = pl.min_horizontal(pl.col("_height").cum_min().over(key), 0)
@@ -102,9 +103,9 @@ def _match(rows: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
         .with_columns(_height=step)
         .with_columns(_floor=floor)
         .filter(~ignored)
-        # A print stands at the depth it opens, its cancel closes that same depth: at each depth of a group
-        # the two take turns, so a print's fate is its next neighbour there.
-        # Group and depth as one number: a window over two columns costs ten times as much.
+        # A print opens a depth and its cancel closes the same depth. At each depth of a group prints and cancels
+        # alternate, so the next row at that depth is the print's cancel.
+        # Group and depth are packed into one number: a window over two columns costs ten times as much.
         .with_columns(_level=pl.col(key).cast(pl.Int64) * 2**32 + depth + pl.col("_cancel").cast(pl.Int32))
         .with_columns(removed_at=pl.col("ts").shift(-1).over("_level"))
         .filter(~pl.col("_cancel"), pl.col("removed_at").is_not_null())
@@ -113,9 +114,10 @@ def _match(rows: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
 
 
 def counted(rows: pl.DataFrame) -> pl.Series | None:
-    """Which rows count: all but cancels, what they remove, and rows that only repeat a print. None where all do.
+    """Return a mask of the rows that count, or None where all do.
 
-    See `removals` for the columns of `rows`. Each row is there once.
+    Cancels, the prints they remove and rows that only repeat a print do not count. `rows` has the columns that
+    `removals` needs, without duplicates.
     """
     prints = _in_parts(rows, lambda part: part.select(~(is_cancel() | is_official())).to_series())
     return None if prints.all() else prints.scatter(removals(rows)["row"], values=False)

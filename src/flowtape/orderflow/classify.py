@@ -1,8 +1,8 @@
-"""The aggressor's side: each rule one expression over a frame of prints.
+"""Trade classification: each rule finds the aggressor side by one expression over a frame of prints.
 
-A rule is a stack of layers; the first layer that decides wins, and which one it was is kept with the print.
-What no layer decides is `mid`, and is never filled at random. Every comparison is one of integers, so "at the
-ask" and "exactly mid" are exact: `price > (bid + ask) / 2` is asked as `2·price > bid + ask`.
+A rule is a list of layers. The first layer that finds a side wins, and its name is stored with the print. A print for
+which no layer finds a side is `mid`; it never gets a random side. All comparisons are of integers, so "at the ask" and
+"exactly mid" are exact: `price > (bid + ask) / 2` is computed as `2·price > bid + ask`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flowtape.model.conditions import UNSIDED, is_cancel
 from flowtape.model.prints import CONTRACT, SCHEMA, Side, Timestamp, day_bounds, trading_days
 
 DecidedBy = pl.Enum(["quote", "tick", "rtick", "depth", "tsize"])
-"""What can decide a side."""
+"""The layers that can determine a side."""
 
 RULES: dict[str, tuple[str, ...]] = {
     "quote": ("quote",),
@@ -30,20 +30,20 @@ RULES: dict[str, tuple[str, ...]] = {
     "depth": ("depth",),
     "tsize": ("tsize",),
 }
-"""Rule → the layers it stacks.
+"""The layers of each rule, in their order.
 
-`quote` Savickas & Wilson 2003; `tick`, `rtick`, `lr` Lee & Ready 1991; `emo` Ellis, Michaely & O'Hara 2000;
+Sources: `quote` Savickas & Wilson 2003; `tick`, `rtick`, `lr` Lee & Ready 1991; `emo` Ellis, Michaely & O'Hara 2000;
 `clnv` Chakrabarty et al. 2007; `depth`, `tsize` Grauer, Schuster & Uhrig-Homburg.
 """
 LIVE_RULES = ("quote", "depth", "tsize")
-"""Rules that look at nothing but the print itself: prints signed batch by batch get the sides they would get
-in one frame."""
+"""Rules that use only the print itself. They give the same sides for prints in batches as for all prints in one frame.
+"""
 FUTURE_RULES = ("rtick",)
-"""Rules that look at later prints: for whole files, never for a live tape."""
+"""Rules that use later prints. They work on whole files, but not on a live tape."""
 
 
 class _Layer(NamedTuple):
-    """Where a layer says buy and where sell; `quoted` where it rests on the NBBO; null says nothing."""
+    """The conditions for buy and for sell; null counts as false. `quoted` layers need a valid NBBO."""
 
     name: str
     quoted: bool
@@ -80,23 +80,32 @@ _SIDED = ~pl.col("condition").is_in(UNSIDED)
 _BUY, _SELL, _MID = (pl.lit(number, pl.UInt8) for number in range(len(Side.categories)))
 _NUMBERS = {name: pl.lit(number, pl.UInt8) for number, name in enumerate(DecidedBy.categories)}
 _EVENT = ("ts", "seq", "venue", "price")
-"""Event order (`identity.EVENT_ORDER`) within a contract, as far as it can change which price differs from which."""
+"""The columns of event order (`identity.EVENT_ORDER`) within a contract that can affect a comparison of prices."""
 _READ = ("condition", "size", "bid", "ask", "bid_size", "ask_size", "quote_ts", *CONTRACT, *_EVENT)
 
 
 def sign(
     prints: pl.DataFrame, rule: str | Sequence[str] = "quote", max_quote_age: timedelta | None = None
 ) -> pl.DataFrame:
-    """Add to prints (`prints.SCHEMA`) who was the aggressor: `side` (`prints.Side`) and `decided_by`
-    (`DecidedBy`, null where the side is `mid`). Rows and their order stay as given.
+    """Return prints with their aggressor side, in the same order.
 
-    `rule` is a name in `RULES` or a sequence of them, stacked: the first that decides wins. Layers that rest
-    on the NBBO decide nothing where it is missing, crossed, has `ask` ≤ 0 or `bid` < 0, was set after the
-    print, on an earlier trading day, or longer than `max_quote_age` before it (a quote of unknown time passes
-    these three). `tick` and `rtick`, and the rules that hold them, see the prints of this frame only. Prints
-    of a condition in `conditions.UNSIDED` are `mid` under every rule.
+    Two columns are added: `side` (`prints.Side`), and `decided_by` (`DecidedBy`), the layer that found the side, which
+    is null where the side is `mid`. A quoted layer finds no side if the NBBO is missing or crossed, if `ask` ≤ 0 or
+    `bid` < 0, or if the quote is later than the print, of an earlier trading day, or older than `max_quote_age`. A
+    quote of unknown time passes these last three tests. Prints with a condition in `conditions.UNSIDED` are `mid` under
+    every rule.
 
-    Raises `UsageError` for an unknown rule, a negative age, or a frame that is not one of prints.
+    Args:
+        prints: prints in `prints.SCHEMA`. `tick` and `rtick` compare prints of this frame only.
+        rule: a name in `RULES`, or several names; the first that finds a side wins. `RULES` names their sources, such
+            as Lee & Ready 1991 for `lr`.
+        max_quote_age: the oldest quote to use, relative to its print; None for no limit within the trading day.
+
+    Raises:
+        UsageError: the rule is unknown, the age is negative, or the frame does not hold prints.
+
+    Example:
+        >>> signed = sign(prints, rule=["quote", "depth"])
     """
     return prints.with_columns(_decided(prints, rule, max_quote_age, (_side, _decided_by)))
 
@@ -104,7 +113,7 @@ def sign(
 def sides(
     prints: pl.DataFrame, rule: str | Sequence[str] = "quote", max_quote_age: timedelta | None = None
 ) -> pl.Series:
-    """Return the column `side` that `sign` adds to prints."""
+    """Return the column `side` that `sign` adds to prints, for the same arguments."""
     return _decided(prints, rule, max_quote_age, (_side,))[0]
 
 
@@ -114,7 +123,7 @@ def _decided(
     max_quote_age: timedelta | None,
     made: Sequence[Callable[[tuple[str, ...]], pl.Expr]],
 ) -> list[pl.Series]:
-    """Columns made of the votes of a rule's layers."""
+    """Return columns computed from the votes of a rule's layers."""
     layers = _layers(rule)
     if max_quote_age is not None and max_quote_age < timedelta(0):
         raise UsageError(f"max_quote_age: {max_quote_age} is negative")
@@ -129,7 +138,7 @@ def _decided(
 
 
 def _layers(rule: str | Sequence[str]) -> tuple[str, ...]:
-    """The layers of a rule or a stack of rules, each once."""
+    """Return the layers of a rule or of several rules, each once."""
     names = [rule] if isinstance(rule, str) else list(rule)
     unknown = [repr(name) for name in names if name not in RULES]
     if unknown or not names:
@@ -138,7 +147,7 @@ def _layers(rule: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _check(prints: pl.DataFrame) -> None:
-    """Refuse a frame in which a rule would compare anything but whole price units."""
+    """Check that a frame has prints in whole price units."""
     schema = prints.schema
     for name in _READ:
         if name not in schema:
@@ -148,21 +157,21 @@ def _check(prints: pl.DataFrame) -> None:
 
 
 def in_force(prints: pl.DataFrame, max_quote_age: timedelta | None = None) -> pl.Expr:
-    """True where the NBBO is valid and, as far as its time is known, stands at the print; null is false."""
+    """Return true where the quote is valid and, if its time is known, in force at the print; null is false."""
     valid = (_BID >= 0) & (_ASK > 0) & (_ASK >= _BID)
     if prints["quote_ts"].null_count() == len(prints):
         return valid
     ts, quote_ts = pl.col("ts"), pl.col("quote_ts")
     fresh = (quote_ts <= ts) & (quote_ts >= _day_starts(prints["ts"]))
     if max_quote_age is not None:
-        # A quote of the same trading day is younger than this; nanoseconds cannot hold any length of time.
+        # No quote of the same trading day is older than two days. Nanoseconds cannot hold every timedelta.
         limit = min(max_quote_age, timedelta(days=2))
         fresh &= ts - quote_ts <= pl.lit(limit, dtype=pl.Duration("ns"))
     return valid & (quote_ts.is_null() | fresh)
 
 
 def _day_starts(ts: pl.Series) -> pl.Expr:
-    """The first instant of each print's trading day: midnight in New York."""
+    """Return the first instant of each print's trading day: midnight in New York."""
     days = trading_days(ts)
     first = days.min()
     if isinstance(first, date) and first == days.max():
@@ -172,11 +181,11 @@ def _day_starts(ts: pl.Series) -> pl.Expr:
 
 
 def _ticks(prints: pl.DataFrame, name: str) -> pl.Series:
-    """Each print against the last (`tick`) or next (`rtick`) different price of its contract: +1 above it,
-    −1 below it, 0 while there is none; Int8, in the frame's row order.
+    """Return each price against the last (`tick`) or next (`rtick`) different price of its contract.
 
-    A contract's prints are taken in event order (`identity.EVENT_ORDER`); its sequence runs through the
-    whole frame, over nights too. Cancels are not part of it.
+    The values are +1 above it, −1 below it, and 0 where there is none (Int8, in the frame's row order). A contract's
+    prints are compared in event order (`identity.EVENT_ORDER`) through the whole frame, across nights. Cancels are
+    left out.
     """
     step = 1 if name == "tick" else -1
     events = (
@@ -184,7 +193,7 @@ def _ticks(prints: pl.DataFrame, name: str) -> pl.Series:
         .with_row_index("row")
         .filter(~pl.col("cancel"))
         .sort(*_EVENT)
-        # Grouping hashes the six columns of a contract; to sort by them costs ten times as much.
+        # Grouping hashes the six columns of a contract. A sort by them costs ten times as much.
         .group_by(CONTRACT)
         .agg("row", "price")
         .with_row_index("contract")
@@ -192,14 +201,14 @@ def _ticks(prints: pl.DataFrame, name: str) -> pl.Series:
     )
     contract = pl.col("contract")
     change = (_PRICE - _PRICE.shift(step)).sign().cast(pl.Int8)
-    # Prints of one price in a row share the answer of the one that began the run.
+    # Consecutive prints of one price have the same result as the first of them.
     runs = pl.when(contract.ne_missing(contract.shift(step))).then(0).when(change != 0).then(change)
     answers = events.select("row", tick=runs.forward_fill() if step == 1 else runs.backward_fill())
     return pl.zeros(len(prints), pl.Int8, eager=True).scatter(answers["row"], answers["tick"])
 
 
 def _votes(layer: _Layer) -> tuple[tuple[str, pl.Expr], tuple[str, pl.Expr]]:
-    """A layer's buys and sells, where it may speak."""
+    """Return a layer's conditions for buy and sell, limited to prints that the layer may classify."""
     may = pl.col("quoted") if layer.quoted else pl.col("sided")
     return ("buy", may & layer.buy), ("sell", may & layer.sell)
 

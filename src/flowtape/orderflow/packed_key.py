@@ -1,4 +1,4 @@
-"""Several key columns as one 64-bit integer, by which Polars groups rows several times faster than by many columns."""
+"""Pack several key columns into one 64-bit integer. Polars groups by it several times faster than by many columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import polars as pl
 
 NULL = -1
-"""What stands for a null in a key. No key column holds a negative number."""
+"""The value of a null in a key. Key columns hold no negative numbers."""
 
 
 def restored(column: pl.Series, numbers: pl.Expr) -> pl.Expr:
-    """Physical values of some rows of a key column, `NULL` in place of null, back in its type."""
+    """Return physical values of some rows of a key column in the column's type. `NULL` becomes null."""
     if column.null_count():
         numbers = pl.when(numbers != NULL).then(numbers)
     if isinstance(column.dtype, pl.Enum | pl.Categorical):
@@ -22,14 +22,14 @@ def restored(column: pl.Series, numbers: pl.Expr) -> pl.Expr:
 
 @dataclass(frozen=True, slots=True)
 class PackedKey:
-    """How key columns become the one column `#key`, and that becomes key columns again."""
+    """The conversion of key columns to the one column `#key` and back."""
 
     packed: pl.Expr
     unpacked: tuple[pl.Expr, ...]
 
     @classmethod
     def of(cls, columns: Sequence[pl.Series]) -> PackedKey | None:
-        """The key of columns of integers, dates, Enums or Categoricals; None where their bits do not fit 64."""
+        """Return the key of columns of integers, dates, Enums or Categoricals, or None if it exceeds 64 bits."""
         ends = [_ends(column) for column in columns]
         widths = [(high - low).bit_length() for low, high in ends]
         if sum(widths) > 63:
@@ -45,7 +45,7 @@ class PackedKey:
 
 
 def _ends(column: pl.Series) -> tuple[int, int]:
-    """The least and greatest of the numbers that stand for a column's values."""
+    """Return the least and greatest physical value of a column."""
     numbers = column.to_physical()
     low, high = numbers.min(), numbers.max()
     if not isinstance(low, int) or not isinstance(high, int):
