@@ -105,6 +105,25 @@ def step(seq, minute=5, **changes):
     return row(seq=seq, ts=T0 + minute * MINUTE + seq, price=13_000, **changes)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "measure=directional&split=right",
+        "measure=directional_premium&right=P",
+        "split=right&strike=100..700&side=buy",
+    ],
+)
+def test_a_stream_of_a_measure_is_the_answer(world, asked):
+    world.take([step(1), step(2, 6, right="P")])
+    client = follow(world, f"{PATH}/stream?minutes=8&{asked}")
+    assert client.next() == "window"
+    for tape in ([step(3, 6, right="P")], [step(4, 5, right="C", size=7)], [step(5, 9)]):
+        world.take(tape)
+        client.until(ask(world, f"{PATH}?minutes=8&{asked}"))
+    assert client.kinds.count("window") == 1
+    client.close()
+
+
 def test_the_window_first_then_every_change(world):
     world.take([step(1), step(2, 6)])
     client = follow(world, PATH + "/stream?minutes=8")
