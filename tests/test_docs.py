@@ -1,9 +1,9 @@
 """The documentation: its examples run, and nothing that has a name lacks its page.
 
 `python` and `console` blocks of a file are run in their order, in one folder, with one namespace and one shell.
-Lines of a `console` block that start with `$ ` are commands; what follows is what they print. Numbers and the
-width of space may differ (the simulated tape follows NumPy's random numbers, which may change with its version), and
-`…` stands for anything. Blocks with `make` are not run.
+Lines of a `console` block that start with `$ ` are commands, lines that start with `>` continue them, and the rest is
+their output. Numbers and the width of space may differ (the simulated tape follows NumPy's random numbers, which may
+change with its version), and `…` stands for anything. Blocks with `make` are not run.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import sys
 import tomllib
 import xml.etree.ElementTree as ET
 from fnmatch import fnmatchcase
+from itertools import takewhile
 
 import click
 import pytest
@@ -104,8 +105,10 @@ def commands_of(code):
     parts = re.split(r"^\$ ", code, flags=re.M)
     assert not parts[0].strip(), f"a console block starts with a command, not with {parts[0]!r}"
     for part in parts[1:]:
-        command, _, output = part.partition("\n")
-        yield command, output
+        first, *rest = part.split("\n")
+        more = list(takewhile(lambda line: line.startswith(">"), rest))
+        command = "\n".join([first, *(line[1:].removeprefix(" ") for line in more)])
+        yield command, "\n".join(rest[len(more) :])
 
 
 def alike(said, shown):
@@ -141,6 +144,8 @@ def test_output_is_compared_but_for_numbers():
 def test_the_index_names_every_page():
     linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", text_of(DOCS / "README.md")))
     assert linked == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - {"README.md"}
+    notebooks = set(re.findall(r"\]\(([\w/-]+\.ipynb)\)", text_of(DOCS / "README.md")))
+    assert notebooks == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.ipynb")}
 
 
 def test_no_page_is_of_one_machine():
@@ -211,6 +216,12 @@ def test_every_room_is_in_the_design():
 def test_the_tree_of_errors_is_whole():
     classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
     assert classes == {"FlowtapeError", *re.findall(r"── (\w+)", errors.__doc__)}
+
+
+def test_every_error_has_its_row_and_exit_code():
+    told = dict(re.findall(r"^\| `(\w+)` \| `\w+` \| (\d) \|", text_of(DOCS / "reference/errors.md"), re.M))
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert told == {error.__name__: str(error.exit_code) for error in classes}
 
 
 def test_the_changelog_agrees_with_the_version():
