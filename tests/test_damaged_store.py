@@ -41,6 +41,8 @@ def damaged(tmp_path):
             frame([row(seq=n + 1, ts=T0 - turn * HOUR - n * 10**6, size=1 + n % 13) for n in range(20_000)]),
             "test",
         )
+    # Minute bars are stored, beside the prints, of days that are sealed.
+    assert all(store.seal(day) for day in store.unsealed())
     store.close()
     whole = path.read_bytes()
     size = len(whole) // 20
