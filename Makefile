@@ -4,7 +4,7 @@ BIN := .venv/bin
 STORE ?= var/simulated.duckdb
 PORT ?= 8787
 
-.PHONY: serve test test-fast test-chdb soak lint fuzz bench lock docs page clients clean help
+.PHONY: serve test test-fast test-chdb soak lint fuzz bench lock docs page clients dist clean help
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ docs: .venv/dev  ## Write the reference of the library as static pages, build/do
 clients: .venv/clients  ## Install what makes clients of the OpenAPI document and compiles them, for their tests
 
 page: src/flowtape/server/web/index.html  ## Build the page that people look at
+
+dist: .venv/dev src/flowtape/server/web/index.html  ## Build a source package and a wheel, dist/
+	$(BIN)/python -m build
 
 clean:  ## Remove what the other targets made (stores under var/ stay)
 	rm -rf .venv src/flowtape/server/web web/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -33,10 +33,12 @@ def flowtape(*words, cwd, **more):
 
 
 @contextlib.contextmanager
-def served(*words, cwd):
+def served(*words, cwd, env=None):
     """A server as a process of its own: yields the process, its address and its first lines."""
     command = [sys.executable, "-m", "flowtape", "serve", "--port", "0", *map(str, words)]
-    server = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         said = []
         for line in server.stdout:
