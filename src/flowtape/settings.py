@@ -1,7 +1,7 @@
 """Settings: one table of name, default, environment variable and help.
 
-A value is taken from the first of: the command line, the environment (`FLOWTAPE_` and the name in upper
-case), the file `flowtape.toml`, the default.
+The command line has priority, then the environment (`FLOWTAPE_` and the name in upper case), then the file
+`flowtape.toml`, then the default.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Requests = Annotated[int, Meta(ge=1, le=2**53)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 _Days = Annotated[int, Meta(ge=1, le=36_500)]
 KEYS_IN_STORE = "store:"
-"""What the setting `keys` is where keys are kept in the store."""
+"""The value of the setting `keys` that keeps keys in the store."""
 _WORDS_FOR_NONE = ("none", "unlimited")
 
 
@@ -46,62 +46,65 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys: Annotated[
         str,
         Meta(
-            description="The file of API keys and of their daily use; empty: the store's, with `.keys`"
-            " (`flowtape.keys` where the store is no file); `store:`: in the store, where many processes share it."
+            description="The file of API keys and their daily use. Empty: the name of the store with `.keys` appended"
+            " (`flowtape.keys` for a ClickHouse store). `store:`: in the store, which many processes share."
         ),
     ] = ""
     quotas: Annotated[
         str,
         Meta(
-            description="Where requests are counted, so that several servers keep one limit: `redis://host:6379/0`"
-            " (`rediss://` with TLS), Redis or Valkey; empty: in the file of keys"
+            description="The Redis or Valkey server that counts requests, so that several servers share one limit:"
+            " `redis://host:6379/0` (`rediss://` with TLS). Empty: the file of keys"
             " (`flowtape.counts` where keys are in the store)."
         ),
     ] = ""
     host: Annotated[str, Meta(min_length=1, description="The address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")] = (
+    port: Annotated[int, Meta(ge=0, le=65_535, description="The port to listen on; 0 for any free port.")] = (
         8787
     )
     connections_per_address: Annotated[
         Annotated[int, Meta(ge=1, le=65_536)] | None,
         Meta(
-            description="Connections, and requests under way, that one address may have (of IPv6 a network of 64 bits);"
-            " this machine's own and those of `proxies` are not counted."
+            description="The largest number of connections, and of requests in progress, of one address (for IPv6, of a"
+            " /64 network). Addresses of this machine and of `proxies` are not limited."
         ),
     ] = 256
     streams_per_key: Annotated[
         Annotated[int, Meta(ge=1, le=65_536)] | None,
-        Meta(description="Streams that a key may have open at a time."),
+        Meta(description="The largest number of open streams of a key."),
     ] = 100
     hosts: Annotated[
         str,
         Meta(
-            description="Names by which `/metrics`, `/docs` and `/openapi.json` may be asked, a list with commas,"
-            " besides addresses, names without a dot, `localhost` and the settings `host` and `public_url`; `*`: any."
+            description="Host names that may request `/metrics`, `/docs` and `/openapi.json`, separated by commas. IP"
+            " addresses, names without a dot, `localhost`, `host` and `public_url` always may. `*`: any name."
         ),
     ] = ""
     proxies: Annotated[
         str,
         Meta(
-            description="Addresses or networks of proxies in front of the server, a list with commas: a request from"
-            " one counts for the last address in its `X-Forwarded-For` that is none of them. Nobody else's is read."
+            description="Addresses or networks of proxies in front of the server, separated by commas. A request from a"
+            " proxy counts for the last address in its `X-Forwarded-For` that is not a proxy. The header of other"
+            " clients is ignored."
         ),
     ] = ""
     public_url: Annotated[
         str,
         Meta(
             pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$",
-            description="The address that clients use, such as `https://flow.example.com`, for the OpenAPI document;"
-            " empty: the one that the document is asked at.",
+            description="The address that clients use, such as `https://flow.example.com`, for the OpenAPI document."
+            " Empty: the address of the request for the document.",
         ),
     ] = ""
     envelope: Annotated[
         bool,
         Meta(
-            description="End every JSON answer with `data_as_of` and `endpoint_version`, as the SDK 1.3.0 has them."
+            description="Add `data_as_of` and `endpoint_version` to every JSON answer, as the SDK 1.3.0 has them."
         ),
     ] = False
-    flow_plan: Annotated[Plan, Meta(description="The lowest plan that may ask the flow endpoints.")] = "Alpha"
+    flow_plan: Annotated[Plan, Meta(description="The lowest plan with access to the flow endpoints.")] = (
+        "Alpha"
+    )
     limit_free: Annotated[_Requests | None, Meta(description="Requests a day on the Free plan.")] = 5
     limit_basic: Annotated[_Requests | None, Meta(description="Requests a day on the Basic plan.")] = 250
     limit_growth: Annotated[_Requests | None, Meta(description="Requests a day on the Growth plan.")] = 2500
@@ -111,10 +114,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     silence_limit: Annotated[
         _Seconds,
-        Meta(description="Seconds a live feed may deliver nothing, its market open, before answers are 502."),
+        Meta(
+            description="Seconds without data from a live feed, in an open market, after which answers are 502."
+        ),
     ] = 30.0
     max_quote_age: Annotated[
-        _Seconds | None, Meta(description="Seconds after which a standing quote no longer tells a side.")
+        _Seconds | None,
+        Meta(
+            description="The oldest prevailing quote, in seconds before its print, that can classify the print."
+        ),
     ] = None
     keep_prints_days: Annotated[
         _Days | None,
@@ -125,32 +133,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Days that a ClickHouse store keeps minutes (`flowtape store migrate`)."),
     ] = None
     log_format: Annotated[
-        Literal["text", "json"], Meta(description="How an event is logged, one a line.")
+        Literal["text", "json"], Meta(description="The format of the log, one event a line.")
     ] = "text"
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="The least level that is logged.")
+        Literal["debug", "info", "warning", "error"], Meta(description="The lowest level that is logged.")
     ] = "info"
-    access_log: Annotated[bool, Meta(description="Log a line for every request, its key redacted.")] = False
+    access_log: Annotated[bool, Meta(description="Log a line for every request, with its key redacted.")] = (
+        False
+    )
 
     @property
     def keys_path(self) -> Path | None:
-        """The file of keys; None where they are kept in the store."""
+        """The file of keys; None where keys are in the store."""
         if self.keys == KEYS_IN_STORE:
             return None
         return Path(self.keys or ("flowtape.keys" if "://" in self.store else f"{self.store}.keys"))
 
     @property
     def counts_path(self) -> Path:
-        """The file of requests, where they are counted in one."""
+        """The file that counts requests, where a file does."""
         return self.keys_path or Path("flowtape.counts")
 
     @property
     def quote_age(self) -> timedelta | None:
-        """`max_quote_age` as the engine takes it."""
+        """`max_quote_age` as a timedelta, which trade classification takes."""
         return None if self.max_quote_age is None else timedelta(seconds=self.max_quote_age)
 
     def limit(self, plan: Plan) -> int | None:
-        """Requests a day on a plan; None where there is no limit."""
+        """Return the requests a day of a plan; None for no limit."""
         return {
             "Free": self.limit_free,
             "Basic": self.limit_basic,
@@ -161,7 +171,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of the table of settings."""
+    """One row of the table of settings."""
 
     name: str
     variable: str
@@ -171,12 +181,12 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def word_for_none(self) -> str:
-        """What stands for no value, in the environment and the file."""
+        """The word for None in the environment and the file."""
         return "unlimited" if self.name.startswith("limit_") else "none"
 
 
 def table() -> tuple[Row, ...]:
-    """Every setting, in the order of the documentation."""
+    """Return every setting, in the order of the documentation."""
     hints = get_type_hints(Settings, include_extras=True)
     fields = msgspec.structs.fields(Settings)
     return tuple(
@@ -196,11 +206,17 @@ def load(
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Read the settings: `overrides` (those not None) before the environment before the file.
+    """Return the settings.
 
-    `file` is `flowtape.toml` of the current folder if there is one, unless given here or in FLOWTAPE_CONFIG.
-    Variables of the environment that name no setting are left alone: other programs may own them.
-    Raises `UsageError` naming the setting, the value and where it came from.
+    Args:
+        file: the settings file. By default it is the file named in FLOWTAPE_CONFIG, or else `flowtape.toml` of the
+            current folder if there is one.
+        environ: the environment. Variables that name no setting are ignored, as other programs may use them.
+        overrides: values of the command line; None is no value. They have priority over the environment, which has
+            priority over the file.
+
+    Raises:
+        UsageError: a value is invalid. The message names the setting, the value and its origin.
     """
     environ = os.environ if environ is None else environ
     rows = {row.name: row for row in table()}
@@ -237,7 +253,7 @@ def _convert(row: Row, value: Any, origin: str) -> Any:
         choices = _parts(row.type)
         if type(None) in choices and text.lower() in _WORDS_FOR_NONE:
             return None
-        # Words are taken in any case, as the command line takes `--plan alpha`.
+        # The case of words is ignored, as in `--plan alpha` on the command line.
         value = next(
             (word for word in choices if isinstance(word, str) and word.lower() == text.lower()), text
         )
@@ -249,7 +265,7 @@ def _convert(row: Row, value: Any, origin: str) -> Any:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """The words and types a hint is made of."""
+    """Return the words and types that a type hint consists of."""
     if get_origin(hint) is Annotated:
         return _parts(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
@@ -258,14 +274,13 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 
 def markdown() -> str:
-    """The page `docs/reference/settings.md`, made of the table."""
+    """Return the page `docs/reference/settings.md`, generated from the table."""
     lines = [
         "# Settings",
         "",
-        "A value is taken from the first of: the command line, the environment, the file",
-        f"`flowtape.toml` of the current folder (another file is named by `{FILE_VARIABLE}`), the default.",
-        "A name that the file has and this table has not is an error; a variable of the environment that",
-        "names no setting is left alone.",
+        "The command line has priority, then the environment, then the file `flowtape.toml` of the current",
+        f"folder (or the file named in `{FILE_VARIABLE}`), then the default. A name in the file that is not in",
+        "this table is an error. An environment variable that names no setting is ignored.",
         "",
         "| setting | default | environment | meaning |",
         "|---|---|---|---|",
@@ -277,7 +292,7 @@ def markdown() -> str:
         lines.append(f"| `{row.name}` | {cell} | `{row.variable}` | {row.help}{_choices(row)} |")
     lines += [
         "",
-        "`unlimited` (for a limit) and `none` (for an age) take a bound away. A file, for example:",
+        "`unlimited` removes a limit, and `none` removes an age. An example of a file:",
         "",
         "```toml",
         'store = "/srv/flow/flow.duckdb"',

@@ -1,7 +1,7 @@
-"""What makes a row itself, which of equal rows is kept, and the order of events.
+"""The identity of a row, the choice between duplicates, and the order of events.
 
-A row's key is `prints.IDENTITY` with its source. With a sequence number (`seq` other than 0) rows of one key are one
-print. Without one, rows of one key are numbered 1, 2, … within their file (`copy`), and all of them are prints.
+A row's key is `prints.IDENTITY` with its source. Rows of one key with a sequence number (`seq` other than 0) are
+duplicates of one print. Rows of one key without one are different prints, numbered 1, 2, … within their file (`copy`).
 """
 
 from __future__ import annotations
@@ -15,34 +15,33 @@ from flowtape.errors import TapeError
 from flowtape.model.prints import CONTRACT, IDENTITY, Asset
 
 EVENT_ORDER = ("ts", "seq", "venue", *CONTRACT, "price", "size", "condition", "copy")
-"""The order of events: what "earlier", "first" and "latest" mean. Every two prints of a source differ in it."""
+"""The order of events. It defines "earlier", "first" and "latest". All prints of a source differ in these columns."""
 SLOT = ("venue", *CONTRACT, "ts", "seq")
-"""What a row that corrects another has in common with it; `seq` is not 0."""
+"""The columns in which a correction agrees with the row it corrects; `seq` is not 0."""
 PRECEDENCE = (
     "corrects", "quote_class", "quote_ts", "quote_seq", "bid", "ask", "bid_size", "ask_size", "underlying",
     "price_flags",
 )  # fmt: skip
-"""Of rows of one key the greatest in these columns is kept, null being least: the better class of quote, within a
-class the later quote, of quotes of one time and number the greater. The columns after the quote's only make sure that
-the order of arrival never matters."""
+"""Of duplicates, the greatest in these columns is kept; null is least. A better class of quote wins, then a later
+quote, then greater values. The columns after the quote's make the result independent of the order of arrival."""
 HELD_ROWS = 64_000_000
-"""Rows without a sequence whose hashes are held (8 bytes each) to number equal rows of a file."""
+"""The number of rows without a sequence whose hashes (8 bytes each) are held to number equal rows of a file."""
 _BLOCK_ROWS = 8_000_000
 _NUMBERED = tuple(name for name in IDENTITY if name not in ("seq", "copy"))
 _LEAST = -(2**63)
 
 
 class Rising:
-    """The proof that no row of a tape repeats another: the sequence numbers of each asset only rise.
+    """A proof that a tape has no duplicates: the sequence numbers of each asset only rise.
 
-    It costs one pass over a column, and nearly every tape passes.
+    It costs one pass over a column. Nearly every tape passes.
     """
 
     def __init__(self) -> None:
         self._newest: dict[str, int] = {}
 
     def holds(self, prints: pl.DataFrame) -> bool:
-        """Whether it holds for the rows so far and these after them."""
+        """Return whether it holds for all rows so far and these next rows."""
         for asset in Asset.categories:
             mine = prints["asset"] == asset
             seq = prints["seq"] if mine.all() else prints["seq"].filter(mine)
@@ -75,8 +74,11 @@ def unique(prints: pl.DataFrame) -> pl.DataFrame:
 
 
 def current(prints: pl.DataFrame) -> pl.DataFrame:
-    """The prints without those that others among them correct: a row with `corrects` stands in the place of all rows
-    of its `SLOT`; of several corrections the greatest by price, size and condition stands."""
+    """Return the prints without those that others among them correct.
+
+    A row with `corrects` replaces all rows of its `SLOT`. Of several corrections, the greatest by price, size and
+    condition wins.
+    """
     if not (prints["corrects"] > 0).any():
         return prints
     numbered = prints.filter(pl.col("corrects") > 0, pl.col("seq") != 0)
@@ -91,8 +93,8 @@ def current(prints: pl.DataFrame) -> pl.DataFrame:
 
 
 def better(one: str, other: str, columns: Sequence[str] = PRECEDENCE) -> pl.Expr:
-    """Whether the columns prefixed `one` are greater than those prefixed `other`, the first that differs deciding;
-    null is least."""
+    """Return the SQL predicate for: the columns prefixed `one` are greater than those prefixed `other`. The first
+    column that differs counts; null is least."""
     greater = pl.lit(value=False)
     for name in reversed(columns):
         left, right = (
@@ -104,7 +106,7 @@ def better(one: str, other: str, columns: Sequence[str] = PRECEDENCE) -> pl.Expr
 
 @dataclass(slots=True)
 class _Block:
-    """Rows taken before: the span of their times and roots, and their hashes (None once forgotten)."""
+    """Earlier rows: the range of their times and roots, and their hashes (None once dropped)."""
 
     low: int
     high: int
@@ -114,7 +116,7 @@ class _Block:
     hashes: pl.Series | None
 
     def with_(self, other: _Block) -> _Block:
-        """This block and another as one."""
+        """Return this block merged with another."""
         assert self.hashes is not None  # noqa: S101 - for the type checker
         assert other.hashes is not None  # noqa: S101
         return _Block(
@@ -128,21 +130,22 @@ class _Block:
 
 
 class Copies:
-    """Numbers equal rows without a sequence, over a whole file that comes in batches, whatever the order of its rows.
+    """Number equal rows without a sequence over a whole file that is read in batches, in any order of its rows.
 
-    Rows are compared by a 64-bit hash of their key. Hashes of up to `held_rows` rows are held; of more, those that a
-    file in order of time or of symbol does not come back to are forgotten.
+    Rows are compared by a 64-bit hash of their key. Up to `held_rows` hashes are held. Beyond that, those are dropped
+    that a file ordered by time or by symbol does not need again.
     """
 
     def __init__(self, name: str = "prints", held_rows: int = HELD_ROWS) -> None:
-        """`name` is what errors call the file."""
+        """Take the file's `name` for errors."""
         self._name, self._held_rows = name, held_rows
         self._blocks: list[_Block] = []
 
     def number(self, prints: pl.DataFrame) -> pl.DataFrame:
-        """The next rows (`prints.SCHEMA`) with their `copy`; 1 for every row that has a sequence.
+        """Return the next rows (`prints.SCHEMA`) with their `copy`, which is 1 for every row that has a sequence.
 
-        Raises `TapeError` where a row is so far out of order that it cannot be compared with all rows before it.
+        Raises:
+            TapeError: a row is so far out of order that it cannot be compared with all rows before it.
         """
         bare = prints["seq"] == 0
         if not bare.any():
@@ -159,7 +162,7 @@ class Copies:
         return prints.with_columns(copies.alias("copy"))
 
     def _places(self, few: pl.DataFrame, hashes: pl.Series) -> pl.Series | None:
-        """The number of each row among those of its hash, from 1; None where all are 1."""
+        """Return the number of each row among the rows with its hash, from 1; None where all are 1."""
         ts = few["ts"].to_physical()
         roots = few["root"].unique().cast(pl.String).sort()
         block = _Block(int(ts.min()), int(ts.max()), roots[0], roots[-1], len(hashes), hashes)  # type: ignore[arg-type]
@@ -183,7 +186,7 @@ class Copies:
     def _counts(
         self, block: _Block, few: pl.DataFrame, roots: pl.Series, ts: pl.Series, hashes: pl.Series
     ) -> Iterator[pl.DataFrame]:
-        """How often hashes of these rows are in an earlier block: `hash` and `count`."""
+        """Yield how often the hashes of these rows occur in an earlier block: `hash` and `count`."""
         shared = roots.filter(roots.is_between(block.first, block.last))
         if shared.is_empty() or block.low > ts.max() or block.high < ts.min():  # type: ignore[operator]
             return

@@ -1,10 +1,10 @@
-"""Signed prints → minute bars. A bar is one minute of one (asset, symbol, expiry, right, family).
+"""Aggregate classified prints into minute bars. A bar is one minute of one (asset, symbol, expiry, right, family).
 
-Buy, sell and mid are kept apart in volume and in notional, so that any filter is a sum over bars and nothing
-is ever un-mixed. Volumes are in the unit of a print's size: contracts, or 1/10,000 share for stocks. Notionals are
-price x size in these units, without the contract multiplier: 1/10,000 USD, or 1e-8 USD for stocks. They are sums of
-128 bits in two columns, upper·2^32 + lower (`exact`). Bars merge by sum, max and min, in any order, to the same
-integers. Bars of stocks hold their first and last price too; of an underlying's options these would mean nothing.
+Buy, sell and mid have separate volumes and notionals, so every filter is a sum over bars. Volumes are in the unit of a
+print's size: contracts, or 1/10,000 share for stocks. Notionals are price x size in these units, without the contract
+multiplier: 1/10,000 USD, or 1e-8 USD for stocks. They are 128-bit sums in two columns, upper·2^32 + lower (`exact`).
+Bars merge by sum, max and min; the order does not affect the result. Bars of stocks also hold their first and last
+price, which would mean nothing for all options of an underlying.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from flowtape.orderflow.packed_key import NULL, PackedKey, restored
 NS_PER_MINUTE = 60_000_000_000
 VOLUMES = tuple(f"{side}_volume" for side in Side.categories)
 NOTIONALS = {side: (f"{side}_notional_upper", f"{side}_notional_lower") for side in Side.categories}
-"""By side, the two columns that hold Σ price x size as upper·2^32 + lower."""
+"""For each side, the two columns that hold Σ price x size as upper·2^32 + lower."""
 SUMS = (*VOLUMES, *(name for pair in NOTIONALS.values() for name in pair), "trades")
 VALUES = (*SUMS, "high", "low", "biggest", "biggest_ts", "last_ts")
-"""What every bar holds; `trades` counts prints, `biggest` is the largest size and `biggest_ts` when it first came,
-`last_ts` the newest print's time."""
+"""The columns of every bar. `trades` counts prints, `biggest` is the largest size, `biggest_ts` the time of the first
+print of that size, and `last_ts` the time of the newest print."""
 _OPEN = ("open_ts", "open_seq", "open_venue", "open")
 _CLOSE = ("close_ts", "close_seq", "close_venue", "close")
 EDGES = (*_OPEN, *_CLOSE, "first_ts", "sets_range", "sets_ends")
-"""What bars of stocks hold besides, null for options. `open` and `close` are the first and last price in event order,
-which `*_ts`, `*_seq` and `*_venue` (`venue_key`) place; of prints alike in these the lowest price opens and the highest
-closes. `first_ts` is the oldest print's time. `sets_range` is 1 if the bar has a print that may set the high and low,
-`sets_ends` if it has one that may set open and close, else 0. Only such prints set these prices; in a bar without one,
-all prints do."""
+"""The further columns of stocks' bars, null for options. `open` and `close` are the first and last price in event
+order, which `*_ts`, `*_seq` and `*_venue` (`venue_key`) give; among prints equal in these, the lowest price opens and
+the highest closes. `first_ts` is the time of the oldest print. `sets_range` is 1 if the bar has a print that may set
+the high and low, `sets_ends` if it has one that may set open and close, else 0. Only such prints set these prices. In a
+bar without one, all prints do."""
 FIELDS = (*VALUES, *EDGES)
 BY = ("asset", "symbol", "expiry", "right", "family")
-"""What bars are kept apart by, beside the minute."""
+"""The key columns of bars, besides the minute."""
 INSTANTS = ("biggest_ts", "last_ts", "open_ts", "close_ts", "first_ts")
-"""Those of `FIELDS` that are times, in ns."""
+"""The columns of `FIELDS` that are times, in ns."""
 Notional = pl.Decimal(38, 4)
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "asset": Asset,
@@ -58,17 +58,17 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys((f"{side}_notional" for side in NOTIONALS), Notional),
     **{name: Timestamp if name in INSTANTS else pl.Int64 for name in (*VALUES[len(SUMS) - 1 :], *EDGES)},
 }
-"""Of bars as people read them: notionals in 1/10,000 USD for both assets."""
+"""The schema of bars for users. Notionals are in 1/10,000 USD for both assets."""
 
 STREAMED = 50_000
-"""Rows from which the streaming engine and a packed key make good the time they take to start."""
+"""From this number of rows, the streaming engine and a packed key are faster in spite of their start-up time."""
 _SIDES = {name: place for place, name in enumerate(Side.categories)}
 _TS, _SIDE = pl.col("ts").to_physical(), pl.col("side").to_physical()
 _PRICE, _SIZE = pl.col("price"), pl.col("size")
 _ROWS = 2**40
-"""More than a frame has rows."""
+"""More rows than a frame has."""
 _DEARER = 2**40
-"""More than a price (`prices.MAX_PRICE`)."""
+"""More than the largest price (`prices.MAX_PRICE`)."""
 _SETS_RANGE = (pl.col("price_flags").cast(pl.Int64) & SETS_RANGE) // SETS_RANGE
 _SETS_ENDS = (pl.col("price_flags").cast(pl.Int64) & SETS_ENDS) // SETS_ENDS
 _ROW = pl.int_range(pl.len(), dtype=pl.Int64)
@@ -80,8 +80,8 @@ _EDGE_COLUMNS = {
     "high": _PRICE + _SETS_RANGE * _DEARER,
     "low": _PRICE + (1 - _SETS_RANGE) * _DEARER,
 }
-"""What the edges of a bar are reduced from, of prints in event order: a print that may set a price goes before all
-others. `open` and `close` are rows."""
+"""The columns that the edges of a bar are reduced from, for prints in event order. A print that may set a price comes
+before all others. `open` and `close` are row numbers."""
 _EDGE_REDUCED = [
     pl.col("sets_range", "sets_ends", "close", "high").max(),
     pl.col("open", "low").min(),
@@ -95,20 +95,22 @@ _EDGE_FIELDS = {
 
 
 def minutes(signed: pl.DataFrame, by: Sequence[str] = BY) -> pl.DataFrame:
-    """Minute bars of a frame of signed prints, one a key, in no particular order.
+    """Return the minute bars of classified prints, one row a key, in no particular order.
 
-    Volumes are in the unit of the prints' sizes. Repeated rows count once; cancels remove what they name before
-    anything is summed.
+    Duplicates count once. Cancels remove their prints before the sums. Volumes are in the unit of the prints' sizes.
 
     Args:
-        signed: prints with `side`.
-        by: the columns of `BY` that bars are kept apart by, beside the minute; `asset` and `symbol` among them.
+        signed: prints with `side`, as `sign` returns them.
+        by: the key columns, a part of `BY` that includes `asset` and `symbol`. The minute is always a key.
 
     Returns:
-        Bars in `SCHEMA`, without the columns of `BY` that `by` leaves out.
+        Bars in `SCHEMA`, without the columns of `BY` that are not in `by`.
 
     Raises:
-        UsageError: where the frame carries no `side`, or `by` is not as told.
+        UsageError: the frame has no column `side`, or `by` is invalid.
+
+    Example:
+        >>> bars = minutes(sign(prints), by=["asset", "symbol"])
     """
     if "side" not in signed.columns:
         raise UsageError("prints carry no column side; call sign(prints) first")
@@ -119,7 +121,7 @@ def minutes(signed: pl.DataFrame, by: Sequence[str] = BY) -> pl.DataFrame:
 
 
 def check_by(by: Sequence[str]) -> None:
-    """Raise `UsageError` unless bars can be kept by these columns."""
+    """Raise `UsageError` unless `by` is valid for `minutes`."""
     if not {"asset", "symbol"} <= set(by) <= set(BY) or len(set(by)) < len(by):
         raise UsageError(
             f"by: {', '.join(by)!r} is not asset, symbol and others of {', '.join(BY)}, each once"
@@ -127,7 +129,7 @@ def check_by(by: Sequence[str]) -> None:
 
 
 def shown(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Bars made by `aggregate` as people read them: in `SCHEMA`, with the key columns `by`."""
+    """Return bars from `aggregate` in the schema for users, with the key columns `by`."""
     instants = [_instant("minute", NS_PER_MINUTE), *(_instant(name, 1) for name in INSTANTS)]
     unit = pl.when(pl.col("asset") == "stock").then(_unit("stock")).otherwise(_unit("option"))
     notionals = [
@@ -141,12 +143,12 @@ def shown(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
 
 def _unit(asset: str) -> pl.Expr:
-    """What one unit of a notional is in 1/10,000 USD."""
+    """Return one unit of a notional in 1/10,000 USD."""
     return pl.lit(Decimal(1) / SIZE_SCALE[asset])
 
 
 def unshown(bars: pl.DataFrame, asset: str) -> pl.DataFrame:
-    """The fields (`FIELDS`) of bars of one asset that are in `SCHEMA`, as integers, with `minute` since 1970."""
+    """Return the columns `FIELDS` of bars in `SCHEMA`, of one asset, as integers, with `minute` since 1970."""
     columns = [pl.col("minute").cast(Timestamp).to_physical() // NS_PER_MINUTE]
     columns += [pl.col(name).cast(Timestamp).to_physical() for name in INSTANTS]
     for side, (upper, lower) in NOTIONALS.items():
@@ -160,7 +162,7 @@ def _instant(name: str, scale: int) -> pl.Expr:
 
 
 READ = ("ts", "asset", "seq", "venue", "price", "size", "side", "price_flags")
-"""The columns of prints that bars are made of, beside those they are made by."""
+"""The columns of prints that bars need, besides their key columns."""
 
 
 def aggregate(
@@ -169,17 +171,17 @@ def aggregate(
     length: int = NS_PER_MINUTE,
     counted: pl.Series | None = None,
 ) -> pl.DataFrame:
-    """Sum prints that count into bars by the columns `by` and the minute.
+    """Return bars of prints, by the columns `by` and the minute.
 
     Args:
-        prints: the columns `by`, `side`, and those of `prints.SCHEMA` that bars are made of: `ts`, `asset`, `price`,
-            `size`, and where there are stocks `seq`, `venue` and `price_flags`.
-        by: columns of integers, dates, Enums or Categoricals that tell options from stocks.
-        length: that of a bar in ns.
-        counted: which of the prints count; without it all do.
+        prints: has the columns `by`, `side`, `ts`, `asset`, `price` and `size`, and for stocks `seq`, `venue` and
+            `price_flags`.
+        by: columns of integers, dates, Enums or Categoricals that distinguish options from stocks.
+        length: the length of a bar in ns.
+        counted: a mask of the prints that count; by default all do.
 
     Returns:
-        One row a key, in no particular order: `by`, `minute` (whole bars since 1970, Int64), `VALUES` and `EDGES`
+        One row a key, in no particular order: `by`, `minute` (bar number since 1970, Int64), `VALUES` and `EDGES`
         (times in ns).
     """
     stock = prints["asset"] == "stock"
@@ -196,7 +198,7 @@ def aggregate(
 def _aggregate(
     prints: pl.DataFrame, by: Sequence[str], length: int, counted: pl.Series | None = None, *, edges: bool
 ) -> pl.DataFrame:
-    """Bars of prints of one asset, with `edges` for stocks."""
+    """Return bars of prints of one asset, with `edges` for stocks."""
     if prints.is_empty():
         empty = dict.fromkeys(("minute", *FIELDS), pl.Series(dtype=pl.Int64))
         return pl.DataFrame({name: prints[name] for name in by} | empty)
@@ -206,7 +208,7 @@ def _aggregate(
     large = prints.height >= STREAMED
     packed = PackedKey.of([*(prints[name] for name in by), _minute(prints, length)]) if large else None
     keys = [*by, "minute"]
-    # Filtered as it is summed, so that no second frame of all prints is made.
+    # The filter is part of the query, so that no second frame of all prints is made.
     rows = prints.lazy() if counted is None else prints.lazy().filter(counted)
     work = rows.select(*by, *sums.columns).with_columns(sums.products)
     if packed is None:
@@ -214,23 +216,23 @@ def _aggregate(
     else:
         work = work.with_columns(packed.packed)
         found = work.group_by("#key").agg(sums.reduced).with_columns(packed.unpacked)
-    # The streaming engine groups faster, and takes longer to start.
+    # The streaming engine groups faster but takes longer to start.
     made = found.select(*keys, *sums.fields).collect(engine="streaming" if large else "in-memory")
     return _with_ends(made, prints) if edges else made
 
 
 def _minute(prints: pl.DataFrame, length: int) -> pl.Series:
-    """The first and the last bar of some prints: what `PackedKey.of` needs of the column `minute`."""
+    """Return the first and last bar number of some prints, which `PackedKey.of` needs for the column `minute`."""
     ts = prints["ts"].to_physical()
     return pl.Series("minute", [ts.min(), ts.max()], pl.Int64) // length
 
 
 def _widths(prints: pl.DataFrame, length: int) -> dict[str, type[pl.Int64] | type[pl.Int128]]:
-    """The types that hold the notional of any bar, and a size with a time within a bar."""
+    """Return the integer types that hold the notional of any bar, and a size packed with a time within a bar."""
     size, price = prints["size"], prints["price"]
     largest, dearest = cast(int, size.max()), cast(int, price.max())
     fits = largest * dearest * prints.height < 2**63
-    # As floats the sum of all is off by much less than the factor of two.
+    # The error of a sum of floats is much smaller than the factor of two left here.
     fits = fits or prints.select((_PRICE.cast(pl.Float64) * _SIZE).sum()).item() < 2**62
     ranked = largest < 2 ** (63 - _offset_bits(length))
     return {"notional": pl.Int64 if fits else pl.Int128, "ranked": pl.Int64 if ranked else pl.Int128}
@@ -241,7 +243,7 @@ def _offset_bits(length: int) -> int:
 
 
 class _Sums(NamedTuple):
-    """How prints become bars: the columns of a print, products of these, what a group reduces to, and `FIELDS`."""
+    """How prints become bars: columns of a print, their products, the reductions of a group, and `FIELDS`."""
 
     columns: list[pl.Expr]
     products: list[pl.Expr]
@@ -257,17 +259,17 @@ def _sums(
     notional: type[pl.Int64] | type[pl.Int128],
     ranked: type[pl.Int64] | type[pl.Int128],
 ) -> _Sums:
-    """See `_Sums`; the types are those of `_widths`."""
+    """Return the expressions for bars of a length, with integer types from `_widths`."""
     place = 2 ** _offset_bits(length)
     columns = {
         "minute": _TS // length, "size": _SIZE.cast(pl.Int64), "price": _PRICE.cast(pl.Int64), "ts": _TS,
         "notional": _PRICE.cast(notional) * _SIZE,
         "buy": _SIDE.eq(_SIDES["buy"]).cast(pl.Int64),
         "sell": _SIDE.eq(_SIDES["sell"]).cast(pl.Int64),
-        # Of one size the earliest time has the greatest number.
+        # Among prints of the largest size, the earliest has the greatest number.
         "largest": _SIZE.cast(ranked) * place + (length - 1 - _TS % length),
     }  # fmt: skip
-    # A product with 0 or 1 costs less than a sum of filtered rows.
+    # A product with 0 or 1 costs less than a sum over filtered rows.
     products = [
         (pl.col(of) * pl.col(side)).alias(f"{side}_{name}")
         for side in ("buy", "sell")
@@ -296,13 +298,13 @@ def _sums(
 
 
 def _in_event_order(prints: pl.DataFrame) -> pl.DataFrame:
-    """Prints of stocks by time, sequence, venue and price, with `#venue` (`venue_key`)."""
+    """Return prints of stocks sorted by time, sequence, venue and price, with the column `#venue` (`venue_key`)."""
     keyed = prints.with_columns(venue_key(prints["venue"]).alias("#venue"))
     return keyed.sort("ts", "seq", "#venue", "price")
 
 
 def _with_ends(bars: pl.DataFrame, prints: pl.DataFrame) -> pl.DataFrame:
-    """Bars of prints in event order, with the values of their first and last print in place of its row."""
+    """Return bars with the values of their first and last print in place of its row number."""
     columns = ("ts", "seq", "#venue", "price")
     found = [
         prints[source].to_physical().gather(bars[which[-1]]).cast(pl.Int64).alias(name)
@@ -313,15 +315,18 @@ def _with_ends(bars: pl.DataFrame, prints: pl.DataFrame) -> pl.DataFrame:
 
 
 def venue_key(venues: pl.Series) -> pl.Series:
-    """Integers that stand in the order of the venues' names, by their first 8 bytes."""
+    """Return integers in the order of the venues' names, from their first 8 bytes."""
     names = venues.unique()
     keys = [int.from_bytes(name.encode()[:8].ljust(8, b"\0")) - 2**63 for name in names.cast(pl.String)]
     return venues.replace_strict(names, pl.Series(keys, dtype=pl.Int64), return_dtype=pl.Int64)
 
 
 def latest(starts: Ints, *keys: Ints) -> list[Ints]:
-    """Of each group, which begins at one of `starts`, the greatest row by the first key, then the next, and so
-    on; gives its keys. Inverted bits (`~`) turn an order round, without a limit that negation would have."""
+    """Return the keys of the greatest row of each group, compared by the first key, then the next, and so on.
+
+    `starts` holds the first row of each group. Pass a key with inverted bits (`~`) to reverse its order; negation would
+    overflow at the least integer.
+    """
     counts = np.diff(starts, append=len(keys[0]))
     found: list[Ints] = []
     standing = None
@@ -337,9 +342,11 @@ def latest(starts: Ints, *keys: Ints) -> list[Ints]:
 def combined(
     column: Callable[[str], Ints], starts: Ints, names: Sequence[str], *, edges: bool
 ) -> dict[str, Ints]:
-    """Values of bars put together: `column` gives those of a name in order of group, each group begins at one of
-    `starts`. `names` are of `VALUES`, and of `EDGES` where bars have `edges`; without these all prints of a bar set its
-    high and low."""
+    """Return the values of merged bars.
+
+    `column` returns the values of a named column, sorted by group; `starts` holds the first row of each group. `names`
+    are of `VALUES`, and of `EDGES` if bars have `edges`. Without edges, all prints of a bar set its high and low.
+    """
     made: dict[str, Ints] = {}
     for name in names:
         if name in SUMS:
@@ -373,7 +380,7 @@ def _flipped(values: Ints) -> Ints:
 
 
 def of_side(values: Mapping[str, Ints], side: str, kind: str) -> Numbers:
-    """The sums of one side; `kind` is volume or notional. `values` has the sums by their names in `SUMS`."""
+    """Return the sums of one side; `kind` is volume or notional. `values` has the sums by their names in `SUMS`."""
     if kind == "volume":
         return values[f"{side}_volume"]
     upper, lower = NOTIONALS[side]
@@ -381,17 +388,17 @@ def of_side(values: Mapping[str, Ints], side: str, kind: str) -> Numbers:
 
 
 def net(values: Mapping[str, Ints], kind: str) -> Numbers:
-    """Bought less sold; see `of_side`."""
+    """Return buy minus sell, of the `kind` volume or notional."""
     return of_side(values, "buy", kind) - of_side(values, "sell", kind)
 
 
 def gross(values: Mapping[str, Ints], kind: str) -> Numbers:
-    """Bought, sold and of neither side; see `of_side`."""
+    """Return the sum of buy, sell and mid, of the `kind` volume or notional."""
     return of_side(values, "buy", kind) + of_side(values, "sell", kind) + of_side(values, "mid", kind)
 
 
 def merge(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Bars with the same key made one; `by` is the key, `minute` among it. In no particular order."""
+    """Return bars with equal keys merged, in no particular order. `by` is the key and includes `minute`."""
     repeated = bars.select(by).is_duplicated()
     if not repeated.any():
         return bars
@@ -415,10 +422,10 @@ def _ints(frame: pl.DataFrame) -> dict[str, Ints]:
 
 
 def _grouped(keys: Sequence[Ints]) -> tuple[Ints, Ints, list[Ints]]:
-    """An order of rows that brings equal keys together, where each group starts in it, and its keys.
+    """Return a row order that puts equal keys together, the first position of each group in it, and the groups' keys.
 
-    Key columns are packed into one integer with the row number in its low bits: sorting those plain
-    integers is several times faster than hashing rows or sorting an index.
+    The key columns and the row number are packed into one integer. A sort of integers is several times faster than a
+    hash of rows or a sort of an index.
     """
     rows = len(keys[0])
     if rows == 0:
@@ -443,7 +450,7 @@ def _grouped(keys: Sequence[Ints]) -> tuple[Ints, Ints, list[Ints]]:
 
 
 def _grouped_wide(keys: Sequence[Ints]) -> tuple[Ints, Ints, list[Ints]]:
-    """`_grouped` for keys that do not fit one integer."""
+    """Return the same as `_grouped`, for keys that do not fit one integer."""
     order = np.lexsort(keys[::-1])
     changed = np.zeros(len(order), bool)
     changed[0] = True

@@ -1,4 +1,4 @@
-"""The quote before each trade, where a source sends the two apart."""
+"""As-of join: find the prevailing quote of each trade where a source sends trades and quotes apart."""
 
 from __future__ import annotations
 
@@ -21,33 +21,41 @@ STANDING = {
     "bid_size": pl.Int64,
     "ask_size": pl.Int64,
 }
-"""The last quote of an instrument at the place a feed goes on from: `ts` in ns UTC, prices in 1e-9 USD.
-`instrument` is the source's own name of it, the same from day to day and in every session."""
+"""The schema of the last quotes of instruments at a feed's cursor: `ts` in ns UTC, prices in 1e-9 USD. `instrument` is
+the source's own name of it, which is the same every day and in every session."""
 QUOTE_COLUMNS = ("bid", "ask", "bid_size", "ask_size")
 JOINED = (*QUOTE_COLUMNS, "quote_ts", "quote_seq", "quote_class")
-"""The columns that a join adds to trades."""
+"""The columns that the join adds to trades."""
 PRECEDENCE = ("quote_class", "quote_ts", "quote_seq", *QUOTE_COLUMNS)
-"""Of two quotes of one print the greater in these columns counts: `identity.PRECEDENCE` as far as it is the quote's."""
+"""Of two quotes for one print, the one that is greater in these columns counts. They are the quote's columns of
+`identity.PRECEDENCE`."""
 FEW_QUOTES = 0.1
-"""If more than this share (0 to 1) of a tape's prints has no quote in force, reading the tape ends with a warning."""
+"""If more than this share (0 to 1) of a tape's prints has no quote in force, a warning follows the read."""
 NO_QUOTE_OF = "no quote of "
 _HELD_ROWS = 1_000_000
 
 _Position = tuple[str, int]
-"""A row's place in the files' order: its group (empty in an order by time alone) and its time."""
+"""A position in the files' order: the group (empty where the order is by time only) and the time."""
 _START: _Position = ("", -(2**63))
 
 
 def join_quotes(
     trades: pl.DataFrame, quotes: pl.DataFrame, by: Sequence[str], quote_class: str = "joined"
 ) -> pl.DataFrame:
-    """Give each trade the last quote of its contract set strictly before it.
+    """Return trades with the last quote of their contract that is strictly earlier than the trade.
 
-    Both frames hold `ts` (one type, any unit) and the `by` columns; quotes also `bid`, `ask`, `bid_size`,
-    `ask_size`. Of quotes with one `ts` the last in `seq` wins (if they have that column), then the last in
-    the frame. Returns the trades in their order with those four columns, `quote_ts` and `quote_seq`, null where no
-    quote stands before, and `quote_class`: the given one, or "none". A quote of an earlier day is attached too: the
-    side rule leaves it out by its `quote_ts`.
+    A quote of an earlier day is attached too. Trade classification ignores it because of its `quote_ts`.
+
+    Args:
+        trades: has `ts` and the `by` columns.
+        quotes: has `ts` (the same type, any unit), the `by` columns, `bid`, `ask`, `bid_size` and `ask_size`. Of quotes
+            with the same `ts`, the greatest `seq` wins (if there is such a column), then the last row.
+        by: the columns that name a contract.
+        quote_class: the class of these quotes.
+
+    Returns:
+        The trades in their order, with the four quote columns, `quote_ts` and `quote_seq`, which are null where there
+        is no earlier quote, and with `quote_class`, which is "none" there.
     """
     order = ["ts", "seq"] if "seq" in quotes.columns else ["ts"]
     known = (
@@ -82,7 +90,9 @@ def _sequence(quotes: pl.DataFrame) -> pl.Expr:
 
 
 def best(joined: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Of the same trades joined with several lots of quotes, each with the quote that counts (`PRECEDENCE`)."""
+    """Return trades with the best of their quotes (`PRECEDENCE`); `joined` holds the same trades with other quotes
+    each.
+    """
     found = joined[0]
     for other in joined[1:]:
         both = found.select(PRECEDENCE).hstack(other.select(pl.col(PRECEDENCE).name.prefix("other_")))
@@ -92,13 +102,12 @@ def best(joined: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 class QuoteJoin:
-    """`join_quotes` for files too large to hold: trades come in batches, quotes are pulled as needed.
+    """The as-of join of `join_quotes` for large files: trades arrive in batches, quotes are read as needed.
 
-    Frames are as for `join_quotes`. Both files are in one order: by `ts` over the whole file, or, if
-    `grouped`, ascending by the first of `by` (text) and by `ts` within it. Ordered by `ts`, a row may come
-    late by up to `slack` (in the unit of `ts`). Held of the quotes are the last of each contract and about a
-    million rows more. A file so far out of order that an answer would be wrong raises `TapeError`, at the
-    latest in `finish`.
+    Both files have the same order: by `ts`, or, if `grouped`, by the first column of `by` (text) and by `ts` within it.
+    In a file ordered by `ts`, a row may be late by up to `slack` (in the unit of `ts`). The join holds the last quote
+    of each contract and about a million further rows. A file whose order is too far off for a correct result raises
+    `TapeError`, in `finish` at the latest.
     """
 
     def __init__(
@@ -111,10 +120,10 @@ class QuoteJoin:
         names: tuple[str, str] = ("trades", "quotes"),
         quote_class: str = "joined",
     ) -> None:
-        """`names` are what errors call the trades and the quotes; `quote_class` is what the quotes are: "joined" for
-        every quote there was, "sampled" for samples of them."""
+        """Take the quotes. `names` are the names of the trades and the quotes in errors. `quote_class` is "joined"
+        where the file has every quote and "sampled" where it has samples of them."""
         self.trade_days, self.quote_days = Counter[date](), set[date]()
-        """How many trades there were of each trading day, and the days that quotes were of."""
+        """The number of trades of each trading day, and the trading days that have quotes."""
         self._class = quote_class
         self._quotes, self._by, self._grouped, self._slack = quotes, list(by), grouped, slack
         self._names = names
@@ -124,7 +133,7 @@ class QuoteJoin:
         self._seen = self._floor = self._answered = _START
 
     def attach(self, trades: pl.DataFrame) -> pl.DataFrame:
-        """The next batch of trades, in its order, with their quotes. Raises `TapeError`."""
+        """Return the next batch of trades, in its order, with their quotes. Raises `TapeError`."""
         if trades.is_empty():
             return join_quotes(trades, self._known(trades), self._by, self._class)
         self.trade_days.update(dict(_days(trades).value_counts().iter_rows()))
@@ -146,7 +155,7 @@ class QuoteJoin:
         return pl.concat(parts).sort("#batch_place").drop("#batch_place")
 
     def finish(self) -> None:
-        """Read the quotes left over, so that a fault in them is found. Raises `TapeError`."""
+        """Read the remaining quotes, so that faults in them are found. Raises `TapeError`."""
         for quotes in self._quotes:
             self._check(quotes)
         self._exhausted = True
@@ -166,7 +175,7 @@ class QuoteJoin:
         )
 
     def _pull(self, wanted: _Position) -> None:
-        """Take quotes until none can come that is older than `wanted`, or enough are held for a while."""
+        """Read quotes until none earlier than `wanted` can follow, or enough of them are held."""
         self._new_rows = 0 if self._new_rows >= _HELD_ROWS else self._new_rows
         while not self._exhausted and self._seen < wanted and self._new_rows < _HELD_ROWS:
             quotes = next(self._quotes, None)
@@ -179,7 +188,7 @@ class QuoteJoin:
                 self._new_rows += quotes.height
 
     def _check(self, quotes: pl.DataFrame) -> _Position:
-        """The last place in a frame of quotes, none of which may be older than a trade already answered."""
+        """Return the last position in a frame of quotes, after a check that none is earlier than a joined trade."""
         first, last = self._span(quotes) if not quotes.is_empty() else (self._answered, self._seen)
         self.quote_days.update(_days(quotes).unique())
         if first < self._answered:
@@ -187,7 +196,7 @@ class QuoteJoin:
         return last
 
     def _forget(self, floor: _Position) -> None:
-        """Of the quotes before `floor`, keep the last of each contract, all that later trades need."""
+        """Drop the quotes before `floor`, except the last of each contract, which later trades need."""
         held = pl.concat(self._held)
         early = self._before(floor)
         order = ["ts", "seq"] if "seq" in held.columns else ["ts"]
@@ -197,7 +206,7 @@ class QuoteJoin:
         self._floor = max(self._floor, floor)
 
     def _span(self, frame: pl.DataFrame) -> tuple[_Position, _Position]:
-        """The first and last place of a frame's rows in the files' order."""
+        """Return the first and last position of a frame's rows in the files' order."""
         ts = pl.col("ts").to_physical()
         if not self._grouped:
             low, high = frame.select(ts.min().alias("low"), ts.max().alias("high")).row(0)
@@ -219,14 +228,14 @@ class QuoteJoin:
 
 
 def _days(frame: pl.DataFrame) -> pl.Series:
-    """The trading day of each row; none where `ts` is no instant but a bare number."""
+    """Return the trading day of each row; empty where `ts` is a bare number."""
     if not isinstance(frame.schema["ts"], pl.Datetime):
         return pl.Series("day", [], pl.Date)
     return trading_days(frame["ts"])
 
 
 def few_quotes(unquoted: int, prints: int) -> str | None:
-    """A warning where more than `FEW_QUOTES` of some prints have no quote in force; else None."""
+    """Return a warning if more than the share `FEW_QUOTES` of the prints has no quote in force; else None."""
     if unquoted <= FEW_QUOTES * prints:
         return None
     return (
@@ -236,7 +245,7 @@ def few_quotes(unquoted: int, prints: int) -> str | None:
 
 
 def note_days_without_quotes(joins: Sequence[QuoteJoin], notes: Counter[str]) -> None:
-    """Note the trading days of trades of which no lot of quotes has a quote. To be called once all is joined."""
+    """Note the trading days of the trades for which no file has quotes. Call it after the whole join."""
     days = set[date]().union(*(join.quote_days for join in joins))
     for day, trades in joins[0].trade_days.items() if joins else ():
         if day not in days:

@@ -1,8 +1,8 @@
-"""Readings of the line: what a symbol's minutes of flow say beside its price, its day and its own past.
+"""Signals from a symbol's minutes of flow: its price, its sessions, its earlier days.
 
-Pure functions of minutes. Minutes are whole minutes since 1970, rising; volumes are contracts or shares, prices
-1/10,000 USD. Statistics are rounded half to even before anything is decided by them, so that whoever holds an answer
-can check its words against its figures.
+Pure functions of minutes. Minutes are integers since 1970, rising; volumes are contracts or shares, prices 1/10,000
+USD. Statistics are rounded half to even before a label is derived from them, so a reader of an answer can check its
+labels against its figures.
 """
 
 from flowtape.orderflow.signals.divergence import LEAST, STATES, Divergence, divergence

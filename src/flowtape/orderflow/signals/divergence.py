@@ -1,4 +1,4 @@
-"""Whether flow and price go the same way."""
+"""Divergence: whether flow and price move in the same direction."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from flowtape.model.exact import Ints, Numbers
 Floats = npt.NDArray[np.float64]
 
 LEAST = 10
-"""Fewer minutes than this since the session's open say nothing."""
+"""The least number of minutes since the session's open for a statistic."""
 STATES = ("flat", "confirming", "bullish_divergence", "bearish_divergence")
 _LIMIT = 200
 """|t| from which a slope counts, in hundredths."""
 _CAP = 99_999
-"""The largest |t| shown, in hundredths; also that of increments that are all alike."""
+"""The largest |t| shown, in hundredths. Increments that are all equal get it."""
 
 
 class Divergence(NamedTuple):
-    """Arrays of one length, a row a minute that has a price: `place` the minute's place among those given, `price`
-    the price known by its end, `n` minutes in its look-back, `flow_t` and `price_t` in hundredths, `state` a place
-    in `STATES`."""
+    """Arrays of one length, one row for each minute that has a price.
+
+    `place` is the minute's position among those given, `price` the price at its end, `n` the minutes in its look-back,
+    `flow_t` and `price_t` are in hundredths, `state` is an index into `STATES`.
+    """
 
     place: Ints
     price: Ints
@@ -36,19 +38,27 @@ class Divergence(NamedTuple):
 def divergence(
     minute: Ints, net: Numbers, opens: Ints, price_minute: Ints, price: Ints, lookback: int
 ) -> Divergence:
-    """The slopes of cumulative flow and of the price over the last `lookback` minutes, as t-statistics.
+    """Return the slopes of cumulative flow and of the price over the last `lookback` minutes, as t-statistics.
 
-    `net` is the net volume of each minute and `opens` the minute its session opened; `price` the last price of each
-    of `price_minute`. A look-back holds every clock minute since `minute − lookback`, but none before the session's
-    open; minutes without a print have no flow and keep the price. Minutes whose session has no price yet are left
-    out.
-
-    A running sum of flow and a price are near to random walks. The slope of a random walk with drift is estimated by
+    A running sum of flow and a price are close to random walks. The slope of a random walk with drift is estimated by
     the mean of its increments x, and t = mean(x) / (sd(x) / √n) with n − 1 degrees of freedom. A least-squares line
-    through the levels would show slopes where there is only chance (Granger and Newbold, Spurious regressions in
-    econometrics, Journal of Econometrics 2, 1974). Below `LEAST` minutes both are 0. States, by the rounded t with
-    2 as limit: `confirming` both the same way, `bullish_divergence` flow up and price down, `bearish_divergence`
-    flow down and price up, else `flat`.
+    through the levels shows slopes where there is only chance (Granger and Newbold, Spurious regressions in
+    econometrics, Journal of Econometrics 2, 1974).
+
+    Args:
+        minute: minutes since 1970 that have prints, rising.
+        net: the net volume of each of `minute`.
+        opens: the minute at which the session of each of `minute` opened.
+        price_minute: minutes since 1970 that have a price, rising.
+        price: the last price of each of `price_minute`.
+        lookback: the length of a look-back in minutes. It holds every clock minute since `minute − lookback`, but none
+            before the session's open. Minutes without a print have no flow and keep the price.
+
+    Returns:
+        A row for each minute whose session has a price by then. With fewer than `LEAST` minutes, both t are 0. The
+        state follows from the rounded t with the limit 2: `confirming` if both have the same direction,
+        `bullish_divergence` if flow is up and price down, `bearish_divergence` if flow is down and price up, else
+        `flat`.
     """
     parts = []
     for open_at in np.unique(opens):
@@ -67,7 +77,7 @@ def divergence(
 def _session(
     places: Ints, minute: Ints, net: Numbers, open_at: int, price_minute: Ints, price: Ints, lookback: int
 ) -> tuple[Ints, ...]:
-    """The columns of `Divergence`, but for the state, of one session's minutes."""
+    """Return the columns of `Divergence`, except the state, for the minutes of one session."""
     length = int(minute[places[-1]]) - open_at + 1
     flow = np.zeros(length, net.dtype)
     flow[minute[places] - open_at] = net[places]
@@ -82,8 +92,8 @@ def _session(
 
 
 def _t(increments: Numbers, ends: Ints, n: Ints) -> Ints:
-    """t of the mean of the `n` increments that end at each of `ends`, in hundredths, rounded half to even."""
-    # In Python's integers: exact however large, so a minute's t is the same whatever else was asked for.
+    """Return t of the mean of the `n` increments that end at each of `ends`, in hundredths, rounded half to even."""
+    # Python integers are exact at any size, so a minute's t does not depend on the rest of the query.
     one, two = (_sums(increments.astype(object) ** power, ends, n) for power in (1, 2))
     count = n.astype(object)
     spread = np.array(count * two - one * one, dtype=np.float64)

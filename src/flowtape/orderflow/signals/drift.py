@@ -1,4 +1,4 @@
-"""How far a symbol's flow stands from zero, by its own measure."""
+"""Drift: how unusual a symbol's net flow is, compared with the symbol's own history."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from flowtape.model.exact import Ints, Numbers
 from flowtape.orderflow.signals.tails import normal_quantile, student_tail
 
 LEAST_SESSIONS = 3
-"""With fewer earlier sessions their spread says nothing."""
+"""The least number of earlier sessions for a standard deviation."""
 _LIMIT = 200
 """|z| from which a symbol is stretched, in hundredths."""
 _CAP = 9_999
 
 
 class Drift(NamedTuple):
-    """Arrays of one length, a row a symbol: `z` and `volume_z` in hundredths, `has_z` whether there is a `z`, `score`
-    the one that ranks (`z` where there is one), `stretched` whether |score| is 2 or more."""
+    """Arrays of one length, one row for each symbol.
+
+    `z` and `volume_z` are in hundredths. `has_z` is whether there is a `z`. `score` is `z` where there is one, else
+    `volume_z`; it ranks symbols. `stretched` is whether |score| is 2 or more.
+    """
 
     z: Ints
     has_z: npt.NDArray[np.bool_]
@@ -29,19 +32,23 @@ class Drift(NamedTuple):
 
 
 def drift(net: Numbers, squares: Numbers, past_net: Numbers, past_squares: Numbers) -> Drift:
-    """The drift of symbols over a window.
+    """Return the drift of symbols over a window.
 
-    `net` is each symbol's net volume over the window, `squares` the sum of the squares of its minutes' net volumes;
-    `past_net` and `past_squares` (sessions, symbols) the same over the same clock minutes of each earlier session.
+    `volume_z` is the self-normalised sum u = net / √(Σ netᵢ²) over the window's minutes. It equals net / √(κ · volume)
+    with κ = Σ netᵢ² / Σ volumeᵢ, the variance that one contract adds.
 
-    `volume_z` needs no past: u = net / √(κ · volume), where κ = Σ netᵢ² / Σ volumeᵢ is the variance a contract adds, as
-    the window's own minutes show it, so u = net / √(Σ netᵢ²), the self-normalised sum.
+    `z` compares u with the symbol's u in k earlier sessions, of mean m and standard deviation s. The prediction
+    interval of one more observation gives t = (u − m) / (s · √(1 + 1/k)), Student's t with k − 1 degrees of freedom.
+    `z` is the normal deviate with the same tail probability, so |z| ≥ 2 is as rare with four sessions as with forty. It
+    compares u and not the net volume, because one block can make a session's volume many times another's, and Student's
+    t does not hold for such tails. There is no `z` with fewer than `LEAST_SESSIONS` sessions, or where all their u are
+    equal.
 
-    `z` measures by the symbol's own past: where the u of k earlier sessions have mean m and standard deviation s,
-    t = (u − m) / (s · √(1 + 1/k)) is Student's t with k − 1 degrees of freedom (the prediction interval of one more
-    observation), and z the normal deviate of the same tail, so |z| ≥ 2 is as rare with four sessions as with forty.
-    It is u that is compared, not the volume itself, for one block makes a session's volume many times another's, and
-    what has such tails is no Student's t. There is none with fewer than `LEAST_SESSIONS`, or where all were equal.
+    Args:
+        net: each symbol's net volume over the window.
+        squares: for each symbol, the sum of the squares of its minutes' net volumes.
+        past_net: `net` over the same clock minutes of earlier sessions, shape (sessions, symbols).
+        past_squares: `squares` likewise.
     """
     sessions = len(past_net)
     z, has_z = np.zeros(len(net), np.int64), np.zeros(len(net), np.bool_)

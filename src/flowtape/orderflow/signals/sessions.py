@@ -1,4 +1,4 @@
-"""Morning against afternoon: what each part of a trading day did to the line."""
+"""Parts of trading days: the flow of the open, midday, close, morning and afternoon."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from flowtape.model.exact import Ints, Numbers, total
 FIRST = 60
 """Minutes of the part `open`."""
 MIDDAY = 300
-"""Minutes since the open where the part `close` begins: 14:30 of a day that opens at 09:30."""
+"""Minutes from the open to the start of the part `close`: 14:30 on a day that opens at 09:30."""
 
 
 class Hours(NamedTuple):
-    """A New York date and its regular session, minutes since 1970; both None on a day without one."""
+    """A New York date and its regular session in minutes since 1970; both None on a day without one."""
 
     day: date
     open: int | None
@@ -25,8 +25,11 @@ class Hours(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Minutes [start, end) of a day. `net` and `premium` are sums over it, `absolute` Σ |net of a minute|, `mean`
-    (sum, count) of the line at the end of every clock minute so far, None of the part outside the session."""
+    """Minutes [start, end) of a day.
+
+    `net` and `premium` are sums over them, `absolute` is Σ |net of a minute|. `mean` is (sum, count) of the line at the
+    end of every clock minute so far, None for the part outside the session.
+    """
 
     name: str
     start: int
@@ -38,8 +41,10 @@ class Part(NamedTuple):
 
 
 class Day(NamedTuple):
-    """A trading day: sums of all its minutes, and the line's high and low from the open with the minute of each, the
-    first of equals; None where nothing printed since."""
+    """A trading day: the sums of all its minutes, and the line's high and low since the open.
+
+    `high` and `low` are (value, minute), the first of equal values; None where nothing has printed since the open.
+    """
 
     hours: Hours
     net: int
@@ -51,15 +56,22 @@ class Day(NamedTuple):
 
 
 def days(minute: Ints, day: Ints, net: Numbers, premium: Numbers, hours: list[Hours], end: int) -> list[Day]:
-    """The trading days that `hours` names, in that order.
+    """Return the trading days in `hours`, in that order.
 
-    `day` is the New York date of each minute (days since 1970), `net` and `premium` its net volume and premium. Parts
-    are `open` (the first hour), `midday` (until 14:30), `close`, and the halves `morning` and `afternoon` of the
-    regular session; they end where the session does, on days of early close too, and hold what is before minute
-    `end`; a part that has not begun is left out. What printed outside the session is one part, `outside`.
+    Parts are `open` (the first hour), `midday` (until 14:30), `close`, and the halves `morning` and `afternoon` of the
+    regular session. They end with the session, also on days of early close, and include only minutes before `end`. A
+    part that has not begun is absent. Prints outside the session form the part `outside`.
 
     The line is the sum of net volume since the regular open, or since midnight on a day without a session. Its mean
-    gives each clock minute the same weight, so a burst of prints weighs by how long the line stands there.
+    gives each clock minute the same weight, so a burst of prints weighs by how long the line stays at its level.
+
+    Args:
+        minute: minutes since 1970, rising.
+        day: the New York date of each minute, in days since 1970.
+        net: the net volume of each minute.
+        premium: the net premium of each minute.
+        hours: the dates and sessions to return.
+        end: the minute at which the data ends.
     """
     found = []
     for one in hours:
@@ -120,7 +132,7 @@ def _part(
 
 
 def _mean(minute: Ints, line: Numbers, start: int, end: int) -> tuple[int, int]:
-    """Sum and count of the line at the end of each clock minute of [start, end)."""
+    """Return the sum and count of the line at the end of each clock minute of [start, end)."""
     place = np.searchsorted(minute, np.arange(start, end), "right")
     return int(np.concatenate(([0], line))[place].sum()), end - start
 

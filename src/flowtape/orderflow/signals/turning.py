@@ -1,4 +1,4 @@
-"""Where the line turned."""
+"""Turning points: the highs and lows at which the cumulative line reversed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from flowtape.model.exact import Ints, Numbers
 
 
 class Turns(NamedTuple):
-    """Arrays of one length, the largest turn first: `place` among the line's points, `high` or low, and
-    `prominence` in the line's unit."""
+    """Arrays of one length, the largest turn first.
+
+    `place` is the position among the line's points, `high` is false for a low, `prominence` is in the line's unit.
+    """
 
     place: Ints
     high: npt.NDArray[np.bool_]
@@ -20,12 +22,12 @@ class Turns(NamedTuple):
 
 
 def turning_points(line: Numbers, most: int) -> Turns:
-    """The largest reversals of a line, at most so many.
+    """Return the largest reversals of a line, at most `most`.
 
-    A high's prominence is its height above the higher of the lowest points that lie between it and the next higher
-    ground on either side, or the line's end; a low's is that of the line turned over. This is topographic
-    prominence, as in `scipy.signal.peak_prominences`. Of a level stretch the first point is the turn. The line's
-    ends are no turns. Of equals the earlier is first.
+    They are ranked by topographic prominence, as in `scipy.signal.peak_prominences`. For a high, take the lowest point
+    between it and the next higher point (or the line's end) on each side; the prominence is its height above the higher
+    of the two. For a low, the same holds for the inverted line. A level stretch counts as its first point. The line's
+    ends are not turns. Of equal turns the earlier is first.
     """
     values, first = _without_repeats(line)
     found = []
@@ -43,7 +45,7 @@ def turning_points(line: Numbers, most: int) -> Turns:
 
 
 def _without_repeats(line: Numbers) -> tuple[Numbers, Ints]:
-    """Return the line with each level stretch as one point, and the place of the first point of each."""
+    """Return the line with each level stretch as one point, and the position of the first point of each."""
     first = np.flatnonzero(np.diff(line, prepend=line[:1] - 1))
     return line[first], first
 
