@@ -136,6 +136,33 @@ def test_none_of_the_methods_is_forgotten() -> None:
         assert name in METHODS
 
 
+def test_the_readme_names_the_methods_that_work() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("| methods that work |") : readme.index("All other methods answer 404")]
+    assert sorted(re.findall(r"`(\w+)`", table)) == METHODS
+
+
+OTHERS = sorted(
+    name
+    for name, found in inspect.getmembers(flashalpha.FlashAlpha, inspect.isfunction)
+    if not name.startswith("_") and name not in METHODS and "self._" in inspect.getsource(found)
+)
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_all_other_methods_answer_404(world: World, method: str) -> None:
+    called = getattr(world.plan("alpha"), method)
+    names = list(inspect.signature(called).parameters.values())
+    values = {"float": 1.0, "int": 1, "list": [], "dict": {}, "bool": True}
+    given = {
+        one.name: next((value for kind, value in values.items() if kind in str(one.annotation)), "SPY")
+        for one in names
+        if one.default is one.empty and one.kind is not one.VAR_KEYWORD
+    }
+    with pytest.raises(flashalpha.NotFoundError):
+        called(**given)
+
+
 def calls(method: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The ways to call a method: (required, optional) arguments."""
     names = list(inspect.signature(getattr(flashalpha.FlashAlpha, method)).parameters.values())[1:]
