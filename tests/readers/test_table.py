@@ -191,6 +191,19 @@ def test_mapping(write):
     ]
 
 
+def test_a_mapped_column_is_not_read_under_its_own_name_too(write):
+    path = write("x.csv", ["ts,underlying,price,size,source", "2024-06-14T14:00Z,SPY,1.05,3,XNAS"])
+    mapping = write("m.toml", ["[columns]", 'symbol = "underlying"', 'venue = "source"'])
+    tape, prints = read_all(path, kind="table", mapping=mapping)
+    assert prints.select("symbol", "venue", "underlying").rows() == [("SPY", "XNAS", None)]
+    assert tape.source == "table"
+
+
+def test_a_file_of_foreign_columns_asks_for_a_mapping(write):
+    with pytest.raises(TapeError, match=r"x\.csv: not a tape of a known format .* columns with --mapping"):
+        read_all(write("x.csv", ["time,und,px,qty", "2024-06-14T14:00Z,SPY,1.05,3"]))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

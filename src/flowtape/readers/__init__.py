@@ -224,5 +224,6 @@ def guess(path: Path) -> str:
     names = header_of(start)
     seen = f"; its first line has {len(names)} names between {separated_by(start)}" if len(names) > 1 else ""
     raise TapeError(
-        f"{path.name}: not a tape of a known format ({', '.join(FORMATS)}){seen}; name one with --format"
+        f"{path.name}: not a tape of a known format ({', '.join(FORMATS)}){seen}; name the format with --format, or,"
+        " for a table with column names of its own, its columns with --mapping (docs/how-to/csv.md)"
     )

@@ -108,8 +108,14 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 
 
 def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> dict[str, str]:
-    """Each column of a print that the file has → the file's name for it."""
-    found = {name: mapping.columns.get(name, name) for name in (*READ, "source", TAPE)}
+    """Return the file's name of each column of a print that the file has.
+
+    A column that the mapping names is read as the mapping says, and not under its own name as well: a file may call its
+    symbols `underlying`, which is a price of a print.
+    """
+    mapped = set(mapping.columns.values())
+    names = [name for name in (*READ, "source", TAPE) if name in mapping.columns or name not in mapped]
+    found = {name: mapping.columns.get(name, name) for name in names}
     if {"symbol", "root"}.isdisjoint(mapping.columns) and {"symbol", "root"}.isdisjoint(schema):
         found["symbol"] = "ticker"
     optional = ("seq",) if mapping is _ALPACA else ()
