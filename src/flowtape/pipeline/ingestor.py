@@ -252,7 +252,8 @@ class Engine:
 
     def _restate(self, keys: pl.DataFrame, change: Change) -> None:
         """Make the bars with some keys from the prints that count."""
-        if keys.is_empty():
+        # Nobody holds bars where there is no cache and the store makes its own of the prints.
+        if keys.is_empty() or (self.window is None and not self.store.shared):
             return
         low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
         minutes = keys.select("symbol_id", "minute").unique()
