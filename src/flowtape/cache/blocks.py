@@ -239,6 +239,9 @@ class Rows:
     def merged(self, *, packed: bool) -> Block:
         """Return the rows as a block with one a key: packed without corrections, else for rows that go before it."""
         columns: dict[str, Column] = {}
+        if packed and self._kind is None and (self.key[1:] > self.key[:-1]).all():
+            names = (*VALUES, *(EDGES if self._edges else ()))
+            return Block(self.key, {name: _packed(name, self.key, self.column(name)) for name in names})
         key, kind = self.key[:0], None if packed else self.kinds()
         for names in (*_TOGETHER, *((EDGES,) if self._edges else ())):
             key, values = self.grouped(self.key, names, void=not packed)

@@ -20,6 +20,8 @@ from flowtape.storage.catalog import Catalog
 MINUTES = 10_080
 """Seven days."""
 _DAY = 1440
+_PIECE = 500
+"""Symbols whose bars are read at a time."""
 
 
 class Cache:
@@ -71,12 +73,20 @@ class Cache:
         `progress` is called with the share that is done, from 0 to 1; what it raises ends the loading.
         """
         loaders = {asset: Loader(edges=asset == "stock") for asset in self._bars}
-        # Day by day, so that memory holds one day twice and not the week.
+        # A day and some symbols at a time, so that memory holds few bars twice.
+        numbers = self._catalog.series["symbol_id"].unique().sort()
+        pieces = [
+            numbers[place : place + _PIECE] if len(numbers) > _PIECE else None
+            for place in range(0, max(1, len(numbers)), _PIECE)
+        ]
         bounds = [self.oldest, *range(self.oldest - self.oldest % _DAY + _DAY, self.oldest + MINUTES, _DAY)]
         for place, (start, end) in enumerate(zip(bounds, [*bounds[1:], 2**31 - 1], strict=True)):
             progress(place / len(bounds))
-            for asset, bars in self._by_asset(store.bars(None, start, end)):
-                loaders[asset].add(bars)
+            for symbols in pieces:
+                for asset, bars in self._by_asset(store.bars(symbols, start, end)):
+                    loaders[asset].add(bars)
+            for loader in loaders.values():
+                loader.pack()
         for asset, loader in loaders.items():
             self._bars[asset].replace(loader)
 

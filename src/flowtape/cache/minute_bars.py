@@ -269,6 +269,7 @@ class Loader:
 
     def __init__(self, *, edges: bool) -> None:
         self._edges = edges
+        self._parts: dict[int, list[Block]] = {}
         self._days: dict[int, Block] = {}
 
     def add(self, part: pl.DataFrame) -> None:
@@ -277,14 +278,21 @@ class Loader:
         days = day.unique().sort().to_list()
         for one in days:
             mine = part if len(days) == 1 else part.filter(day == one)
-            block = block_of_frame(mine, edges=self._edges, packed=True)
-            if one in self._days:
-                pair = [whole(self._days[one]), whole(block)]
-                block = Rows(pair, edges=self._edges).merged(packed=True)
-            self._days[one] = block
+            self._parts.setdefault(one, []).append(block_of_frame(mine, edges=self._edges, packed=True))
+
+    def pack(self) -> None:
+        """Merge the frames taken so far, day by day."""
+        for day, parts in self._parts.items():
+            if day in self._days:
+                parts.insert(0, self._days[day])
+            one = len(parts) == 1
+            merged = Rows([whole(part) for part in parts], edges=self._edges)
+            self._days[day] = parts[0] if one else merged.merged(packed=True)
+        self._parts.clear()
 
     def blocks(self) -> tuple[Block, ...]:
         """Return the blocks in order of days, ready for answers."""
+        self.pack()
         for block in self._days.values():
             block.prepare()
         return tuple(self._days[day] for day in sorted(self._days))

@@ -103,12 +103,13 @@ def ingest(
         # Two processes that take the same rows at the same time would each find them new.
         engine.store.take_over(f"files of {tape.source}")
         try:
-            report = engine.ingest(
-                tape,
-                replace=request.replace,
-                progress=lambda report, done, name=tape.name: progress(Step(name, report.rows, done)),  # type: ignore[misc]
-                stop=stop,
-            )
+            with engine.store.bulk():
+                report = engine.ingest(
+                    tape,
+                    replace=request.replace,
+                    progress=lambda report, done, name=tape.name: progress(Step(name, report.rows, done)),  # type: ignore[misc]
+                    stop=stop,
+                )
         except BaseException:
             # A store that is away refuses this too; what ended the run is what gets told.
             with suppress(StoreError):

@@ -53,6 +53,9 @@ class Store(Protocol):
     def snapshot(self) -> AbstractContextManager[None]:
         """All that this thread reads within is one state of the store, whatever is committed meanwhile."""
 
+    def bulk(self) -> AbstractContextManager[None]:
+        """Allow the store the memory that writing many rows takes, while the block runs."""
+
     def close(self) -> None:
         """Give the store back."""
 

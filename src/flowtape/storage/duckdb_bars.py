@@ -98,7 +98,10 @@ def of_symbols(symbols: Iterable[int] | None) -> str:
     """Return the predicate of rows of some symbols (numbers); None: of all."""
     if symbols is None:
         return "true"
-    return f"symbol_id IN ({', '.join(map(str, symbols)) or 'NULL'})"
+    known = list(symbols)
+    if known and max(known) - min(known) + 1 == len(set(known)):
+        return f"symbol_id BETWEEN {min(known)} AND {max(known)}"
+    return f"symbol_id IN ({', '.join(map(str, known)) or 'NULL'})"
 
 
 def of_minutes(start: int, end: int) -> str:

@@ -130,7 +130,7 @@ class Days(DuckFile):
         """
         with self._one_seal:
             try:
-                with self._cursor() as connection:
+                with self.bulk(), self._cursor() as connection:
                     return self._seal(connection, day)
             except duckdb.Error as error:
                 raise StoreError(

@@ -25,6 +25,8 @@ CONFIG: dict[str, Any] = {
 }
 CHECKPOINT_AT = 64_000_000
 """Bytes of the log at which a commit writes a checkpoint. It runs beside readers, since no statement updates rows."""
+SERVING_MEMORY, BULK_MEMORY = "128MB", "600MB"
+"""DuckDB's memory, which includes the blocks that it keeps at hand: of a server, and of bulk work beside it."""
 CLOSE_WAIT = 5.0
 """Seconds that closing waits for a transaction to end."""
 SNAPSHOT_SECONDS = 5.0
@@ -95,6 +97,7 @@ class DuckFile:
         self._write = threading.Lock()
         self._mine = threading.local()
         self._snapshots: set[_Snapshot] = set()
+        self._bulk, self._bulk_lock = 0, threading.Lock()
         try:
             if path.exists() and not path.is_file():
                 raise OSError("it is not a regular file")
@@ -116,7 +119,7 @@ class DuckFile:
 
     def _prepare(self, read_only: bool) -> None:
         # Statements that need an order name it; keeping the order of insertion costs a third of the write speed.
-        self._db.execute("SET preserve_insertion_order = false; SET memory_limit = '600MB'")
+        self._db.execute(f"SET preserve_insertion_order = false; SET memory_limit = '{SERVING_MEMORY}'")
         self._db.execute(f"SET checkpoint_threshold = '{self._checkpoint_at}B'")
         tables = {row[0] for row in self._db.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
         if not tables and not read_only:
@@ -152,6 +155,25 @@ class DuckFile:
         if not self.path.exists():
             raise StoreError(f"{self.path.name}: the store's file is gone")
         self._frame("SELECT value FROM meta")
+
+    @contextmanager
+    def bulk(self) -> Iterator[None]:
+        """See `Store.bulk`."""
+        with self._bulk_lock:
+            self._bulk += 1
+            self._limit_memory()
+        try:
+            yield
+        finally:
+            with self._bulk_lock:
+                self._bulk -= 1
+                self._limit_memory()
+
+    def _limit_memory(self) -> None:
+        limit = BULK_MEMORY if self._bulk else SERVING_MEMORY
+        # More may be in use right now than the lower limit; the next bulk work sets it again.
+        with suppress(duckdb.Error), self._cursor() as connection:
+            connection.execute(f"SET memory_limit = '{limit}'")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

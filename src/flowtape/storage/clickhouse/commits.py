@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import polars as pl
 
@@ -75,6 +75,10 @@ class Commits:
 
     def _at(self, table: str) -> str:
         return f"{self.address.database}.{table}"
+
+    def bulk(self) -> AbstractContextManager[None]:
+        """See `Store.bulk`: the engine has its own memory."""
+        return nullcontext()
 
     def close(self) -> None:
         """Let the engine go; a transaction that is open is undone."""
