@@ -1,7 +1,7 @@
-"""Files → prints. One module a format; this one says what a reader gives and finds the right one.
+"""Read files as prints. Each format has one module; this one defines what a reader returns and finds the right one.
 
-A reader is a function `read(files, options) -> Tape`; a new format is one module with `read` and `matches`
-and one line in `FORMATS`.
+A reader is a function `read(files, options) -> list[Tape]`. A new format is one module with `read` and `matches`, and
+one line in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ FORMATS = {
     "massive": "flowtape.readers.massive",
     "table": "flowtape.readers.table",
 }
-"""Format name → module. Guessing asks each in this order; `table` takes what no vendor's format claims."""
+"""The module of each format. The format of a file is guessed in this order; `table` matches what no vendor's does."""
 
 BATCH_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One row left out: file name, 1-based data row (a header is no row), and why."""
+    """One bad row: the file name, the number of the row (from 1, without the header), and the reason."""
 
     file: str
     row: int
@@ -42,13 +42,13 @@ class Reject:
 
     @property
     def shown(self) -> str:
-        """The row, as the first of those left out, for a message."""
+        """Return the row as a message that names it as the first bad one."""
         return f"the first is {self.file}, row {self.row}: {self.reason}"
 
 
 @dataclass(slots=True)
 class Rejects:
-    """The rows a reader left out: how many, why, and the first of them with their numbers."""
+    """The bad rows of a tape: their number by reason, and the first of them with their row numbers."""
 
     strict: bool = False
     keep: int = 1000
@@ -56,9 +56,9 @@ class Rejects:
     reasons: Counter[str] = field(default_factory=Counter)
     first: list[Reject] = field(default_factory=list)
     remarks: dict[str, tuple[int, Reject]] = field(default_factory=dict)
-    """Rows that were kept without a value that cannot be used: how many by reason, and the first of them."""
+    """Rows that were kept without an unusable value: their number by reason, and the first of them."""
     earliest: Reject | None = None
-    """The bad row that comes first in its file."""
+    """The first bad row of its file."""
 
     def add(
         self,
@@ -67,7 +67,7 @@ class Rejects:
         reason: str,
         values: Sequence[object] | None = None,
     ) -> None:
-        """Count bad rows, numbers ascending; `values` names the offending value of each that is kept."""
+        """Count bad rows, given by ascending numbers; `values` holds the bad value of each."""
         if not len(rows):
             return
         for place, row in enumerate(map(int, rows[: max(1, self.keep - len(self.first))])):
@@ -81,20 +81,20 @@ class Rejects:
         self.reasons[reason] += len(rows)
 
     def remark(self, file: str, rows: Sequence[int], reason: str, values: Sequence[object]) -> None:
-        """Count rows that are kept without a value that cannot be used."""
+        """Count rows that are kept without an unusable value."""
         if rows:
             count, first = self.remarks.get(reason, (0, Reject(file, rows[0], repr(values[0]))))
             self.remarks[reason] = count + len(rows), first
 
     def check(self) -> None:
-        """Raise `RowError` for the bad row that comes first in its file, in a strict read that found one."""
+        """In a strict read, raise `RowError` for the first bad row of its file, if there is one."""
         if self.strict and self.earliest is not None:
             raise RowError(self.earliest.file, self.earliest.row, self.earliest.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prints in `prints.SCHEMA`, the number of data rows they came of, and the share of the tape read so far."""
+    """Prints in `prints.SCHEMA`, the number of data rows they come from, and the share of the tape read so far."""
 
     prints: pl.DataFrame
     rows: int
@@ -103,8 +103,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to read: `strict` stops at the first bad row, `mapping` is a TOML file for `table`, `source`
-    overrides the name of where the tape comes from."""
+    """Options of a read.
+
+    `strict` stops at the first bad row. `mapping` is a TOML file for the format `table`. `source` replaces the name of
+    the tape's source.
+    """
 
     strict: bool = False
     mapping: Path | None = None
@@ -114,12 +117,12 @@ class Options:
 
 @dataclass(slots=True)
 class Tape:
-    """One readable tape: where it comes from, its files, and its batches, which can be iterated once.
+    """A tape: its source, its files and its batches, which can be iterated once.
 
-    `notes` counts what was kept but deserves a word (an unmapped condition number, say); `corrections` counts rows that
-    are left out since their source marks them as replaced or taken back, `official` those that repeat a print as an
-    official price. `identified` says that the reader gives `copy` itself, by what its source tells of each row; else
-    `open_tapes` numbers equal rows.
+    `notes` counts remarkable but valid rows (with an unknown condition number, for example). `corrections` counts rows
+    that were left out because their source marks them as replaced or withdrawn, `official` rows that repeat a print as
+    an official price. If `identified`, the reader sets `copy` from what its source says of each row; else `open_tapes`
+    numbers equal rows.
     """
 
     source: str
@@ -132,19 +135,19 @@ class Tape:
     official: int = 0
     identified: bool = False
     kept: int = 0
-    """Prints in the batches so far."""
+    """The number of prints in the batches so far."""
 
     def __post_init__(self) -> None:
         self.batches = _checked(self, self.batches)
 
     @property
     def name(self) -> str:
-        """The file names, for messages."""
+        """Return the file names, for messages."""
         return ", ".join(path.name for path in self.files)
 
     @property
     def nothing_read(self) -> str | None:
-        """What to say of a tape that has been read and of which every row is bad; None of any other."""
+        """Return a message if the tape has been read and all its rows are bad; else None."""
         first = self.rejects.earliest
         if self.kept or first is None:
             return None
@@ -158,11 +161,20 @@ Matches = Callable[[Path, bytes], bool]
 def open_tapes(
     paths: Sequence[str | Path], format: str | None = None, options: Options | None = None
 ) -> list[Tape]:
-    """Open files as tapes, guessing each file's format from its content unless `format` is given.
+    """Open files as tapes.
 
-    Files that belong together (trades with their quotes or definitions) become one tape; others one each,
-    in the order given. A mapping implies the format `table`. Raises `UsageError` for an unknown format or a
-    mapping with another one, `TapeError` for a file that is missing, empty or of no known format.
+    Files that belong together (trades with their quotes or definitions) become one tape. Other files become one tape
+    each, in the order given.
+
+    Args:
+        paths: the files.
+        format: a name in `FORMATS`; by default the format of each file is guessed from its content. A mapping implies
+            the format `table`.
+        options: the options of the read.
+
+    Raises:
+        UsageError: the format is unknown, or a mapping is given with another format than `table`.
+        TapeError: a file is missing, empty or of no known format.
     """
     if format is not None and format not in FORMATS:
         raise UsageError(f"format: {format!r} is none of {', '.join(FORMATS)}")
@@ -185,8 +197,8 @@ def open_tapes(
 
 
 def _identified(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Batches without the rows that repeat a print, which are noted and counted, and with equal rows numbered over all
-    of the tape."""
+    """Yield batches without rows that repeat a print, which are noted and counted, and with equal rows numbered over
+    the whole tape."""
     copies = Copies(tape.name)
     for batch in batches:
         prints = without_official(batch.prints, tape.notes)
@@ -195,7 +207,7 @@ def _identified(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches of a tape up to its first bad row, if it is read strictly; its remarks are added to its notes."""
+    """Yield the batches of a tape, in a strict read up to its first bad row. Remarks are added to the tape's notes."""
     rejects = tape.rejects
     try:
         for batch in batches:
@@ -203,7 +215,7 @@ def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
             tape.kept += batch.prints.height
             yield batch
     except TapeError:
-        # A bad row before the fault comes first.
+        # A bad row before the fault is reported first.
         rejects.check()
         raise
     rejects.check()
@@ -212,7 +224,7 @@ def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def guess(path: Path) -> str:
-    """The format of a file, by its content. Raises `TapeError` where none fits."""
+    """Return the format of a file, guessed from its content. Raises `TapeError` if none matches."""
     from flowtape.readers.common import head
     from flowtape.readers.delimited import check_encoding, header_of, separated_by
 

@@ -1,4 +1,4 @@
-"""One item ahead: while one is used, the next is made."""
+"""Prefetch one item: while one item is used, a thread makes the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, made one ahead in a thread of its own; what making one raises is raised where it is used."""
+    """Yield the same items, each made ahead in a separate thread. An error in making an item is raised at its place."""
     ready: queue.Queue[T | _End] = queue.Queue(maxsize=1)
     stop = threading.Event()
 
@@ -31,7 +31,7 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
                 if not put(item):
                     return
             put(_End(None))
-        except BaseException as error:  # raised again where the items are used
+        except BaseException as error:  # raised again by the consumer
             put(_End(error))
 
     maker = threading.Thread(target=make, name="ahead", daemon=True)
@@ -48,6 +48,6 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """There are no more items, or making one failed."""
+    """The end of the items, with the error if making one failed."""
 
     error: BaseException | None

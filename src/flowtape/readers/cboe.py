@@ -1,7 +1,7 @@
 """Cboe DataShop (LiveVol) option trades, CSV: one row a trade, with the NBBO and the underlying's quote.
 
-Times are Eastern wall time. After `number_of_exchanges` five columns, exchange, bid_size, bid, ask_size, ask,
-come once for each exchange, so lines differ in length.
+Times are Eastern wall time. After `number_of_exchanges`, the five columns exchange, bid_size, bid, ask_size and ask
+repeat for each exchange, so lines differ in length.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _GROUP = ("exchange", "bid_size", "bid", "ask_size", "ask")
 
 
 def matches(path: Path, start: bytes) -> bool:
-    """Whether the header is that of a Cboe trades file."""
+    """Return whether the header is that of a Cboe trades file."""
     return set(COLUMNS) <= set(common.header_of(start))
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
-    """Open Cboe trades files, a tape each. Raises `TapeError` for a file that is none."""
+    """Return a tape for each Cboe trades file. Raises `TapeError` for another file."""
     return [_open(path, options) for path in files]
 
 
@@ -62,7 +62,8 @@ def _batches(table: Csv, options: Options, rejects: Rejects, notes: Counter[str]
 
 
 def _fields(fixed: int | None) -> list[Field]:
-    """How prints are made of the columns; `fixed` counts the columns before the exchanges', if any come."""
+    """Return the fields of a print; `fixed` is the number of columns before those of the exchanges, if there are
+    any."""
     condition = common.condition("trade_condition_id", "nanex")
     fields = [
         Field("ts", "quote_datetime", pl.col("#ts"), "quote_datetime is not a time of New York"),
@@ -93,7 +94,7 @@ def _fields(fixed: int | None) -> list[Field]:
 
 
 def _best_sizes(extra: Sequence[str], fixed: int) -> list[pl.Expr]:
-    """The sizes at the NBBO: all quoted at the best price over the exchanges; null if none is."""
+    """Return the sizes at the NBBO: the sum over exchanges that quote the best price; null if none does."""
     groups = range(fixed, fixed + len(extra) - len(extra) % len(_GROUP), len(_GROUP))
     sizes = []
     for best, size_at, price_at in (("bid", 1, 2), ("ask", 3, 4)):
@@ -110,6 +111,7 @@ def _best_sizes(extra: Sequence[str], fixed: int) -> list[pl.Expr]:
 
 
 def _mid() -> pl.Expr:
-    """The middle of the underlying's quote in price units, half to even; null unless both sides are quoted."""
+    """Return the middle of the underlying's quote in price units, rounded half to even; null unless both sides
+    exist."""
     bid, ask = pl.col("#underlying_bid"), pl.col("#underlying_ask")
     return pl.when((bid > 0) & (ask > 0)).then(units(bid + ask, 2 * NANOS))

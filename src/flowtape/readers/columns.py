@@ -1,4 +1,4 @@
-"""Which types the columns of a table may have, and values that stand for nothing."""
+"""Check the types of a table's columns, and find missing values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flowtape.model.prints import Condition
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 _MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>", "nat")
-"""How programs write a value that is not there, in lower case."""
+"""The spellings of a missing value in other programs, in lower case."""
 
 
 class _Kind(NamedTuple):
-    """What a column is read from: the groups of types, and the words for them in an error."""
+    """The groups of types that a column is read from, and their name in an error."""
 
     groups: frozenset[str]
     words: str
@@ -36,10 +36,17 @@ _NEVER_NULL = ("ts", "price", "size", "symbol", "root", "asset")
 
 
 def check(file: str, columns: Mapping[str, str], schema: Mapping[str, pl.DataType]) -> None:
-    """Check that each column of a print is of a type that it can be read from.
+    """Check that each column of a print has a type that it can be read from.
 
-    `columns` maps a print's column to the file's. A column without any value may stand for one that is not needed.
-    Raises `TapeError` naming the file's column and its type.
+    A column with no values at all is valid where the column is optional.
+
+    Args:
+        file: the file's name.
+        columns: each column of a print with the file's name for it.
+        schema: the types of the file's columns.
+
+    Raises:
+        TapeError: a type is wrong. The message names the file's column and its type.
     """
     for name, column in columns.items():
         group, kind = _group(schema[column]), _KINDS.get(name, _NUMBER)
@@ -69,7 +76,7 @@ def _group(dtype: pl.DataType) -> str:
 
 
 def is_missing(values: pl.Series) -> pl.Series:
-    """Which values stand for nothing: null, NaN, blanks, and words such as `NA` and `None` in any case."""
+    """Return a mask of missing values: null, NaN, blanks, and words such as `NA` and `None` in any case."""
     if values.dtype.is_float():
         return values.is_null() | values.is_nan().fill_null(value=True)
     if isinstance(values.dtype, TEXT):
@@ -79,7 +86,7 @@ def is_missing(values: pl.Series) -> pl.Series:
 
 
 def without_words(values: pl.Series) -> pl.Series:
-    """Texts in which the words for a value that is not there, such as `NA`, are null. A blank stays a blank."""
+    """Return texts with null in place of words for a missing value, such as `NA`. A blank is kept."""
     if not isinstance(values.dtype, TEXT) or values.dtype == Condition:
         return values
     distinct = values.unique().drop_nulls()

@@ -1,6 +1,6 @@
-"""What readers share: columns of a file → typed columns of prints, with every bad row reported.
+"""Shared code of readers: convert columns of a file to typed columns of prints, and report every bad row.
 
-CSV in pieces is in `delimited`, times in `times`, a file's decompressed bytes in `stream`; their names are here too.
+`delimited` reads CSV, `times` converts times, `stream` decompresses files; this module also exports their names.
 """
 
 from __future__ import annotations
@@ -51,24 +51,23 @@ __all__ = [
 
 
 FINER = "#finer"
-"""The column that marks sizes finer than a size unit, between `parse` and `completed`."""
+"""The column that marks sizes finer than a size unit, from `parse` to `completed`."""
 _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts", "quote_seq", "quote_class")
 _NANOS = ("price", "bid", "ask", "underlying")
 LIMITS = {
     name: (low * NANOS, high * NANOS) if name in _NANOS else (low, high)
     for name, (low, high) in UNITS.items()
 }
-"""`prints.LIMITS`, prices in nanos as they are while a file is read."""
+"""`prints.LIMITS` with prices in nanos, as they are during a read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """How a column of prints is made of a file's columns.
+    """The conversion of a file's columns to one column of prints.
 
-    `value` gives null where the source's value is no such thing; what is null, or outside `low`..`high`, is a
-    bad row. `column` is the source's column, named in the report. With `required` off a value that stands for nothing
-    (`columns.is_missing`) is fine. `scale` is how many units of a size make one
-    contract or share.
+    `value` is null where the source's value is invalid. A null, or a value outside `low`..`high`, makes a bad row.
+    `column` is the source's column, as named in the report. If `required` is off, a missing value
+    (`columns.is_missing`) is valid. `scale` is the size units of one contract or share.
     """
 
     name: str
@@ -79,7 +78,7 @@ class Field:
     high: int | None = None
     required: bool = True
     names: bool = False
-    """The column holds names: `value` is text as the source has it, which `names` brings into its form."""
+    """Whether the column holds names. Then `value` is the source's text, and `names` converts it."""
     scale: int = 1
 
 
@@ -91,10 +90,19 @@ def parse(
     unit: int = NANOS,
     source: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """The prints' columns of a frame of source rows (with `ROW`), without the bad rows, each of them reported
-    once, by the first of `fields` it fails, or because its price x size is beyond `MAX_NOTIONAL`. A quote whose time is
-    out of range is unknown. `unit` is what makes a price unit: `NANOS` where the fields give nanos, 1 where they give
-    price units. `source` has the file's columns as they are reported, where those of `raw` were converted."""
+    """Return the columns of prints from source rows (with `ROW`), without the bad rows.
+
+    Each bad row is reported once, for the first of `fields` that it fails, or because its price x size exceeds
+    `MAX_NOTIONAL`. A quote whose time is out of range is unknown.
+
+    Args:
+        raw: the source rows.
+        fields: the columns to make.
+        rejects: receives the bad rows.
+        file: the file's name.
+        unit: the size of a price unit: `NANOS` if the fields return nanos, 1 if they return price units.
+        source: the file's columns as they are reported, if those of `raw` were converted.
+    """
     source = raw if source is None else source
     parsed = raw.select(pl.col(ROW), *(field.value.alias(field.name) for field in fields))
     parsed = parsed.with_columns(names(parsed[field.name], file)[0] for field in fields if field.names)
@@ -124,7 +132,7 @@ def _within_limit(
     file: str,
     unit: int,
 ) -> pl.DataFrame:
-    """Parsed rows without trades larger than `MAX_NOTIONAL`, which are reported."""
+    """Return parsed rows without trades larger than `MAX_NOTIONAL`, which are reported."""
     of = {field.name: field for field in fields if field.name in ("price", "size")}
     if len(of) < 2:
         return parsed
@@ -140,7 +148,7 @@ def _within_limit(
 
 
 def _shown(values: pl.Series) -> list[object]:
-    """Values for a report. Polars cannot show a time beyond the years of Python's datetime."""
+    """Return values for a report. Polars cannot show a time beyond the years of Python's datetime."""
     dtype = values.dtype
     if isinstance(dtype, pl.Datetime):
         zone = "Z" if dtype.time_zone else ""
@@ -157,7 +165,7 @@ def _shown(values: pl.Series) -> list[object]:
 
 
 def _faults(values: pl.Series, source: pl.Series, field: Field) -> Iterator[tuple[pl.Series, str]]:
-    """The values that are bad, and what is wrong with them: no such thing, or an instant out of range."""
+    """Yield masks of bad values with the reason: the value is invalid, or an instant is out of range."""
     bad = _bad(values, source, field)
     if bad is not None:
         yield bad, field.what
@@ -168,7 +176,7 @@ def _faults(values: pl.Series, source: pl.Series, field: Field) -> Iterator[tupl
 
 
 def _bad(values: pl.Series, source: pl.Series, field: Field) -> pl.Series | None:
-    """Which values are bad; None if none is. The common case costs a null count, a minimum and a maximum."""
+    """Return a mask of bad values, or None where there are none. Usually a null count, a minimum and a maximum do."""
     blank = 0 if field.required else source.null_count()
     outside = (
         any(
@@ -189,33 +197,34 @@ def _bad(values: pl.Series, source: pl.Series, field: Field) -> pl.Series | None
 
 
 def whole(column: str) -> pl.Expr:
-    """A whole number, as text (`10`, `10.0`) or number; null where it is none."""
+    """Return a whole number from text (`10`, `10.0`) or a number; null if it is not one."""
     number = pl.col(column).cast(pl.Float64, strict=False)
     return pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False)
 
 
 def price(column: str = "price") -> Field:
-    """The price of a print: USD in the file, nanos (see `prices`) in the frame."""
+    """Return the field of a print's price: USD in the file, nanos (see `prices`) in the frame."""
     return Field(
         "price", column, nanos(pl.col(column)), f"{column} is not a price in USD from 0 up", *LIMITS["price"]
     )
 
 
 def quote(name: str, column: str) -> Field:
-    """A bid or an ask, in nanos. It may be blank; the side rule judges it when it is negative."""
+    """Return the field of a bid or an ask, in nanos. It may be blank. Trade classification ignores negative quotes."""
     what = f"{column} is not a price in USD"
     return Field(name, column, nanos(pl.col(column)), what, *LIMITS["bid"], required=False)
 
 
 def size(asset: str, column: str = "size", *, integer: bool = False, what: str = "") -> list[Field]:
-    """The size of a print in size units. A stock's that is finer than a unit is rounded half to even, and the column
-    `FINER` marks it for `completed`.
+    """Return the fields of a print's size in size units.
+
+    A stock's size that is finer than a unit is rounded half to even, and the column `FINER` marks it for `completed`.
 
     Args:
-        asset: that of all rows.
+        asset: the asset of all rows.
         column: the source's column.
         integer: whether that column holds integers, not text or floats.
-        what: what a bad value is, if it is to be said otherwise.
+        what: the message for a bad value, if it differs from the default.
     """
     value, scale = _sized(asset, column, integer=integer), SIZE_SCALE[asset]
     if asset == "option":
@@ -229,30 +238,30 @@ def size(asset: str, column: str = "size", *, integer: bool = False, what: str =
 
 
 def quote_size(name: str, column: str, asset: str, *, integer: bool = False) -> Field:
-    """The size at a quote in size units; may be blank. See `size`."""
+    """Return the field of the size at a quote in size units, as for `size`. It may be blank."""
     what = "a whole number" if asset == "option" else "a number"
     value = _sized(asset, column, integer=integer)
     return Field(name, column, value, f"{column} is not {what} from 0 up", *LIMITS[name], required=False)
 
 
 def _sized(asset: str, column: str, *, integer: bool) -> pl.Expr:
-    """A size in size units; null where it is none."""
+    """Return a size in size units; null if it is invalid."""
     if not integer:
         return whole(column) if asset == "option" else units(nanos(pl.col(column)))
     contracts = pl.col(column).cast(pl.Int64, strict=False)
     if asset == "option":
         return contracts
-    # More would not fit 64 bits; it is no size.
+    # A larger number would not fit 64 bits, and is no valid size.
     return pl.when(contracts <= 2**49).then(contracts) * SIZE_SCALE[asset]
 
 
 def completed(prints: pl.DataFrame, note: Note, unit: int = NANOS) -> pl.DataFrame:
-    """Finish parsed prints: round prices from nanos to price units, note what was rounded, and arrange.
+    """Return parsed prints with all columns, with prices rounded from nanos to price units.
 
     Args:
-        prints: the columns of `prints.SCHEMA`, with prices in nanos; `FINER` where there are stocks.
-        note: called for each kind of finer value that is found.
-        unit: 1 where prices are in price units already.
+        prints: the columns of `prints.SCHEMA`, with prices in nanos, and `FINER` if there are stocks.
+        note: is called for each kind of rounded value.
+        unit: 1 if prices are already in price units.
     """
     if FINER in prints.columns and prints[FINER].any():
         note(SIZES_ROUNDED, int(prints[FINER].sum()))
@@ -260,26 +269,26 @@ def completed(prints: pl.DataFrame, note: Note, unit: int = NANOS) -> pl.DataFra
 
 
 def strike(column: str = "strike") -> Field:
-    """A strike in USD, a whole multiple of 0.001 as in an OSI symbol."""
+    """Return the field of a strike in USD, a multiple of 0.001 as in an OSI symbol."""
     value = strike_units(nanos(pl.col(column)))
     return Field("strike", column, value, f"{column} is not a strike in USD", *LIMITS["strike"])
 
 
 def right(column: str = "right") -> Field:
-    """Call or put: `C`, `P`, `CALL`, `PUT`, in any case."""
+    """Return the field of the right: `C`, `P`, `CALL` or `PUT`, in any case."""
     table = {"C": "C", "CALL": "C", "P": "P", "PUT": "P"}
     value = pl.col(column).str.to_uppercase().replace_strict(table, default=None, return_dtype=pl.String)
     return Field("right", column, value, f"{column} is neither call nor put")
 
 
 def text(name: str, column: str) -> Field:
-    """A name that must not be blank, in upper case: a symbol or a root by `prints.SYMBOL_PATTERN`, another by
-    `prints.NAME_PATTERN`."""
+    """Return the field of a name that must not be blank. It is converted to upper case. A symbol or a root must match
+    `prints.SYMBOL_PATTERN`, another name `prints.NAME_PATTERN`."""
     return Field(name, column, pl.col(column), f"{column} {NO_NAME[name]}", names=True)
 
 
 def number(name: str, column: str) -> Field:
-    """A whole number of any sign, exact over all of 64 bits."""
+    """Return the field of a whole number of any sign, exact over all of 64 bits."""
     return Field(name, column, integer(column), f"{column} is not a whole number")
 
 
@@ -289,12 +298,12 @@ def integer(column: str) -> pl.Expr:
 
 
 def expiry(column: str = "expiry") -> Field:
-    """An expiration, `YYYY-MM-DD` or `YYYYMMDD`."""
+    """Return the field of an expiration, `YYYY-MM-DD` or `YYYYMMDD`."""
     return Field("expiry", column, date_of_text(pl.col(column)), f"{column} {NO_DATE}")
 
 
 def condition(column: str, vendor: str) -> pl.Expr:
-    """A vendor's condition numbers, as text, in the one vocabulary; null only where the text is no number."""
+    """Return the names of a vendor's condition numbers, given as text; null only where the text is not a number."""
     known = pl.col(column).is_null() | pl.col(column).cast(pl.Int64, strict=False).is_not_null()
     return pl.when(known).then(from_numbers(pl.col(column), vendor))
 
@@ -309,12 +318,12 @@ def noting(notes: Counter[str]) -> Note:
 
 
 _SHOWN, _MAX_NOTES = 40, 200
-"""How much of a text a note shows, and how many notes name a condition of their own."""
+"""The characters of a text that a note shows, and the number of notes that name one condition."""
 _OTHERS = "other conditions without a name here: kept as unknown"
 
 
 def note_unknown(conditions: pl.Series, source: pl.Series, notes: Counter[str]) -> None:
-    """Note which of the source's conditions have no name here; their prints are kept as `unknown`."""
+    """Note the source's conditions without a name in our vocabulary; their prints are kept as `unknown`."""
     for value, count in source.filter(conditions == "unknown").drop_nulls().value_counts().iter_rows():
         what = f"condition {value[:_SHOWN]} has no name here: kept as unknown"
         notes[what if what in notes or len(notes) < _MAX_NOTES else _OTHERS] += count

@@ -1,8 +1,8 @@
-"""Databento: DBN files of OPRA.PILLAR and of US equities, trades with the quote in one record or in files of
-their own.
+"""Databento: DBN files of OPRA.PILLAR and of US equities. Trades have their quote in the same record, or in other
+files.
 
-Field meanings: Databento's pages on the schemas and on OPRA (databento.com/docs/schemas-and-data-formats,
-databento.com/docs/datasets/opra-pillar).
+Sources of the fields' meanings: Databento's pages on schemas and on OPRA
+(databento.com/docs/schemas-and-data-formats, databento.com/docs/datasets/opra-pillar).
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ PRINTS = {"trades": TRADE, "tbbo": MBP_1, "tcbbo": TCBBO}
 QUOTES = {"cmbp-1": CMBP_1, "mbp-1": MBP_1, "cbbo-1s": CBBO_1S}
 STOCK_QUOTES = {**QUOTES, "bbo-1s": BBO_1S}
 OWN_BOOK = ("mbp-1", "bbo-1s")
-"""Quotes that are those of the publisher of their record, not the best of all publishers."""
+"""Schemas whose quotes are those of the record's publisher, not the best of all publishers."""
 SAMPLED = ("cbbo-1s", "bbo-1s")
 DEFINITIONS = "definition"
 PLACES = 1024
-"""Prints of one contract and venue that may share both times before their `copy` cannot tell them apart."""
+"""The number of prints of one contract and venue with the same two times that `copy` can distinguish."""
 SLACK = 5 * 10**9
-"""How late, in ns, a record may come by its event time: files are in the order of arrival over many lines."""
+"""The greatest delay, in ns, of a record against the order of event times. Files are in the order of arrival."""
 CHUNK_RECORDS = 100_000
-"""Records decoded at a time: few enough to stay in a processor's cache."""
+"""The number of records decoded at a time, small enough for a processor's cache."""
 OTHER_RECORDS = "records of other types in the trades file, left out"
 QUOTES_NOT_NBBO = "mbp-1 records of one venue's quote, not the NBBO, left out"
 QUOTES_TRADES = "trades among the quotes, left out"
@@ -74,7 +74,7 @@ VENUE_QUOTES = "prints whose quote is their own venue's, not the NBBO"
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file and the one of its schemas that is wanted of it."""
+    """A file and the schema to read from it."""
 
     header: Header
     schema: str
@@ -85,17 +85,17 @@ class _File:
 
     @property
     def names_symbols(self) -> bool:
-        """Whether the file tells which symbols its instrument ids mean."""
+        """Return whether the file maps instrument ids to symbols."""
         return not isinstance(self.header, exports.Export) or self.header.named
 
     @property
     def of_venues(self) -> bool:
-        """Whether its quotes are those of a venue's own book, to be held against that venue's prints only."""
+        """Return whether its quotes are of a venue's own book. These are joined only to that venue's prints."""
         return self.schema in OWN_BOOK and self.header.dataset not in NBBO
 
 
 def matches(path: Path, start: bytes) -> bool:
-    """Whether a file is a DBN file, or an export of one (CSV, Parquet, Arrow)."""
+    """Return whether a file is a DBN file, or an export of one (CSV, Parquet, Arrow)."""
     return _is_dbn(start) or exports.matches(path, start)
 
 
@@ -111,12 +111,15 @@ def _header(path: Path) -> Header:
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
-    """Open DBN files: a tape for each file of `trades`, `tcbbo` or `tbbo`, with the quotes and definitions
-    among `files` that are of the same dataset, time and instruments; and for each `mbp-1` file of stocks that
-    belongs to none of them, of the trades in it.
+    """Return the tapes of DBN files.
 
-    Raises `TapeError` for a file that is no DBN file, of another dataset or schema, or of quotes or
-    definitions without trades of their time.
+    There is a tape for each file of `trades`, `tcbbo` or `tbbo`, with the quotes and definitions among `files` that
+    have the same dataset, time and instruments. An `mbp-1` file of stocks that belongs to none of them is a tape of its
+    own trades.
+
+    Raises:
+        TapeError: a file is not a DBN file, has another dataset or schema, or holds quotes or definitions without
+            trades of their time.
     """
     found = [file for path in files for file in _classify(_header(path))]
     prints = [file for file in found if file.schema in PRINTS]
@@ -142,7 +145,7 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 
 
 def _classify(header: Header) -> list[_File]:
-    """What a file is good for. Only a recording of a live session can be two things at once."""
+    """Return the uses of a file. Only a recording of a live session can have two."""
     name, dataset = header.name, header.dataset
     if dataset not in VENUES:
         raise TapeError(
@@ -161,7 +164,7 @@ def _classify(header: Header) -> list[_File]:
 def _classify_live(header: Header, quotes: dict[str, int]) -> list[_File]:
     kinds = {"tcbbo": TCBBO, "trades": TRADE} | quotes
     if header.dataset == OPTIONS:
-        # There each venue's `mbp-1` and `tbbo` records are one type, and only some are the NBBO.
+        # In a recording, `mbp-1` and `tbbo` records of venues have one type, and only some are the NBBO.
         del kinds["mbp-1"]
     with closing(read_chunks(header.path, tuple(kinds.values()), 100_000)) as chunks:
         chunk = next(chunks)
@@ -190,7 +193,7 @@ def _tape(trades: _File, others: Sequence[_File], options: Options) -> Tape:
     if trades.schema == "tcbbo" and (unused := sum(file.schema in STOCK_QUOTES for file in others)):
         notes["quotes files not read: tcbbo records carry the NBBO"] += unused
         others = [file for file in others if file.schema == DEFINITIONS]
-    # The best of all venues is better than one venue's quote, and `tbbo` and `mbp-1` records carry the latter.
+    # The best quote of all venues is better than the quote of one venue, which `tbbo` and `mbp-1` records hold.
     if trades.schema in ("tbbo", "mbp-1") or any(_of_all(file) for file in others):
         if unused := sum(file.of_venues for file in others):
             notes[QUOTES_UNUSED] += unused
@@ -210,7 +213,7 @@ def _of_all(file: _File) -> bool:
 
 
 class _Reader:
-    """One tape's files → batches of prints."""
+    """Reads the files of one tape as batches of prints."""
 
     def __init__(
         self,
@@ -234,7 +237,7 @@ class _Reader:
         self._venue_quotes = of_venues or (self._quoted and trades.schema != "tcbbo")
 
     def batches(self) -> Iterator[Batch]:
-        """The prints in file order, each batch with the number of trade records it came of."""
+        """Yield the prints in file order, each batch with the number of its trade records."""
         self._load_contracts()
         self._note(QUOTES_LIMITED, sum(file.header.metadata.limit is not None for file in self._quotes))
         joins = self._joins()
@@ -271,7 +274,7 @@ class _Reader:
             yield Batch(pl.concat(parts), rows, done)
 
     def _joins(self) -> list[QuoteJoin]:
-        """A join for each lane of quotes, samples apart from files of every quote."""
+        """Return a join for each lane of quotes. Samples and files of every quote have separate joins."""
         return [
             QuoteJoin(self._lane(lane), self._by, slack=SLACK, quote_class=quote_class)
             for quote_class in ("joined", "sampled")
@@ -293,7 +296,7 @@ class _Reader:
                     self._contracts.add_definitions(file.header, records, self._notes)
 
     def _chunks(self, file: _File, rtype: int) -> Iterator[Chunk]:
-        """A file's chunks, once the symbol mappings among its records are known."""
+        """Yield a file's chunks, with the symbol mappings among its records already known."""
         chunks = file.header.chunks((rtype, SYMBOL_MAPPING), self._chunk_records, self._rejects, self._notes)
         for chunk in chunks:
             if chunk.named is not None:
@@ -315,7 +318,7 @@ class _Reader:
         for file in files:
             rtype = rtype_of(file.schema)
             for _, records, _ in _packets(self._chunks(file, rtype), rtype):
-                # Samples are one a second; of other quotes with one `ts_event` the last to arrive is the last.
+                # Samples are one a second. Of other quotes with the same `ts_event`, the last to arrive is the latest.
                 seq = None if file.schema in SAMPLED else arrivals(records, QUOTED)
                 yield quotes_of(
                     file.schema, self._dataset, records, self._contracts, self._by, self._note, seq
@@ -323,8 +326,8 @@ class _Reader:
 
 
 def _packets(chunks: Iterator[Chunk], rtype: int) -> Iterator[tuple[Numbers, Records, float]]:
-    """The records of one type with their numbers in the file and the share of it read; those of the same `ts_recv` are
-    never parted."""
+    """Yield the records of one type with their numbers in the file and the share of it read. Records with the same
+    `ts_recv` stay together."""
     held: tuple[Numbers, Records] | None = None
     done = 0.0
     for chunk in chunks:
@@ -333,7 +336,7 @@ def _packets(chunks: Iterator[Chunk], rtype: int) -> Iterator[tuple[Numbers, Rec
             continue
         numbers, records = chunk.records[rtype]
         if held:
-            # As plain bytes: field by field, as NumPy joins records, takes ten times as long.
+            # Joined as plain bytes: NumPy joins records field by field, which takes ten times as long.
             joined = np.concatenate([held[1].view(np.uint8), records.view(np.uint8)])
             numbers, records = np.concatenate([held[0], numbers]), joined.view(records.dtype)
         cut = last_packet(records["ts_recv"])
@@ -356,18 +359,17 @@ def prints_of(
     quoted: bool,
     again: int = 0,
 ) -> pl.DataFrame:
-    """The good trade records as prints whose `contract` is still its number and whose prices are nanos; the others are
-    reported, under `name`.
+    """Return the good trade records as prints, with `contract` as a number and prices in nanos.
 
-    Records of the same `ts_recv` are to come together: the first `again` were taken before and are here only so that
-    those after them are numbered on.
+    Bad records are reported under `name`. Records with the same `ts_recv` must be passed together. The first `again`
+    records were passed before; they are repeated only to number the records after them.
     """
     raw = _raw(numbers, records, quoted=quoted)[again:]
     records = records[again:]
     found = contracts.numbers(records["instrument_id"], records["ts_event"].astype(np.int64))
     raw = raw.with_columns(pl.Series("contract", found, dtype=pl.Int64))
     prints = parse(raw, _fields(dataset, quoted=quoted), rejects, name).drop(ROW)
-    # A record without a bid and an ask says that there was no quote, which no other file knows better.
+    # A record without a bid and an ask says that there was no quote. No other file has a better source.
     return prints.with_columns(quote_class=pl.lit("own", QuoteClass)) if quoted else prints
 
 
@@ -375,8 +377,8 @@ def quotes_of(
     schema: str, dataset: str, records: Records, contracts: Contracts, by: Sequence[str], note: Note,
     seq: pl.Series | None = None,
 ) -> pl.DataFrame:  # fmt: skip
-    """The quotes among records: contract, bid and ask in nanos, their sizes, and `ts`, when it was known; publisher if
-    prints are to be of the same (`by`), and `seq` if it is given, one for each record."""
+    """Return the quotes among records: contract, bid and ask in nanos, their sizes, and `ts`, the time the quote became
+    known. With `by`, the publisher is included. `seq`, if given, has a value for each record."""
     if schema not in SAMPLED:
         trade = records["action"] == b"T"
         note(QUOTES_TRADES, int(trade.sum()))
@@ -385,7 +387,7 @@ def quotes_of(
         best = np.isin(records["publisher_id"], NBBO[dataset])
         note(QUOTES_NOT_NBBO, int((~best).sum()))
         records, seq = records[best], seq if seq is None else seq.filter(best)
-    # A sampled quote is as it stood at the end of its second; its `ts_event` is the time of the last trade.
+    # A sample is the quote at the end of its second. Its `ts_event` is the time of the last trade.
     times = records["ts_recv" if schema in SAMPLED else "ts_event"]
     ts = times.astype(np.int64)
     numbers = contracts.numbers(records["instrument_id"], ts)
@@ -400,12 +402,14 @@ def quotes_of(
 
 
 def rtype_of(schema: str) -> int:
-    """The type of a schema's records."""
+    """Return the type of a schema's records."""
     return PRINTS[schema] if schema in PRINTS else STOCK_QUOTES[schema]
 
 
 def _lanes(files: Sequence[_File]) -> list[list[_File]]:
-    """Files of quotes one after the other where they follow in time, side by side where they overlap."""
+    """Return files of quotes grouped into lanes: files that follow each other in time share one, overlapping ones do
+    not.
+    """
     lanes: list[list[_File]] = []
     for file in sorted(files, key=lambda file: (file.header.metadata.start, file.schema, file.path.name)):
         for lane in lanes:
@@ -418,13 +422,13 @@ def _lanes(files: Sequence[_File]) -> list[list[_File]]:
 
 
 def last_packet(received: Records) -> int:
-    """Where the last run of equal `ts_recv` starts."""
+    """Return the index at which the last run of equal `ts_recv` starts."""
     others = np.flatnonzero(received != received[-1])
     return int(others[-1]) + 1 if len(others) else 0
 
 
 def _raw(numbers: Numbers, records: Records, *, quoted: bool) -> pl.DataFrame:
-    """Trade records as columns in DBN's units; undefined quotes are null."""
+    """Return trade records as columns in DBN's units; undefined quotes are null."""
     names = ("ts_event", "ts_recv", "instrument_id", "publisher_id", "price", "size")
     columns: dict[str, Any] = {name: records[name] for name in names}
     columns["action"] = records["action"].view(np.uint8)
@@ -441,17 +445,18 @@ def _quote(records: Records) -> dict[str, pl.Series]:
 
 
 def arrivals(records: Records, content: Sequence[str] = ()) -> pl.Series:
-    """A number for each record, made of its delay, `ts_recv − ts_event` in ns, and its place among those of the same
-    venue, contract and times. Null where that takes more than 63 bits, as it does with an undefined time.
+    """Return a number for each record, made of its delay and its position. It is the `copy` of a print.
 
-    With `content` (names of fields), a record that repeats the content of the record before it shares that one's place.
+    The delay is `ts_recv − ts_event` in ns. The position is that among records of the same venue, contract and times.
+    The number is null if it exceeds 63 bits, as it does with an undefined time. With `content` (names of fields), a
+    record that repeats the content of the previous record has the same position.
 
-    It is the `copy` of a print. `tcbbo` has no sequence, and the same print may come by `trades` and by `tcbbo`, from a
-    file or live: so that it is one print either way, every schema is numbered alike.
+    `tcbbo` has no sequence, and the same print may arrive as `trades` and as `tcbbo`, from a file or live. All schemas
+    are numbered alike, so that it remains one print.
     """
     received = records["ts_recv"]
     new = np.diff(received, prepend=~received[:1]) != 0
-    # Most packets hold one print, which needs no looking for another like it.
+    # Most packets hold one print, which needs no search for equal ones.
     shared = np.flatnonzero(~(new & np.append(new[1:], True)))
     keys = {"packet": np.cumsum(new)} | {name: records[name] for name in _ALIKE}
     columns = keys | {name: records[name] for name in content}
@@ -469,11 +474,11 @@ def arrivals(records: Records, content: Sequence[str] = ()) -> pl.Series:
 
 @cache
 def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
-    """How a print is made of the columns of `_raw`."""
+    """Return the fields of a print from the columns of `_raw`."""
     ts = pl.col("ts_event").cast(pl.Int64, strict=False).cast(Timestamp)
     contract = pl.when(pl.col("contract") >= 0).then(pl.col("contract"))
     number = pl.col("publisher_id")
-    # A record's sizes are whole contracts or shares.
+    # The sizes of records are whole contracts or shares.
     unit = SIZE_SCALE["stock" if dataset in STOCKS else "option"]
     size = pl.col("size").cast(pl.Int64) * unit
     venue = number.replace_strict(VENUES[dataset], default=number.cast(pl.String))

@@ -1,8 +1,8 @@
-"""DBN bytes → NumPy records, a chunk at a time; instrument ids → contracts.
+"""Decode DBN files to NumPy records in chunks, and map instrument ids to contracts.
 
-A DBN file is a header of metadata and then records, each of which starts with its own length in words of
-four bytes, its type, its publisher and its instrument. Layouts and metadata are those `databento_dbn`
-publishes; its decoder makes one Python object a record, and frames want columns.
+A DBN file is a header of metadata, followed by records. Each record starts with its length in words of four bytes, its
+type, its publisher and its instrument. Layouts and metadata are those that `databento_dbn` publishes. Its decoder makes
+one Python object for each record; frames need columns.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MAGIC = b"DBN"
 TRADE, MBP_1, DEFINITION, SYMBOL_MAPPING, CMBP_1, CBBO_1S, TCBBO, BBO_1S = 0, 1, 19, 22, 177, 192, 194, 195
 """Record types (`databento_dbn.RType`)."""
 DAY = 86_400 * 10**9
-"""Nanoseconds in a UTC date."""
+"""Nanoseconds in a UTC day."""
 DISAGREEING = "definitions that disagree with their OSI symbol, which was used"
 DBN_VERSION = 3
-"""The newest version of DBN, and its layouts."""
+"""The newest version of DBN, whose layouts are used."""
 _RECORD_HEADER = 16
 _LAST_DAY = 2**20 - 1
 _OSI = r"^([A-Z0-9./]{1,6}) *(\d{6})([CP])(\d{8})$"
@@ -47,7 +47,7 @@ _LAYOUTS: dict[int, tuple[Any, Any, Any]] = {
     DEFINITION: (dbn.InstrumentDefMsgV1, dbn.InstrumentDefMsgV2, dbn.InstrumentDefMsg),
     SYMBOL_MAPPING: (dbn.SymbolMappingMsgV1, dbn.SymbolMappingMsg, dbn.SymbolMappingMsg),
 }
-"""The record of each type in DBN version 1, 2 and 3."""
+"""The record layouts of each type in DBN version 1, 2 and 3."""
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
@@ -57,7 +57,7 @@ _Terms = Callable[[pl.Series], tuple[pl.DataFrame, pl.Series]]
 
 @dataclass(frozen=True)
 class Header:
-    """A DBN file's metadata: what it holds, of which dataset, from when to when."""
+    """A DBN file's metadata: its schema, dataset and time span."""
 
     path: Path
     version: int
@@ -65,26 +65,26 @@ class Header:
 
     @property
     def name(self) -> str:
-        """The file's name, for messages."""
+        """Return the file's name, for messages."""
         return self.path.name
 
     @property
     def schema(self) -> str | None:
-        """The schema's name; None in a recording of a live session, which may mix record types."""
+        """Return the schema's name; None for a recording of a live session, which may mix record types."""
         return None if self.metadata.schema is None else str(self.metadata.schema)
 
     @property
     def dataset(self) -> str:
-        """The dataset's code, such as `OPRA.PILLAR`."""
+        """Return the dataset's code, such as `OPRA.PILLAR`."""
         return str(self.metadata.dataset)
 
     @cached_property
     def mappings(self) -> dict[str, list[Any]]:
-        """The spans of dates and what each symbol stood for in them."""
+        """Return the instruments that each symbol means, with their spans of dates."""
         return dict(self.metadata.mappings)
 
     def overlaps(self, other: Header) -> bool:
-        """Whether the two files' spans of time meet."""
+        """Return whether the time spans of the two files overlap."""
         return self._starts_by_end_of(other) and other._starts_by_end_of(self)
 
     def _starts_by_end_of(self, other: Header) -> bool:
@@ -94,21 +94,21 @@ class Header:
     def chunks(
         self, wanted: Sequence[int], max_records: int, rejects: Rejects, notes: Counter[str]
     ) -> Generator[Chunk]:
-        """The file's records of the `wanted` types; see `read_chunks`."""
+        """Yield the file's records of the `wanted` types, as `read_chunks` does."""
         return read_chunks(self.path, wanted, max_records)
 
     def layout(self, rtype: int) -> np.dtype[Any]:
-        """The NumPy type of one record of a type, as this file's version of DBN lays it out."""
+        """Return the NumPy type of one record of a type, in this file's version of DBN."""
         fields = list(_LAYOUTS[rtype][self.version - 1]._dtypes)
         return np.dtype(fields + [("ts_out", "u8")] * bool(self.metadata.ts_out))
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive records: for each type asked for and met, the 1-based numbers in the file and the records.
+    """Consecutive records: for each wanted type, the numbers of its records in the file (from 1) and the records.
 
-    `count` is the number of records of any type, `done` the share of the file read so far. `named` is what the records
-    themselves call instruments (`id`, `day` in UTC days since 1970, `name`), where they do.
+    `count` is the number of records of any type, `done` the share of the file read so far. `named` holds the names of
+    instruments that the records themselves carry, if any (`id`, `day` in UTC days since 1970, `name`).
     """
 
     records: dict[int, tuple[Numbers, Records]]
@@ -118,8 +118,12 @@ class Chunk:
 
 
 def read_header(path: Path) -> Header:
-    """Read a file's metadata. Raises `TapeError` where the file is empty, no DBN file, cut short, or of a
-    version newer than the installed `databento_dbn` reads."""
+    """Return a file's metadata.
+
+    Raises:
+        TapeError: the file is empty, is not a DBN file, is cut short, or has a newer version than the installed
+            `databento_dbn` reads.
+    """
     with open_stream(path) as stream:
         return _header(path, stream)
 
@@ -140,9 +144,10 @@ def _header(path: Path, stream: Stream) -> Header:
 
 
 def read_chunks(path: Path, wanted: Sequence[int], max_records: int) -> Generator[Chunk]:
-    """Yield a file's records of the `wanted` types in file order, at most about `max_records` at a time.
+    """Yield a file's records of the `wanted` types in file order, about `max_records` at a time.
 
-    Raises `TapeError` where the file ends inside a record, holds none, or a record cannot be one of its type.
+    Raises:
+        TapeError: the file ends inside a record, holds no records, or a record does not fit its type.
     """
     with open_stream(path) as stream:
         header = _header(path, stream)
@@ -162,17 +167,17 @@ def read_chunks(path: Path, wanted: Sequence[int], max_records: int) -> Generato
 
 
 def _starts(header: Header, data: Bytes, count: int) -> tuple[Numbers, int]:
-    """Where each whole record starts, and where the last of them ends."""
+    """Return the offset of each whole record, and the offset at which the last of them ends."""
     size = int(data[0]) * 4
     whole = len(data) // size if size >= _RECORD_HEADER else 0
-    # Each record's length says where the next one starts: all equal, and the stride holds throughout.
+    # Each record's length gives the start of the next. If all lengths are equal, the offsets are multiples of one.
     if whole and (data[::size] == data[0]).all():
         return np.arange(whole, dtype=np.int64) * size, whole * size
     return _walk(header, data, count)
 
 
 def _walk(header: Header, data: Bytes, count: int) -> tuple[Numbers, int]:
-    """`_starts` for records of mixed lengths: a chain, so it can only be followed one by one."""
+    """Return the same as `_starts` for records of mixed lengths, which must be followed one by one."""
     starts: list[int] = []
     place, lengths, size = 0, data.tobytes(), len(data)
     while place < size:
@@ -212,13 +217,12 @@ def _by_type(
 
 
 class Contracts:
-    """Which contract an instrument id means on which UTC date, and what each contract is.
+    """The contract of each instrument id on each UTC date.
 
-    An option goes by its OSI symbol (`AAPL  250221C00250000`), a stock by its ticker, each by its number, too:
-    its row in `frame`, which has the columns root and symbol, and of options expiry, right, strike (1e-4 USD), and
-    in `names`.
-    An id is looked up in the definitions first, then in the files' metadata, then in the mapping records of a
-    live session.
+    An option is named by its OSI symbol (`AAPL  250221C00250000`), a stock by its ticker. Each also has a number: its
+    row in `names` and in `frame`, which has the columns root and symbol, and for options expiry, right and strike
+    (1e-4 USD). An id is looked up in the definitions first, then in the files' metadata, then in the mapping records of
+    a live session.
     """
 
     def __init__(self, *, stocks: bool) -> None:
@@ -228,15 +232,15 @@ class Contracts:
         self.frame = self._terms(pl.Series(dtype=pl.String))[0]
         self.names = pl.Series("instrument", dtype=pl.String)
         self._numbers: dict[str, int] = {}
-        # By rank and file: spans from different files may overlap, those of one file do not.
+        # By priority and file. Spans of one file do not overlap; those of different files may.
         self._tables: dict[tuple[int, str], _Table] = {}
 
     def add_metadata(self, header: Header) -> None:
-        """Take the symbol mappings of a file's metadata."""
+        """Add the symbol mappings of a file's metadata."""
         ids, first, last, names = [], [], [], []
         for symbol, intervals in header.mappings.items():
             for interval in intervals:
-                # Which of the two is the id depends on what the request was made by.
+                # Depending on the request, either the symbol or the interval holds the id.
                 name, number = symbol, interval["symbol"]
                 if symbol.isdigit():
                     name, number = number, symbol
@@ -249,7 +253,7 @@ class Contracts:
         self._add((1, str(header.path)), *spans, pl.Series(names, dtype=pl.String))
 
     def add_mappings(self, header: Header, records: Records) -> None:
-        """Take symbol mapping records; a bound they leave open is no bound."""
+        """Add symbol mapping records. An undefined bound means no bound."""
         start, end = (records[name].astype(np.int64) for name in ("start_ts", "end_ts"))
         first, last = np.maximum(start // DAY, 0), np.where(end <= 0, _LAST_DAY, -(-end // DAY))
         asked, given = _text(records["stype_in_symbol"]), _text(records["stype_out_symbol"])
@@ -262,13 +266,13 @@ class Contracts:
         self._add((1, str(header.path)), ids, days, days + 1, named["name"])
 
     def add_definitions(self, header: Header, records: Records, notes: Counter[str]) -> None:
-        """Take instrument definitions, each for the UTC date on which it was sent."""
+        """Add instrument definitions. Each is valid for the UTC date on which it was sent."""
         day = records["ts_recv"].astype(np.int64) // DAY
         names = _text(records["raw_symbol"]) if self._stocks else _defined_options(records, notes)
         self._add((0, str(header.path)), records["instrument_id"], day, day + 1, names)
 
     def numbers(self, ids: NDArray[np.uint32], ts: Numbers) -> Numbers:
-        """The contract of each instrument id at each instant (ns UTC); -1 where none is known."""
+        """Return the contract's number for each instrument id and instant (ns UTC); -1 where it is unknown."""
         days, found = ts // DAY, np.full(len(ids), -1, np.int64)
         for _, table in sorted(self._tables.items()):
             missing = np.flatnonzero(found < 0)
@@ -278,7 +282,7 @@ class Contracts:
     def _add(
         self, table: tuple[int, str], ids: Records, first: Numbers, last: Numbers, names: pl.Series
     ) -> None:
-        """Take ids, the day each starts to mean a contract, the day it ceases to, and the symbols."""
+        """Add ids with their symbols; each is valid from the day `first` up to the day before `last`."""
         fresh = names.filter(names.str.contains(self._pattern).fill_null(False)).unique(maintain_order=True)
         fresh = fresh.filter(pl.Series([name not in self._numbers for name in fresh], dtype=pl.Boolean))
         parsed, valid = self._terms(fresh)
@@ -294,7 +298,7 @@ class Contracts:
 
 
 class _Table:
-    """Spans of days by id, each with the contract it means: a look-up is a search in a sorted column."""
+    """Spans of days by id, each with its contract. A look-up is a search in a sorted column."""
 
     def __init__(self) -> None:
         self._added: list[tuple[Numbers, Numbers, Numbers]] = []
@@ -328,10 +332,10 @@ def _text(values: Records) -> pl.Series:
 
 
 def _defined_options(records: Records, notes: Counter[str]) -> pl.Series:
-    """The OSI symbols of instrument definitions.
+    """Return the OSI symbols of instrument definitions.
 
-    Where a definition's expiry, right and strike differ from its OSI symbol that is noted, and where it has no
-    OSI symbol they make one.
+    A definition whose expiry, right and strike differ from its OSI symbol is noted. Without an OSI symbol, they give
+    one.
     """
     frame = pl.DataFrame(
         {
@@ -339,7 +343,7 @@ def _defined_options(records: Records, notes: Counter[str]) -> pl.Series:
             "root": _text(records["asset"]),
             "right": _text(records["instrument_class"]),
             "strike": records["strike_price"] // 1_000_000,
-            # Midnight UTC is the evening before in New York: the date meant is the UTC one.
+            # Midnight UTC is the previous evening in New York. The expiry is the UTC date.
             "expiry": pl.Series(records["expiration"]).cast(pl.Int64, strict=False).cast(pl.Datetime("ns")),
         }
     )
@@ -361,13 +365,13 @@ def _defined_options(records: Records, notes: Counter[str]) -> pl.Series:
 
 
 def _stocks_of(tickers: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
-    """Tickers → root, symbol; and which of them are a stock's."""
+    """Return root and symbol of tickers, and a mask of those that are stocks."""
     symbols = symbols_of(tickers)
     return pl.DataFrame({"root": symbols, "symbol": symbols}), symbols.is_not_null()
 
 
 def _options_of(osi: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
-    """OSI symbols → root, symbol, expiry, right, strike; and which of them are a contract's."""
+    """Return root, symbol, expiry, right and strike of OSI symbols, and a mask of those that are valid contracts."""
     parts = (
         pl.DataFrame({"osi": osi}).select(pl.col("osi").str.extract_groups(_OSI).alias("part")).unnest("part")
     )
@@ -376,7 +380,7 @@ def _options_of(osi: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
         "root",
         expiry=("20" + pl.col("expiry")).str.to_date("%Y%m%d", strict=False),
         right=pl.col("right").cast(Right),
-        # An OSI strike counts thousandths of a USD.
+        # An OSI strike is in thousandths of a USD.
         strike=pl.col("strike").cast(pl.Int64) * 10,
     )
     terms = frame.select(

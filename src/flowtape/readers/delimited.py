@@ -1,4 +1,4 @@
-"""CSV files in pieces of whole lines, every column as text, every line that is no row reported."""
+"""Read CSV files in chunks of whole lines, with every column as text, and report every malformed line."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from flowtape.readers import Rejects
 from flowtape.readers.stream import Stream, head, open_stream
 
 ROW = "#row"
-"""The column that holds a row's 1-based number in its file (a header is no row) while it is being read."""
+"""The column with a row's number in its file, from 1 (without the header), during a read."""
 FIELDS = "#fields"
-"""In a ragged CSV, the column that holds how many fields each line has."""
+"""In a ragged CSV, the column with the number of fields of each line."""
 CHUNK_BYTES = 8 * 2**20
 MAX_LINE = 16 * 2**20
 MAX_BLANK = 1_000_000
-"""How many blank lines a file may have in blocks that hold little else."""
+"""The largest number of blank lines in blocks that hold little else."""
 _SHORT = 4
-"""A block whose lines are shorter than this on average holds little but blank lines, or no table."""
+"""A block whose average line is shorter than this is mostly blank lines, or not a table."""
 BLANK = "blank lines"
 
 _Places = npt.NDArray[np.intp]
@@ -38,25 +38,25 @@ _BOM = b"\xef\xbb\xbf"
 _OTHER_TEXT = (
     (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
 )  # fmt: skip
-"""How a text file in another encoding begins: its byte order mark."""
+"""The byte order marks of text files in other encodings."""
 _LATIN_1 = re.compile(rb"[\x20-\x7e\t\r\x80-\xff]+[,;\t|][\x20-\x7e\t\r\x80-\xff]+")
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _UNNAMED = "\0"
-"""How the name begins that stands for a column without a name, or with that of an earlier column."""
+"""The prefix of a substitute name for a column without a name, or with the name of an earlier column."""
 
 
 def header_of(start: bytes) -> list[str]:
-    """The column names in the first line of a text file; none if it is no text."""
+    """Return the column names in the first line of a text file; empty if it is not text."""
     return _header(start)[0]
 
 
 def separated_by(start: bytes) -> str:
-    """What separates the columns in the first line of a text file, as a word for an error."""
+    """Return the separator of the columns in the first line of a text file, as a word for an error."""
     return _SEPARATORS[_header(start)[1]]
 
 
 def check_encoding(name: str, start: bytes) -> None:
-    """Raise `TapeError` where the first bytes of a file (called `name`) are text in another encoding than UTF-8."""
+    """Raise `TapeError` if the first bytes of a file (called `name`) are text in another encoding than UTF-8."""
     for mark, found in _OTHER_TEXT:
         if start.startswith(mark):
             raise TapeError(f"{name}: text in {found}, not UTF-8; save it as UTF-8")
@@ -72,7 +72,7 @@ def check_encoding(name: str, start: bytes) -> None:
 
 
 def _header(start: bytes) -> tuple[list[str], str]:
-    """The names in the first line, and what separates them: whatever makes the most names of it."""
+    """Return the names in the first line and their separator, which is the one that gives the most names."""
     line = start.removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
     if b"\0" in line:
         return [], ","
@@ -87,8 +87,8 @@ def _header(start: bytes) -> tuple[list[str], str]:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows of a CSV file: text columns and `ROW`, the count of data rows they came of (bad ones
-    included, blank lines not), and the share of the file read so far."""
+    """Rows of a CSV file: text columns and `ROW`, the number of data rows (with bad rows, without blank lines), and the
+    share of the file read so far."""
 
     frame: pl.DataFrame
     rows: int
@@ -96,18 +96,18 @@ class Chunk:
 
 
 class Csv:
-    """A CSV file read in chunks of whole lines, every column as text (a blank field is null).
+    """A CSV file read in chunks of whole lines, with every column as text (a blank field is null).
 
-    A row is a line: a line break inside quotes is not supported. Lines with a wrong number of fields, broken
-    quotes, a NUL or invalid UTF-8 are rejected. With `ragged` a line may have more fields than the header has
-    names; those come as columns named by their place, `"17"`, `"18"`, …. Columns without a name, and a second one of
-    a name, cannot be asked for.
+    A row is a line; line breaks inside quotes are not supported. Lines with a wrong number of fields, broken quotes, a
+    NUL or invalid UTF-8 are rejected. With `ragged`, a line may have more fields than the header has names; the extra
+    columns are named by their position, `"17"`, `"18"`, …. Unnamed columns, and repeats of a name, cannot be read.
     """
 
     def __init__(self, path: Path, expected: str, required: Sequence[str], *, ragged: bool = False) -> None:
-        """Read the header. `expected` is what such a file is called in the error for one that is none.
+        """Read the header. `expected` describes the file in the error for another kind of file.
 
-        Raises `TapeError` for a missing, empty, binary or wrong-format file.
+        Raises:
+            TapeError: the file is missing, empty or binary, or lacks a required column.
         """
         start = head(path)
         check_encoding(path.name, start)
@@ -128,7 +128,7 @@ class Csv:
 
     @property
     def named(self) -> list[str]:
-        """The names of the columns that have one of their own."""
+        """Return the names of the columns that have a unique name."""
         return [name for name in self.names if not name.startswith(_UNNAMED)]
 
     def _check_repeated(self, columns: Sequence[str]) -> None:
@@ -139,9 +139,10 @@ class Csv:
     def chunks(
         self, columns: Sequence[str], rejects: Rejects, notes: Counter[str], max_rows: int
     ) -> Iterator[Chunk]:
-        """The file's rows: `columns` of each (all of them if ragged), at most `max_rows` at a time.
+        """Yield the file's rows with `columns` (with all columns if ragged), at most `max_rows` at a time.
 
-        Raises `TapeError` where the file has no rows or its last line is cut off.
+        Raises:
+            TapeError: the file has no rows, or its last line is cut off.
         """
         self._check_repeated(columns)
         row = seen = blank = 0
@@ -176,7 +177,7 @@ class Csv:
             raise TapeError(f"{self.path.name}: no rows, only a header")
 
     def _blocks(self, stream: Stream) -> Iterator[bytes]:
-        """Whole lines without the header, some MB at a time; only the file's last may lack its line end."""
+        """Yield whole lines without the header, some MB at a time. Only the file's last line may lack its line end."""
         held = b""
         for number, piece in enumerate(_gathered(stream, CHUNK_BYTES)):
             held += piece
@@ -192,10 +193,11 @@ class Csv:
             yield held
 
     def _check_blank(self, block: bytes, before: int) -> int:
-        """The number of blank lines so far, of blocks of short lines; `before` counts those before this block."""
+        """Return the number of blank lines so far in blocks of short lines; `before` is the number before this
+        block."""
         if block.count(b"\n") * _SHORT < len(block):
             return before
-        # Counted before the lines are told apart, which takes a hundred bytes of memory for each.
+        # Counted before the lines are split, which takes a hundred bytes of memory for each.
         count = before + len(block) - len(block.replace(b"\n\n", b"\n")) + block.count(b"\n\r\n")
         if count > MAX_BLANK:
             raise TapeError(f"{self.path.name}: more than {MAX_BLANK:,} blank lines: not a tape")
@@ -219,7 +221,7 @@ class Csv:
             numeric = [FIELDS, ROW] if self.ragged else [ROW]
             text = [(name, pl.String()) for name in names]
             return pl.DataFrame(schema=text + [(name, pl.Int64()) for name in numeric])
-        # Without a header as wide as the widest line, polars takes the first line's width for every line's.
+        # Polars takes the width of the first line for every line, so the header must be as wide as the widest line.
         header = self.separator.join(f"c{place}" for place in range(len(names))).encode() + b"\n"
         try:
             frame = pl.read_csv(
@@ -242,7 +244,7 @@ class Csv:
 
 
 class _Lines:
-    """A block of lines, how many fields each has, which are good, and what is wrong with the others."""
+    """A block of lines: the number of fields of each, which lines are good, and the faults of the others."""
 
     def __init__(self, block: bytes, width: int, separator: str, *, exact: bool) -> None:
         self.block = block
@@ -271,7 +273,7 @@ class _Lines:
                 self.good &= ~bad
 
     def kept(self) -> bytes:
-        """The good lines."""
+        """Return the good lines."""
         if self.good.all():
             return self.block
         return bytes(self._bytes[np.repeat(self.good, self.ends - self.starts + 1)].data)
@@ -282,8 +284,8 @@ class _Lines:
         return mask
 
     def _unquoted(self, separator: str) -> tuple[_Places, _Mask | None, _Mask | None]:
-        """The separators that part fields, the lines with an odd number of quotation marks, and those with a mark that
-        neither begins nor ends a field nor stands beside another."""
+        """Return the positions of separators between fields, a mask of lines with an odd number of quotation marks, and
+        a mask of lines with a mark that is neither at the edge of a field nor beside another mark."""
         separators = np.flatnonzero(self._bytes == ord(separator))
         if not self.quoted:
             return separators, None, None

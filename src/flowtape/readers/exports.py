@@ -1,8 +1,8 @@
-"""Databento's own exports, CSV and Parquet (`to_csv`, `to_parquet`, a frame of `to_df` written out), as DBN records.
+"""Databento's own exports, CSV and Parquet (`to_csv`, `to_parquet`, a saved frame of `to_df`), as DBN records.
 
-An export has the fields of its DBN file as columns, and the symbol where it was made with `map_symbols`. Its rows
-become the records of the DBN file, so that both give the same prints. Prices are USD (`pretty_px`) or 1e-9 USD,
-instants ISO 8601 (`pretty_ts`) or nanoseconds; a blank is undefined.
+An export has the fields of its DBN file as columns, and the symbol if it was made with `map_symbols`. Its rows become
+the records of the DBN file, so both give the same prints. Prices are USD (`pretty_px`) or 1e-9 USD, instants ISO 8601
+(`pretty_ts`) or nanoseconds; a blank is undefined.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from flowtape.readers.dbn import (
 from flowtape.readers.publishers import VENUES
 
 COLUMNS = ("ts_recv", "ts_event", "rtype", "publisher_id", "instrument_id")
-"""Columns of every export, whatever its schema."""
+"""The columns of every export, whatever its schema."""
 SCHEMAS = {
     TRADE: "trades", MBP_1: "mbp-1", TCBBO: "tcbbo", CMBP_1: "cmbp-1", CBBO_1S: "cbbo-1s", BBO_1S: "bbo-1s",
 }  # fmt: skip
@@ -53,12 +53,12 @@ _TEXTS = ("action", "symbol")
 _UNDEFINED = 2**64 - 1
 _DATASETS = {number: dataset for dataset, venues in VENUES.items() for number in venues}
 _LOOK = 100_000
-"""Rows looked at to tell `tbbo` from `mbp-1`."""
+"""The number of rows used to tell `tbbo` from `mbp-1`."""
 
 
 @dataclass(frozen=True)
 class Export(Header):
-    """An export, in place of a DBN file's metadata."""
+    """An export, which replaces a DBN file's metadata."""
 
     named: bool = False
     table: Any = field(default=None, repr=False, compare=False)
@@ -66,7 +66,7 @@ class Export(Header):
     def chunks(
         self, wanted: Sequence[int], max_records: int, rejects: Rejects, notes: Counter[str]
     ) -> Generator[Chunk]:
-        """Yield the rows as records; rows that cannot be one are rejected."""
+        """Yield the rows as records. Rows that do not fit a record are rejected."""
         rtype, schema = wanted[0], self.table.schema
         fields = [
             _field(name, schema[name]) for name in (*_TIMES, *_COUNTS, *_PRICES, *_TEXTS) if name in schema
@@ -84,7 +84,7 @@ class Export(Header):
 
 
 def _records(rows: pl.DataFrame, rtype: int, layout: np.dtype[Any]) -> Records:
-    """Parsed rows as records of a layout; what a row leaves blank is undefined."""
+    """Return parsed rows as records of a layout. Blank fields become undefined."""
     records = np.zeros(rows.height, layout)
     records["rtype"] = rtype
     names = layout.names or ()
@@ -95,7 +95,7 @@ def _records(rows: pl.DataFrame, rtype: int, layout: np.dtype[Any]) -> Records:
     if "action" in rows.columns and "action" in names:
         records["action"] = rows["action"].fill_null("").to_numpy().astype("S1")
     elif "action" in names:
-        # A frame of `to_df` has no actions of consolidated records; those of `tcbbo` are all trades.
+        # `to_df` omits the action of consolidated records. All records of `tcbbo` are trades.
         records["action"] = b"T" if rtype in (TRADE, TCBBO) else b"A"
     return records
 
@@ -105,7 +105,7 @@ def _is_float(frame: pl.DataFrame, name: str) -> bool:
 
 
 def _fresh_names(rows: pl.DataFrame, seen: pl.DataFrame) -> tuple[pl.DataFrame | None, pl.DataFrame]:
-    """What instruments are called on which UTC days, as far as that is not in `seen`; and all that is seen now."""
+    """Return the names of instruments on UTC days that are not in `seen`, and all names seen so far."""
     if "symbol" not in rows.columns:
         return None, seen
     named = pl.concat(
@@ -134,7 +134,7 @@ def _field(name: str, dtype: pl.DataType) -> Field:
 
 
 def _price(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Nanos; a text with a decimal point is USD, without one it is fixed-point."""
+    """Return nanos. A text with a decimal point is in USD, one without is fixed-point."""
     here = pl.col(name)
     if dtype.is_integer():
         return here.cast(pl.Int64, strict=False)
@@ -145,7 +145,7 @@ def _price(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _instants(values: pl.Series, notes: Counter[str]) -> pl.Series:
-    """Nanoseconds since 1970 (UInt64); null where a value is none or undefined."""
+    """Return nanoseconds since 1970 (UInt64); null where a value is invalid or undefined."""
     if isinstance(values.dtype, pl.Datetime):
         return values.dt.cast_time_unit("ns").to_physical().cast(pl.UInt64, strict=False)
     numbers = values.cast(pl.UInt64, strict=False)
@@ -156,12 +156,12 @@ def _instants(values: pl.Series, notes: Counter[str]) -> pl.Series:
 
 
 def matches(path: Path, start: bytes) -> bool:
-    """Whether a file has the columns of a Databento export."""
+    """Return whether a file has the columns of a Databento export."""
     return set(COLUMNS) <= set(frames.columns_of(path, start))
 
 
 def open_export(path: Path) -> Export:
-    """Open an export. Raises `TapeError` where its schema or dataset is none that is read."""
+    """Return an opened export. Raises `TapeError` if its schema or dataset is not supported."""
     table = frames.open_table(path)
     if lost := [name for name in COLUMNS if name not in table.schema]:
         raise TapeError(f"{path.name}: not a DBN file, and no column {', '.join(lost)} of a Databento export")

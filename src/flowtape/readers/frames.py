@@ -1,5 +1,5 @@
-"""Tables on disk as frames in bounded pieces: Parquet, Arrow IPC (file or stream) and CSV; and the TOML file
-that tells what their columns mean."""
+"""Read tables (Parquet, Arrow IPC file or stream, CSV) as frames in bounded pieces, and the TOML file that maps their
+columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, header_of, op
 READ = tuple(
     name for name in SCHEMA if name not in ("quote_seq", "quote_class", "copy", "corrects", "price_flags")
 )
-"""The columns of a print that a table may have; the others follow from these."""
+"""The columns of a print that a table may have. The others follow from these."""
 _PARQUET = b"PAR1"
 _ARROW_FILE = b"ARROW1"
 _ARROW_STREAM = b"\xff\xff\xff\xff"
@@ -35,7 +35,7 @@ _SCHEMA_MESSAGE, _DICTIONARY, _RECORDS = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """What a table's columns mean: print's column → the file's, and how to read them."""
+    """The meaning of a table's columns: the file's name for each column of a print, and the way to read it."""
 
     columns: dict[str, str] = field(default_factory=dict)
     time_zone: str = "UTC"
@@ -45,7 +45,7 @@ class Mapping:
 
 
 def load_mapping(path: Path | None) -> Mapping:
-    """Read a mapping. Raises `UsageError` that names the key and the value it cannot use."""
+    """Return a mapping from its file. Raises `UsageError`, which names the bad key and its value."""
     if path is None:
         return Mapping()
     try:
@@ -93,7 +93,7 @@ def _is_zone(name: str) -> bool:
 
 
 class Table(Protocol):
-    """A table read in pieces. `price_unit` is in USD, from the file itself where it says so."""
+    """A table read in pieces. `price_unit` is in USD, from the file's metadata if they have it."""
 
     path: Path
     schema: dict[str, pl.DataType]
@@ -102,17 +102,17 @@ class Table(Protocol):
     def chunks(
         self, columns: Sequence[str], rejects: Rejects, notes: Counter[str], max_rows: int
     ) -> Iterator[Chunk]:
-        """Pieces of at most `max_rows` rows. Raises `TapeError`."""
+        """Yield pieces of at most `max_rows` rows. Raises `TapeError`."""
         ...
 
 
 def is_columnar(start: bytes) -> bool:
-    """Whether a file's first bytes are those of Parquet or Arrow."""
+    """Return whether a file's first bytes are those of Parquet or Arrow."""
     return start.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM))
 
 
 def open_table(path: Path) -> Table:
-    """Open a table by its content. Raises `TapeError`."""
+    """Return a table, opened by its content. Raises `TapeError`."""
     start = head(path)
     if start.startswith(_ARROW_STREAM):
         return _ArrowStream(path)
@@ -126,10 +126,10 @@ def open_table(path: Path) -> Table:
 
 
 class Texts:
-    """A Parquet or Arrow file read as a CSV file is: every column as text, lists with commas between their items."""
+    """A Parquet or Arrow file read like a CSV file: every column as text, the items of lists separated by commas."""
 
     def __init__(self, path: Path, expected: str, required: Sequence[str]) -> None:
-        """Read the schema. Raises `TapeError` where a column of `required` is missing; see `Csv`."""
+        """Read the schema. Raises `TapeError` if a column of `required` is missing; `expected` is as for `Csv`."""
         self._table = open_table(path)
         self.path, self.names = path, list(self._table.schema)
         if missing := [name for name in required if name not in self.names]:
@@ -138,7 +138,7 @@ class Texts:
     def chunks(
         self, columns: Sequence[str], rejects: Rejects, notes: Counter[str], max_rows: int
     ) -> Iterator[Chunk]:
-        """The file's rows: those of `columns` that it has."""
+        """Yield the file's rows with those of `columns` that it has."""
         wanted = [name for name in self.names if name in columns]
         for chunk in self._table.chunks(wanted, rejects, notes, max_rows):
             texts = [_text(chunk.frame[name]) for name in wanted]
@@ -155,7 +155,7 @@ def _text(values: pl.Series) -> pl.Series:
 
 
 def columns_of(path: Path, start: bytes) -> list[str]:
-    """The names of a table's columns; of a text that is none, whatever its first line says."""
+    """Return the names of a table's columns. For a text that is no table, these are the parts of its first line."""
     return list(open_table(path).schema) if is_columnar(start) else header_of(start)
 
 
@@ -182,7 +182,7 @@ class _Text:
 
 
 class _Scanned:
-    """A Parquet file or an Arrow IPC file, of which polars reads any stretch of rows."""
+    """A Parquet or Arrow IPC file, of which Polars can read any range of rows."""
 
     def __init__(self, path: Path, kind: str) -> None:
         self.path, self._kind = path, kind
@@ -230,7 +230,7 @@ def _numbered(frame: pl.DataFrame, before: int) -> pl.DataFrame:
 
 
 class _ArrowStream:
-    """An Arrow IPC stream, compressed or not, one record batch at a time."""
+    """An Arrow IPC stream, compressed or not, read one record batch at a time."""
 
     price_unit = 1.0
 
@@ -261,7 +261,7 @@ class _ArrowStream:
             raise TapeError(f"{self.path.name}: no rows")
 
     def _messages(self, stream: Stream) -> Iterator[tuple[int, bytes]]:
-        """The kind and bytes of each message (Arrow columnar format, "Encapsulated message format")."""
+        """Yield the kind and bytes of each message (Arrow columnar format, "Encapsulated message format")."""
         while start := stream.read(8):
             length = int.from_bytes(start[4:], "little")
             if start[:4] == _ARROW_STREAM and length == 0:
@@ -281,14 +281,14 @@ def _frame(messages: Sequence[bytes]) -> pl.DataFrame:
 
 
 def _message_of(header: bytes) -> tuple[int, int]:
-    """The kind of an Arrow message and the length of its body: fields 1 and 3 of its flatbuffer table."""
+    """Return the kind of an Arrow message and the length of its body, fields 1 and 3 of its flatbuffer table."""
 
     def integer(at: int, size: int) -> int:
         return int.from_bytes(header[at : at + size], "little", signed=size > 2)
 
     table = integer(0, 4)
     fields = table - integer(table, 4)
-    # A table ends before the first of its trailing fields that all have their default.
+    # A flatbuffer table omits its last fields if they all have their defaults.
     held = integer(fields, 2)
     kind, size = (integer(fields + at, 2) if at < held else 0 for at in (4 + 2 * 1, 4 + 2 * 3))
     return (integer(table + kind, 1) if kind else 0), (integer(table + size, 8) if size else 0)

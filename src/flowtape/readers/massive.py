@@ -1,8 +1,7 @@
-"""Massive flat files of US options and US stocks: `trades_v1` CSV, and `quotes_v1` CSV joined to them as of each
-trade.
+"""Massive flat files of US options and stocks: `trades_v1` CSV, joined with `quotes_v1` CSV as of each trade.
 
-An option's ticker is `O:` and an OSI symbol without padding. Times are nanoseconds; the trades are placed by their
-`sip_timestamp`, the quotes' clock. Both files are sorted by ticker and time, or by time.
+An option's ticker is `O:` and an OSI symbol without padding. Times are nanoseconds. A trade is joined by its
+`sip_timestamp`, which has the clock of the quotes. Both files are sorted by ticker and time, or by time.
 """
 
 from __future__ import annotations
@@ -36,28 +35,29 @@ RESTATED = {
     11: "error record",
     12: "correction record",
 }
-"""Correction indicators (as in NYSE's Daily TAQ) of records that are no trade, or no longer one."""
+"""Correction indicators (as in NYSE's Daily TAQ) of records that are not, or no longer, trades."""
 CORRECTED = 1
-"""The indicator of a trade that was corrected later: the record holds its first time and the corrected data."""
+"""The indicator of a trade that was corrected later. Its record holds the original time and the corrected data."""
 _KEPT = (0, CORRECTED, 2)
 TICKER = r"^O:([A-Z0-9./]{1,6}?)(\d{6})([CP])(\d{8})$"
 _OPTION_ROW = re.compile(rb'^(?:.*[,;|\t])?"?O:[A-Z0-9./]+[CP]\d{8}', re.M)
 
 
 Table = Csv | frames.Texts
-"""A file as the reader sees it: all columns are text."""
+"""A file in which all columns are text."""
 
 
 def matches(path: Path, start: bytes) -> bool:
-    """Whether the header is that of Massive trades or quotes."""
+    """Return whether the header is that of Massive trades or quotes."""
     names = set(frames.columns_of(path, start))
     return set(QUOTES) <= names or (set(TRADES) <= names and not names.isdisjoint(CLOCKS))
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
-    """Open Massive flat files: a tape for each trades file, with the quotes of its day if they are given.
+    """Return a tape for each trades file of Massive, with the quotes of its day if they are among `files`.
 
-    Raises `TapeError` for a file that is neither, and for quotes of a day of which no trades are given.
+    Raises:
+        TapeError: a file holds neither trades nor quotes, or quotes of a day without a trades file.
     """
     found: dict[tuple[bool, bool], list[Table]] = {}
     for path in files:
@@ -77,7 +77,7 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 
 
 def _first(table: Table, column: str) -> str:
-    """The text of a column in the first row of a Parquet or Arrow file."""
+    """Return the text of a column in the first row of a Parquet or Arrow file."""
     frame = next(table.chunks([column], Rejects(), Counter(), 1)).frame
     return frame[column].item(0) or ""
 
@@ -108,7 +108,7 @@ def _paired(trades: list[Table], quotes: list[Table]) -> Iterator[tuple[Table, T
 
 
 def _day(table: Table) -> date:
-    """The New York date of a file's first row."""
+    """Return the New York date of a file's first row."""
     clock = next(name for name in CLOCKS if name in table.names)
     cell = _first_cell(table, clock) if isinstance(table, Csv) else _first(table, clock)
     ts = pl.select(common.nanoseconds(pl.lit(cell, pl.String))).item()
@@ -118,7 +118,7 @@ def _day(table: Table) -> date:
 
 
 def _first_cell(table: Csv, clock: str) -> str:
-    """A cell of a CSV file's first row."""
+    """Return a cell of a CSV file's first row."""
     lines = common.head(table.path).splitlines()
     text = lines[1].decode(errors="replace").replace("\0", "") if len(lines) > 1 else ""
     cells = next(csv.reader([text], delimiter=table.separator), [])
@@ -127,7 +127,7 @@ def _first_cell(table: Csv, clock: str) -> str:
 
 
 class _Reading:
-    """One trades file being read, with its quotes if it has any."""
+    """The read of one trades file, with its quotes if it has any."""
 
     def __init__(self, trades: Table, quotes: Table | None, options: Options, *, stocks: bool) -> None:
         self._trades, self._quotes, self._options, self._stocks = trades, quotes, options, stocks
@@ -137,7 +137,7 @@ class _Reading:
         self._quotes_done, self._bad_quotes = 0.0, 0
 
     def tape(self) -> Tape:
-        """The tape; nothing is read before its batches are."""
+        """Return the tape. Nothing is read before its batches are."""
         files = (self._trades.path, *([self._quotes.path] if self._quotes else []))
         source = self._options.source or (STOCKS if self._stocks else OPTIONS)
         return Tape(source, "massive", files, self._batches(), self._rejects, self._notes, self._corrections)
@@ -157,7 +157,7 @@ class _Reading:
             yield self._batch(chunk, joined, min(chunk.done, self._quotes_done))
         join.finish()
         if self._bad_quotes:
-            # Rejected rows are rows of the tape: else its counts would not add up.
+            # Rejected quotes are rows of the tape too; without this batch its counts would not add up.
             yield Batch(pl.DataFrame(schema=SCHEMA), self._bad_quotes, 1.0)
         note_days_without_quotes([join], self._notes)
 
@@ -191,7 +191,7 @@ class _Reading:
             yield quotes
 
     def _trade_rows(self, chunk: Chunk) -> pl.DataFrame:
-        """The trades of a chunk that stand, with their contract's parts."""
+        """Return the trades of a chunk, without restated ones, with the parts of their contract."""
         clocks = [name for name in CLOCKS if name in chunk.frame.columns]
         raw = chunk.frame.with_columns(pl.coalesce(clocks).alias(clocks[0]))
         if self._stocks:
@@ -230,7 +230,7 @@ def _option_fields() -> list[Field]:
 
 
 def quote_sizes(asset: str) -> list[Field]:
-    """The sizes at a quote of an asset."""
+    """Return the fields of the sizes at a quote of an asset."""
     return [common.quote_size(name, name, asset) for name in ("bid_size", "ask_size")]
 
 
@@ -257,8 +257,10 @@ def _clock(column: str) -> Field:
 
 
 def conditions_of(trades: pl.DataFrame, notes: Counter[str], *, stocks: bool) -> list[pl.Series]:
-    """The column `condition` of trades, and for stocks `price_flags`, from their texts of numbers in `conditions`;
-    each distinct text is worked out once. Numbers without a name are noted."""
+    """Return the column `condition` of trades, and for stocks `price_flags`, from the numbers in their `conditions`.
+
+    Each distinct text is converted once. Numbers without a name are noted.
+    """
     texts = trades["conditions"]
     if stocks:
         return stock_conditions(texts, trades["ts"], notes, "massive").get_columns()

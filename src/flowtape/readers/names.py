@@ -1,4 +1,4 @@
-"""Names in prints (`symbol`, `root`, `venue`): the form that a print holds, and which texts are none."""
+"""Names in prints (`symbol`, `root`, `venue`): convert them, and find texts that are not names."""
 
 from __future__ import annotations
 
@@ -29,28 +29,27 @@ NO_NAME = {
     "venue": f"is blank or no name of at most {NAME_LENGTH} printable characters",
 }
 _PLAIN, _OTHER = 1, 2
-"""Judgements of a text: a name as it stands; no name, not in a name's form, or like an option's contract."""
+"""The kinds of texts: a name that needs no change; any other text, such as a contract or a name in lower case."""
 _JUDGED = {(name, blank): Judged() for name in MAX_NAMES for blank in (False, True)}
 
 
 def names(values: pl.Series, file: str, *, blank: bool = False) -> tuple[pl.Series, bool]:
-    """Names of a column of prints (`symbol`, `root`, `venue`) in upper case, without blanks around them; of a symbol
-    without a `^` before it.
+    """Return names of a column of prints in upper case, without surrounding blanks, and symbols without a leading `^`.
 
     Args:
-        values: text or categories, called as the column of prints.
+        values: text or categories; the series has the name of the column of prints.
         file: the file's name, for the error.
-        blank: whether a text without a character is a name.
+        blank: whether an empty text is a valid name.
 
     Returns:
-        The names, type Categorical, null where a text is none; and whether any looks like an option's contract.
+        The names (Categorical, null where a text is not a name), and whether any looks like an option's contract.
 
     Raises:
-        TapeError: for more distinct names than `MAX_NAMES`.
+        TapeError: there are more distinct names than `MAX_NAMES` allows.
     """
     name = values.name
     if not isinstance(values.dtype, pl.Categorical) and _may_exceed(values):
-        # Checked before Polars keeps every text.
+        # Checked first, because Polars keeps every text of a Categorical.
         check_distinct(values.unique().drop_nulls().cast(pl.String), name, file)
     values, judged = values.cast(pl.Categorical), _JUDGED[name, blank]
 
@@ -75,12 +74,13 @@ def names(values: pl.Series, file: str, *, blank: bool = False) -> tuple[pl.Seri
 
 
 def _may_exceed(values: pl.Series) -> bool:
-    """Whether some texts may be more distinct names than `MAX_NAMES`: their number is known to a few percent."""
+    """Return whether there may be more distinct texts than `MAX_NAMES`. Their number is estimated within a few
+    percent."""
     return cast(int, values.approx_n_unique()) > MAX_NAMES[values.name] // 2
 
 
 def _in_form(texts: pl.Series, name: str) -> pl.Series:
-    """Texts in the form of names: in upper case, without what may surround them."""
+    """Return texts in upper case, without surrounding blanks or a symbol's prefix."""
     return (
         texts.str.strip_chars(" ").str.to_uppercase().str.strip_chars_start("^" if name == "symbol" else "")
     )

@@ -1,4 +1,4 @@
-"""OSI symbols: an option's contract in its name, padded or not, with or without Massive's `O:`.
+"""OSI symbols: an option's contract as one name, padded or not, with or without Massive's `O:`.
 
 `AAPL  250221C00250000` is the root, the expiry (YYMMDD), the right and the strike in thousandths of a USD. Source: the
 Options Symbology Initiative's symbol format, as OCC and OPRA use it.
@@ -16,15 +16,15 @@ PARTS = ("root", "expiry", "right", "strike")
 
 
 def contracts(names: pl.Series) -> pl.DataFrame | None:
-    """The contract that each name is.
+    """Return the contract that each name means, or None where no name looks like an option's symbol.
 
     Args:
         names: texts in upper case.
 
     Returns:
-        `root` (Categorical), `expiry` (Date), `right`, `strike` (1/10,000 USD) and `like`, a row for each name; None
-        where no name looks like an option's symbol. A name that looks like one has `like` true; its date or its strike
-        is null where the name is no OSI symbol with both.
+        `root` (Categorical), `expiry` (Date), `right`, `strike` (1/10,000 USD) and `like`, one row for each name.
+        `like` is true where the name looks like an option's symbol. Its date or strike is null where the name is not a
+        valid OSI symbol.
     """
     distinct = names.unique().drop_nulls().cast(pl.String)
     found = distinct.filter(distinct.str.contains(LIKE_OPTION)).to_frame("name")
@@ -47,22 +47,22 @@ def contracts(names: pl.Series) -> pl.DataFrame | None:
 
 
 Reject = Callable[[pl.DataFrame, str, str], None]
-"""Receives bad rows, the column of prints that is at fault, and what is wrong with it."""
+"""A function that receives bad rows, the column of prints at fault, and the reason."""
 
 
 def taken_out(
     prints: pl.DataFrame, columns: Mapping[str, str], names: Sequence[str], reject: Reject
 ) -> tuple[pl.DataFrame, pl.Series | None]:
-    """Give rows whose symbol or root is an OSI symbol the columns of a contract.
+    """Return rows with the columns of the contract where their symbol or root is an OSI symbol.
 
     Args:
-        prints: rows of a table, as far as they are parsed.
-        columns: each column of a print that the table has → its name there.
+        prints: rows of a table, parsed so far.
+        columns: the table's name for each column of a print that it has.
         names: those of `symbol` and `root` in which a text looks like an OSI symbol.
-        reject: called for rows whose contract is none, another than their own columns tell, or a stock's.
+        reject: is called for rows whose contract is invalid, differs from their own columns, or is a stock's.
 
     Returns:
-        The rows that are good, and which of them had an OSI symbol; None if none had.
+        The good rows, and a mask of those that had an OSI symbol; None if none had.
     """
     had: pl.Series | None = None
     for name in names:
@@ -81,7 +81,7 @@ def taken_out(
 def _checked(
     prints: pl.DataFrame, found: pl.DataFrame, name: str, columns: Mapping[str, str], reject: Reject
 ) -> pl.Series:
-    """Which rows are good; the others are rejected."""
+    """Return a mask of the good rows. The others are rejected."""
     like = found["like"]
     none = like & (found["expiry"].is_null() | found["strike"].is_null())
     differs = like & False

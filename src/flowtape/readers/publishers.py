@@ -1,7 +1,7 @@
-"""Databento's publishers: which venue a record's `publisher_id` is, by dataset.
+"""Databento's publishers: the venue of a record's `publisher_id`, by dataset.
 
-Names and numbers are those of Databento's list of publishers. A venue is part of a print's identity: a new
-publisher is added here before it first prints, no name is ever changed.
+Names and numbers are those of Databento's list of publishers. A venue is part of a print's identity, so a name must
+never change, and a new publisher must be added here before its first print.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ STOCKS = {
         132: "FINC", 133: "XADF", 134: "CTA", 135: "UTP",
     },
 }  # fmt: skip
-"""The datasets of US equities: a dataset that is not here is none, whatever its symbols look like (a future's,
-`ESH5`, looks like a stock's)."""
+"""The datasets of US equities. Other datasets are refused, even if their symbols look like stocks, as a future's does
+(`ESH5`)."""
 VENUES = {
     OPTIONS: {
         20: "AMXO", 21: "XBOX", 22: "XCBO", 23: "EMLD", 24: "EDGO", 25: "GMNI", 26: "XISX", 27: "MCRY",
@@ -61,8 +61,8 @@ VENUES = {
     },
     **STOCKS,
 }  # fmt: skip
-"""Dataset → publisher → venue; a publisher that is not here goes by its number."""
+"""The venue of each publisher, by dataset. A publisher that is not listed is named by its number."""
 NBBO = {OPTIONS: (30,), "EQUS.SIP": (134, 135)}
-"""Of datasets whose `mbp-1` holds the NBBO beside each venue's own quote: the publishers of the former."""
+"""The publishers of the NBBO, in datasets whose `mbp-1` holds the NBBO beside the quotes of venues."""
 AGGREGATED = ("OPRA", "CTA", "UTP", "EQUS", "DBEQ")
-"""The venues that stand for several: their quote is the best of all of a dataset's."""
+"""Venues that combine all venues of a dataset. Their quote is the best of all."""

@@ -1,4 +1,4 @@
-"""The decompressed bytes of a file, in bounded memory."""
+"""Read the decompressed bytes of a file in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from flowtape.files import unreadable
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
-# Four bytes of zstd can hold 128 KB; a small slice keeps what it can expand to near 30 MB.
+# Four bytes of zstd can hold 128 KB. A small slice bounds its expansion to about 30 MB.
 _ZSTD_SLICE = 1024
 _GZIP_SLICE = 2**18
 _PIECE = 2**22
 MAX_EXPANSION = 500
-"""How many times its own size compressed data may become, beyond `FREE_BYTES`; tapes become 5 to 30 times theirs."""
+"""The largest ratio of decompressed to compressed size beyond `FREE_BYTES`. Tapes have a ratio of 5 to 30."""
 FREE_BYTES = 2**27
 
 
 class Stream:
-    """The decompressed bytes of a file; gzip and zstd are known by their first bytes, not by a name.
+    """The decompressed bytes of a file; gzip and zstd are recognised by their first bytes, not by the file name.
 
-    Read with `read`, or iterate for pieces of a convenient size. `done` is the share of the file's own
-    (compressed) bytes consumed so far, 0 to 1. Raises `TapeError` where the file is missing, is no regular file
-    or a database that this process has open, or its compressed data is corrupt, ends in mid-frame or becomes more
-    than `MAX_EXPANSION` times its size.
+    Call `read`, or iterate for pieces of a convenient size. `done` is the share of the file's own (compressed) bytes
+    consumed so far, 0 to 1.
+
+    Raises:
+        TapeError: the file is missing, is not a regular file, or is a database that this process has open; or its
+            compressed data is corrupt, incomplete, or expands to more than `MAX_EXPANSION` times its size.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,14 +58,14 @@ class Stream:
 
     @property
     def done(self) -> float:
-        """The share of the file consumed, 0 to 1."""
+        """Return the consumed share of the file, 0 to 1."""
         return 1.0 if self._raw.closed or not self._size else min(1.0, self._raw.tell() / self._size)
 
     def __iter__(self) -> Iterator[bytes]:
         return self._pieces
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` decompressed bytes (all that are left if negative); fewer only at the end."""
+        """Return up to `size` decompressed bytes (all remaining if negative); fewer only at the end."""
         pieces, held = [self._left], len(self._left)
         while size < 0 or held < size:
             piece = next(self._pieces, b"")
@@ -90,7 +92,7 @@ class Stream:
         self.close()
 
     def _take(self, size: int) -> bytes:
-        """Return the next bytes of the file itself; a disk may fail at any of them."""
+        """Return the next bytes of the file itself. Each read may fail."""
         try:
             return self._raw.read(size)
         except OSError as error:
@@ -135,7 +137,7 @@ class Stream:
         while data:
             frame = decompressor.decompressobj()
             while not frame.eof:
-                # zstandard's own stream reader takes a file cut in mid-frame for a whole one; `eof` does not.
+                # The stream reader of `zstandard` accepts a file cut inside a frame; the test of `eof` does not.
                 data = data or self._take(_ZSTD_SLICE)
                 if not data:
                     raise TapeError(f"{self.path.name}: truncated: the zstd data ends in mid-frame")
@@ -150,12 +152,12 @@ class Stream:
 
 
 def open_stream(path: Path) -> Stream:
-    """Open a file for its decompressed bytes, in bounded memory. Raises `TapeError`."""
+    """Return a file opened for its decompressed bytes, in bounded memory. Raises `TapeError`."""
     return Stream(path)
 
 
 def head(path: Path, size: int = 65536) -> bytes:
-    """The first decompressed bytes of a file. Raises `TapeError` if it is missing, a directory, or empty."""
+    """Return the first decompressed bytes of a file. Raises `TapeError` if it is missing, a directory, or empty."""
     with open_stream(path) as stream:
         start = stream.read(size)
     if not start:

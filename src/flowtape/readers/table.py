@@ -1,6 +1,6 @@
 """Any table of prints: Parquet, CSV, or Arrow IPC (file or stream), by the column names of `prints.SCHEMA`.
 
-Where the names, the unit of prices, the time zone or the vocabulary of conditions differ, a TOML file tells:
+A TOML file can map other names, units of prices, time zones or vocabularies of conditions:
 
     time_zone = "America/New_York"
     price_unit = 0.0001
@@ -48,9 +48,9 @@ SOURCE = "table"
 NEEDED = ("ts", "price", "size")
 NAMES = ("symbol", "root", "ticker")
 TAPE = "tape"
-"""The column that tells of a stock's print whose codes its conditions are: A and B are CTA's, C is UTP's."""
+"""The column with the tape of a stock's print, which defines its condition codes: A and B are CTA's, C is UTP's."""
 _OWN = {"copy", "corrects", "quote_class"}
-"""Columns that no table but the library's own frames of prints and the store's views have."""
+"""Columns that only the library's own frames of prints and the store's views have."""
 _MONEY = ("strike", "price", "bid", "ask", "underlying")
 _REQUIRED = ("ts", "symbol", "root", "asset", "price", "size")
 _FAULTS = {
@@ -66,7 +66,7 @@ _FAULTS = {
 _ALPACA = Mapping(
     columns={"ts": "timestamp", "venue": "exchange", "condition": "conditions", "seq": "id"}, source="alpaca"
 )
-"""Alpaca's trades as a frame (`alpaca-py`, `TradeSet.df`)."""
+"""The columns of Alpaca's trades as a frame (`alpaca-py`, `TradeSet.df`)."""
 _CHOICES = {
     "asset": {"option": "option", "stock": "stock"},
     "right": {"c": "C", "call": "C", "p": "P", "put": "P"},
@@ -74,23 +74,25 @@ _CHOICES = {
 
 
 def matches(path: Path, start: bytes) -> bool:
-    """Whether a file is Parquet or Arrow, or a CSV file with the columns a print needs."""
+    """Return whether a file is Parquet or Arrow, or a CSV file with the columns that a print needs."""
     names = common.header_of(start)
     known = set(NEEDED) <= set(names) and not set(names).isdisjoint(NAMES)
     return frames.is_columnar(start) or known or _is_alpaca(names)
 
 
 def _is_alpaca(names: Iterable[str]) -> bool:
-    """Whether columns are those of a frame of trades as Alpaca's own package makes it."""
+    """Return whether columns are those of a frame of trades from Alpaca's own package."""
     return {"symbol", "timestamp", "exchange", "price", "size", "conditions"} <= set(
         names
     ) and "ts" not in names
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
-    """Open tables, a tape each.
+    """Return a tape for each table.
 
-    Raises `TapeError` for a file without the columns of a print, `UsageError` for a mapping it cannot use.
+    Raises:
+        TapeError: a file lacks columns of a print.
+        UsageError: the mapping is invalid.
     """
     mapping = frames.load_mapping(options.mapping)
     tapes = []
@@ -132,12 +134,12 @@ def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> di
         there = ", ".join(schema)[:200]
         raise TapeError(f"{path.name}: expected a table of prints; no column {', '.join(missing)} in {there}")
     check(path.name, columns, schema)
-    # A column of sequence numbers without any number is none.
+    # A `seq` column with no values counts as absent.
     return {name: column for name, column in columns.items() if name != "seq" or schema[column] != pl.Null}
 
 
 def _check_unit(path: Path, columns: dict[str, str], schema: dict[str, pl.DataType]) -> None:
-    """Refuse a frame of prints of the library's own, whose integers are units and not USD or shares."""
+    """Refuse a saved frame of the library's own prints, whose integers are units and not USD or shares."""
     if schema.keys() >= _OWN and schema[columns["price"]].is_integer():
         raise TapeError(
             f"{path.name}: a frame that flowtape.read gave: its prices are integers of 1/10,000 USD, and a table's are"
@@ -146,7 +148,7 @@ def _check_unit(path: Path, columns: dict[str, str], schema: dict[str, pl.DataTy
 
 
 class _Reading:
-    """One table being read: how each of its columns becomes a column of prints."""
+    """The read of one table: how each of its columns becomes a column of prints."""
 
     def __init__(
         self, table: frames.Table, columns: dict[str, str], mapping: Mapping, options: Options
@@ -166,7 +168,7 @@ class _Reading:
         self._fields: dict[tuple[object, ...], list[Field]] = {}
 
     def batches(self) -> Iterator[Batch]:
-        """The prints, a batch for each piece of the table."""
+        """Yield the prints, a batch for each piece of the table."""
         wanted = list(dict.fromkeys(self._columns.values()))
         for chunk in self._table.chunks(wanted, self.rejects, self.notes, self._options.batch_rows):
             self._check_source(chunk.frame)
@@ -183,7 +185,7 @@ class _Reading:
             yield Batch(prints, chunk.rows, chunk.done)
 
     def _with_numbers(self, raw: pl.DataFrame) -> pl.DataFrame:
-        """The rows, each column of texts that are all plain numbers as numbers."""
+        """Return the rows, with text columns of plain numbers converted to numbers."""
         made = []
         for column, dtype in self._numbers.items():
             if raw.schema[column] == pl.String:
@@ -193,7 +195,7 @@ class _Reading:
         return raw.with_columns(made)
 
     def _fields_of(self, meaning: _Meaning, raw: pl.DataFrame, units: bool) -> list[Field]:
-        """How to make prints of a piece of the table, with amounts in price `units` or in nanos."""
+        """Return the fields for a piece of the table, with amounts in price `units` or in nanos."""
         asset = raw.get_column("#asset", default=None)
         options = asset is not None and bool((asset == "option").all()) and not asset.has_nulls()
         self._contracts_alone = options and meaning.whole_sizes
@@ -224,7 +226,8 @@ class _Reading:
             raise TapeError(f"{self._table.path.name}: prints of more than one source ({found}); name one")
 
     def _prepared(self, raw: pl.DataFrame) -> pl.DataFrame:
-        """Add what takes more than an expression, under the print's name after a `#`."""
+        """Return the rows with converted columns that need more than an expression, named `#` and the print's
+        column."""
         numbers = [column for name, column in self._columns.items() if name in (*_MONEY, *SIZES, "seq")]
         coded = [column for column in numbers if isinstance(raw.schema[column], (pl.Categorical, pl.Enum))]
         self._contracts_in.clear()
@@ -247,7 +250,7 @@ class _Reading:
         return raw.with_columns(made)
 
     def _without_parts_of_stocks(self, raw: pl.DataFrame) -> pl.DataFrame:
-        """Leave out expiry, right and strike of rows that say they are stocks', whatever stands there."""
+        """Return the rows with null expiry, right and strike where the asset is a stock."""
         parts = [self._columns[name] for name in PARTS if name in self._columns]
         if not parts or "asset" not in self._columns:
             return raw
@@ -272,7 +275,7 @@ class _Reading:
         return times if times.null_count() == 0 else times.zip_with(times.is_not_null(), numbers)
 
     def _completed(self, prints: pl.DataFrame) -> pl.DataFrame:
-        """Fill in the columns the table does not have."""
+        """Return prints with the columns that the table lacks."""
         has = self._columns
         prints, named = osi.taken_out(prints, has, self._contracts_in, self._reject)
         if "asset" in has:
@@ -296,7 +299,7 @@ class _Reading:
         return prints.with_columns(value for name, value in filled.items() if prints[name].has_nulls())
 
     def _sized(self, prints: pl.DataFrame) -> pl.DataFrame:
-        """Give the sizes of options in contracts: until their asset is known all sizes are read as those of stocks."""
+        """Return prints with option sizes in contracts. Sizes are read as those of stocks until the asset is known."""
         option = prints["asset"] == "option"
         if self._contracts_alone or options_alone(self._columns) or not option.any():
             return prints
@@ -319,7 +322,7 @@ class _Reading:
         )
 
     def _contracts(self, prints: pl.DataFrame) -> pl.DataFrame:
-        """Reject options without a contract; a stock has none."""
+        """Return prints without options that lack a part of their contract, which are rejected."""
         parts = [name for name in PARTS if name in prints.columns]
         if parts and (prints["asset"] == "option").all() and not any(prints[parts].null_count().row(0)):
             return prints
@@ -331,8 +334,8 @@ class _Reading:
         return prints.with_columns(pl.when(option).then(pl.col(name)).alias(name) for name in parts)
 
     def _with_conditions(self, prints: pl.DataFrame) -> pl.DataFrame:
-        """The conditions of options by OPRA's vocabulary, those of stocks by the tapes'; reject options whose
-        condition is none."""
+        """Return prints with their conditions, by OPRA's vocabulary for options and the tapes' for stocks. Options with
+        an invalid condition are rejected."""
         if "condition" not in prints.columns or prints["condition"].dtype == pl.Null:
             return prints.with_columns(condition=pl.lit("unknown", Condition))
         vocabulary = self._mapping.condition_vocabulary
@@ -352,7 +355,7 @@ class _Reading:
         return pl.concat([stocks, options], how="diagonal").sort(common.ROW)
 
     def _known(self, prints: pl.DataFrame, conditions: pl.Series) -> pl.DataFrame:
-        """Prints with these conditions, without those whose condition is null: they are rejected."""
+        """Return prints with these conditions. Prints whose condition is null are rejected."""
         if conditions.null_count():
             bad = conditions.is_null()
             values = _texts(prints["condition"]).filter(bad).to_list()
@@ -363,7 +366,7 @@ class _Reading:
         return prints.with_columns(conditions.alias("condition"))
 
     def _with_names(self, prints: pl.DataFrame) -> pl.DataFrame:
-        """Complete symbol and root: an option's symbol follows from its root, a stock's are the same."""
+        """Return prints with symbol and root. An option's symbol follows from its root; a stock's are equal."""
         has = self._columns
         if "root" not in prints.columns:
             return prints.with_columns(root=pl.col("symbol"))
@@ -380,12 +383,12 @@ class _Reading:
 
 
 def options_alone(columns: dict[str, str]) -> bool:
-    """Whether every row of a table with these columns of a print is an option's."""
+    """Return whether every row of a table with these columns of a print is an option."""
     return "asset" not in columns and "expiry" in columns
 
 
 class _Meaning:
-    """How each column of prints is made, by the type of the file's column or of the numbers made of it."""
+    """The fields of each column of prints, by the type of the file's column or of its converted numbers."""
 
     def __init__(
         self, schema: pl.Schema, table: frames.Table, columns: dict[str, str], mapping: Mapping
@@ -398,10 +401,10 @@ class _Meaning:
         self.whole_sizes = all(self._schema[column].is_integer() for column in sizes)
 
     def fields(self, name: str, units: bool, contracts: bool) -> list[Field]:
-        """The fields that make one column of prints.
+        """Return the fields that make one column of prints.
 
         Args:
-            name: that of the column of prints.
+            name: the column of prints.
             units: whether amounts are in price units, not in nanos.
             contracts: whether all rows are options and all sizes integers.
         """
@@ -423,7 +426,7 @@ class _Meaning:
         return [common.quote_size(name, column, asset, integer=integer)]
 
     def _value(self, name: str, column: str, dtype: pl.DataType, units: bool) -> tuple[pl.Expr, str]:
-        """What makes the column, null where it cannot be made, and what a value is then."""
+        """Return the expression for the column, null where a value is invalid, and the message for that."""
         here, text = pl.col(column), isinstance(dtype, TEXT)
         value, what = pl.col(f"#{name}"), _FAULTS.get(name, "is no time")
         if name in _MONEY:
@@ -452,13 +455,13 @@ class _Meaning:
             )
 
     def money_of_floats(self) -> dict[str, str]:
-        """The amounts of a print → the file's columns, where all are floats of 64 bits in USD; else none."""
+        """Return the file's columns for the amounts of a print if all are 64-bit floats in USD; else an empty dict."""
         money = {name: column for name, column in self._columns.items() if name in _MONEY}
         floats = all(self._schema[column] == pl.Float64 for column in money.values())
         return money if floats and self._unit == 1 else {}
 
     def _money(self, column: str, dtype: pl.DataType) -> pl.Expr:
-        """An amount in nanos; an integer of a unit that is a whole number of nanos stays exact."""
+        """Return an amount in nanos. An integer of a unit that is a whole number of nanos stays exact."""
         factor = Fraction(str(self._unit)) * PRICE_SCALE * NANOS
         if not dtype.is_integer() or factor.denominator != 1:
             return nanos(pl.col(column), self._unit)
@@ -467,14 +470,14 @@ class _Meaning:
 
 
 def _in_contracts(field: Field) -> Field:
-    """The field of an integer size of options, which is read as shares where the asset is not known."""
+    """Return the field of an integer size of options, which is read as shares where the asset is not known."""
     assert field.high is not None  # noqa: S101 - for the type checker
     value = pl.col(field.column).cast(pl.Int64, strict=False)
     return replace(field, value=value, high=field.high // SIZE_SCALE["stock"], scale=1)
 
 
 def _chosen(values: pl.Series, name: str) -> pl.Series:
-    """An asset or a right; null where it is none."""
+    """Return an asset or a right; null where it is invalid."""
     exact = values.cast(SCHEMA[name], strict=False)
     if exact.null_count() == values.null_count():
         return exact
@@ -483,23 +486,23 @@ def _chosen(values: pl.Series, name: str) -> pl.Series:
 
 
 def _option_conditions(values: pl.Series, vocabulary: str | None) -> pl.Series:
-    """Conditions of options in the one vocabulary, a blank as `unknown`; null where a value is none."""
+    """Return the conditions of options in our vocabulary, a blank as `unknown`; null where a value is invalid."""
     if vocabulary is not None:
         text = isinstance(values.dtype, TEXT)
         made = common.condition("#", vocabulary) if text else from_numbers(pl.col("#"), vocabulary)
         return values.to_frame("#").select(made).to_series()
     exact = values.cast(Condition, strict=False) if isinstance(values.dtype, TEXT) else None
-    # The conditions of stocks have the last places in `Condition`.
+    # The conditions of stocks are the last ones in `Condition`.
     last = None if exact is None else cast("int | None", exact.to_physical().max())
     if exact is not None and exact.null_count() == values.null_count() and (last or 0) < len(OPTION_NAMES):
         return exact.fill_null("unknown")
-    # A list of one, as a program writes it into CSV: ['I'].
+    # A list of one item as programs write it to CSV: ['I'].
     texts = _texts(values).str.replace(r"^\[\s*['\"]?(.*?)['\"]?\s*\]$", "$1")
     return texts.to_frame("#").select(from_text(pl.col("#"))).to_series()
 
 
 def _texts(values: pl.Series) -> pl.Series:
-    """Values as text; the items of a list with commas between."""
+    """Return values as text, the items of a list separated by commas."""
     if isinstance(values.dtype, pl.List):
         return values.list.eval(pl.element().cast(pl.String)).list.join(",")
     return values.cast(pl.String)

@@ -1,7 +1,7 @@
-"""ThetaData `trade_quote` CSV, of options or of stocks: one row a trade, with the NBBO ThetaData paired with it.
+"""ThetaData `trade_quote` CSV of options or stocks: one row a trade, with the NBBO that ThetaData paired with it.
 
-Times have an offset, or are Eastern wall time. `sequence` is a signed 32-bit number that wraps: it tells rows
-apart, and says nothing of their order over a day.
+Times have an offset, or are Eastern wall time. `sequence` is a signed 32-bit number that wraps around: it distinguishes
+rows, but gives no order over a day.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = (
 CONTRACT = ("expiration", "strike", "right")
 STOCK_COLUMNS = tuple(name for name in COLUMNS if name not in CONTRACT)
 EXTENDED = tuple(f"ext_condition{number}" for number in range(1, 5))
-"""Further conditions of a stock's trade. OPRA sends none for options."""
+"""The further conditions of a stock's trade. OPRA sends none for options."""
 _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts")
 _LATER = "quotes stamped after their trade, taken for unknown"
 _SAME = "quotes stamped at their trade's own instant, kept"
@@ -50,19 +50,22 @@ _TRADED = [
 
 
 def matches(path: Path, start: bytes) -> bool:
-    """Whether the header is that of a ThetaData trade_quote file."""
+    """Return whether the header is that of a ThetaData trade_quote file."""
     names = set(common.header_of(start))
     return set(COLUMNS) <= names or _is_of_stocks(names)
 
 
 def _is_of_stocks(names: set[str]) -> bool:
-    # ThetaData's file of one stock does not name it: without `symbol` it is known all the same, and refused.
+    # ThetaData's file of one stock has no `symbol`. It is recognised without it, so that the error can say so.
     return {*STOCK_COLUMNS, *EXTENDED} - {"symbol"} <= names and names.isdisjoint(CONTRACT)
 
 
 def read(files: Sequence[Path], options: Options) -> list[Tape]:
-    """Open ThetaData trade_quote files, a tape each. Raises `TapeError` for a file that is none, or that does
-    not say of which stock it is."""
+    """Return a tape for each ThetaData trade_quote file.
+
+    Raises:
+        TapeError: a file has another format, or does not name its stock.
+    """
     return [_open(path, options) for path in files]
 
 
@@ -117,7 +120,7 @@ def _sizes(asset: str) -> list[Field]:
 
 
 def _without_later_quotes(prints: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
-    """Take a quote stamped after its trade for unknown; one of the same stamp is kept."""
+    """Return prints without quotes that are later than their trade. A quote of the same instant is kept."""
     later = (prints["quote_ts"] > prints["ts"]).fill_null(False)
     same = (prints["quote_ts"] == prints["ts"]).fill_null(False)
     for what, rows in ((_LATER, later), (_SAME, same)):

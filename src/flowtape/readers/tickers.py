@@ -1,7 +1,7 @@
-"""One symbol for a stock, however its ticker is written.
+"""One symbol for a stock, whatever convention its ticker follows.
 
-Three conventions mark what follows a company's own letters (preferred, class, warrant, …): CTA's (`TpC`, `X.WS`), the
-CMS one of NYSE's feeds (`T PRC`, `X WS`) and Nasdaq's (`T-C`, `X+`). Source of the marks: Nasdaq Trader, "Ticker Symbol
+Three conventions write the suffix after a company's own letters (preferred, class, warrant, …): CTA's (`TpC`, `X.WS`),
+the CMS convention of an NYSE feed (`T PRC`, `X WS`) and Nasdaq's (`T-C`, `X+`). Source: Nasdaq Trader, "Ticker Symbol
 Convention".
 """
 
@@ -25,11 +25,11 @@ _TICKER = re.compile(r"([A-Z][A-Z0-9]*)(?:([-^#+=$*%!@~prw]|[ ./](?=.))([-^#+=$*
 
 
 def symbol_of(ticker: str) -> str | None:
-    """The symbol of a stock: its company's letters and, after a dot, its suffix as the CMS convention has it:
-    `TpC`, `T PRC`, `T-C` → `T.PRC`; `BRK.B`, `BRK B` → `BRK.B`. None where it is no ticker.
+    """Return the symbol of a stock: its company's letters, a dot and its CMS suffix. None for an invalid ticker.
 
-    An option's symbol (`AAPL240419C00162500`) is none. Case has a meaning: `TPC` is another company than `T`, whose
-    preferred share is `TpC`.
+    `TpC`, `T PRC` and `T-C` become `T.PRC`; `BRK.B` and `BRK B` become `BRK.B`. An option's symbol
+    (`AAPL240419C00162500`) is not a ticker. Case matters: `TPC` is another company than `T`, whose preferred share is
+    `TpC`.
     """
     found = _TICKER.fullmatch(ticker)
     if found is None or _OPTION.match(ticker):
@@ -40,7 +40,7 @@ def symbol_of(ticker: str) -> str | None:
 
 
 def symbols_of(tickers: pl.Series) -> pl.Series:
-    """`symbol_of` for a column of tickers, type Categorical; as many calls as there are distinct tickers."""
+    """Return the symbols of a column of tickers (Categorical). `symbol_of` is called once for each distinct ticker."""
     distinct = tickers.unique().drop_nulls()
     check_distinct(distinct, "symbol")
     table = {ticker: symbol_of(ticker) for ticker in distinct}

@@ -1,4 +1,4 @@
-"""Times as files write them → UTC instants in nanoseconds."""
+"""Convert times in files to UTC instants in nanoseconds."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from flowtape.model.prints import EARLIEST, FIRST_DAY, LAST_DAY, LATEST, NEW_YOR
 from flowtape.readers.columns import TEXT
 
 _FIRST_YEAR, _LAST_YEAR = "1990", "2100"
-"""Texts of times before and from which a time may be outside the calendar."""
+"""A text before or from these years may be outside the calendar."""
 
 
 def instants(text: pl.Series, notes: Counter[str], zone: str = NEW_YORK.key) -> pl.Series:
-    """ISO 8601 date-times → UTC instants; without an offset it is wall time in `zone`; null if neither.
+    """Return UTC instants of ISO 8601 date-times; null where a text is not one.
 
-    Both ISO forms are read, `2026-05-12T14:00:00.5Z` and `20260512T140000.5Z`, with a space for the `T`, without
-    seconds, and with an offset of hours alone (`-04`). A time outside the calendar (`prints.FIRST_DAY` to
-    `prints.LAST_DAY`) stays outside of it, at whatever instant.
+    A time without an offset is wall time in `zone`. Both ISO forms are read, `2026-05-12T14:00:00.5Z` and
+    `20260512T140000.5Z`, also with a space for the `T`, without seconds, and with an offset in hours (`-04`). A time
+    outside the calendar (`prints.FIRST_DAY` to `prints.LAST_DAY`) becomes some instant outside it.
 
-    The hour that autumn's clock change repeats is taken as its first pass, and noted; the hour that spring's
-    leaves out never was, and is null.
+    In the hour that the clock repeats in autumn, a time is taken as the first pass, and noted. A time in the hour that
+    the clock skips in spring does not exist, and is null.
     """
     found = _of_one_length(text)
     found = _common_form(text, notes, zone) if found is None else found
@@ -35,12 +35,12 @@ def instants(text: pl.Series, notes: Counter[str], zone: str = NEW_YORK.key) -> 
 
 
 _LENGTHS = {20: "%SZ", 24: "%S.%3fZ", 27: "%S.%6fZ", 30: "%S.%9fZ"}
-"""By the length of `YYYY-MM-DDTHH:MM:SS.fZ`, how its seconds are read. Polars reads a number of digits that is told six
-times as fast as one that may differ from row to row."""
+"""The format of the seconds, by the length of `YYYY-MM-DDTHH:MM:SS.fZ`. Polars parses a fixed number of digits six
+times as fast as a variable one."""
 
 
 def _of_one_length(text: pl.Series) -> pl.Series | None:
-    """Instants of times of one length that end in `Z`; None where they are not, or any is none."""
+    """Return the instants of times that have one length and end in `Z`; None if any does not, or is invalid."""
     first = text.drop_nulls().first() if text.has_nulls() else text.first()
     low, high = text.min(), text.max()
     if not isinstance(first, str) or len(first) not in _LENGTHS or first[10:11] not in ("T", " "):
@@ -53,7 +53,8 @@ def _of_one_length(text: pl.Series) -> pl.Series | None:
 
 
 def _common_form(text: pl.Series, notes: Counter[str], zone: str) -> pl.Series:
-    """Instants of `YYYY-MM-DD HH:MM:SS.f`, with a `T` or not, and with `Z`, `+HHMM`, `+HH:MM` or nothing behind."""
+    """Return instants of `YYYY-MM-DD HH:MM:SS.f`, with a blank or a `T`, followed by `Z`, `+HHMM`, `+HH:MM` or
+    nothing."""
     text = text.str.replace("T", " ", literal=True)
     offset = text.str.contains(r"(Z|[+-]\d\d:?\d\d)$")
     wall = pl.Series(text.name, [None], dtype=Timestamp).new_from_index(0, len(text))
@@ -66,7 +67,7 @@ def _common_form(text: pl.Series, notes: Counter[str], zone: str) -> pl.Series:
 
 
 def _read(text: pl.Series, form: str, zone: str | None) -> pl.Series:
-    """Parse times of one form. In ns the years before 1678 and after 2261 would come out as others."""
+    """Return parsed times of one form. In ns, years before 1678 and after 2261 would become other years."""
     found = text.str.to_datetime(form, time_unit="ns", time_zone=zone, strict=False)
     low, high = text.min(), text.max()
     if not isinstance(low, str) or not isinstance(high, str) or (low >= _FIRST_YEAR and high < _LAST_YEAR):
@@ -82,7 +83,7 @@ _ISO = (
 
 
 def _in_common_form(text: pl.Series) -> pl.Series:
-    """Rewrite the other ways in which ISO 8601 writes an instant; null where it is none."""
+    """Return other forms of ISO 8601 rewritten to the common form; null where a text is invalid."""
     parts = text.str.extract_groups(_ISO).struct.rename_fields(list("ymdHMSfzoO")).struct.unnest()
     none = pl.lit("")
     offset = pl.col("o") + ":" + pl.col("O").fill_null("00")
@@ -98,7 +99,7 @@ def _in_common_form(text: pl.Series) -> pl.Series:
 
 
 def in_nanoseconds(times: pl.Series) -> pl.Series:
-    """Date-times of any unit in nanoseconds; those outside the calendar as some instant outside of it."""
+    """Return date-times of any unit in nanoseconds. One outside the calendar becomes some instant outside it."""
     unit = cast(pl.Datetime, times.dtype).time_unit
     if unit == "ns":
         return times
@@ -110,8 +111,8 @@ def in_nanoseconds(times: pl.Series) -> pl.Series:
 
 
 def dates(values: pl.Series) -> pl.Series:
-    """Dates of a column of any type: dates, the local dates of date-times, numbers and texts `YYYYMMDD`, texts
-    `YYYY-MM-DD` (with a time behind or not); null where it is none from `prints.FIRST_DAY` to `prints.LAST_DAY`."""
+    """Return the dates of a column: dates, local dates of date-times, numbers and texts `YYYYMMDD`, texts `YYYY-MM-DD`
+    (also with a time); null where it is not a date from `prints.FIRST_DAY` to `prints.LAST_DAY`."""
     dtype = values.dtype
     if isinstance(dtype, pl.Datetime):
         found = in_nanoseconds(values).dt.date()
@@ -138,9 +139,9 @@ _DATE_AND_TIME = r"^\s*(\d{4}-\d\d-\d\d|\d{8})(?:[Tt ]\d\d:?\d\d[^/]*)?\s*$"
 
 
 def date_of_text(text: pl.Expr) -> pl.Expr:
-    """Dates of texts `YYYY-MM-DD` and `YYYYMMDD` from `prints.FIRST_DAY` to `prints.LAST_DAY`; null where it is none.
+    """Return the dates of texts `YYYY-MM-DD` and `YYYYMMDD` from `prints.FIRST_DAY` to `prints.LAST_DAY`; else null.
 
-    Polars alone would take `26-5-15`, too.
+    Polars alone would also accept `26-5-15`.
     """
     found = pl.coalesce(
         pl.when(text.str.len_bytes() == length).then(text.str.to_date(form, strict=False))
@@ -150,14 +151,14 @@ def date_of_text(text: pl.Expr) -> pl.Expr:
 
 
 def nanoseconds(value: pl.Expr) -> pl.Expr:
-    """Integer nanoseconds since 1970 → UTC instants; null before `prints.FIRST_DAY`, where seconds, milliseconds and
-    microseconds of our time lie."""
+    """Return UTC instants from integer nanoseconds since 1970; null before `prints.FIRST_DAY`. Seconds, milliseconds
+    and microseconds of our time fall before that date."""
     number = value.cast(pl.Int64, strict=False)
     return pl.when(number >= EARLIEST).then(number).cast(Timestamp)
 
 
 def from_wall(local: pl.Series, notes: Counter[str], zone: str = NEW_YORK.key) -> pl.Series:
-    """Naive date-times in a time zone → UTC instants, as `instants` says of the two odd hours."""
+    """Return UTC instants of naive date-times in a time zone. Repeated and skipped hours are as in `instants`."""
     found = local.dt.replace_time_zone(zone, ambiguous="null", non_existent="null")
     if found.null_count() > local.null_count():
         first = local.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
