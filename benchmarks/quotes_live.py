@@ -26,7 +26,7 @@ from flowtape.feeds.quote_join import LiveJoin
 from flowtape.orderflow.quotes import STANDING
 
 HELD = 70
-"""Seconds that a join holds at most: its horizon and what comes until it settles."""
+"""Seconds that a join holds at most: its horizon and the time between advances of its floor."""
 JITTER = 5e6
 """Quotes arrive up to so much (ns) later than their time says, and so after trades that they belong to."""
 SECOND = 10**9
@@ -39,7 +39,7 @@ class Join(Protocol):
     def add_quotes(self, quotes: pl.DataFrame) -> None: ...
     def add_trades(self, trades: pl.DataFrame) -> None: ...
     def due(self) -> pl.DataFrame: ...
-    def settle(self) -> pl.DataFrame | None: ...
+    def advance(self) -> pl.DataFrame | None: ...
 
 
 class ByHand:
@@ -69,7 +69,7 @@ class ByHand:
         self._quotes, self._trades = [], []
         return given
 
-    def settle(self) -> None:
+    def advance(self) -> None:
         return None
 
 
@@ -158,7 +158,7 @@ def _step(join: Join, quotes: pl.DataFrame, trades: pl.DataFrame) -> pl.DataFram
     join.add_quotes(quotes)
     join.add_trades(trades)
     given = join.due()
-    join.settle()
+    join.advance()
     return given
 
 

@@ -139,7 +139,7 @@ def test_a_late_quote_takes_the_place_of_the_former(line, run):
 
 @joining
 def test_quotes_alone_move_the_cursor(line, run):
-    one = line.started(run(line.feed(horizon=2.0, settle_every=1.0)))
+    one = line.started(run(line.feed(horizon=2.0, advance_every=1.0)))
     for n in range(0, 100, 10):
         line.quote(n)
     newest = NS + 90 * TENTH - TENTH // 2

@@ -259,7 +259,7 @@ def test_trades_and_quotes_are_joined(server, start, tmp_path):
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_joined_and_resumed(server, start, tmp_path, apart):
-    short = {"horizon": 2.0, "settle_every": 1.0}
+    short = {"horizon": 2.0, "advance_every": 1.0}
     trades, quotes = joined_day()
     server.apart = apart
     one = begun(server, start("&schema=trades", **short))

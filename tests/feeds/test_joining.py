@@ -71,7 +71,7 @@ def test_before_any_data_nothing_is_due():
     join.restore(quotes())
     assert join.due().is_empty()
     assert set(QUOTE) < set(join.due().columns)
-    assert join.settle() is None
+    assert join.advance() is None
     assert join.floor is None
 
 
@@ -115,34 +115,34 @@ def test_quotes_of_one_time_and_number_give_one_answer_in_either_order(bids):
 
 
 def test_settling_tells_of_the_quotes_that_changed():
-    join = LiveJoin(horizon=10, settle_every=5)
+    join = LiveJoin(horizon=10, advance_every=5)
     join.add_quotes(quotes(("A", 0, 0, 100), ("A", 1, 0, 200), ("B", 2, 0, 300)))
     assert join.floor == at(-10)
-    assert join.settle() is None
+    assert join.advance() is None
     join.add_quotes(quotes(("A", 5, 0, 500)))
-    assert join.settle() is None
+    assert join.advance() is None
     join.add_trades(trades(("C", 13, 1)))
-    first = join.settle()
+    first = join.advance()
     assert first.sort("instrument").equals(quotes(("A", 1, 0, 200), ("B", 2, 0, 300)))
     assert first.schema == STANDING
     assert join.floor == at(3)
     join.add_trades(trades(("A", 18, 2)))
-    assert join.settle() is None
+    assert join.advance() is None
     join.add_trades(trades(("A", 18.5, 3)))
-    assert join.settle().equals(quotes(("A", 5, 0, 500)))
+    assert join.advance().equals(quotes(("A", 5, 0, 500)))
     assert join.floor == at(8.5)
     join.add_trades(trades(("B", 40, 4), ("A", 31, 5)))
-    changed = join.settle()
+    changed = join.advance()
     assert changed.is_empty()
     assert changed.schema == STANDING
     assert said(join.due()) == [(1, None, None), (2, 500, 5), (3, 500, 5), (4, 300, 2), (5, 500, 5)]
 
 
 def test_settling_forgets_but_gives_what_was_due():
-    join = LiveJoin(horizon=10, settle_every=0)
+    join = LiveJoin(horizon=10, advance_every=0)
     join.add_trades(trades(*[("A", second, second) for second in range(100)]))
     join.add_quotes(quotes(*[("A", second, 0, second) for second in range(100)]))
-    assert join.settle().equals(quotes(("A", 88, 0, 88)))
+    assert join.advance().equals(quotes(("A", 88, 0, 88)))
     final = {number: bid for number, bid, _ in said(join.due())}
     assert final == {0: None, **{second: second - 1 for second in range(1, 100)}}
     assert sum(len(held) for held in join._quotes) == 11
@@ -151,9 +151,9 @@ def test_settling_forgets_but_gives_what_was_due():
 
 
 def test_what_comes_too_late_is_counted():
-    join = LiveJoin(horizon=10, settle_every=0)
+    join = LiveJoin(horizon=10, advance_every=0)
     join.add_quotes(quotes(("A", 5, 0, 500), ("A", 50, 0, 5000)))
-    join.settle()
+    join.advance()
     assert join.floor == at(40)
     join.add_quotes(quotes(("A", 4, 0, 400), ("A", 4.5, 0, 450), ("A", 45, 0, 4500)))
     assert (join.late, join.late_trades) == (2, 0)
@@ -164,27 +164,27 @@ def test_what_comes_too_late_is_counted():
     assert said(join.due()) == expected
     assert (join.late, join.late_trades) == (2, 2)
     join.add_quotes(quotes(("B", 51, 0, 1)))
-    assert join.settle().equals(quotes(("B", 30, 0, 300)))
+    assert join.advance().equals(quotes(("B", 30, 0, 300)))
 
 
 def test_old_quotes_a_source_opens_with_stand_and_are_kept():
-    join = LiveJoin(horizon=10, settle_every=5)
+    join = LiveJoin(horizon=10, advance_every=5)
     join.add_trades(trades(("A", 3600, 1)))
     join.add_quotes(quotes(("A", 7, 0, 700), ("A", 3, 0, 300)))
     assert said(join.due()) == [(1, 700, 7)]
-    assert join.settle().equals(quotes(("A", 7, 0, 700)))
+    assert join.advance().equals(quotes(("A", 7, 0, 700)))
     assert (join.floor, join.late) == (at(3590), 0)
 
 
 def test_a_restored_quote_stands_and_is_not_told_again():
-    join = LiveJoin(horizon=10, settle_every=0)
+    join = LiveJoin(horizon=10, advance_every=0)
     join.restore(quotes(("A", 1, 0, 100), ("A", 3, 0, 300), ("A", 3, 1, 310), ("B", 2, 0, 200)))
     assert join.floor is None
     join.add_trades(trades(("A", 5, 1), ("B", 5, 2)))
     assert said(join.due()) == [(1, 310, 3), (2, 200, 2)]
     assert join.floor == at(3) + 1, "nothing before the restored quotes is needed again"
     join.add_quotes(quotes(("B", 6, 0, 600), ("B", 20, 0, 700)))
-    assert join.settle().equals(quotes(("B", 6, 0, 600)))
+    assert join.advance().equals(quotes(("B", 6, 0, 600)))
 
 
 def test_what_was_given_stays_as_it_was():
@@ -208,7 +208,7 @@ def test_a_row_without_name_or_time_is_named(name):
         LiveJoin().add_trades(trades(("A", 1, 0), ("A", 2, 0)).with_columns(lacking))
 
 
-@pytest.mark.parametrize("argument", ["horizon", "settle_every"])
+@pytest.mark.parametrize("argument", ["horizon", "advance_every"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_a_length_that_is_none_is_named(argument, value):
     with pytest.raises(UsageError, match=f"{argument} is {value}"):
@@ -247,7 +247,7 @@ def run(join, rng, batches, given_, kept, until=None):
             break
         feed(join, batch)
         if rng.random() < 0.7:
-            standing = join.settle() if rng.random() < 0.7 else None
+            standing = join.advance() if rng.random() < 0.7 else None
             given_.append(join.due())
             if standing is not None:
                 kept.append(standing)
@@ -295,10 +295,10 @@ def test_the_final_quotes_depend_on_neither_order_nor_restarts(seed, many, span,
         kind, second = rng.choice(("quote", "trade")), rng.randint(0, span * 4) / 4
         rows.append((kind, rng.choice("ABC"), second, number, rng.randint(1, 9) * 100))
     given_, kept, cursor = [], [], None
-    settle_every = rng.choice((0, 2))
+    advance_every = rng.choice((0, 2))
     joins = []
     for restart in range(restarts + 1):
-        join = LiveJoin(HORIZON, settle_every)
+        join = LiveJoin(HORIZON, advance_every)
         if kept:
             join.restore(pl.concat(kept))
         rest = [row for row in rows if cursor is None or at(row[2]) >= cursor]
@@ -314,14 +314,14 @@ def test_the_final_quotes_depend_on_neither_order_nor_restarts(seed, many, span,
 
 def test_what_is_held_does_not_grow():
     rng = random.Random(5)
-    join = LiveJoin(horizon=2, settle_every=1)
+    join = LiveJoin(horizon=2, advance_every=1)
     most = 0
     for step in range(200):
         second = step / 10
         feed(join, [("quote", rng.choice("ABC"), second, n, 100) for n in range(10)])
         feed(join, [("trade", rng.choice("ABC"), second, step * 10 + n, None) for n in range(10)])
         join.due()
-        join.settle()
+        join.advance()
         most = max(most, sum(map(len, join._quotes)), sum(len(block.known) for block in join._blocks))
     assert most <= 10 * 10 * 3 + 20
     assert len(join._quotes) < 8
@@ -329,12 +329,12 @@ def test_what_is_held_does_not_grow():
 
 def test_one_garbage_time_makes_nothing_late():
     now = at(100)
-    join = LiveJoin(horizon=10, settle_every=5, now=lambda: now)
+    join = LiveJoin(horizon=10, advance_every=5, now=lambda: now)
     join.add_quotes(quotes(("A", 90_000, 0, 9)))
     assert join.floor == at(90), "what it goes on from, too"
     join.add_quotes(quotes(("A", 95, 0, 100), ("A", 97, 0, 200)))
     join.add_trades(trades(("B", 80_000, 1), ("A", 96, 2), ("A", 99, 3)))
-    join.settle()
+    join.advance()
     join.add_quotes(quotes(("A", 98, 0, 300)))
     final = {number: bid for number, bid, _ in said(join.due())}
     assert final == {1: None, 2: 100, 3: 300}

@@ -1,1 +1,1 @@
-"""Live sources → prints. One module a source; the simulated market is one of them."""
+"""Live feeds: sources that deliver prints as they happen. Each source has one module."""

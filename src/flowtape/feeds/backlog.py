@@ -1,7 +1,7 @@
-"""What has still to be loaded before answers are complete.
+"""Track the data that must be loaded before answers are complete.
 
-Whoever loads something (the window from the store, a file, a simulated market that catches up) says how far it is and
-which instants are missing. An answer that would rest on a missing instant is refused with `Loading`.
+A loader (of the window from the store, of a file, of a simulated market that catches up) reports its progress and the
+instants it still lacks. A query that needs one of these instants raises `Loading`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 from flowtape.errors import Loading
 
 FOREVER = 2**63 - 1
-"""An instant after all others, ns UTC."""
+"""An instant later than all others, ns UTC."""
 
 
 class Backlog(NamedTuple):
-    """What one source has still to bring: the share that is `done` (0 to 1), and the instants [start, end) in ns UTC
-    outside of which nothing is missing."""
+    """The state of one loader: the share that is `done` (0 to 1), and the instants [start, end) in ns UTC that may be
+    incomplete."""
 
     done: float
     start: int = 0
@@ -25,24 +25,24 @@ class Backlog(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """The instants [start, end) in ns UTC of which prints may be missing, and the share `done` of what is loaded."""
+    """The instants [start, end) in ns UTC whose prints may be incomplete, and the share `done` of the load."""
 
     done: float
     start: int
     end: int
 
     def check(self, start: int, end: int) -> None:
-        """Raise `Loading` where any of the instants [start, end) in ns UTC may be missing."""
+        """Raise `Loading` if any of the instants [start, end) in ns UTC may be incomplete."""
         if start < self.end and end > self.start:
             raise self.error()
 
     def error(self) -> Loading:
-        """What to tell who asks for what is missing."""
+        """Return the error for a query that needs the missing data."""
         return Loading(self.done, None if self.end == FOREVER else self.end)
 
 
 class Backlogs:
-    """The backlogs of all sources, by name. May be used from any thread."""
+    """The backlogs of all loaders, by name. May be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,8 +51,7 @@ class Backlogs:
         self._missing: Missing | None = None
 
     def set(self, name: str, backlog: Backlog) -> None:
-        """Say how far a source is; a share of 1 ends its backlog. A source that begins with 1 had nothing to bring, and
-        does not count."""
+        """Set the progress of a loader. A share of 1 ends its backlog. A loader that starts with 1 is not counted."""
         with self._lock:
             if backlog.done >= 1:
                 self._open.pop(name, None)
@@ -64,12 +63,12 @@ class Backlogs:
             self._missing = self._of_all() if self._open else None
 
     def end(self, name: str) -> None:
-        """Say that a source has brought all, where it has a backlog."""
+        """End the backlog of a loader, if it has one."""
         if name in self._open:
             self.set(name, Backlog(1.0))
 
     def missing(self) -> Missing | None:
-        """What is missing now; None where nothing is."""
+        """Return what is missing now, or None."""
         return self._missing
 
     def check(self) -> None:

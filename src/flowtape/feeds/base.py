@@ -1,4 +1,4 @@
-"""What a live source is: it delivers prints, each delivery with a cursor, to an outlet that bounds what waits."""
+"""The interface of a live feed: it delivers prints, each delivery with a cursor, to an outlet with a bounded queue."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flowtape.feeds.backlog import Backlog
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Prints in `prints.SCHEMA`, in any order, and what to keep with them.
+    """Prints in `prints.SCHEMA`, in any order, and the state to store with them.
 
-    `cursor` is the place to go on from once this delivery and all before it are kept; the feed alone knows what it
-    means. `standing` has the quotes that changed since they were last given (`STANDING`), None where a feed joins
-    no quotes. The same row may be given again with a later quote (`quote_ts`): it takes the place of the former.
-    `backlog` says what is still missing once this delivery is kept, None where that has not changed.
+    `cursor` is where the feed resumes once this delivery and all before it are stored. Only the feed interprets it.
+    `standing` has the quotes that changed since the last delivery (`STANDING`), None if the feed joins no quotes. The
+    same row may be delivered again with a later quote (`quote_ts`), which replaces the former. `backlog` is the
+    progress once this delivery is stored, None if it has not changed.
     """
 
     prints: pl.DataFrame
@@ -28,30 +28,32 @@ class Delivery:
 
 
 class Outlet(Protocol):
-    """Where a feed puts what it gets. May be used from any thread."""
+    """The consumer of a feed's deliveries. May be used from any thread."""
 
     stop: Event
-    """Set when the feed shall end."""
+    """Set when the feed must end."""
 
     def put(self, delivery: Delivery) -> None:
-        """Hand over a delivery; waits while too much is queued, so that the source is slowed and nothing dropped.
-        Counts as a sign of life."""
+        """Add a delivery to the queue. It waits while the queue is full, which slows the source; nothing is dropped.
+        A delivery counts as a sign of life."""
 
     def heard(self) -> None:
-        """A sign of life: a heartbeat, a pong, any message."""
+        """Report a sign of life: a heartbeat, a pong, any message."""
 
     def count(self, what: str, many: int = 1) -> None:
-        """Tell of something left out or out of the ordinary (`late quotes`, `messages not understood`); counted,
-        shown in the metrics and logged."""
+        """Count an event such as `late quotes` or `messages not understood`. Counts are shown in metrics and logs."""
 
 
 class Feed(Protocol):
-    """A live source. One object for the life of the process; `run` is one connection.
+    """A live feed. One object exists for the life of the process; each `run` is one connection.
 
-    Attributes: `source` as prints are filed under (that of the vendor's files only where a print is the same row in
-    both); `name` for logs, metrics and the kept cursor (no credentials, and the same from start to start); `assets` it
-    brings (`option`, `stock`); `symbols` it is limited to (empty: all), by which the calendar tells whether it must
-    speak; `always_open`: it must at any time; `ends`: after `run` there is no more.
+    Attributes:
+        source: the source of its prints. It is that of the vendor's files only if a print is the same row in both.
+        name: the name for logs, metrics and the stored cursor. It has no credentials and does not change.
+        assets: the assets it delivers (`option`, `stock`).
+        symbols: the symbols it is limited to (empty: all). Their calendar tells when silence is a fault.
+        always_open: silence is a fault at any time.
+        ends: after `run` there are no more prints.
     """
 
     source: str
@@ -62,13 +64,15 @@ class Feed(Protocol):
     ends: bool
 
     def restore(self, standing: pl.DataFrame) -> None:
-        """Called once, before the first `run` of a process that goes on where another left: the quotes kept with
-        the cursor."""
+        """Restore the quotes that were stored with the cursor. It is called once, before the first `run` of a process
+        that resumes another's work."""
 
     def run(self, outlet: Outlet, cursor: str | None) -> None:
-        """Connect, fill the gap since `cursor` (None: begin now, or where the feed's arguments say), deliver until
-        `outlet.stop` is set or the connection ends.
+        """Connect, fetch the gap since `cursor`, and deliver until `outlet.stop` is set or the connection ends.
 
-        Raises `FeedError` where the connection failed or broke (the caller waits and calls again, with the cursor
-        of the last delivery), `UsageError` where trying again cannot help (a wrong key, an unknown argument).
+        With `cursor` None the feed begins now, or where its arguments say.
+
+        Raises:
+            FeedError: the connection failed or broke. The caller waits and calls again with the last cursor.
+            UsageError: a retry cannot succeed (a wrong key, an unknown argument).
         """

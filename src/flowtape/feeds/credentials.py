@@ -1,4 +1,4 @@
-"""Credentials of vendors: from the environment or a file, and in no text."""
+"""Credentials of vendors, from the environment or a file. No message contains them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from flowtape.files import read_text
 
 
 def key_of(variable: str, kind: str) -> str:
-    """The key in the environment's `variable`, or in the file that `variable` with `_FILE` after it names, for a
-    `--feed` of a kind. Raises `UsageError`, without the key, where there is none or it can be none."""
+    """Return the key in the environment's `variable`, or in the file that `variable` + `_FILE` names.
+
+    Raises:
+        UsageError: there is no key for this `--feed` kind, or it is malformed. The message does not contain it.
+    """
     name = os.environ.get(f"{variable}_FILE")
     where = f"{variable}_FILE: {name}" if name else variable
     try:
@@ -27,17 +30,17 @@ def key_of(variable: str, kind: str) -> str:
         raise UsageError(f"{where}: {error}") from None
     if not key:
         raise UsageError(f"--feed {kind}: set {variable} or {variable}_FILE in the environment")
-    # A client that fails at such a key puts it in the error.
+    # A client that fails on a malformed key repeats it in its error.
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UsageError(f"{where}: a key has no blanks and no characters beyond ASCII")
     return key
 
 
 def need_client(kind: str, module: str) -> None:
-    """Import a vendor's client. Raises `UsageError` where it is not installed."""
+    """Import a vendor's client. Raises `UsageError` if it is not installed."""
     try:
         with warnings.catch_warnings():
-            # Alpaca's uses a deprecated part of the websockets library.
+            # Alpaca's client uses a deprecated part of the websockets library.
             warnings.simplefilter("ignore", DeprecationWarning)
             import_module(module)
     except ImportError:
@@ -47,27 +50,27 @@ def need_client(kind: str, module: str) -> None:
 
 
 class Account:
-    """An account at a vendor: its keys, and the errors about it, none of which holds a key.
+    """An account at a vendor: its keys, and errors whose messages do not contain them.
 
-    Attributes: `title` names the vendor; `keys` are the values of the environment's variables, in their order.
+    Attributes: `title` is the vendor's name; `keys` are the values of the environment variables, in their order.
     """
 
     def __init__(self, title: str, kind: str, variables: Sequence[str]) -> None:
-        """Read the keys for a `--feed` of a kind. Raises `UsageError` where one is missing or malformed."""
+        """Read the keys for a `--feed` kind. Raises `UsageError` if one is missing or malformed."""
         self.title, self._variables = title, variables
         self.keys = tuple(key_of(name, kind) for name in variables)
 
     def clean(self, text: object) -> str:
-        """The text with `***` in place of each key."""
+        """Return the text with `***` in place of each key."""
         cleaned = str(text)
         for key in sorted(self.keys, key=len, reverse=True):
             cleaned = cleaned.replace(key, "***")
         return cleaned
 
     def refused(self, words: object) -> UsageError:
-        """The error for credentials that the vendor refuses, with the vendor's words."""
+        """Return the error for credentials that the vendor refuses, with the vendor's message."""
         return UsageError(f"{', '.join(self._variables)}: refused by {self.title}: {self.clean(words)}")
 
     def failed(self, words: object) -> FeedError:
-        """The error for a connection that failed, which may be tried again."""
+        """Return the error for a failed connection, which may be retried."""
         return FeedError(f"{self.title}: {self.clean(words)}")

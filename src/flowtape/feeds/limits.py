@@ -1,4 +1,4 @@
-"""The time-outs and sizes of a live connection."""
+"""The timeouts and sizes of a live connection."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The time-outs (seconds) and sizes of a live connection. A field that is None has the vendor's own value."""
+    """The timeouts (seconds) and sizes of a live connection. None means the vendor's own value."""
 
     open: float = 15.0
-    """Within which a connection must be admitted; all topics must be confirmed within twice as long."""
+    """The time limit for authentication. The confirmation of all topics has twice as long."""
     close: float = 0.5
-    """How long the vendor has to say goodbye."""
+    """The time limit for the vendor's part of the closing handshake."""
     ping_every: float = 10.0
     pong: float = 20.0
-    """Within which a ping must be answered while the socket is read."""
+    """The time limit for the answer to a ping, while the socket is read."""
     heartbeat: int = 10
-    """Between the heartbeats asked for. Databento's client gives a gateway up after 10 more seconds of silence."""
+    """The requested interval of heartbeats. Databento's client gives up after 10 further seconds of silence."""
     waiting: int | None = None
-    """Messages that may wait. Then the socket is not read, and the vendor waits too."""
+    """The largest number of queued messages. Beyond it the socket is not read, so the vendor waits too."""
     batch: int = 500
-    """Websocket messages taken together at most."""
+    """The largest number of websocket messages processed together."""
     gather: float = 0.02
-    """During which Databento's records gather, so that many are taken together."""
+    """The time to collect Databento's records, so that many are processed together."""
     held: int = 2_000_000
-    """Trades and quotes held at most while the replay of the one lags behind the replay of the other."""
+    """The largest number of trades and quotes held while one replay lags behind the other."""
     fetchers: int = 8
-    """REST requests at the same time."""
+    """The number of concurrent REST requests."""
     read: float | None = None
-    """Within which REST must begin to answer."""
+    """The time limit for the first byte of a REST answer."""
     tries: int = 8
-    """How often a request is sent again where REST is busy."""
+    """The number of retries of a request while REST is busy."""
     longest_wait: float = 60.0
-    """The longest pause that REST may ask for before a request is sent again."""
+    """The longest pause that REST may demand before a retry."""
     rest_lag: float = 1.0
-    """After which REST has all that had happened when the topics were confirmed."""
+    """The delay after which REST has everything that happened before the topics were confirmed."""
     window: int | None = None
-    """Event time (ns) of one request for the gap."""
+    """The event time (ns) of one request for the gap."""
     rows: int = 500_000
-    """Trades and quotes of one window at most. A window with more is fetched in shorter ones."""
+    """The largest number of trades and quotes of one window. A larger window is fetched in shorter ones."""
     quoted: int | None = None
-    """Contracts whose quotes are subscribed."""
+    """The number of contracts whose quotes are subscribed."""
     list_every: float | None = None
-    """Between listings of an underlying's contracts."""
+    """The interval between listings of an underlying's contracts."""
     horizon: float = 60.0
-    settle_every: float = 10.0
-    """Event time that the join of trades and quotes holds; see `quote_join.LiveJoin`."""
+    advance_every: float = 10.0
+    """The event time between advances of the join's floor; see `quote_join.LiveJoin`."""
 
     def filled(self, **own: Any) -> Limits:
-        """These limits, with a vendor's own values in place of None."""
+        """Return these limits with a vendor's own values in place of None."""
         return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
 
 

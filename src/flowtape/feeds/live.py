@@ -1,7 +1,7 @@
-"""A live feed of trades and quotes by websocket, whose gaps are filled by REST.
+"""A live feed of trades and quotes by websocket, with gaps filled by REST.
 
-One loop, from top to bottom: connect, authenticate, subscribe, fill the gap, deliver. A vendor is its messages and
-pages (`Vendor`, `Connection`) and nothing else.
+One method reads from top to bottom: connect, authenticate, subscribe, fill the gap, deliver. A vendor adds only its
+messages and pages (`Vendor`, `Connection`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from flowtape.readers import common
 from flowtape.readers.tickers import symbol_of
 
 STEP = 5 * 10**9
-"""Event time (ns) of the steps in which a window is joined: well within the horizon of the join."""
+"""The event time (ns) of the steps in which a window is joined. It must be well within the horizon of the join."""
 SHORTEST_WINDOW = 10**9
-"""Event time (ns) of a window that is not made shorter however many rows it has."""
+"""The event time (ns) below which a window is not split, however many rows it has."""
 NOT_LISTED = "contracts that could not be listed anew"
 NOT_QUOTED = "contracts whose quotes the vendor does not give"
 
@@ -37,57 +37,61 @@ E = TypeVar("E")
 
 
 class Connection(Protocol[E]):
-    """A vendor's messages and pages during one connection; `E` is the type of its messages."""
+    """A vendor's messages and pages during one connection. `E` is the type of its messages."""
 
     @property
     def rest(self) -> Rest:
-        """The vendor's REST client."""
+        """Return the vendor's REST client."""
 
     def wire(self, traded: Sequence[str], quoted: Sequence[str]) -> Wire:
-        """A client that subscribes to the trades and quotes of tickers."""
+        """Return a client that subscribes to the trades and quotes of tickers."""
 
     def topics(self, traded: Sequence[str], quoted: Sequence[str]) -> Iterable[str]:
-        """The names of what is subscribed."""
+        """Return the names of the subscribed topics."""
 
     def confirmed(self, event: E) -> Iterable[str]:
-        """The topics that a message confirms."""
+        """Return the topics that a message confirms."""
 
     def events(self, frames: Sequence[Frame]) -> list[E]:
-        """The messages in frames; what cannot be read is counted. Raises `UsageError` for a refusal that no further
-        try helps, `FeedError` for any other error of the vendor's."""
+        """Return the messages in frames. Unreadable ones are counted.
+
+        Raises:
+            UsageError: the vendor refused, and a retry cannot succeed.
+            FeedError: the vendor sent another error.
+        """
 
     def rows(self, events: Sequence[E]) -> Rows:
-        """The trades, quotes and cancels among messages."""
+        """Return the trades, quotes and cancels among messages."""
 
     def fetched(self, trades: pl.DataFrame, quotes: pl.DataFrame) -> Rows:
-        """The same of source rows of REST."""
+        """Return the trades, quotes and cancels among source rows of REST."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vendor(Generic[E]):
-    """What a feed takes of which vendor."""
+    """A vendor's properties that a feed needs."""
 
     kind: str
-    """As in `--feed`."""
+    """The kind in `--feed`."""
     title: str
     """The vendor's name in messages."""
     market: str
     """`options` or `stocks`."""
     source: str
-    """What prints are filed under."""
+    """The source of its prints."""
     prefix: str
-    """How the feed's name begins."""
+    """The prefix of the feed's name."""
     contract: str
     """A pattern of an option's ticker; its first group is the root."""
     variables: tuple[str, ...]
-    """The variables of the environment with the keys."""
+    """The environment variables with the keys."""
     module: str
-    """The vendor's own client."""
+    """The module of the vendor's own client."""
     connect: Callable[[Account, Outlet, Limits], Connection[E]]
     together: int = 1
-    """Tickers of one request."""
+    """The number of tickers in one request."""
     unit: int = 1
-    """Resolution (ns) of its times."""
+    """The resolution (ns) of its times."""
 
 
 class LiveFeed(Generic[E]):
@@ -97,7 +101,7 @@ class LiveFeed(Generic[E]):
     ends = False
 
     def __init__(self, vendor: Vendor[E], wanted: tuple[str, ...], limits: Limits) -> None:
-        """`wanted` are tickers or, for options, also underlyings; `limits.window` must be given."""
+        """Take the `wanted` tickers (for options, also underlyings). `limits.window` must be set."""
         self.vendor, self._wanted, self._limits = vendor, wanted, limits
         self.source, self.market = vendor.source, vendor.market
         self.assets = frozenset({"stock" if self.market == "stocks" else "option"})
@@ -107,11 +111,11 @@ class LiveFeed(Generic[E]):
         self._listed = 0
 
     def restore(self, standing: pl.DataFrame) -> None:
-        """See `base.Feed.restore`."""
+        """Restore the quotes that were stored with the cursor."""
         self._joined.restore(standing)
 
     def run(self, outlet: Outlet, cursor: str | None) -> None:
-        """See `base.Feed.run`."""
+        """Connect and deliver, as `base.Feed.run` defines."""
         since = place_of(cursor, self.vendor.title)
         account = Account(self.vendor.title, self.vendor.kind, self.vendor.variables)
         need_client(self.vendor.kind, self.vendor.module)
@@ -122,7 +126,7 @@ class LiveFeed(Generic[E]):
         except Stopped:
             return
         except FeedError:
-            # A request or a connection that the end broke off is no failure.
+            # A request or connection that was cut by the stop has not failed.
             if not outlet.stop.is_set():
                 raise
 
@@ -130,7 +134,7 @@ class LiveFeed(Generic[E]):
         tickers = self._tickers(connection.rest)
         quoted = self._quoted(tickers, outlet)
         with Socket(connection.wire(tickers, quoted), account, outlet, self._limits) as socket:
-            # Subscribed first: what happens while the gap is fetched waits in the queue.
+            # Subscribe first: the queue holds what happens while the gap is fetched.
             events = self._subscribe(connection, socket, set(connection.topics(tickers, quoted)), outlet)
             if since is None:
                 begin(outlet, self._whole(time.time_ns()))
@@ -141,7 +145,7 @@ class LiveFeed(Generic[E]):
                 self._joined.put(connection.rows(events), outlet)
                 events = self._events(connection, socket, outlet)
                 if time.monotonic() > list_at:
-                    if self._take_up_new(connection, tickers, outlet):
+                    if self._add_listed(connection, tickers, outlet):
                         return
                     list_at = self._next_listing()
 
@@ -154,7 +158,7 @@ class LiveFeed(Generic[E]):
     def _subscribe(
         self, connection: Connection[E], socket: Socket, missing: set[str], outlet: Outlet
     ) -> list[E]:
-        """Wait until all topics are confirmed; returns what came before that."""
+        """Wait until all topics are confirmed. Return the events received before that."""
         waiting: list[E] = []
         until = time.monotonic() + 2 * self._limits.open
         while missing and time.monotonic() < until:
@@ -171,7 +175,7 @@ class LiveFeed(Generic[E]):
         return waiting
 
     def _fill(self, connection: Connection[E], tickers: Sequence[str], since: int, outlet: Outlet) -> None:
-        """Fetch what happened from `since` (ns) on, a window after the other, up to now."""
+        """Fetch everything from `since` (ns) up to now, one window after another."""
         complete = time.monotonic() + self._limits.rest_lag
         most = self.vendor.together
         parts = [tuple(tickers[at : at + most]) for at in range(0, len(tickers), most)]
@@ -198,18 +202,18 @@ class LiveFeed(Generic[E]):
                 start, width = self._next_window(connection.rest, parts, end, width)
 
     def _next_window(self, rest: Rest, parts: Sequence[Tickers], end: int, width: int) -> tuple[int, int]:
-        """Start and width of the window after an empty one: where something happened again or, where the vendor
-        cannot tell, twice as wide."""
+        """Return the start and width of the window after an empty one. It starts at the next trade or quote, or, if the
+        vendor cannot give it, is twice as wide."""
         try:
             found = rest.each(lambda part: rest.first(part, end), parts)
         except NotImplementedError:
             return end, 2 * width
-        # Where nothing is to come yet the last window begins before now: what is left was asked for already.
+        # If nothing follows yet, the last window begins before now; everything earlier was already requested.
         following = min([time.time_ns() - width // 2, *(ts for ts in found if ts is not None)])
         return max(end, self._whole(following)), width
 
     def _replay(self, rows: Rows, outlet: Outlet) -> None:
-        """Join a window in steps that the join holds whole, as they would have come."""
+        """Join a window in steps that fit the join's horizon, in the order of time."""
         step = (pl.col("ts").to_physical() // STEP).alias("#step")
         frames = [frame for frame in rows if frame is not None]
         parts: list[Mapping[Any, pl.DataFrame]] = [
@@ -229,9 +233,9 @@ class LiveFeed(Generic[E]):
         every = self._limits.list_every if self.market == "options" else None
         return float("inf") if every is None else time.monotonic() + every
 
-    def _take_up_new(self, connection: Connection[E], tickers: Sequence[str], outlet: Outlet) -> bool:
-        """Fetch what happened in contracts that were listed since; whether there are any, to be subscribed by a new
-        connection."""
+    def _add_listed(self, connection: Connection[E], tickers: Sequence[str], outlet: Outlet) -> bool:
+        """Fetch the trades and quotes of contracts that were listed since. Return whether there are any; they need a
+        new connection to be subscribed."""
         since = self._listed
         try:
             new = [name for name in self._tickers(connection.rest) if name not in set(tickers)]
@@ -275,5 +279,5 @@ class LiveFeed(Generic[E]):
         return underlying_of(contract[1] if contract else name)
 
     def _whole(self, ts: int) -> int:
-        """A time (ns) cut to the vendor's resolution."""
+        """Return a time (ns) cut to the vendor's resolution."""
         return ts // self.vendor.unit * self.vendor.unit

@@ -1,4 +1,4 @@
-"""The quote before each trade, where a live source sends the two apart, late, out of order and repeated."""
+"""As-of join of live trades and quotes that arrive separately, late, out of order and repeated."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from flowtape.model.prints import FIRST_DAY, QuoteClass, Timestamp, latest_insta
 from flowtape.orderflow.quotes import QUOTE_COLUMNS, STANDING
 
 _QUOTE = ("quote_ts", "quote_seq", *QUOTE_COLUMNS)
-"""A quote, and the order of quotes: by time, then number. What it says decides between quotes that share both, so
-that the order in which they came never does."""
+"""The order of quotes: by time, then by number, then by content, so that the order of arrival does not matter."""
 _NO_VALUE = -(2**63)
 _RENAMED = {"ts": "quote_ts", "seq": "quote_seq"}
 _BLOCK_ROWS = 30_000
 AHEAD = 3600 * 10**9
-"""How far (ns) ahead of this machine's clock a source's time may be before it is taken for garbage."""
+"""How far (ns) a source's time may be ahead of this machine's clock. Later times are invalid."""
 ABSURD = f"times before {FIRST_DAY} or more than an hour ahead of the clock, left out"
 
 
 def timely(frame: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
-    """The rows whose `ts` may be; the others are counted. A garbage time would be a day's newest for good."""
+    """Return the rows with a valid `ts`, and count the others. One invalid time would stay the newest of its day."""
     outside = out_of_range(frame["ts"], latest_instant(AHEAD))
     if outside is None:
         return frame
@@ -36,23 +35,25 @@ def timely(frame: pl.DataFrame, outlet: Outlet) -> pl.DataFrame:
 
 @dataclass(slots=True)
 class _Block:
-    """Trades held, two frames of the same rows: what the source said, and instrument, time and quote. Trades that came
-    together are of about one time, so late quotes touch the last few blocks only."""
+    """Trades held, as two frames of the same rows: the source's columns, and instrument, time and quote. Trades that
+    arrive together have similar times, so late quotes affect only the last few blocks."""
 
     trades: pl.DataFrame
     known: pl.DataFrame
 
 
 class LiveJoin:
-    """Gives each trade the last quote of its instrument strictly before it, and gives it again when a later one comes.
+    """Joins each trade with the last quote of its instrument strictly before it, and updates it when a later one
+    arrives.
 
-    As long as no row comes more than `horizon` after a row newer than it, the last given copy of each trade with the
-    latest `quote_ts` does not depend on the order in which rows came, nor on a restart at `floor` with the standing
-    quotes. Held are the last quote of each instrument and what lies within `horizon` and `settle_every`.
+    If no row arrives more than `horizon` after a newer row, the last copy of each trade does not depend on the order of
+    arrival, nor on a restart at `floor` with the stored quotes. The last copy is the one with the latest `quote_ts`.
+    The join holds the last quote of each instrument, and all rows within `horizon` and `advance_every`.
 
-    Attributes: `floor`, ns UTC: a process that goes on must be given everything from here on again (None before
-    any data); `late`: quotes older than the floor and than the quote that stood there, left out; `late_trades`:
-    trades so old that the quotes before them are forgotten, given without a quote.
+    Attributes:
+        floor: ns UTC. A process that resumes must receive everything from here on again. None before any data.
+        late: the number of quotes left out because they are older than the floor and than the prevailing quote there.
+        late_trades: the number of trades without a quote because earlier quotes are no longer held.
     """
 
     floor: int | None
@@ -60,18 +61,22 @@ class LiveJoin:
     late_trades: int
 
     def __init__(
-        self, horizon: float = 60.0, settle_every: float = 10.0, now: Callable[[], int] = time.time_ns
+        self, horizon: float = 60.0, advance_every: float = 10.0, now: Callable[[], int] = time.time_ns
     ) -> None:
-        """Both in seconds of event time; `now` is the clock, ns UTC: a time ahead of it moves no floor. Raises
-        `UsageError` where one is negative or no number."""
-        for name, value in (("horizon", horizon), ("settle_every", settle_every)):
+        """Take two durations in seconds of event time, and the clock `now` (ns UTC). Times after it do not move the
+        floor.
+
+        Raises:
+            UsageError: a duration is negative or not a number.
+        """
+        for name, value in (("horizon", horizon), ("advance_every", advance_every)):
             if not 0 <= value < float("inf"):
                 raise UsageError(f"{name} is {value}, not a number of seconds")
         self.floor, self.late, self.late_trades, self._now = None, 0, 0, now
-        self._horizon, self._settle_every = round(horizon * 1e9), round(settle_every * 1e9)
+        self._horizon, self._advance_every = round(horizon * 1e9), round(advance_every * 1e9)
         self._newest = self._restored = _NO_VALUE
-        self._settled = False
-        # Categories of its own: small numbers from 0 on, which are the rows of `_standing`, and end with the join.
+        self._advanced = False
+        # The categories belong to this join and are freed with it. Their numbers from 0 on are the rows of `_standing`.
         self._instrument = pl.Categorical(pl.Categories.random("live join"))
         quote = dict.fromkeys(_QUOTE, pl.Int64)
         self._standing = pl.DataFrame(schema=quote)
@@ -84,17 +89,20 @@ class LiveJoin:
         self._nothing = _given(said, self._standing)
 
     def restore(self, standing: pl.DataFrame) -> None:
-        """Take up the quotes (`quotes.STANDING`) that stood at the cursor. To be called before any data."""
+        """Restore the prevailing quotes at the cursor (`quotes.STANDING`). Call it before any data."""
         if standing.is_empty():
             return
         quotes = self._last(self._named(standing))
         self._stand(quotes)
-        # All these are older than the place gone on from, so that place need never be moved back before them.
+        # All these quotes precede the cursor, so the floor never needs to move back before them.
         self._restored = max(self._restored, cast(int, quotes["quote_ts"].max()) + 1)
 
     def add_quotes(self, quotes: pl.DataFrame) -> None:
-        """Take quotes with the columns of `quotes.STANDING`, in any order; repeats do no harm. Raises `FeedError` where
-        `instrument` or `ts` is null."""
+        """Add quotes with the columns of `quotes.STANDING`, in any order. Repeats have no effect.
+
+        Raises:
+            FeedError: `instrument` or `ts` is null.
+        """
         if quotes.is_empty():
             return
         _check(quotes, "quotes")
@@ -109,8 +117,14 @@ class LiveJoin:
         self._new_quotes.append(named)
 
     def add_trades(self, trades: pl.DataFrame) -> None:
-        """Take trades, in any order: `instrument` (String), `ts` (`prints.Timestamp`) and whatever else, the same
-        columns each time, none of them of the quote. Raises `FeedError` where `instrument` or `ts` is null."""
+        """Add trades in any order.
+
+        They have `instrument` (String), `ts` (`prints.Timestamp`) and any other columns that are not those of a quote,
+        the same ones in every call.
+
+        Raises:
+            FeedError: `instrument` or `ts` is null.
+        """
         if trades.is_empty():
             return
         _check(trades, "trades")
@@ -118,22 +132,27 @@ class LiveJoin:
         self._new_trades.append(trades)
 
     def due(self) -> pl.DataFrame:
-        """Trades not yet given, and those whose quote became a later one since they were: their columns and `bid`,
-        `ask`, `bid_size`, `ask_size`, `quote_ts`, `quote_seq`, null where no quote is known, and `quote_class`. Of a
-        trade here twice the last
-        copy holds."""
+        """Return trades that are new, or have a later quote than before.
+
+        Returns:
+            The trades with `bid`, `ask`, `bid_size`, `ask_size`, `quote_ts`, `quote_seq` (null where no quote is known)
+            and `quote_class`. If a trade occurs twice, the last copy is valid.
+        """
         self._join()
         ready, self._ready = self._ready, []
         return pl.concat(ready) if ready else self._nothing
 
-    def settle(self) -> pl.DataFrame | None:
-        """Once enough came since the last time, move `floor` on to `horizon` before the newest row and forget what is
-        older. Returns the quotes that stand there (`quotes.STANDING`) of instruments where that is another than
-        before; None where the floor stays. Trades still `due` belong with this delivery or an earlier one."""
-        if self.floor is None or self._newest <= self.floor + self._horizon + self._settle_every:
+    def advance(self) -> pl.DataFrame | None:
+        """Move `floor` to `horizon` before the newest row, if enough data has arrived, and drop what is older.
+
+        Returns:
+            The prevailing quotes at the new floor (`quotes.STANDING`) of instruments where they changed; None if the
+            floor did not move. Trades still `due` belong to this delivery or an earlier one.
+        """
+        if self.floor is None or self._newest <= self.floor + self._horizon + self._advance_every:
             return None
         self._join()
-        self.floor, self._settled = self._newest - self._horizon, True
+        self.floor, self._advanced = self._newest - self._horizon, True
         for block in self._blocks:
             kept = block.known["ts"] >= self.floor
             block.trades, block.known = block.trades.filter(kept), block.known.filter(kept)
@@ -149,11 +168,11 @@ class LiveJoin:
         return changed.rename(rename).select(pl.col(name).cast(kind) for name, kind in STANDING.items())
 
     def _see(self, ts: pl.Series) -> None:
-        # One garbage time must not make all that is real too late: what comes after now has not been yet.
+        # An invalid time in the future must not make all valid rows late, so the newest time is at most now.
         low, high = (min(cast(int, found), self._now()) for found in (ts.min(), ts.max()))
         self._newest = max(self._newest, high)
-        if not self._settled:
-            # Nothing is forgotten yet, so the first rows may be as old as they like (the quotes a vendor opens with).
+        if not self._advanced:
+            # Nothing is dropped yet, so the first rows may have any age (such as the quotes a vendor sends at first).
             first = low - self._horizon
             self.floor = max(first if self.floor is None else min(self.floor, first), self._restored)
 
@@ -166,7 +185,7 @@ class LiveJoin:
         return quotes.sort(_QUOTE).unique("instrument", keep="last", maintain_order=True)
 
     def _standing_for(self, instruments: pl.Series) -> pl.DataFrame:
-        """The standing quote for each of a column of instruments, a row of nulls where there is none."""
+        """Return the prevailing quote for each instrument of a column, a row of nulls where there is none."""
         rows = instruments.to_physical()
         wanted = cast(int, rows.max() if len(rows) else 0) + 1
         if wanted > self._standing.height:
@@ -179,7 +198,7 @@ class LiveJoin:
         _overwrite(self._standing, quotes["instrument"].to_physical(), quotes)
 
     def _join(self) -> None:
-        """Bring what is known of all trades up to what has come."""
+        """Update the quotes of all held trades with the data added since."""
         if self._new_quotes:
             quotes = pl.concat(self._new_quotes)
             self._new_quotes = []
@@ -194,7 +213,7 @@ class LiveJoin:
             self._answer(trades)
 
     def _restate(self, block: _Block, quotes: pl.DataFrame) -> None:
-        """Give trades already given again, where one of these quotes is a later one before them."""
+        """Return trades again that were returned before, where one of these quotes is a later one before them."""
         touched = (
             block.known.with_row_index("row")
             .filter(
@@ -212,7 +231,7 @@ class LiveJoin:
         self._ready.append(_given(block.trades[better["row"]], better))
 
     def _answer(self, trades: pl.DataFrame) -> None:
-        """Give new trades, with the best that is known, and hold them."""
+        """Join new trades with the quotes held so far, and hold the trades."""
         known = trades.select(pl.col("instrument").cast(self._instrument), pl.col("ts").to_physical())
         instruments = known["instrument"].unique()
         stood = self._standing_for(instruments).select(instruments, pl.all())
@@ -238,7 +257,8 @@ class LiveJoin:
             self._blocks[-2:] = [_Block(*merged)]
 
     def _hold(self, quotes: pl.DataFrame) -> None:
-        """Keep quotes in few frames, each several times the next: a row is copied a few times, not at each call."""
+        """Hold quotes in few frames, each several times as long as the next, so that a row is copied only a few
+        times."""
         self._quotes.append(quotes)
         while len(self._quotes) > 1 and self._quotes[-2].height < 4 * self._quotes[-1].height:
             self._quotes[-2:] = [pl.concat(self._quotes[-2:], rechunk=True)]
@@ -262,7 +282,7 @@ def _given(trades: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 
 
 def _before(trades: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:
-    """The trades, in their order, each with the last of the quotes strictly before it."""
+    """Return the trades, in their order, each with the last of the quotes strictly before it."""
     return (
         trades.with_row_index("#place")
         .sort("ts")
@@ -282,7 +302,9 @@ def _before(trades: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _later(one: str, other: str) -> pl.Expr:
-    """Whether the quote in the columns prefixed `one` comes after the one in those prefixed `other`; null is least."""
+    """Return whether the quote in the columns prefixed `one` is later than that in those prefixed `other`; null is
+    least.
+    """
     later = pl.lit(value=False)
     for name in reversed(_QUOTE):
         left, right = (pl.col(prefix + name).fill_null(_NO_VALUE) for prefix in (one, other))
@@ -291,7 +313,7 @@ def _later(one: str, other: str) -> pl.Expr:
 
 
 def _overwrite(frame: pl.DataFrame, rows: pl.Series, quotes: pl.DataFrame) -> None:
-    """Put quotes into rows of a frame, in place."""
+    """Write quotes into rows of a frame, in place."""
     for name in _QUOTE:
         place = frame.get_column_index(name)
         frame.replace_column(place, frame[name].scatter(rows, quotes[name]))

@@ -1,4 +1,4 @@
-"""Which feeds there are."""
+"""The live feeds, by kind."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from flowtape.feeds.specs import Spec, parse_spec
 from flowtape.model.clock import Clock
 
 VENDORS = ("databento", "massive", "alpaca")
-"""Each a module of this package with a function of its own name, which takes a `Spec` and `Limits`."""
+"""Modules of this package. Each has a function of its own name that takes a `Spec` and `Limits`."""
 KINDS = ("simulate", "replay", *VENDORS)
 
 
 def open_feeds(texts: Sequence[str], clock: Clock, limits: Limits = DEFAULTS) -> list[Feed]:
-    """The feeds asked for, with the limits of vendors' connections. Raises `UsageError` for a text that cannot be used,
-    and where two would be kept under one name or a replay, which sets the clock, is not alone."""
+    """Return the feeds for `--feed` texts, with the limits of vendors' connections.
+
+    Raises:
+        UsageError: a text is invalid, two feeds have the same name, or a replay, which sets the clock, is not alone.
+    """
     feeds = [_open(parse_spec(text), clock, limits) for text in texts]
     names = [feed.name for feed in feeds]
     if len(set(names)) < len(names):
@@ -32,7 +35,7 @@ def open_feeds(texts: Sequence[str], clock: Clock, limits: Limits = DEFAULTS) ->
 
 def _open(spec: Spec, clock: Clock, limits: Limits) -> Feed:
     if spec.kind == "simulate":
-        # Imported by name at run time: the core must not depend on the simulated market.
+        # Imported by name at run time, because the core must not depend on the simulated market.
         return cast(Feed, import_module("flowtape.simulation.feed").simulated(spec, clock))
     if spec.kind == "replay":
         return replay(spec)

@@ -1,4 +1,4 @@
-"""A file played again as it happened: `replay:FILE?speed=60`. The clock of the whole program is then the tape's."""
+"""Replay of a file in its own time: `replay:FILE?speed=60`. The tape sets the clock of the whole program."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ STEP = 0.05
 """Seconds between deliveries."""
 _BATCH_ROWS = 50_000
 _LONGEST_STEP = 60 * 10**9
-"""Tape time (ns) of one delivery at most."""
+"""The longest tape time (ns) of one delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What is replayed: the file's name, the New York date of its first print, how many times as fast as the world's
-    clock, and whose print is among its first (`asset` and `symbol`)."""
+    """A replay: the file's name, the New York date of its first print, the speed relative to real time, and the `asset`
+    and `symbol` of one of its first prints."""
 
     file: str
     day: date
@@ -37,13 +37,13 @@ class Replay:
     symbol: str
 
     def __str__(self) -> str:
-        """The replay as a value of the header `X-Data-Source`."""
+        """Return the replay as a value of the header `X-Data-Source`."""
         return f"replay; day={self.day}; speed={self.speed:g}"
 
 
 class TapeClock:
-    """The tape's time: it starts with the first print, runs `speed` times as fast as the world's and ends with the
-    last print."""
+    """The tape's clock: it starts with the first print, runs at `speed` times real time and ends with the last
+    print."""
 
     def __init__(self, start: int, speed: float) -> None:
         self._start, self._speed = start, speed
@@ -51,21 +51,21 @@ class TapeClock:
         self._end: int | None = None
 
     def now_ns(self) -> int:
-        """The present instant of the tape, ns UTC."""
+        """Return the present instant of the tape, ns UTC."""
         now = self._start + int((time.monotonic_ns() - self._began) * self._speed)
         return now if self._end is None else min(now, self._end)
 
     def begin(self, start: int) -> None:
-        """Let it be `start` now."""
+        """Set the present instant to `start`."""
         self._start, self._began = start, time.monotonic_ns()
 
     def end(self, last: int) -> None:
-        """Let time stop at an instant."""
+        """Stop the clock at an instant."""
         self._end = last
 
 
 class ReplayFeed:
-    """One tape, delivered by its own clock. The cursor is the number of its prints delivered and the tape's time."""
+    """One tape, delivered by its own clock. The cursor is the number of prints delivered and the tape's time."""
 
     always_open = True
     ends = True
@@ -95,19 +95,19 @@ class ReplayFeed:
         return tapes[0]
 
     def go_on(self, cursor: str | None) -> None:
-        """Let the clock begin where a cursor left it."""
+        """Set the clock to the time of a cursor."""
         if cursor is not None:
             self.clock.begin(_place(cursor)[1])
 
     def restore(self, standing: pl.DataFrame) -> None:
-        """Nothing: the file's prints carry their quotes."""
+        """Do nothing: the file's prints have their quotes."""
 
     def run(self, outlet: Outlet, cursor: str | None) -> None:
-        """See `base.Feed.run`."""
+        """Deliver the tape from the cursor on, as `base.Feed.run` defines."""
         skip, _ = _place(cursor) if cursor is not None else (0, 0)
         done, last = 0, 0
         if cursor is not None:
-            # What was delivered before is loaded: there may be nothing left to deliver.
+            # The earlier prints are loaded, and there may be none left to deliver.
             outlet.put(Delivery(pl.DataFrame(schema=SCHEMA), cursor, backlog=Backlog(1.0)))
         for prints in self._steps(outlet):
             last = max(last, int(prints["ts"].to_physical().max()))  # type: ignore[arg-type]
@@ -124,11 +124,11 @@ class ReplayFeed:
             outlet.heard()
 
     def _steps(self, outlet: Outlet) -> Iterator[pl.DataFrame]:
-        """The tape's prints in file order, in pieces of about `STEP` of the clock."""
+        """Yield the tape's prints in file order, in pieces of about `STEP` of the clock."""
         tape = self._open()
         width = self._width()
         for batch in tape.batches:
-            # File order may step back a little in time; a piece ends where the furthest time so far enters a new step.
+            # Times may step back a little in file order. A piece ends where the latest time so far enters a new step.
             step = batch.prints["ts"].to_physical().cum_max() // width
             for piece in batch.prints.with_columns(step.alias("#step")).partition_by(
                 "#step", maintain_order=True
@@ -138,11 +138,11 @@ class ReplayFeed:
             outlet.count("rows of the file left out", tape.rejects.count)
 
     def _width(self) -> int:
-        """Nanoseconds of the tape in one delivery."""
+        """Return the nanoseconds of the tape in one delivery."""
         return max(1, min(int(STEP * 1e9 * self._speed), _LONGEST_STEP))
 
     def _wait(self, stop: threading.Event, outlet: Outlet, until: int) -> bool:
-        """Wait until the clock has come to an instant; false when told to stop first."""
+        """Wait until the clock reaches an instant. Return false if the feed is stopped first."""
         while (ahead := (until - self.clock.now_ns()) / 1e9 / self._speed) > 0:
             outlet.heard()
             if stop.wait(min(ahead, 1.0)):
@@ -158,7 +158,7 @@ def _place(cursor: str) -> tuple[int, int]:
 
 
 def replay(spec: Spec) -> ReplayFeed:
-    """The feed of a spec. Raises `UsageError`, `TapeError`."""
+    """Return the feed of a spec. Raises `UsageError` or `TapeError`."""
     spec.refuse_others("speed", "format")
     if not spec.target:
         raise UsageError(f"--feed {spec.text}: names no file")

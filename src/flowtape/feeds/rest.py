@@ -1,4 +1,4 @@
-"""A vendor's REST pages: several requests at once, sent again while the vendor is busy, in bounded memory."""
+"""Fetch a vendor's REST pages: concurrent requests, retries while the vendor is busy, bounded memory."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The feed is told to end."""
+    """The feed has been stopped."""
 
 
 class TooMany(Exception):
-    """A window has more rows than may be held."""
+    """A window has more rows than the limit."""
 
 
 class Page(NamedTuple):
-    """The rows of a page (falsy where there are none), and the name of the next page (None: there is none)."""
+    """The rows of a page (falsy if there are none), and the name of the next page (None if there is none)."""
 
     rows: Any
     following: str | None
 
 
 class Rest(ABC):
-    """A vendor's REST client. All methods raise `Stopped` where the feed is told to end, `FeedError` where pages do
-    not come or are none, `UsageError` where the keys are refused.
+    """A vendor's REST client. A subclass requests pages by the vendor's own client and converts them to source rows.
 
-    A subclass asks for pages by the vendor's own client, and makes frames of source rows of them.
+    Raises, in all methods:
+        Stopped: the feed has been stopped.
+        FeedError: pages do not arrive or are malformed.
+        UsageError: the keys are refused.
     """
 
     def __init__(self, account: Account, outlet: Outlet, limits: Limits) -> None:
@@ -51,7 +53,7 @@ class Rest(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A request under way cannot be taken back; its thread ends within the limit of its reading.
+        # A running request cannot be cancelled. Its thread ends within the read timeout.
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.close()
 
@@ -61,26 +63,26 @@ class Rest(ABC):
 
     @abstractmethod
     def contracts(self, underlying: str) -> list[str]:
-        """The tickers of an underlying's contracts, the next to expire first."""
+        """Return the tickers of an underlying's contracts, the next to expire first."""
 
     @abstractmethod
     def trades(self, tickers: Tickers, start: int, end: int | None) -> Iterator[pl.DataFrame]:
-        """Trades with `start` ≤ time (ns) < `end`, as source rows, one frame a page."""
+        """Yield trades with `start` ≤ time (ns) < `end` as source rows, one frame a page."""
 
     @abstractmethod
     def quotes(self, tickers: Tickers, start: int, end: int | None) -> Iterator[pl.DataFrame]:
-        """Quotes with `start` ≤ time (ns) < `end`, as source rows, one frame a page."""
+        """Yield quotes with `start` ≤ time (ns) < `end` as source rows, one frame a page."""
 
     def first(self, tickers: Tickers, start: int) -> int | None:
-        """The time (ns) of the first trade or quote from `start` on, None where there is none yet. Raises
-        `NotImplementedError` where the vendor cannot tell."""
+        """Return the time (ns) of the first trade or quote from `start` on, None if there is none yet. Raises
+        `NotImplementedError` if the vendor cannot tell."""
         raise NotImplementedError
 
     def window(
         self, parts: Sequence[Tickers], start: int, end: int | None, most: int | None
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Trades and quotes of all tickers with `start` ≤ time (ns) < `end`, as source rows. Raises `TooMany` where
-        they are more than `most`."""
+        """Return trades and quotes of all tickers with `start` ≤ time (ns) < `end`, as source rows. Raises `TooMany` if
+        there are more than `most`."""
         rows, lock = 0, threading.Lock()
 
         def counted(frame: pl.DataFrame) -> pl.DataFrame:
@@ -101,7 +103,7 @@ class Rest(ABC):
         return pl.concat(trades), pl.concat(quotes)
 
     def each(self, work: Callable[[Tickers], T], parts: Sequence[Tickers]) -> list[T]:
-        """What `work` gives for each part, in their order."""
+        """Return the results of `work` for each part, in order."""
         futures = [self._pool.submit(work, part) for part in parts]
         going: set[Future[T]] = set(futures)
         try:
@@ -116,13 +118,13 @@ class Rest(ABC):
         return [future.result() for future in futures]
 
     def pages(self, what: str, ask: Callable[[str | None], Page]) -> Iterator[Any]:
-        """The rows of each page; `ask` gets the first (None) or the named page."""
+        """Yield the rows of each page; `ask` requests the first page (None) or a named one."""
         before, met, name = None, set[str](), None
         while True:
             self.check()
             rows, following = ask(name)
             self.outlet.heard()
-            # Trades of options have no number in REST: a page that came twice would be as many prints more.
+            # REST does not number trades of options, so a repeated page would add its prints a second time.
             if following in met or (rows and rows == before):
                 raise self.failed(f"a page of {what} that came before")
             yield rows
@@ -132,16 +134,16 @@ class Rest(ABC):
             before, name = rows, following
 
     def check(self) -> None:
-        """Raise `Stopped` where the feed is told to end."""
+        """Raise `Stopped` if the feed has been stopped."""
         if self.outlet.stop.is_set():
             raise Stopped
 
     def failed(self, words: object) -> FeedError:
-        """The error for pages that do not come."""
+        """Return the error for pages that do not arrive."""
         return FeedError(f"{self.account.title} REST: {self.account.clean(words)[:300]}")
 
     def patience(self) -> Any:
-        """How a request is sent again: after as long as the vendor says, but not longer than the feed goes on."""
+        """Return the retry policy: it waits as long as the vendor demands, but ends when the feed is stopped."""
         from urllib3 import BaseHTTPResponse, Retry
 
         outlet, limits = self.outlet, self.limits

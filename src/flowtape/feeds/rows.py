@@ -1,4 +1,4 @@
-"""What the rows of all vendors have in common: messages that cannot be read, rows left out, option trades alike."""
+"""Rows of all vendors: messages that cannot be read, rows left out, and the numbering of equal option trades."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from flowtape.readers.common import ROW, Field
 
 NOT_UNDERSTOOD = "messages not understood"
 ALIKE = 2 * 10**9
-"""Event time (ns) over which option trades are remembered, to be numbered among those alike; a trade later than that
-and alike another is taken for the same."""
+"""The event time (ns) over which option trades are remembered to number equal ones. A later trade that equals another
+is taken for a repeat of it."""
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 
 Row = TypeVar("Row")
 
 
 class Rows(NamedTuple):
-    """Trades and quotes that are to be joined, and cancels, which need no quote."""
+    """Trades and quotes to be joined, and cancels, which need no quote."""
 
     trades: pl.DataFrame
     quotes: pl.DataFrame
@@ -33,11 +33,11 @@ class Rows(NamedTuple):
 
 
 def rows_of(kind: type[Row], data: Any, read: Callable[..., Any], outlet: Outlet) -> list[Row]:
-    """The elements of an array as objects of a kind; an element that is none of the kind is counted.
+    """Return the elements of an array as objects of a kind. Elements of another form are counted.
 
     Args:
         kind: a `msgspec.Struct`.
-        data: the array: encoded, or a list where `read` is `msgspec.convert`.
+        data: the array: encoded, or a list if `read` is `msgspec.convert`.
         read: `msgspec.json.decode`, `msgspec.msgpack.decode` or `msgspec.convert`.
         outlet: counts `NOT_UNDERSTOOD`.
     """
@@ -60,7 +60,7 @@ def rows_of(kind: type[Row], data: Any, read: Callable[..., Any], outlet: Outlet
 
 
 def parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.DataFrame:
-    """The good ones of source rows. What is left out is counted with its reason."""
+    """Return the good source rows. The others are counted by reason."""
     rejects = Rejects(keep=0)
     good = common.parse(raw.with_row_index(ROW, 1), fields, rejects, "").drop(ROW)
     for reason, many in rejects.reasons.items():
@@ -69,15 +69,15 @@ def parsed(raw: pl.DataFrame, fields: Sequence[Field], outlet: Outlet) -> pl.Dat
 
 
 def tell(notes: Counter[str], outlet: Outlet) -> None:
-    """Count what was noted."""
+    """Count the notes of a reader."""
     for what, many in notes.items():
         if many:
             outlet.count(what, many)
 
 
 class Alike:
-    """Numbers option trades that are alike: `copy` is the same whether a trade comes by websocket or from REST, and
-    however often."""
+    """Numbers equal option trades, so that `copy` does not depend on whether a trade arrives by websocket or REST, nor
+    on how often it arrives."""
 
     _KEY = ("instrument", "venue", "ts", "price", "size", "condition")
 
@@ -85,7 +85,7 @@ class Alike:
         self._seen: pl.DataFrame | None = None
 
     def number(self, trades: pl.DataFrame) -> pl.DataFrame:
-        """Trades with `copy`, without those whose `q` has been seen (a null `q` is none)."""
+        """Return trades with `copy`, without those whose `q` has been seen (a null `q` is no number)."""
         row = [*self._KEY, "q"]
         trades = trades.filter(pl.struct(row).is_first_distinct() | pl.col("q").is_null())
         before = pl.lit(0)
@@ -97,7 +97,7 @@ class Alike:
         place = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(self._KEY) + before
         trades = trades.with_columns(place.alias("copy"))
         seen = trades.select(row) if self._seen is None else pl.concat([self._seen, trades.select(row)])
-        # A time ahead of the clock must not make what is real be forgotten.
+        # A time ahead of the clock must not displace valid trades from memory.
         newest = pl.min_horizontal(pl.col("ts").to_physical().max(), pl.lit(time.time_ns()))
         self._seen = seen.filter(pl.col("ts").to_physical() > newest - ALIKE)
         return trades.select(pl.exclude("#before"))

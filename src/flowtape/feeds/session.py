@@ -1,4 +1,4 @@
-"""A vendor's client on a thread and event loop of its own, and the bounded queue of what it receives."""
+"""A vendor's client on its own thread and event loop, with a bounded queue of received messages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 class Session(ABC, Generic[T]):
     """One connection. Its own thread answers pings while a delivery waits.
 
-    A subclass connects and receives in `live`, and gives each message to `put`. Attributes: `account` is whose
-    connection it is; `closing` is set when the connection shall end.
+    A subclass connects and receives in `live`, and passes each message to `put`. Attributes: `account` is the account
+    of the connection; `closing` is set when the connection must end.
     """
 
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
 
     def __init__(self, account: Account, waiting: int, batch: int | None = None) -> None:
-        """At most `waiting` messages wait to be taken, at most `batch` (None: all) are taken together."""
+        """Queue up to `waiting` messages. `take` returns up to `batch` of them (None: all)."""
         self.account, self.closing = account, threading.Event()
         self._waiting, self._batch = waiting, batch
         self._messages: list[T] = []
@@ -41,23 +41,23 @@ class Session(ABC, Generic[T]):
         self._thread.join()
 
     def end(self) -> None:
-        """Let the connection end; a message that waits for its place is dropped."""
+        """End the connection. A message that waits for space in the queue is dropped."""
         self.closing.set()
         with self._changed:
             self._changed.notify_all()
 
     @abstractmethod
     async def live(self) -> None:
-        """Connect and receive until the connection ends or `closing` is set. Raises `UsageError` where trying again
-        cannot help; any other error becomes a `FeedError`."""
+        """Connect and receive until the connection ends or `closing` is set. Raises `UsageError` if a retry cannot
+        succeed; any other error becomes a `FeedError`."""
 
     @property
     def full(self) -> bool:
-        """Whether as many messages wait as may."""
+        """Return whether the queue is full."""
         return len(self._messages) >= self._waiting
 
     def put(self, message: T) -> None:
-        """Add a message; waits while too many wait, until the connection shall end."""
+        """Add a message to the queue. It waits while the queue is full and the connection is open."""
         with self._changed:
             if len(self._messages) >= self._waiting:
                 self._changed.wait_for(lambda: not self.full or self.closing.is_set())
@@ -68,8 +68,8 @@ class Session(ABC, Generic[T]):
                 self._changed.notify_all()
 
     def take(self, wait: float) -> list[T]:
-        """The messages that wait; none if none came in `wait` seconds. Raises what ended the connection once all
-        before it are taken."""
+        """Return the queued messages, none if none arrived in `wait` seconds. After the last one, raise the error that
+        ended the connection."""
         with self._changed:
             if not self._messages and self._error is None:
                 self._changed.wait(wait)
@@ -81,7 +81,7 @@ class Session(ABC, Generic[T]):
         return taken
 
     def describe(self, error: Exception) -> str:
-        """What to say of an error that is not ours; the keys are taken out afterwards."""
+        """Return the message for another library's error. Keys are removed from it afterwards."""
         return f"{type(error).__name__}: {error}"
 
     def _run(self) -> None:

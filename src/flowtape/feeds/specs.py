@@ -1,4 +1,4 @@
-"""`--feed` texts: `kind:rest?name=value&name=value`."""
+"""Parse `--feed` texts: `kind:rest?name=value&name=value`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _SECRET = ("key", "secret", "token", "password", "apikey", "api_key")
 
 @dataclass(frozen=True)
 class Spec:
-    """A feed as asked for: `replay:tape.csv?speed=60` has the kind `replay`, the target `tape.csv` and one option."""
+    """A parsed `--feed` text: `replay:tape.csv?speed=60` has the kind `replay`, the target `tape.csv` and one
+    option."""
 
     text: str
     kind: str
@@ -29,12 +30,12 @@ class Spec:
                 )
 
     def names(self, option: str) -> tuple[str, ...]:
-        """A comma-separated option as its parts, in upper case; empty where it is not given."""
+        """Return the parts of a comma-separated option, in upper case; empty if it is not given."""
         parts = (part.strip().upper() for part in self.options.get(option, "").split(","))
         return tuple(part for part in parts if part)
 
     def number(self, option: str, default: float, low: float, high: float) -> float:
-        """A number within bounds. Raises `UsageError`."""
+        """Return a numeric option within bounds. Raises `UsageError`."""
         text = self.options.get(option)
         try:
             value = default if text is None else float(text)
@@ -48,7 +49,7 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Read a `--feed` text. Raises `UsageError`; a credential in it is refused without being repeated."""
+    """Return a parsed `--feed` text. Raises `UsageError`; a credential in the text is refused and not repeated."""
     kind, colon, rest = text.partition(":")
     target, _, query = rest.partition("?")
     options: dict[str, str] = {}

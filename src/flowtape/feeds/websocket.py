@@ -1,4 +1,4 @@
-"""A vendor's websocket: admission within a limit, pings, and frames handed over in bounded memory."""
+"""A vendor's websocket: authentication with a time limit, pings, and a bounded queue of frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowtape.feeds.session import Session
 
 Frame = bytes | str
 FRAMES = 2000
-"""Frames that may wait where the limits do not say."""
+"""The default number of frames in the queue."""
 
 
 class Wire(Protocol):
@@ -21,14 +21,14 @@ class Wire(Protocol):
 
     @property
     def line(self) -> Any:
-        """The open websocket."""
+        """Return the open websocket."""
 
     async def run(self, socket: Socket) -> None:
-        """Connect, authenticate (then call `socket.admitted`), subscribe, and give each frame to `socket.receive`
-        until the line ends. Raises `UsageError` where the keys are refused."""
+        """Connect, authenticate (then call `socket.admitted`), subscribe, and pass each frame to `socket.receive` until
+        the connection ends. Raises `UsageError` if the keys are refused."""
 
     async def close(self) -> None:
-        """Close the websocket, where there is one."""
+        """Close the websocket, if there is one."""
 
 
 class Socket(Session[Frame]):
@@ -45,11 +45,11 @@ class Socket(Session[Frame]):
         return self
 
     def admitted(self) -> None:
-        """The vendor has accepted the keys."""
+        """Report that the vendor has accepted the keys."""
         self._admitted.set()
 
     async def receive(self, frame: Frame) -> None:
-        """Hand over a frame; waits while too many wait, so that the websocket is not read."""
+        """Queue a frame. It waits while the queue is full, and then the websocket is not read."""
         if self.full:
             await asyncio.to_thread(self.put, frame)
         else:
@@ -57,7 +57,7 @@ class Socket(Session[Frame]):
         self._received += 1
 
     async def live(self) -> None:
-        """See `Session.live`."""
+        """Run the client, with pings, until the connection ends."""
         stream = asyncio.create_task(self._wire.run(self))
         pings = asyncio.create_task(self._ping(stream))
         closing = asyncio.create_task(asyncio.to_thread(self.closing.wait))
@@ -68,7 +68,7 @@ class Socket(Session[Frame]):
                     task.result()
         finally:
             self.end()
-            # Before Python 3.12 a cancellation can be lost in a client's `wait_for`: cancel until the task ends.
+            # Before Python 3.12 a client's `wait_for` can lose a cancellation, so cancel until the task ends.
             while going := {task for task in (stream, pings) if not task.done()}:
                 for task in going:
                     task.cancel()
@@ -77,14 +77,14 @@ class Socket(Session[Frame]):
             await self._wire.close()
 
     async def _ping(self, stream: asyncio.Task[None]) -> None:
-        """Ask for a sign of life now and then."""
+        """Send pings, and check that they are answered."""
         from websockets.exceptions import ConnectionClosed
 
         limits = self._limits
         try:
             await asyncio.wait_for(self._admitted.wait(), limits.open)
         except TimeoutError:
-            # Massive's client tries again by itself where there is no connection, and does not say why.
+            # Massive's client retries by itself when it cannot connect, and reports no reason.
             missed = "connected" if self._wire.line is None else "admitted"
             raise self.account.failed(f"not {missed} within {limits.open:g} s") from None
         try:
@@ -95,16 +95,16 @@ class Socket(Session[Frame]):
                 if done:
                     pong.result()
                     self._outlet.heard()
-                # A pong comes after all that was sent before it, which may be long in being taken.
+                # A pong arrives behind all earlier frames, which can take long to process.
                 elif not self.full and self._received == before:
                     raise self.account.failed(f"no pong within {limits.pong:g} s")
                 await asyncio.sleep(limits.ping_every)
         except ConnectionClosed:
-            # The reader, which has what came before the end, says why it ended.
+            # The reader has the frames before the end, and raises the reason for the end.
             await asyncio.wait({stream})
 
     def describe(self, error: Exception) -> str:
-        """See `Session.describe`."""
+        """Return the message for a websocket error."""
         from websockets.exceptions import ConnectionClosed
 
         if isinstance(error, ConnectionClosed):
@@ -113,15 +113,15 @@ class Socket(Session[Frame]):
 
 
 def _read(pong: asyncio.Future[Any]) -> None:
-    """Read a pong's error. The loop would log one that nobody reads: of a line that breaks while a pong is awaited."""
+    """Read a pong's error, so that the event loop does not log it when a connection breaks during a ping."""
     if not pong.cancelled():
         pong.exception()
 
 
 def settings(limits: Limits) -> dict[str, Any]:
-    """What to tell the library `websockets`."""
-    # At its debug level the library writes every frame, the keys among them.
+    """Return the arguments for the library `websockets`."""
+    # At its debug level the library logs every frame, with the keys.
     quiet = logging.getLogger(__name__)
     quiet.setLevel(logging.INFO)
-    # Its own keepalive would judge the line while it is we who do not read it.
+    # The library's keepalive would close the connection while our queue is full.
     return {"ping_interval": None, "max_size": 2**26, "logger": quiet, "close_timeout": limits.close}

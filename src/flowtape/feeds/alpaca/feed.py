@@ -1,16 +1,16 @@
 """Alpaca live: `alpaca:options?symbols=SPY` and `alpaca:stocks?symbols=SPY,QQQ`, by the vendor's own client.
 
-Trades and quotes come by stream (msgpack) and are joined here; the gap since the cursor comes by REST. `feed` says
-which of the vendor's feeds: `opra` (default) or `indicative`, `sip` (default) or `iex`; each is a source of its own.
+Trades and quotes arrive by stream (msgpack) and are joined here. The gap since the cursor is fetched by REST. `feed` is
+the vendor's feed: `opra` (default) or `indicative`, `sip` (default) or `iex`; each is a separate source.
 
-- Quotes of options cannot be subscribed by wildcard, so an underlying's contracts are listed from its chain; quotes
-  are given for the first thousand (`indicative`: 200) to expire.
-- REST has no past quotes of options: what traded in a gap is judged by the quotes that stood before it, and counted.
-- Neither the stream nor REST numbers an option's trades: `copy` numbers a trade among those alike in price, size,
-  condition, venue and nanosecond. Should the vendor repeat a message, it is taken for another trade.
-- A stock's trades have ids, and a cancel names one: see `rows.Trades`. A corrected trade stands at the time of
-  its correction, as in REST. REST tells of a cancel by the trade it struck, so of cancels said while the line was
-  down only those of trades since the cursor are known.
+- Quotes of options cannot be subscribed by wildcard, so an underlying's contracts are listed from its chain. The vendor
+  sends quotes for the first thousand (`indicative`: 200) to expire.
+- REST has no past quotes of options. Trades in a gap are joined with the quotes before the gap, and counted.
+- Neither the stream nor REST numbers an option's trades. `copy` numbers a trade among those equal in price, size,
+  condition, venue and nanosecond. If the vendor repeats a message, it counts as another trade.
+- A stock's trades have ids, and a cancel names one: see `rows.Trades`. A corrected trade has the time of its
+  correction, as in REST. REST reports a cancel with the trade it removed, so of the cancels sent during an outage,
+  only those of trades since the cursor are known.
 """
 
 from __future__ import annotations
@@ -47,40 +47,40 @@ FEEDS = {"options": ("opra", "indicative"), "stocks": ("sip", "iex")}
 URL, REST = "wss://stream.data.alpaca.markets", "https://data.alpaca.markets"
 KEYS = ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY")
 QUOTED_CONTRACTS = {"opra": 1000, "indicative": 200}
-"""Contracts whose quotes the vendor gives a connection."""
+"""The number of contracts whose quotes the vendor sends on a connection."""
 WINDOW = {"options": 3600 * 10**9, "stocks": 300 * 10**9}
-"""Event time (ns) fetched together."""
+"""The event time (ns) of one REST window."""
 TOGETHER = {"options": 100, "stocks": 1}
-"""Symbols of a request: for options the most there may be, stocks have far more rows each."""
+"""The number of symbols in a request. The vendor's limit applies to options; stocks have far more rows each."""
 READ = 30.0
-"""Seconds in which REST must begin to answer."""
+"""The time limit in seconds for the first byte of a REST answer."""
 WITHOUT_QUOTES = "option prints of a gap, of which the vendor keeps no quotes"
 
 
 class AlpacaConnection:
-    """Alpaca's messages and pages. See `live.Connection`."""
+    """Alpaca's messages and pages, a `live.Connection`."""
 
     def __init__(self, wanted: Wanted, account: Account, outlet: Outlet, limits: Limits) -> None:
         self.rest = AlpacaRest(wanted, account, outlet, limits)
         self._wanted, self._account, self._outlet, self._limits = wanted, account, outlet, limits
         self._stocks = wanted.market == "stocks"
-        # One for stream and REST, so that a cancel finds the trade that REST told of.
+        # Stream and REST share one object, so that a cancel finds a trade from REST.
         self._trades = Trades(outlet, stocks=self._stocks)
 
     def wire(self, traded: Sequence[str], quoted: Sequence[str]) -> AlpacaWire:
-        """See `live.Connection.wire`."""
+        """Return a stream client for the trades and quotes of tickers."""
         return AlpacaWire(self._wanted, self._account, traded, quoted, self._limits)
 
     def topics(self, traded: Sequence[str], quoted: Sequence[str]) -> list[str]:
-        """See `live.Connection.topics`."""
+        """Return the names of the subscribed topics."""
         return [*(f"trades of {name}" for name in traded), *(f"quotes of {name}" for name in quoted)]
 
     def confirmed(self, event: Event) -> Iterable[str]:
-        """See `live.Connection.confirmed`."""
+        """Return the topics that a message confirms."""
         return self.topics(event.trades, event.quotes)
 
     def events(self, frames: Sequence[Frame]) -> list[Event]:
-        """See `live.Connection.events`."""
+        """Return the messages in frames. Raises `UsageError` for a refusal, `FeedError` for other errors."""
         read, outlet = msgspec.msgpack.decode, self._outlet
         data = (frame.encode() if isinstance(frame, str) else frame for frame in frames)
         events = [event for frame in data for event in rows_of(Event, frame, read, outlet)]
@@ -95,23 +95,23 @@ class AlpacaConnection:
         return events
 
     def rows(self, events: Sequence[Event]) -> Rows:
-        """See `live.Connection.rows`."""
+        """Return the trades, quotes and cancels among messages."""
         quotes = quotes_of(live_quotes(events), self._outlet, stocks=self._stocks)
         trades, cancels = self._trades.of(live_trades(events), live_struck(events))
         return Rows(trades, quotes, cancels)
 
     def fetched(self, trades: pl.DataFrame, quotes: pl.DataFrame) -> Rows:
-        """See `live.Connection.fetched`."""
+        """Return the trades, quotes and cancels among source rows of REST."""
         if not self._stocks and trades.height:
             self._outlet.count(WITHOUT_QUOTES, trades.height)
-        # A window has whole nanoseconds, and what the stream says of options is numbered by itself.
+        # A window has whole nanoseconds. Options from the stream are numbered separately.
         numbering = self._trades if self._stocks else Trades(self._outlet, stocks=False)
         found, cancels = numbering.of(trades)
         return Rows(found, quotes_of(quotes, self._outlet, stocks=self._stocks), cancels)
 
 
 def alpaca(spec: Spec, limits: Limits = DEFAULTS) -> LiveFeed[Event]:
-    """The feed of a spec: `symbols`, `feed`, and `url`, `rest` for another server. Raises `UsageError`."""
+    """Return the feed of a spec: `symbols`, `feed`, and `url`, `rest` for another server. Raises `UsageError`."""
     spec.refuse_others("symbols", "feed", "url", "rest")
     market, options = spec.target, spec.options
     if market not in FEEDS:

@@ -1,5 +1,4 @@
-"""Alpaca's trades, quotes, cancels and corrections, from the stream's messages and from REST's pages, as frames of
-one form."""
+"""Convert Alpaca's trades, quotes, cancels and corrections, from the stream and from REST, to frames of one form."""
 
 from __future__ import annotations
 
@@ -21,22 +20,24 @@ from flowtape.readers.common import Field
 from flowtape.readers.tickers import symbols_of
 
 CONTRACT = r"^([A-Z0-9./]+?)(\d{6})([CP])(\d{8})$"
-"""An option's symbol: OSI's without padding."""
+"""An option's symbol: an OSI symbol without padding."""
 REMEMBERED = 180 * 10**9
-"""Event time (ns) over which a stock's trades are remembered, to place what cancels them; more than a feed that goes
-on is given again (`LiveJoin`'s horizon)."""
+"""The event time (ns) over which a stock's trades are remembered, to find the trade of a cancel. It exceeds the horizon
+of `LiveJoin`, which a feed that resumes receives again."""
 STRUCK, CORRECTED = ("canceled", "incorrect"), "corrected"
-"""What REST says of a trade: no longer valid, or what stands in the place of one that is not."""
+"""The update flags of trades in REST: no longer valid, or the replacement of such a trade."""
 UNPLACED = "cancels of trades not remembered, placed at their own time"
 _NAMED = ["instrument", "venue", "id", "price", "size"]
-"""What a cancel says of its trade; price and size part a trade from a correction that kept its id."""
+"""The columns by which a cancel names its trade. Price and size distinguish a trade from a correction with its id."""
 CANCELS_OF_REPEATS = "cancels of rows that repeat a print, left out"
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class Event(msgspec.Struct):
-    """A message of the stream: of a trade (`t`), quote (`q`), cancel (`x`), correction (`c`), or of the stream."""
+    """A message of the stream: a trade (`t`), quote (`q`), cancel (`x`), correction (`c`), or a message about the
+    stream.
+    """
 
     kind: str = msgspec.field(name="T")
     symbol: str | None = msgspec.field(default=None, name="S")
@@ -66,7 +67,7 @@ class Event(msgspec.Struct):
 
 
 class Trade(msgspec.Struct):
-    """A trade as REST has it."""
+    """A trade in REST."""
 
     t: str
     x: str | None = None
@@ -79,7 +80,7 @@ class Trade(msgspec.Struct):
 
 
 class Quote(msgspec.Struct):
-    """A quote as REST has it."""
+    """A quote in REST."""
 
     t: str
     bp: float | None = None
@@ -99,7 +100,7 @@ _QUOTES = {
 
 
 def _nanoseconds(time: msgspec.msgpack.Ext | None) -> int | None:
-    """A msgpack timestamp (extension −1: seconds in 4 bytes, or nanoseconds and seconds in 8 or 12)."""
+    """Return ns from a msgpack timestamp (extension −1: seconds in 4 bytes, or nanoseconds and seconds in 8 or 12)."""
     if time is None or time.code != -1:
         return None
     data = bytes(time.data)
@@ -117,7 +118,7 @@ def _letters(conditions: list[str] | str | None) -> str | None:
 
 
 def live_trades(events: Sequence[Event]) -> pl.DataFrame:
-    """The trades among messages, corrected ones too, as source rows."""
+    """Return the trades among messages, with corrected ones, as source rows."""
     rows = [
         (e.symbol, _nanoseconds(e.t), e.i, e.x, e.p, e.s, _letters(e.c), e.z, None)
         if e.kind == "t"
@@ -129,7 +130,7 @@ def live_trades(events: Sequence[Event]) -> pl.DataFrame:
 
 
 def live_struck(events: Sequence[Event]) -> pl.DataFrame:
-    """The trades that cancels and corrections take back, as source rows with the time of that message."""
+    """Return the trades that cancels and corrections remove, as source rows with the time of that message."""
     rows = [
         (e.symbol, _nanoseconds(e.t), e.i, e.x, e.p, e.s, None, e.z, STRUCK[0])
         if e.kind == "x"
@@ -141,13 +142,13 @@ def live_struck(events: Sequence[Event]) -> pl.DataFrame:
 
 
 def live_quotes(events: Sequence[Event]) -> pl.DataFrame:
-    """The quotes among messages, as source rows."""
+    """Return the quotes among messages, as source rows."""
     rows = [(e.symbol, _nanoseconds(e.t), e.bp, e.ap, e.bs, e.as_) for e in events if e.kind == "q"]
     return pl.DataFrame(rows, _QUOTES, orient="row")
 
 
 def fetched_trades(pages: dict[str, list[Any]], outlet: Outlet) -> pl.DataFrame:
-    """The trades of REST by symbol, as source rows; what is none is counted."""
+    """Return the trades of REST, by symbol, as source rows. Malformed ones are counted."""
     rows = [
         (symbol, t.t, t.i, t.x, t.p, t.s, _letters(t.c), t.z, t.u)
         for symbol, page in pages.items()
@@ -157,7 +158,7 @@ def fetched_trades(pages: dict[str, list[Any]], outlet: Outlet) -> pl.DataFrame:
 
 
 def fetched_quotes(pages: dict[str, list[Any]], outlet: Outlet) -> pl.DataFrame:
-    """The quotes of REST by symbol, as source rows; what is none is counted."""
+    """Return the quotes of REST, by symbol, as source rows. Malformed ones are counted."""
     rows = [
         (symbol, q.t, q.bp, q.ap, q.bs, q.as_)
         for symbol, page in pages.items()
@@ -196,16 +197,17 @@ _QUOTE_FIELDS = [
 
 
 def quotes_of(raw: pl.DataFrame, outlet: Outlet, *, stocks: bool) -> pl.DataFrame:
-    """Source rows → quotes with the columns of `quotes.STANDING`; Alpaca numbers none. What is left out is counted."""
+    """Return quotes with the columns of `quotes.STANDING` from source rows. Alpaca does not number quotes. Rows left
+    out are counted."""
     fields = [*_QUOTE_FIELDS, *files.quote_sizes("stock" if stocks else "option")]
     return parsed(raw, fields, outlet).with_columns(pl.lit(0, pl.Int64).alias("seq"))
 
 
 class Trades:
-    """Source rows → trades with `instrument`, their contract's parts and `copy`, and what cancels trades.
+    """Converts source rows to trades with `instrument`, their contract's parts and `copy`, and to cancels.
 
-    A stock's trade has its id as `copy`. What cancels it has that id, too, and stands 1 ns after it with a `seq` before
-    all others, so that it removes that very trade and is the same row whether the stream or REST told of it.
+    A stock's trade has its id as `copy`. Its cancel has the same id, is 1 ns later, and has a `seq` before all others.
+    It therefore removes exactly this trade, and is the same row from the stream and from REST.
     """
 
     def __init__(self, outlet: Outlet, *, stocks: bool) -> None:
@@ -215,7 +217,7 @@ class Trades:
         self._newest = 0
 
     def of(self, raw: pl.DataFrame, struck: pl.DataFrame | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Trades and cancels. `struck` are what the stream takes back, as source rows. What is left out is
+        """Return trades and cancels. `struck` are the trades that the stream removes, as source rows. Rows left out are
         counted."""
         if not self._stocks:
             return self._options(raw)
@@ -236,7 +238,7 @@ class Trades:
         )
         trades = without_official(trades, notes)
         tell(notes, self._outlet)
-        # The quote at the time of a correction says nothing of the trade, hence a condition without a side.
+        # The quote at the time of a correction is not the trade's quote, so the trade gets a condition without a side.
         corrected = pl.col("update").eq_missing(CORRECTED)
         trades = trades.with_columns(
             copy=pl.col("id"),
@@ -251,13 +253,13 @@ class Trades:
         notes = Counter[str]()
         common.note_unknown(condition, trades["conditions"], notes)
         tell(notes, self._outlet)
-        # Nothing but its content tells one from another; `q` is the number they have not.
+        # Trades differ only in their content. `q` is the sequence number, which they lack.
         trades = trades.with_columns(condition, q=pl.lit(None, pl.Int64))
         trades = self._alike.number(trades)
         return trades, trades.clear()
 
     def _stock_rows(self, raw: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:
-        """The good rows, with their conditions; `repeats` tells those that only repeat a print."""
+        """Return the good rows with their conditions; `repeats` marks rows that only repeat a print."""
         raw = raw.with_columns(symbols_of(raw["ticker"]).alias("#symbol"))
         rows = parsed(raw, _STOCK_FIELDS, self._outlet)
         told = stock_conditions(rows["conditions"], rows["ts"], notes, tape=rows["tape"])
@@ -275,7 +277,7 @@ class Trades:
             self._remembered.popleft()
 
     def _placed(self, struck: pl.DataFrame) -> pl.DataFrame:
-        """Give each the time of the trade it takes back, where that is remembered."""
+        """Return rows with the time of the trade they remove, if it is remembered."""
         nothing = struck.clear().select(*_NAMED, was=pl.col("ts"), repeated=pl.col("repeats"))
         known = pl.concat([nothing, *(frame for _, frame in self._remembered)]).unique(_NAMED, keep="last")
         struck = struck.join(known, on=_NAMED, how="left", maintain_order="left")

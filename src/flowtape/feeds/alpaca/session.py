@@ -25,12 +25,12 @@ REFUSED = {
     401: "not authenticated", 402: "auth failed", 403: "already authenticated", 405: "symbol limit exceeded",
     408: "v2 not enabled", 409: "insufficient subscription", 411: "insufficient scope",
 }  # fmt: skip
-"""The vendor's errors that no further try helps."""
+"""The vendor's errors after which a retry cannot succeed."""
 _PAGE = 10_000
 
 
 class Wanted(NamedTuple):
-    """What is wanted of which server: a market, the vendor's feed of it, and the bases of stream and REST."""
+    """The wanted market, the vendor's feed of it, and the base addresses of stream and REST."""
 
     market: str
     feed: str
@@ -39,10 +39,10 @@ class Wanted(NamedTuple):
 
 
 class AlpacaWire:
-    """The vendor's stream client. See `websocket.Wire`.
+    """The vendor's stream client, a `websocket.Wire`.
 
-    Of the client are connecting, authentication and subscription. Its own loop is not used: it connects again by
-    itself, tells nobody of an error, and drops without a word what follows a bad message in a frame.
+    It connects, authenticates and subscribes by the client. The client's own loop is not used: it reconnects by itself,
+    reports no errors, and silently drops the rest of a frame after a bad message.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class AlpacaWire:
 
     @property
     def line(self) -> Any:
-        """The open websocket."""
+        """Return the open websocket."""
         return self._client._ws
 
     async def run(self, socket: Socket) -> None:
-        """See `websocket.Wire.run`."""
+        """Connect, authenticate, subscribe, and pass each frame to `socket.receive`."""
         try:
             await self._client._start_ws()
         except ValueError as error:
-            # The client gives the vendor's words here, without their number.
+            # Here the client's error has the vendor's message without its code.
             if str(error) in REFUSED.values():
                 raise self._account.refused(error) from None
             raise self._account.failed(error) from None
@@ -79,16 +79,16 @@ class AlpacaWire:
             await socket.receive(await self._client._ws.recv())
 
     async def close(self) -> None:
-        """See `websocket.Wire.close`."""
+        """Close the websocket, if there is one."""
         await self._client.close()
 
 
 async def _untold(_: object) -> None:
-    """The client subscribes to what has a handler; the frames are read before it would be called."""
+    """Do nothing. The client subscribes only to topics with a handler; the frames are read without it."""
 
 
 class AlpacaRest(Rest):
-    """The vendor's REST client of a feed's market."""
+    """The vendor's REST client for a market."""
 
     def __init__(self, wanted: Wanted, account: Account, outlet: Outlet, limits: Limits) -> None:
         from alpaca.data.historical import OptionHistoricalDataClient, StockHistoricalDataClient
@@ -101,28 +101,28 @@ class AlpacaRest(Rest):
             self._client._session.mount(scheme, self._adapter())
 
     def close(self) -> None:
-        """See `Rest.close`."""
+        """Close the client."""
         self._client._session.close()
 
     def contracts(self, underlying: str) -> list[str]:
-        """See `Rest.contracts`."""
+        """Return the tickers of an underlying's contracts, the next to expire first."""
         asked = {"feed": self._wanted.feed, "limit": 1000}
         ask = partial(self._page, f"/options/snapshots/{underlying}", "snapshots", asked)
         found = [name for page in self.pages("contracts", ask) for name in page]
         return sorted(filter(re.compile(CONTRACT).match, found), key=lambda name: (name[-15:], name))
 
     def trades(self, tickers: Tickers, start: int, end: int | None) -> Iterator[pl.DataFrame]:
-        """See `Rest.trades`."""
+        """Yield trades as source rows, one frame a page."""
         return self._window("trades", fetched_trades, tickers, start, end)
 
     def quotes(self, tickers: Tickers, start: int, end: int | None) -> Iterator[pl.DataFrame]:
-        """See `Rest.quotes`; of options the vendor has none."""
+        """Yield quotes as source rows, one frame a page. The vendor has no past quotes of options."""
         if self._options:
             return iter([fetched_quotes({}, self.outlet)])
         return self._window("quotes", fetched_quotes, tickers, start, end)
 
     def first(self, tickers: Tickers, start: int) -> int | None:
-        """See `Rest.first`; pages of several symbols are not in the order of time."""
+        """Return the time (ns) of the first trade or quote. Pages of several symbols are not in order of time."""
         if self._options:
             raise NotImplementedError
         times = []
@@ -135,7 +135,7 @@ class AlpacaRest(Rest):
         self, name: str, frame_of: Callable[[Any, Outlet], pl.DataFrame], tickers: Tickers, start: int,
         end: int | None,
     ) -> Iterator[pl.DataFrame]:  # fmt: skip
-        # The vendor's end is inclusive and the times asked for are whole microseconds, so the rows are cut again.
+        # The vendor's end is inclusive and its times are whole microseconds, so the rows are filtered again.
         within = pl.col("ts").ge(start) & pl.col("ts").lt(2**63 - 1 if end is None else end)
         within |= pl.col("ts").is_null()
         market = "options" if self._options else "stocks"
@@ -167,7 +167,7 @@ class AlpacaRest(Rest):
             raise self.failed(f"not a page of {name}") from None
 
     def _adapter(self) -> Any:
-        """What sends the client's requests: the client itself sets no time limit, and waits without an end."""
+        """Return an HTTP adapter with a time limit. The client itself sets none and would wait forever."""
         from requests.adapters import HTTPAdapter
 
         rest = self

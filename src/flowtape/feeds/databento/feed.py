@@ -1,13 +1,13 @@
 """Databento live: `databento:OPRA.PILLAR?symbols=SPY.OPT,QQQ.OPT`, by the vendor's own client.
 
-`tcbbo` (of stocks: `tbbo`) carries the quote in the trade's record; with `schema=trades` trades and quotes (`cmbp-1`,
-of stocks `mbp-1`) come apart and are joined here. Records are read as those of DBN files are, and numbered alike, so a
-day may be taken from either: live feed and files are one source. The gap since the cursor comes by the vendor's
-intraday replay, of at most 24 hours, which chooses records by `ts_event`.
+`tcbbo` (for stocks: `tbbo`) has the quote in the trade's record. With `schema=trades`, trades and quotes (`cmbp-1`, for
+stocks `mbp-1`) arrive separately and are joined here. Records are read and numbered as those of DBN files, so live feed
+and files are one source, and a day may come from either. The gap since the cursor is filled by the vendor's intraday
+replay, of at most 24 hours, which selects records by `ts_event`.
 
-A print's `copy` is made of when it was received, and of its place among those of the same venue, contract and times.
-The vendor does not number them, so a record that came twice in one connection would be two prints; a stream over TCP
-has no such repeats, and the replay of a new connection numbers its records as the old one did.
+A print's `copy` is made of its time of receipt and of its position among records of the same venue, contract and times.
+The vendor does not number records, so a record repeated within a connection would be two prints. A stream over TCP has
+no such repeats, and the replay of a new connection numbers its records as the old connection did.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from flowtape.readers.tickers import symbol_of
 
 PORT = 13000
 OVERLAP = 5 * 10**9
-"""How far (ns) before the newest print taken a replay starts: records come in the order of arrival."""
+"""The time (ns) before the newest print at which a replay starts, because records are in the order of arrival."""
 REPLAYED = 24 * 3600 * 10**9
-"""How much (ns) the vendor replays."""
+"""The time span (ns) that the vendor replays."""
 REFUSED = ("AUTH_FAILED", "API_KEY_DEACTIVATED", "INVALID_SUBSCRIPTION")
-"""The vendor's errors that trying again cannot mend."""
+"""The vendor's errors after which a retry cannot succeed."""
 ERRORS, OTHERS = "error messages", "records of other types"
 SLOW, OUT_OF_STEP = "slow reader warnings", "quotes and trades replayed too far apart to be held"
 TOO_OLD = "gaps longer than the vendor replays"
@@ -61,7 +61,7 @@ _SYSTEM, _ERROR = int(dbn.RType.SYSTEM), int(dbn.RType.ERROR)
 
 @dataclass(slots=True)
 class _Step:
-    """Trades and quotes to be joined, and of each schema how far (ns) its replay has come."""
+    """Trades and quotes to be joined, and for each schema the time (ns) that its replay has reached."""
 
     reached: dict[str, int]
     trades: list[pl.DataFrame]
@@ -70,7 +70,7 @@ class _Step:
 
 
 class _Decoder:
-    """The records of one connection → prints and quotes. An instrument's number is that of its session."""
+    """Converts the records of one connection to prints and quotes. Instrument numbers are valid for one session."""
 
     def __init__(self, feed: DatabentoFeed, header: Header, outlet: Outlet) -> None:
         self._feed, self._header, self._outlet = feed, header, outlet
@@ -79,11 +79,11 @@ class _Decoder:
         self._row = 0
 
     def records(self, rtype: int, data: Sequence[bytes]) -> Records:
-        """Records of one type as an array."""
+        """Return records of one type as an array."""
         return np.frombuffer(b"".join(data), self._header.layout(rtype))
 
     def learn(self, segment: dict[int, list[bytes]]) -> None:
-        """Take the contracts that mappings and definitions tell of."""
+        """Add the contracts in mapping and definition records."""
         if SYMBOL_MAPPING in segment:
             self._contracts.add_mappings(self._header, self.records(SYMBOL_MAPPING, segment[SYMBOL_MAPPING]))
         if DEFINITION in segment:
@@ -94,7 +94,7 @@ class _Decoder:
             tell(notes, self._outlet)
 
     def trades(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
-        """Trade records as prints with the columns of their contract and `instrument`, as quotes have it."""
+        """Return trade records as prints with the columns of their contract, and `instrument` as quotes have it."""
         records, again = self._packet(rtype, data)
         numbers = np.arange(self._row - again + 1, self._row + len(records) - again + 1)
         self._row += len(records) - again
@@ -111,7 +111,7 @@ class _Decoder:
         return prints.drop("contract", "publisher").with_columns(asset=asset, condition=pl.lit("unknown"))
 
     def quotes(self, rtype: int, data: Sequence[bytes]) -> pl.DataFrame:
-        """Quote records as `quotes.STANDING`; of equal times the last to come has the highest `seq`."""
+        """Return quote records in `quotes.STANDING`. Of equal times, the last to arrive has the highest `seq`."""
         records, again = self._packet(rtype, data)
         feed, seq = self._feed, files.arrivals(records, files.QUOTED)[again:]
         raw = files.quotes_of(
@@ -130,8 +130,8 @@ class _Decoder:
         return frame.with_columns(name)
 
     def _packet(self, rtype: int, data: Sequence[bytes]) -> tuple[Records, int]:
-        """The records after those of the last `ts_recv` before them, of which there are so many: what shares it is
-        numbered on, and none need be held back until its last has come."""
+        """Return records after the earlier records with the same last `ts_recv`, and the number of those. The numbering
+        of a packet continues, so no record must wait for the end of its packet."""
         records = self.records(rtype, data)
         before = self._packets.get(rtype, records[:0])
         joined = np.concatenate([before.view(np.uint8), records.view(np.uint8)]).view(records.dtype)
@@ -144,8 +144,8 @@ class _Decoder:
 
 
 class DatabentoFeed:
-    """A dataset of Databento. The cursor is a time in ns: of the newest print taken, or, where quotes are joined, from
-    which to take all again."""
+    """A dataset of Databento. The cursor is a time in ns: that of the newest print, or, if quotes are joined, the time
+    from which to receive everything again."""
 
     always_open = False
     ends = False
@@ -154,7 +154,7 @@ class DatabentoFeed:
         self, dataset: str, wanted: dict[str, tuple[str, ...]], schemas: tuple[str, ...], start: int | None,
         gateway: str | None, port: int, limits: Limits,
     ) -> None:  # fmt: skip
-        """`wanted` are symbols by their kind, `schemas` one with quotes, or that of trades and that of quotes;
+        """Take the `wanted` symbols by kind and the `schemas`: one with quotes, or one of trades and one of quotes.
         `start` (ns) is where to begin without a cursor."""
         self.dataset, self.wanted, self.schemas = dataset, wanted, schemas
         self._gateway, self._port, self._limits = gateway, port, limits
@@ -178,12 +178,12 @@ class DatabentoFeed:
         return underlying_of(found[1] if found else name)
 
     def restore(self, standing: pl.DataFrame) -> None:
-        """See `base.Feed.restore`."""
+        """Restore the quotes that were stored with the cursor."""
         if self.joined:
             self._joined.restore(standing)
 
     def run(self, outlet: Outlet, cursor: str | None) -> None:
-        """See `base.Feed.run`."""
+        """Connect and deliver, as `base.Feed.run` defines."""
         start = self._place(cursor, outlet)
         account = Account("Databento", "databento", ("DATABENTO_API_KEY",))
         need_client("databento", "databento")
@@ -239,7 +239,7 @@ class DatabentoFeed:
             quotes = decoder.quotes(rtype, segment[rtype]) if rtype in segment else None
             self._join(trades, quotes, step, outlet)
         elif trades is not None and trades.height:
-            # A clock in a record that runs ahead must not make the replay start after what is to come.
+            # A record's time that is ahead of the clock must not make the replay skip later records.
             newest = min(int(trades["ts"].to_physical().max()), time.time_ns())  # type: ignore[arg-type]
             self._newest = max(self._newest, newest)
             outlet.put(Delivery(completed(trades, outlet.count), str(self._newest)))
@@ -266,7 +266,8 @@ class DatabentoFeed:
 
 
 def _segments(records: Sequence[bytes]) -> list[dict[int, list[bytes]]]:
-    """Records by type, cut where names follow data: a number means what the last mapping before it said."""
+    """Return records by type, in segments that end where names follow data, because an id has the meaning of the last
+    mapping before it."""
     segments: list[dict[int, list[bytes]]] = [{}]
     for record in records:
         rtype = record[1]
@@ -277,8 +278,8 @@ def _segments(records: Sequence[bytes]) -> list[dict[int, list[bytes]]]:
 
 
 def _until(held: list[pl.DataFrame], reached: dict[str, int]) -> pl.DataFrame:
-    """Take out of the held rows those up to where all that is still replayed has come: the vendor replays each schema
-    by itself, and quotes that came long after the trades they belong to would be too late."""
+    """Remove and return the held rows up to the time that all replays have reached. The vendor replays each schema
+    separately, so quotes could otherwise arrive too late for their trades."""
     frame = pl.concat(held)
     if not reached:
         held.clear()
@@ -289,7 +290,7 @@ def _until(held: list[pl.DataFrame], reached: dict[str, int]) -> pl.DataFrame:
 
 
 def _message(data: bytes, kind: Any) -> tuple[str, int]:
-    """The text and the code of a system or error message."""
+    """Return the text and the code of a system or error message."""
     layout = np.dtype(kind._dtypes)
     record = np.frombuffer(data[: layout.itemsize], layout)[0]
     return record["msg" if kind is dbn.SystemMsg else "err"].decode(errors="replace"), int(record["code"])
@@ -302,7 +303,7 @@ def _heed(data: bytes, step: _Step, outlet: Outlet) -> None:
     if code == int(dbn.SystemCode.REPLAY_COMPLETED):
         named = [schema for schema in step.reached if schema in re.split(r"[^a-z0-9-]+", text.lower())]
         step.unnamed += not named
-        # Definitions are replayed, too; a message that names no schema may be of any.
+        # Definitions are replayed too. A message without a schema's name may concern any of them.
         for schema in named or (list(step.reached) if step.unnamed > len(step.reached) else ()):
             del step.reached[schema]
 
@@ -315,7 +316,7 @@ def _refuse(data: bytes) -> None:
 
 
 def databento(spec: Spec, limits: Limits = DEFAULTS) -> DatabentoFeed:
-    """The feed of a spec: `symbols`, `schema`, `start`, and `gateway`, `port` for another server. Raises
+    """Return the feed of a spec: `symbols`, `schema`, `start`, and `gateway`, `port` for another server. Raises
     `UsageError`."""
     spec.refuse_others("symbols", "schema", "start", "gateway", "port")
     if spec.target not in VENUES:
@@ -339,7 +340,7 @@ def databento(spec: Spec, limits: Limits = DEFAULTS) -> DatabentoFeed:
 
 
 def _wanted(spec: Spec, *, stocks: bool) -> dict[str, tuple[str, ...]]:
-    """The symbols by their kind, none of them part of another: the vendor would send it twice."""
+    """Return the symbols by kind. A symbol must not be part of another, or the vendor would send it twice."""
     # A stock's ticker is case-sensitive: `TpC` is a preferred share of `T`, `TPC` another company.
     names: tuple[str, ...] = tuple(
         dict.fromkeys(filter(None, (part.strip() for part in spec.options.get("symbols", "").split(","))))

@@ -19,13 +19,13 @@ from flowtape.feeds.session import Session
 from flowtape.readers.dbn import Header
 
 RECORDS = 100_000
-"""Records that may wait where the limits do not say."""
+"""The default number of records in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of the gateway: schemas of a dataset for symbols (by their kind), from `start` (ns; None: now).
-    Without a `gateway` it is the vendor's."""
+    """A request to the gateway: schemas of a dataset for symbols (by kind), from `start` (ns; None: now). Without a
+    `gateway` it goes to the vendor's."""
 
     dataset: str
     schemas: tuple[str, ...]
@@ -36,22 +36,22 @@ class Request:
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Remembers its connections: the client itself lets go of one that was not admitted in time."""
+    """An event loop that remembers its connections. The client itself leaks one that is not authenticated in time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.opened: list[Any] = []
 
     async def create_connection(self, *args: Any, **named: Any) -> Any:
-        """See `asyncio.loop.create_connection`."""
+        """Return a connection, and remember its transport."""
         transport, protocol = await super().create_connection(*args, **named)
         self.opened.append(transport)
         return transport, protocol
 
 
 class Gateway(Session[bytes]):
-    """The vendor's client, and the stream that it writes its records to: where too many wait, writing waits, and with
-    it this client's reading, but no other's."""
+    """The vendor's client, and the stream to which it writes its records. While the queue is full, a write waits, so
+    this client stops reading; other connections go on."""
 
     loop_factory = _Loop
 
@@ -59,7 +59,7 @@ class Gateway(Session[bytes]):
         super().__init__(account, limits.waiting or RECORDS)
         import databento as vendor
 
-        # Below this it writes a line for every record and mapping, and a part of the key.
+        # At lower levels the client logs every record and mapping, and a part of the key.
         logging.getLogger("databento").setLevel(logging.WARNING)
         self._vendor, self._request, self._outlet, self._limits = vendor, request, outlet, limits
         self.header: Header | None = None
@@ -71,14 +71,14 @@ class Gateway(Session[bytes]):
         return self
 
     def writable(self) -> bool:
-        """The client's question about its stream."""
+        """Return true. The client checks its stream with this method."""
         return True
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: records are not buffered."""
 
     def write(self, data: bytes) -> int:
-        """The client's way to hand over the metadata, then each record."""
+        """Queue the metadata, then each record, as the client writes them."""
         if self.header is None:
             self.header = Header(Path("live"), data[3], dbn.Metadata.decode(data))
         else:
@@ -86,15 +86,15 @@ class Gateway(Session[bytes]):
         return len(data)
 
     def describe(self, error: BaseException) -> str:
-        """See `Session.describe`."""
+        """Return the message for an error of the client."""
         return str(error) or type(error).__name__
 
     def _note(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # A client that cannot decode what it gets closes the line as if it were done; only its loop is told why.
+        # A client that cannot decode its data closes the connection normally. Only its event loop sees the error.
         self._failed = self._failed or context.get("exception")
 
     async def live(self) -> None:
-        """See `Session.live`."""
+        """Connect, subscribe and receive until the connection ends."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, _Loop)  # noqa: S101 - for the type checker
         loop.set_exception_handler(self._note)
@@ -124,8 +124,8 @@ class Gateway(Session[bytes]):
             await closing
 
     async def _opened(self, loop: _Loop, client: Any, closing: asyncio.Task[bool]) -> bool:
-        """Whether the gateway admitted us; not if we are to end before that. The client's call blocks, and would
-        wait for long where the line is cut before the gateway's answer."""
+        """Return whether the gateway accepted the connection; false if the connection is to end first. The client's
+        call blocks, and would wait long after a disconnection."""
         opening = loop.run_in_executor(None, self._subscribe, client)
         until = loop.time() + self._limits.open
         cut = False
@@ -153,11 +153,11 @@ class Gateway(Session[bytes]):
                 client.subscribe(asked.dataset, schema, list(symbols), stype, asked.start)
 
     def _judge(self, error: BaseException | None) -> None:
-        """Raise what an attempt to connect failed with: a refused key is no use to try again."""
+        """Raise the error of a failed connection. A refused key is a `UsageError`."""
         if error is None:
             return
         text = self.describe(error)
-        # The client tells by its words alone what was refused and what did not come about.
+        # Only the text of the client's error tells a refusal from a failure.
         failed = text.startswith(("Connection to ", "Authentication with ")) or "limit" in text.lower()
         if isinstance(error, self._vendor.BentoError) and not failed:
             raise self.account.refused(text)

@@ -1,19 +1,19 @@
 """Massive live: `massive:options?symbols=SPY` and `massive:stocks?symbols=SPY,QQQ`, by the vendor's own client.
 
-Trades (`T`) and quotes (`Q`) come by websocket and are joined here; the gap since the cursor comes by REST. Contracts,
-venues and conditions are those of Massive's flat files, but times are not, so that a row cannot be told to be the same
-as one of a file: the files take the place of what the feed brought, day by day, and the feed adds nothing to such days.
+Trades (`T`) and quotes (`Q`) arrive by websocket and are joined here. The gap since the cursor is fetched by REST.
+Contracts, venues and conditions are those of Massive's flat files, but times are not, so a row cannot be matched with a
+row of a file. Therefore the files replace the feed's prints, day by day, and the feed adds nothing to such days.
 
 - The websocket's times are SIP times in whole milliseconds; files and REST have nanoseconds. Rows of REST are cut to
-  the millisecond, so that a row fetched twice is one row. A quote is in force after its millisecond: a side can differ
-  from the files' where quote and trade lie within one.
-- Only the websocket numbers an option's trades (`q`); REST and the files do not. So an option's trade has no `seq`, and
-  its `copy` numbers it among trades alike in price, size, condition, venue and millisecond: the same from both. A
-  stock's trades are numbered everywhere (`q`, `sequence_number`), and that is their `seq`; trades alike in number,
-  price, size and condition count once, and it is told how many.
+  the millisecond, so that a row fetched twice is one row. A quote is in force after its millisecond. Where quote and
+  trade are in the same millisecond, the side can differ from that of the files.
+- Only the websocket numbers an option's trades (`q`); REST and the files do not. So an option's trade has no `seq`. Its
+  `copy` numbers it among trades equal in price, size, condition, venue and millisecond, and is the same from both. A
+  stock's trades are numbered everywhere (`q`, `sequence_number`), and that is their `seq`. Trades equal in number,
+  price, size and condition count once; the repeats are counted.
 
-Contracts are listed anew now and then; where one was added its trades since are fetched, and the connection is made
-again with it.
+Contracts are listed again from time to time. If new ones exist, their trades since the last listing are fetched and a
+new connection subscribes to them.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from flowtape.readers import massive as files
 from flowtape.readers.tickers import symbol_of
 
 SOURCES = {"options": f"{files.OPTIONS} (live)", "stocks": f"{files.STOCKS} (live)"}
-"""The vendor's files take the place of these, day by day (`claims.LIVE`)."""
+"""The sources of live prints. The vendor's files replace them, day by day (`claims.LIVE`)."""
 URL, REST = "socket.massive.com", "https://api.massive.com"
 QUOTED_CONTRACTS = 1000
-"""Contracts whose quotes the vendor gives a connection; it gives the trades of any number."""
+"""The number of contracts whose quotes the vendor sends on a connection. Trades have no such limit."""
 WINDOW = 300 * 10**9
-"""Event time (ns) fetched by one request for each ticker."""
+"""The event time (ns) of one request for a ticker."""
 LIST_EVERY = 900.0
-"""Seconds between listings of an underlying's contracts."""
+"""The seconds between listings of an underlying's contracts."""
 
 
 READ = 10.0
-"""Seconds in which REST must begin to answer."""
+"""The time limit in seconds for the first byte of a REST answer."""
 
 
 class MassiveConnection:
-    """Massive's messages and pages. See `live.Connection`."""
+    """Massive's messages and pages, a `live.Connection`."""
 
     def __init__(self, server: Server, account: Account, outlet: Outlet, limits: Limits) -> None:
         self.rest = MassiveRest(server, account, outlet, limits)
@@ -62,21 +62,21 @@ class MassiveConnection:
         self._trades = Trades(outlet, stocks=self._stocks)
 
     def wire(self, traded: Sequence[str], quoted: Sequence[str]) -> MassiveWire:
-        """See `live.Connection.wire`."""
+        """Return a websocket client for the trades and quotes of tickers."""
         return MassiveWire(self._server, self._account, self.topics(traded, quoted), self._limits)
 
     def topics(self, traded: Sequence[str], quoted: Sequence[str]) -> list[str]:
-        """See `live.Connection.topics`."""
+        """Return the names of the subscribed topics."""
         return [*(f"T.{name}" for name in traded), *(f"Q.{name}" for name in quoted)]
 
     def confirmed(self, event: Event) -> Iterable[str]:
-        """See `live.Connection.confirmed`."""
+        """Return the topics that a message confirms."""
         if event.ev == "status" and event.message.startswith("subscribed to:"):
             return [name.strip() for name in event.message[14:].split(",")]
         return ()
 
     def events(self, frames: Sequence[Frame]) -> list[Event]:
-        """See `live.Connection.events`."""
+        """Return the events in frames. Raises `FeedError` for an error of the vendor's."""
         read = msgspec.json.decode
         events = [event for frame in frames for event in rows_of(Event, frame, read, self._outlet)]
         for event in events:
@@ -87,22 +87,22 @@ class MassiveConnection:
         return events
 
     def rows(self, events: Sequence[Event]) -> Rows:
-        """See `live.Connection.rows`."""
+        """Return the trades and quotes among events."""
         quotes = quotes_of(live_quotes(events), self._outlet, stocks=self._stocks)
         return Rows(self._trades.of(live_trades(events)), quotes)
 
     def fetched(self, trades: pl.DataFrame, quotes: pl.DataFrame) -> Rows:
-        """See `live.Connection.fetched`."""
+        """Return the trades and quotes among source rows of REST."""
         if not self._stocks:
             # Only the websocket numbers an option's trades.
             trades = trades.with_columns(pl.lit(None, pl.Int64).alias("sequence_number"))
-        # Numbered anew: a window holds whole milliseconds.
+        # Each window is numbered separately, because it holds whole milliseconds.
         numbering = Trades(self._outlet, stocks=self._stocks)
         return Rows(numbering.of(trades), quotes_of(quotes, self._outlet, stocks=self._stocks))
 
 
 def massive(spec: Spec, limits: Limits = DEFAULTS) -> LiveFeed[Event]:
-    """The feed of a spec: `symbols`, and `url`, `rest`, `secure` for another server. Raises `UsageError`."""
+    """Return the feed of a spec: `symbols`, and `url`, `rest`, `secure` for another server. Raises `UsageError`."""
     spec.refuse_others("symbols", "url", "rest", "secure")
     if spec.target not in SOURCES:
         raise UsageError(

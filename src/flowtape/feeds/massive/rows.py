@@ -1,4 +1,4 @@
-"""Massive's trades and quotes, from the websocket's events and from REST's pages, as frames of one form."""
+"""Convert Massive's trades and quotes, from the websocket and from REST, to frames of one form."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Nanos = Annotated[int, msgspec.Meta(ge=10**18, le=4 * 10**18)]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a market is served: `url` is the websocket's host and port, `rest` the base of the pages."""
+    """The servers of a market: `url` is the websocket's host and port, `rest` the base address of the pages."""
 
     market: str
     url: str
@@ -56,7 +56,7 @@ class Event(msgspec.Struct):
 
 
 class Trade(msgspec.Struct):
-    """A trade as REST has it."""
+    """A trade in REST."""
 
     sip_timestamp: _Nanos | None = None
     participant_timestamp: _Nanos | None = None
@@ -70,7 +70,7 @@ class Trade(msgspec.Struct):
 
 
 class Quote(msgspec.Struct):
-    """A quote as REST has it."""
+    """A quote in REST."""
 
     sip_timestamp: _Nanos | None = None
     sequence_number: _Count | None = None
@@ -81,7 +81,7 @@ class Quote(msgspec.Struct):
 
 
 class Contract(msgspec.Struct):
-    """A contract as REST lists it."""
+    """A contract in REST's listing."""
 
     ticker: str
 
@@ -101,7 +101,7 @@ def _text(number: object) -> str | None:
 
 
 def live_trades(events: Sequence[Event]) -> pl.DataFrame:
-    """The trades among websocket events, as source rows."""
+    """Return the trades among websocket events, as source rows."""
     rows = [
         (e.sym, e.t and e.t * _MS, e.q, _text(e.x), e.p, e.s, _text(e.c), None, _text(e.i))
         for e in events
@@ -111,7 +111,7 @@ def live_trades(events: Sequence[Event]) -> pl.DataFrame:
 
 
 def live_quotes(events: Sequence[Event]) -> pl.DataFrame:
-    """The quotes among websocket events, as source rows."""
+    """Return the quotes among websocket events, as source rows."""
     rows = [(e.sym, e.t and e.t * _MS, e.q, e.bp, e.ap, e.bs, e.as_) for e in events if e.ev == "Q"]
     return pl.DataFrame(rows, _QUOTES, orient="row")
 
@@ -121,7 +121,7 @@ def _millisecond(ns: int | None) -> int | None:
 
 
 def fetched_trades(ticker: str, rows: Sequence[Trade]) -> pl.DataFrame:
-    """A ticker's trades of REST as source rows, their times cut to the millisecond."""
+    """Return a ticker's trades of REST as source rows, with times cut to the millisecond."""
     table = [
         (
             ticker, _millisecond(t.sip_timestamp or t.participant_timestamp), t.sequence_number, _text(t.exchange),
@@ -133,7 +133,7 @@ def fetched_trades(ticker: str, rows: Sequence[Trade]) -> pl.DataFrame:
 
 
 def fetched_quotes(ticker: str, rows: Sequence[Quote]) -> pl.DataFrame:
-    """A ticker's quotes of REST as source rows, their times cut to the millisecond."""
+    """Return a ticker's quotes of REST as source rows, with times cut to the millisecond."""
     table = [
         (
             ticker,
@@ -163,21 +163,21 @@ _QUOTE_FIELDS = [
 
 
 def quotes_of(raw: pl.DataFrame, outlet: Outlet, *, stocks: bool) -> pl.DataFrame:
-    """Source rows → quotes with the columns of `quotes.STANDING`. What is left out is counted."""
+    """Return quotes with the columns of `quotes.STANDING` from source rows. Rows left out are counted."""
     fields = [*_QUOTE_FIELDS, *files.quote_sizes("stock" if stocks else "option")]
     return parsed(raw, fields, outlet)
 
 
 class Trades:
-    """Source rows → trades with `instrument`, their contract's parts, and `seq` (stocks) or `copy` (options); one
-    object for a connection."""
+    """Converts source rows to trades with `instrument`, their contract's parts, and `seq` (stocks) or `copy` (options).
+    Each connection has one object."""
 
     def __init__(self, outlet: Outlet, *, stocks: bool) -> None:
         self._outlet, self._stocks = outlet, stocks
         self._alike = Alike()
 
     def of(self, raw: pl.DataFrame) -> pl.DataFrame:
-        """The trades that stand, each once. What is left out is counted."""
+        """Return the valid trades, each once. Rows left out are counted."""
         if self._stocks:
             raw = raw.with_columns(symbols_of(raw["ticker"]).alias("#symbol"))
             fields = [_CLOCK, *files.STOCK_FIELDS, *files.TRADED["stock"], _SEQ, _ID]

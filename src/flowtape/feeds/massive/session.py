@@ -23,7 +23,7 @@ DELAYED = "REST pages that the vendor delays for this plan"
 
 
 class Body(msgspec.Struct):
-    """A page of REST, and where the next is."""
+    """A page of REST, with the address of the next."""
 
     results: msgspec.Raw = msgspec.Raw(b"[]")
     next_url: str | None = None
@@ -31,7 +31,7 @@ class Body(msgspec.Struct):
 
 
 class MassiveWire:
-    """The vendor's websocket client. See `websocket.Wire`."""
+    """The vendor's websocket client, a `websocket.Wire`."""
 
     def __init__(self, server: Server, account: Account, topics: Sequence[str], limits: Limits) -> None:
         from massive import WebSocketClient  # type: ignore[import-untyped]
@@ -44,11 +44,11 @@ class MassiveWire:
 
     @property
     def line(self) -> Any:
-        """The open websocket."""
+        """Return the open websocket."""
         return self._client.websocket
 
     async def run(self, socket: Socket) -> None:
-        """See `websocket.Wire.run`."""
+        """Connect, authenticate, subscribe, and pass each frame to `socket.receive`."""
         from massive.exceptions import AuthError  # type: ignore[import-untyped]
 
         self._admitted = socket.admitted
@@ -58,12 +58,12 @@ class MassiveWire:
             raise self._account.refused(error) from None
 
     async def close(self) -> None:
-        """See `websocket.Wire.close`."""
+        """Close the websocket, if there is one."""
         if self._client.websocket is not None:
             await self._client.close()
 
     def loads(self, data: str | bytes) -> Any:
-        """The client's way to read the answers before the stream; a refusal among them is told by its own words."""
+        """Decode the answers before the stream, for the client. A refusal raises an error with its message."""
         answers = msgspec.json.decode(data)
         for answer in answers:
             if answer["status"] not in ("connected", "auth_success", "auth_failed"):
@@ -73,12 +73,12 @@ class MassiveWire:
         return answers
 
     def dumps(self, message: Any) -> str:
-        """The client's way to write its requests."""
+        """Encode a request, for the client."""
         return msgspec.json.encode(message).decode()
 
 
 class MassiveRest(Rest):
-    """The vendor's REST client, one ticker a request."""
+    """The vendor's REST client, with one ticker a request."""
 
     def __init__(self, server: Server, account: Account, outlet: Outlet, limits: Limits) -> None:
         from massive import RESTClient
@@ -90,27 +90,27 @@ class MassiveRest(Rest):
         )  # fmt: skip
 
     def close(self) -> None:
-        """See `Rest.close`."""
+        """Close the client."""
         self._client.client.clear()
 
     def contracts(self, underlying: str) -> list[str]:
-        """See `Rest.contracts`."""
+        """Return the tickers of an underlying's contracts, the next to expire first."""
         asked = {"underlying_ticker": underlying, "limit": 1000, "sort": "expiration_date", "order": "asc"}
         pages = self.pages("contracts", partial(self._page, self._client.list_options_contracts, asked))
         return [row.ticker for page in pages for row in self._rows(Contract, page)]
 
     def trades(self, tickers: Tickers, start: int, end: int | None) -> Iterator[pl.DataFrame]:
-        """See `Rest.trades`."""
+        """Yield trades as source rows, one frame a page."""
         for page in self._window(self._client.list_trades, tickers[0], start, end):
             yield fetched_trades(tickers[0], self._rows(Trade, page))
 
     def quotes(self, tickers: Tickers, start: int, end: int | None) -> Iterator[pl.DataFrame]:
-        """See `Rest.quotes`."""
+        """Yield quotes as source rows, one frame a page."""
         for page in self._window(self._client.list_quotes, tickers[0], start, end):
             yield fetched_quotes(tickers[0], self._rows(Quote, page))
 
     def first(self, tickers: Tickers, start: int) -> int | None:
-        """See `Rest.first`."""
+        """Return the time (ns) of the first trade or quote from `start` on."""
         asked = {
             "ticker": tickers[0],
             "timestamp_gte": start,
@@ -132,14 +132,14 @@ class MassiveRest(Rest):
         return rows_of(kind, page or b"[]", msgspec.json.decode, self.outlet)
 
     def _page(self, get: Callable[..., Any], asked: dict[str, Any], following: str | None) -> Page:
-        """The first page, or the one at an address."""
+        """Return the first page, or the page at an address."""
         from massive.exceptions import BadResponse
         from urllib3.exceptions import HTTPError
 
         self.check()
         if following is not None:
             query = parse_qsl(urlparse(following).query)
-            # The key goes in a header; in an address it would be seen in logs.
+            # The key is sent in a header; in an address, logs would show it.
             params = {name: value for name, value in query if name.lower() != "apikey"}
             asked = {name: asked[name] for name in ("ticker",) if name in asked} | {"params": params}
         try:
