@@ -76,10 +76,13 @@ class MemoryFlow:
         return Wire(answer(query, wanted))
 
     async def _later(self, query: Query, wanted: Format) -> Wire:
+        await self._wait(query)
+        return Wire(answer(query, wanted))
+
+    async def _wait(self, query: Query) -> None:
         if query.symbol == "SLOW":
             self.entered.set()
             await asyncio.to_thread(self.leave.wait, 10)
-        return Wire(answer(query, wanted))
 
     def state(self, route: Route, query: Query) -> object:
         return None
@@ -93,6 +96,7 @@ class MemoryFlow:
     async def follow(
         self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], object]
     ) -> tuple[object, object]:
+        await self._wait(query)
         body = Cumulative(symbol=query.symbol, count=0, points=Rows(CumulativePoint, {"ts": []}))
         return None, use(Made(body, AS_OF), lambda: Wire(answer(query)))
 

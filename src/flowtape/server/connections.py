@@ -86,6 +86,7 @@ class Connections:
         self._of_address: Counter[str] = Counter()
         self._requests: Counter[str] = Counter()
         self._told = float("-inf")
+        self._emptied: asyncio.Future[None] | None = None
 
     @property
     def open(self) -> int:
@@ -120,6 +121,8 @@ class Connections:
         if connection in self._connections:
             del self._connections[connection]
             _add(self._of_address, connection.address, -1)
+        if self._emptied is not None and not self._connections and not self._emptied.done():
+            self._emptied.set_result(None)
 
     def answer(self, request: Request) -> Reply | Awaitable[Reply]:
         """Answer a request, at once or later."""
@@ -152,11 +155,15 @@ class Connections:
                 self._make_room()
             await asyncio.sleep(LOOK_EVERY)
 
-    def close(self) -> None:
-        """Close the connections that have no answer under way; the others end with their answers."""
+    async def finish(self, seconds: float) -> bool:
+        """Close each connection once its answers under way are made and sent. Returns whether all were in this time."""
         self.stopping = True
         for connection in [one for one in self._connections if not one.busy]:
             connection.transport.close()
+        if self._connections:
+            self._emptied = self.loop.create_future()
+            await asyncio.wait([self._emptied], timeout=seconds)
+        return not self._connections
 
     async def end(self) -> None:
         """Close all connections, whatever they do, and wait until they are closed."""

@@ -38,7 +38,10 @@ _CHUNKED = b"transfer-encoding: chunked\r\n"
 _EMPTY = b"content-length: 0\r\n"
 _WITHOUT_BODY = (204, 304)
 _UNKNOWN = 2**63
-_METHOD = re.compile(rb"([A-Z-]{1,32}) (/[^ \r\n]*) HTTP/1\.[01]\r\n")
+_SERVED = (b"GET", b"HEAD", b"OPTIONS")
+_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (/[!-~]*) HTTP/1\.[01]\r\n")
+"""The line of a request whose method may be any."""
+_VERSIONS = ("1.1", "1.0")
 _LONGEST_PATH = 1024
 
 
@@ -112,17 +115,22 @@ class Connection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
+        "_between",
         "_drained",
+        "_half",
         "_head",
         "_headers",
         "_parser",
         "_queue",
         "_received",
+        "_refusal",
+        "_requests",
         "_server",
         "_size",
         "_stopping",
         "_stream",
         "_target",
+        "_unread",
         "address",
         "busy",
         "paused",
@@ -140,9 +148,10 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
-        self._received = self._size = 0
-        self._head = True
-        self._stopping = False
+        self._received = self._size = self._requests = self._refusal = 0
+        self._head = self._between = True
+        # Nothing more is parsed; and whether the client may send more nevertheless.
+        self._stopping = self._unread = self._half = False
         self.transport: asyncio.Transport
         self.address = ""
         """What the connection is counted for; empty where it is not counted."""
@@ -174,10 +183,17 @@ class Connection(asyncio.Protocol):
         if self._stream is not None:
             self._stream.hang_up()
 
+    def eof_received(self) -> bool:
+        """The client sends nothing more. Returns whether an answer is under way that it may still read."""
+        self._stopping, self._unread, self._half = True, False, True
+        # Who closes half of a stream's connection is taken to have left, as browsers do.
+        return self.busy and self._stream is None
+
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
         if self._stopping:
             return
+        between, self._requests = self._between, 0
         self._received += len(data)
         try:
             self._feed(data)
@@ -186,15 +202,20 @@ class Connection(asyncio.Protocol):
             self._refuse(500)
             return
         except httptools.HttpParserError:
-            method = _METHOD.match(data) if not self._target else None
-            if method is None or self.busy:
-                self._refuse(400)
-            else:
-                # llhttp knows the registered methods alone; the application says which ones there are.
-                self._answer_last(Request(method[1].decode(), method[2], {}, self.address))
+            self._take_unparsed(data if between and self._requests == 1 else b"")
             return
-        if self._received > (MOST_HEAD if self._head else MOST_HEAD + MOST_BODY) and not self._stopping:
+        if self._received > (MOST_HEAD if self._head else MOST_HEAD + MOST_BODY):
             self._refuse((431 if self._headers else 414) if self._head else 413)
+
+    def _take_unparsed(self, data: bytes) -> None:
+        """Answer the request at the beginning of `data`, of which llhttp does not know the method; refuse any other."""
+        found = _LINE.match(data)
+        if self._stopping:
+            return
+        if found is None or found[1] in _SERVED:
+            self._refuse(400)
+        else:
+            self._take_last(Request(found[1].decode(), found[2], {}, self.address))
 
     def _feed(self, data: bytes) -> None:
         while data and not self._stopping:
@@ -210,17 +231,26 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._target, self._headers, self._size, self._head = b"", {}, 0, True
+        self._requests += 1
+        self._between = False
 
     def on_url(self, part: bytes) -> None:
         """A part of the target."""
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header. Of one that is sent again the last counts, but for the proxies' own."""
+        """A header. Of one that is sent again the last counts, but for the proxies' own. A trailer is dropped: proxies
+        let any pass."""
+        if not self._head:
+            return
         name = name.lower()
         self._size += len(name) + len(value) + 4
-        if name == b"x-forwarded-for" and name in self._headers:
-            value = (self._headers[name] + b", " + value)[-LONGEST_FORWARDED:]
+        value = value.rstrip(b" \t")
+        if name in self._headers:
+            if name == b"host":
+                self._refuse(400)
+            elif name == b"x-forwarded-for":
+                value = (self._headers[name] + b", " + value)[-LONGEST_FORWARDED:]
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:
@@ -231,23 +261,45 @@ class Connection(asyncio.Protocol):
             self._refuse(414)
         elif self._size > MOST_HEAD:
             self._refuse(431)
-        elif b"expect" in headers and (b"content-length" in headers or b"transfer-encoding" in headers):
+        elif b"content-length" in headers and _longer(headers[b"content-length"], MOST_BODY):
+            self._refuse(413)
+        elif b"expect" in headers:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Have a client send its body that waits to be told so; not amid an answer to a request before."""
+        parser = self._parser
+        if parser is None or self._stopping or self.busy or self._queue:
+            return
+        if parser.get_http_version() == "1.1" and _has_body(self._headers):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_message_complete(self) -> None:
         """A request is there: answer it, or let it wait for the one before it."""
         parser = self._parser
+        self._received, self._head, self._between = 0, True, True
         if self._stopping or parser is None:
             return
-        self._received, self._head = 0, True
-        target = self._target if self._target.startswith(b"/") else _origin_form(self._target)
-        request = Request(parser.get_method().decode("latin-1"), target, self._headers, self.address)
+        request = Request(
+            parser.get_method().decode("latin-1"), _origin_form(self._target), self._headers, self.address
+        )
         if self.proxied:
             request.address = self._server.forwarded(self._headers.get(b"x-forwarded-for", b""))
-        # A client of HTTP/1.0 has each answer on a connection of its own.
         request.version = parser.get_http_version()
-        request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
-        if not self.busy and not self.paused:
+        if request.version not in _VERSIONS:
+            self._refuse(400)
+        elif parser.should_upgrade() and (request.method == "CONNECT" or _has_body(self._headers)):
+            # llhttp does not tell where the next request begins.
+            self._take_last(request)
+        else:
+            # A client of HTTP/1.0 has each answer on a connection of its own.
+            request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
+            self._stopping = not request.keep_alive
+            self._take(request)
+
+    def _take(self, request: Request) -> None:
+        """Answer a request in its turn."""
+        if not self.busy and not self.paused and not self._queue:
             self._answer(request)
             return
         if self._queue is None:
@@ -255,12 +307,12 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
         self._queue.append(request)
         if len(self._queue) >= MOST_WAITING:
-            request.keep_alive, self._stopping = False, True
+            request.keep_alive, self._stopping, self._unread = False, True, True
 
-    def _answer_last(self, request: Request) -> None:
+    def _take_last(self, request: Request) -> None:
         """Answer a request after which nothing can be read."""
-        self._stopping, request.keep_alive = True, False
-        self._answer(request)
+        request.keep_alive, self._stopping, self._unread = False, True, True
+        self._take(request)
 
     def _answer(self, request: Request) -> None:
         reply = self._server.answer(request)
@@ -280,6 +332,9 @@ class Connection(asyncio.Protocol):
                 self._write(request, found, found.body)
             else:
                 await self._write_parts(request, found, found.body)
+        except Exception as error:
+            event(_log, logging.ERROR, "connection failed", error=repr(error))
+            self.transport.abort()
         finally:
             self._server.leave(request.address)
             self.busy, self.since = False, self._server.now
@@ -303,10 +358,10 @@ class Connection(asyncio.Protocol):
         """Send an answer in parts; the connection ends with it."""
         chunked = request.version == "1.1"
         head = reply.head + (_CHUNKED if chunked else b"") + _CLOSE
-        self.transport.write(b"".join((_STATUS_LINES[reply.status], head, self._server.date, b"\r\n")))
         took = request.method == "HEAD"
         try:
-            if not took and not self.transport.is_closing():
+            self._send(b"".join((_STATUS_LINES[reply.status], head, self._server.date, b"\r\n")))
+            if not (took or self._half or self.transport.is_closing()):
                 self._stream = body
                 took = await body.serve(self._send_chunk if chunked else self._send)
                 if took and chunked:
@@ -356,27 +411,50 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _refuse(self, status: int) -> None:
-        """Answer what is no request that can be served, and read nothing more."""
-        self._stopping = True
-        if not self.busy:
-            self.transport.write(_STATUS_LINES[status] + self._server.date + _EMPTY + _CLOSE + b"\r\n")
-            # Closed while the client still sends, the connection would be reset, and the answer would be lost. So what
-            # the client sends is read and dropped, until it closes or has had its time.
-            self.transport.write_eof()
+        """Answer what is no request that can be served, in its turn, and parse nothing more."""
+        if not self._stopping:
+            self._refusal, self._stopping, self._unread = status, True, True
+            self._next()
 
     def _end(self) -> None:
         """Close the connection once all that was written is sent."""
+        refusal, self._refusal = self._refusal, 0
         self._stopping, self._queue = True, None
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if refusal:
+            self.transport.write(_STATUS_LINES[refusal] + self._server.date + _EMPTY + _CLOSE + b"\r\n")
+        if not self._unread:
             self.transport.close()
+            return
+        # Closed while the client still sends, the connection would be reset, and answers would be lost. So what
+        # the client sends is read and dropped, until it closes or has had its time.
+        self.since = self._server.now
+        self.transport.write_eof()
+        self.transport.resume_reading()
+
+
+def _has_body(headers: dict[bytes, bytes]) -> bool:
+    return b"content-length" in headers or b"transfer-encoding" in headers
+
+
+def _longer(length: bytes, most: int) -> bool:
+    """Whether digits, which may begin with any number of zeros, are of a number above `most`."""
+    digits = length.lstrip(b"0")
+    return len(digits) > len(str(most)) or int(digits or b"0") > most
 
 
 def _origin_form(target: bytes) -> bytes:
-    """The path and query of a target that names its host too, as a proxy is asked; others as they are."""
+    """The path and query of a target that names its host too, as a proxy is asked; others as they are, but for a
+    fragment."""
+    if b"#" in target:
+        target = target.partition(b"#")[0]
+    if target.startswith(b"/"):
+        return target
     try:
         url = httptools.parse_url(target)
     except httptools.HttpParserInvalidURLError:
         return target
-    if url.path is None:
+    if url.host is None:
         return target
-    return url.path + (b"?" + url.query if url.query else b"")
+    return (url.path or b"/") + (b"?" + url.query if url.query else b"")

@@ -99,10 +99,7 @@ def stop_on_signals() -> asyncio.Event:
 
 async def _finish(connections: Connections) -> None:
     """Let the requests under way end."""
-    connections.close()
-    if connections.tasks:
-        _, late = await asyncio.wait(connections.tasks, timeout=STOP_WITHIN)
-        if late:
-            event(_log, logging.WARNING, "stopped with requests under way", seconds=STOP_WITHIN)
-        for task in late:
-            task.cancel()
+    if not await connections.finish(STOP_WITHIN):
+        event(_log, logging.WARNING, "stopped with requests under way", seconds=STOP_WITHIN)
+    for task in connections.tasks:
+        task.cancel()
