@@ -20,7 +20,7 @@ from flowtape.feeds.base import Delivery, Outlet
 from flowtape.model.clock import SystemClock
 from flowtape.model.prints import conform
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.supervisor import Live
 from flowtape.server.app import Application
 from flowtape.server.auth.keyfile import FileCounts, FileLedger
@@ -143,10 +143,10 @@ async def main() -> None:
     clock = SystemClock()
     store = open_store(Path(folder) / "live.duckdb")
     window = Cache(store.catalog, clock.now_ns() // NS_PER_MINUTE)
-    engine = Engine(store, window)
+    ingestor = Ingestor(store, window)
     feed, waits = Firehose(int(rate), float(seconds), int(burst)), Waits()
-    live = Live(engine, [feed], clock, waits)
-    flow = Flow(engine, window, clock, live)
+    live = Live(ingestor, [feed], clock, waits)
+    flow = Flow(ingestor, window, clock, live)
     kept = Path(folder) / "live.keys"
     keys, usage = Keys(FileLedger(kept)), Usage(FileCounts(kept))
     stop = asyncio.Event()

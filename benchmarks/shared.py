@@ -66,13 +66,13 @@ def _afresh(function: str, tape: Path, store: str) -> Run:
 
 
 def ingest(tape: str, store: str) -> dict[str, float]:
-    """Engine.ingest on an empty store until it is closed."""
-    from flowtape.pipeline.ingestor import Engine
+    """Ingestor.ingest on an empty store until it is closed."""
+    from flowtape.pipeline.ingestor import Ingestor
     from flowtape.readers import open_tapes
     from flowtape.storage import open_store
 
     opened = open_store(store)
-    reports = [Engine(opened).ingest(one) for one in open_tapes([tape])]
+    reports = [Ingestor(opened).ingest(one) for one in open_tapes([tape])]
     opened.close()
     path = Path(store.removeprefix("chdb://"))
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
@@ -155,11 +155,11 @@ def write(tape: str, address: str) -> dict[str, float]:
     import polars as pl
 
     from flowtape.library import read
-    from flowtape.pipeline.ingestor import Engine
+    from flowtape.pipeline.ingestor import Ingestor
     from flowtape.storage import open_store
 
     store = open_store(address)
-    engine = Engine(store)
+    engine = Ingestor(store)
     prints = read(tape).filter(pl.col("symbol") == "SPY")
     usual = prints["condition"].mode()[0]
     prints = prints.filter(pl.col("condition") == usual).head(WRITES)
@@ -174,7 +174,7 @@ def write(tape: str, address: str) -> dict[str, float]:
 
 def _freshness(scale: Scale) -> Section:
     from flowtape.model.prints import day_bounds
-    from flowtape.pipeline.ingestor import Engine
+    from flowtape.pipeline.ingestor import Ingestor
     from flowtape.server.follower import Follower
     from flowtape.storage import open_store
 
@@ -182,7 +182,7 @@ def _freshness(scale: Scale) -> Section:
     with stand_in(scale.folder / "fresh") as address:
         store = open_store(address)
         window = Cache(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60)
-        follower = Follower(Engine(store, window))
+        follower = Follower(Ingestor(store, window))
         follower.start()
         command = [sys.executable, "-m", "benchmarks.child", "shared:write", _tape(scale), address]
         with subprocess.Popen(

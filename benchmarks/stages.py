@@ -70,8 +70,8 @@ def decode(tape: str) -> dict[str, float]:
 
 
 def stored(tape: str, name: str, path: str) -> dict[str, float]:
-    """`Engine.ingest` into an empty store, and what each table takes there."""
-    from flowtape.pipeline.ingestor import Engine
+    """`Ingestor.ingest` into an empty store, and what each table takes there."""
+    from flowtape.pipeline.ingestor import Ingestor
     from flowtape.readers import open_tapes
     from flowtape.storage import open_store
 
@@ -79,7 +79,7 @@ def stored(tape: str, name: str, path: str) -> dict[str, float]:
     opened = open_store(f"chdb://{path}" if name == CLICKHOUSE else path)
     with processor(told):
         for one in open_tapes([tape]):
-            Engine(opened).ingest(one)
+            Ingestor(opened).ingest(one)
         if name == DUCKDB:
             opened.close()
     if name == DUCKDB:

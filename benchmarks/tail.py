@@ -31,14 +31,14 @@ def run(scale: Scale) -> list[Section]:
 def write(tape: str, address: str, many: str, commits: str) -> dict[str, float]:
     """Commits of so many prints, two a second."""
     from flowtape.library import read
-    from flowtape.pipeline.ingestor import Engine
+    from flowtape.pipeline.ingestor import Ingestor
     from flowtape.storage import open_store
 
     store = open_store(address)
-    engine, prints = Engine(store), read(tape)
+    ingestor, prints = Ingestor(store), read(tape)
     for number in range(int(commits)):
         began = time.monotonic()
-        engine.take(prints[number * int(many) : (number + 1) * int(many)], "bench")
+        ingestor.take(prints[number * int(many) : (number + 1) * int(many)], "bench")
         time.sleep(max(0.0, PAUSE - (time.monotonic() - began)))
     store.close()
     return {}
@@ -48,13 +48,13 @@ def _looks(scale: Scale, folder: Path, many: int, commits: int) -> tuple[list[fl
     """Processor seconds of each look that found nothing, and of each that found a commit."""
     from flowtape.cache.cache import Cache
     from flowtape.model.prints import day_bounds
-    from flowtape.pipeline.ingestor import Engine
+    from flowtape.pipeline.ingestor import Ingestor
     from flowtape.storage import open_store
 
     idle, busy = [], []
     with stand_in(folder) as address:
         store = open_store(address)
-        engine = Engine(store, Cache(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60))
+        ingestor = Ingestor(store, Cache(store.catalog, int(day_bounds(DAY)[1].timestamp()) // 60))
         command = [
             sys.executable,
             "-m",
@@ -67,10 +67,10 @@ def _looks(scale: Scale, folder: Path, many: int, commits: int) -> tuple[list[fl
         ]
         with subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL) as writer:
             while True:
-                ended, before, began = writer.poll() is not None, engine.generation, time.process_time()
-                engine.follow()
-                (busy if engine.generation > before else idle).append(time.process_time() - began)
-                if ended and engine.generation == before:
+                ended, before, began = writer.poll() is not None, ingestor.generation, time.process_time()
+                ingestor.follow()
+                (busy if ingestor.generation > before else idle).append(time.process_time() - began)
+                if ended and ingestor.generation == before:
                     break
                 time.sleep(PAUSE / 4)
         store.close()

@@ -34,11 +34,11 @@ def ingest(tape: str, store: str) -> dict[str, float]:
     """What `flowtape ingest` does with an empty store, closed at the end: committed, clustered, with minute bars."""
     from flowtape.pipeline.ingest import Request
     from flowtape.pipeline.ingest import ingest as run_ingest
-    from flowtape.pipeline.ingestor import Engine
+    from flowtape.pipeline.ingestor import Ingestor
     from flowtape.storage import open_store
 
     opened = open_store(store)
-    told = run_ingest(Engine(opened), Request(files=[tape]))
+    told = run_ingest(Ingestor(opened), Request(files=[tape]))
     opened.close()
     return {"prints": sum(one.added for one in told), "bytes": Path(store).stat().st_size}
 

@@ -6,13 +6,13 @@ Says when it begins. Usage: TAPE STORE BATCH_ROWS.
 import sys
 import threading
 
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import Options, open_tapes
 from flowtape.storage import open_store
 
 tape, store, rows = sys.argv[1:]
 kept = open_store(store)
-engine = Engine(kept)
+ingestor = Ingestor(kept)
 done = threading.Event()
 
 
@@ -27,7 +27,7 @@ sealing.start()
 print("begun", flush=True)
 try:
     for one in open_tapes([tape], options=Options(batch_rows=int(rows))):
-        engine.ingest(one)
+        ingestor.ingest(one)
 finally:
     done.set()
     sealing.join()

@@ -15,7 +15,7 @@ from flowtape.cache.cache import Cache
 from flowtape.feeds.limits import Limits
 from flowtape.feeds.registry import open_feeds
 from flowtape.model.query import Query
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.supervisor import Live, Waits
 from flowtape.queries import encode_json
 from flowtape.server.flow import Flow
@@ -44,13 +44,13 @@ class Taking:
         self.store = open_store(store)
         self.window = Cache(self.store.catalog, now // MINUTE)
         self.window.load(self.store)
-        self.engine = Engine(self.store, self.window)
+        self.ingestor = Ingestor(self.store, self.window)
         # The stand-in's REST has all at once.
         feeds = open_feeds([feed], At(now), Limits(rest_lag=0.05))
         for one in feeds:
             # Nothing here is refused for silence, and the calendar takes a second to load.
             one.always_open = True
-        self.live = Live(self.engine, feeds, At(now), self, waits=Waits(0.1, 1.0, 0.02, 0.1))
+        self.live = Live(self.ingestor, feeds, At(now), self, waits=Waits(0.1, 1.0, 0.02, 0.1))
         self._told("begun")
         self.live.start()
 
@@ -64,7 +64,7 @@ class Taking:
     def end(self):
         """Stop cleanly; returns the answers made from the window."""
         self.live.stop()
-        made = answers(self.engine, self.window, self.now)
+        made = answers(self.ingestor, self.window, self.now)
         self.store.close()
         return made
 
@@ -73,11 +73,11 @@ class Taking:
         self.tell(what, *kept.row(0))
 
 
-def answers(engine, window, now):
+def answers(ingestor, window, now):
     """The body of every route, for every symbol there is."""
-    flow = Flow(engine, window, At(now))
+    flow = Flow(ingestor, window, At(now))
     made = {}
-    for asset, symbol in sorted(set(engine.store.sources().select("asset", "symbol").iter_rows())):
+    for asset, symbol in sorted(set(ingestor.store.sources().select("asset", "symbol").iter_rows())):
         for route in ROUTES:
             if route.asset == asset:
                 of = symbol if "{symbol}" in route.path else ""

@@ -11,7 +11,7 @@ import uvloop
 from flowtape.cache.cache import Cache
 from flowtape.feeds.backlog import Backlogs
 from flowtape.pipeline.ingest import Request, ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.server.app import create_app
 from flowtape.server.auth.keyfile import FileCounts, FileLedger
 from flowtape.server.auth.keys import Keys
@@ -53,10 +53,10 @@ class Kept:
         self.clock, self.feed = Clock(now), Feed()
         self.store = open_store(folder / "x.duckdb", engine)
         self.window = Cache(self.store.catalog, now // MINUTE)
-        self.engine = Engine(self.store, self.window)
+        self.ingestor = Ingestor(self.store, self.window)
         self.backlogs = Backlogs()
         self.flow = Flow(
-            self.engine,
+            self.ingestor,
             self.window,
             self.clock,
             self.feed,
@@ -71,10 +71,10 @@ class Kept:
 
     def take(self, rows, source="test"):
         if rows:
-            self.engine.take(frame(rows), source)
+            self.ingestor.take(frame(rows), source)
 
     def take_file(self, path, format):
-        (outcome,) = ingest(self.engine, Request(files=[str(path)], format=format))
+        (outcome,) = ingest(self.ingestor, Request(files=[str(path)], format=format))
         return outcome
 
     def ask(self, *requests):

@@ -16,7 +16,7 @@ from flowtape import queries
 from flowtape.cache.cache import Cache
 from flowtape.model.conditions import CANCEL, FAMILIES, OFFICIAL
 from flowtape.model.query import Filter, Query
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import leaders, prints, spans
 from flowtape.queries.render import numbers
 from flowtape.queries.source import Desk
@@ -49,7 +49,7 @@ class Kept:
         self.rows, self.tape = rows, routes.Tape(rows)
         self.store = open_store(folder / "x.duckdb")
         self.window = Cache(self.store.catalog, now // MINUTE)
-        Engine(self.store, self.window).take(frame(rows), "test")
+        Ingestor(self.store, self.window).take(frame(rows), "test")
         self.desk = Desk(self.store, self.window, now)
 
     def ask(self, function, **query):

@@ -20,13 +20,13 @@ from flowtape.pipeline.backfill import backfill, plan
 from flowtape.pipeline.backfill.files import File, Reading, find, units_of
 from flowtape.pipeline.backfill.pools import Dask, Failed, Here, Processes
 from flowtape.pipeline.backfill.tasks import Place
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.readers import open_tapes
 from flowtape.simulation.tape import Market, write_tape
 from flowtape.storage import open_store
 from stores import OWN_NUMBERS, every_print, over_http, until
-from test_engine import from_store
+from test_ingestor import from_store
 
 FIRST = date(2026, 4, 13)
 DAYS = [FIRST + timedelta(days=7 * week + day) for week in range(4) for day in range(5)]
@@ -44,11 +44,11 @@ def month(tmp_path_factory):
     again = Market(seed=99, underlyings=4)
     write_tape(again, DAYS[-2:], folder / "more.csv.gz", assets="both", rows=ROWS)
     embedded = open_store(folder / "one.duckdb")
-    engine = Engine(embedded)
+    ingestor = Ingestor(embedded)
     for tape in open_tapes(
         [file.url for file in find([str(folder / "*.parquet"), str(folder / "more.csv.gz")])]
     ):
-        engine.ingest(tape)
+        ingestor.ingest(tape)
     yield folder, embedded
     embedded.close()
 

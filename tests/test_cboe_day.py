@@ -12,7 +12,7 @@ import pytest
 import oracle
 from flowtape.model.query import Filter, Query
 from flowtape.pipeline.ingest import Request, ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import cumulative, encode
 from flowtape.queries.source import Desk
 from stores import every_print
@@ -41,7 +41,7 @@ def body(path, expiry=None, at=AT, minutes=405):
 def ingested(path, files):
     store = open_store(path)
     try:
-        return ingest(Engine(store), Request(files=[str(file) for file in files], format="cboe"))
+        return ingest(Ingestor(store), Request(files=[str(file) for file in files], format="cboe"))
     finally:
         store.close()
 

@@ -26,7 +26,7 @@ import oracle
 from chaos_tapes import SECOND, prints_of, tape_of
 from chaos_vendors import KEYS, KINDS
 from flowtape.cache.cache import Cache
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.storage import open_store
 from test_kill import state
 
@@ -304,7 +304,7 @@ def answers_of(path, now):
     try:
         window = Cache(store.catalog, now // MINUTE)
         window.load(store)
-        return live_child.answers(Engine(store, window), window, now)
+        return live_child.answers(Ingestor(store, window), window, now)
     finally:
         store.close()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flowtape.errors import StoreError
 from flowtape.model.query import Filter, Query
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.queries import blocks, quality, recent, summary
 from flowtape.queries.source import Desk
@@ -54,22 +54,22 @@ def test_side_and_family_are_stored_with_the_print(store):
         row(seq=2, price=11_000, condition="SLAN"),
         row(seq=3, price=13_000, condition="MLFT"),
     ]
-    Engine(store).take(frame(prints), "test")
+    Ingestor(store).take(frame(prints), "test")
     kept = every_print(store)
     assert kept["side"].to_list() == ["buy", "sell", "mid"]
     assert kept["family"].to_list() == ["regular", "auction", "floor"]
 
 
 def test_a_better_quote_decides_the_side_again(store):
-    engine = Engine(store)
-    engine.take(frame([row(seq=1, price=13_000, bid=None, ask=None, bid_size=None, ask_size=None)]), "test")
+    ingestor = Ingestor(store)
+    ingestor.take(frame([row(seq=1, price=13_000, bid=None, ask=None, bid_size=None, ask_size=None)]), "test")
     assert sides(store) == ["mid"]
-    engine.take(frame([row(seq=1, price=13_000)]), "test")
+    ingestor.take(frame([row(seq=1, price=13_000)]), "test")
     assert sides(store) == ["buy"]
 
 
 def test_answers_use_the_stored_side(store):
-    Engine(store).take(frame([row(seq=1, price=13_000, size=7, **OLD_QUOTE)]), "test")
+    Ingestor(store).take(frame([row(seq=1, price=13_000, size=7, **OLD_QUOTE)]), "test")
     # The desk's quote age would make this print mid.
     assert volumes(store) == (7, 0, 0)
     assert volumes(store, side="buy") == (7, 0, 0)
@@ -78,38 +78,38 @@ def test_answers_use_the_stored_side(store):
 
 def test_minutes_put_back_and_restated_use_the_stored_side(store):
     prints = [row(seq=1, price=13_000, size=7, **OLD_QUOTE), row(seq=2, price=13_000, size=3, **OLD_QUOTE)]
-    Engine(store).take(frame(prints), "test")
+    Ingestor(store).take(frame(prints), "test")
     cancel = row(seq=3, ts=T0 + SECOND, price=13_000, size=3, condition="CANC")
-    Engine(store, max_quote_age=timedelta(seconds=1)).take(frame([cancel]), "test")
+    Ingestor(store, max_quote_age=timedelta(seconds=1)).take(frame([cancel]), "test")
     assert volumes(store) == (7, 0, 0)
     assert wrong_minutes(store, DAY)[0] == 0
 
 
 def test_days_of_other_settings_are_named_until_rebuilt(store):
-    Engine(store).take(frame([row(seq=1, price=13_000, size=7, **OLD_QUOTE)]), "test")
-    assert Engine(store).classifications.look() == []
-    engine = Engine(store, max_quote_age=timedelta(seconds=1))
-    assert engine.classifications.look() == [DAY]
-    assert engine.rebuild_outdated() == {DAY: 1}
-    assert engine.classifications.look() == []
-    assert Engine(store).classifications.look() == [DAY]
+    Ingestor(store).take(frame([row(seq=1, price=13_000, size=7, **OLD_QUOTE)]), "test")
+    assert Ingestor(store).classifications.look() == []
+    ingestor = Ingestor(store, max_quote_age=timedelta(seconds=1))
+    assert ingestor.classifications.look() == [DAY]
+    assert ingestor.rebuild_outdated() == {DAY: 1}
+    assert ingestor.classifications.look() == []
+    assert Ingestor(store).classifications.look() == [DAY]
     assert volumes(store) == (0, 0, 7)
     assert wrong_minutes(store, DAY) == (0, 1)
 
 
 def test_a_day_of_two_settings_is_named_under_both(store):
-    engines = [Engine(store), Engine(store, max_quote_age=timedelta(seconds=1))]
-    for seq, engine in enumerate(engines, start=1):
-        engine.take(frame([row(seq=seq)]), "test")
-    assert [engine.classifications.look() for engine in engines] == [[DAY], [DAY]]
+    ingestors = [Ingestor(store), Ingestor(store, max_quote_age=timedelta(seconds=1))]
+    for seq, ingestor in enumerate(ingestors, start=1):
+        ingestor.take(frame([row(seq=seq)]), "test")
+    assert [ingestor.classifications.look() for ingestor in ingestors] == [[DAY], [DAY]]
 
 
 def test_a_failed_commit_records_no_settings(store):
-    engine = Engine(store)
+    ingestor = Ingestor(store)
 
     def fail():
         with store.transaction():
-            engine.classifications.add(pl.Series([DAY]))
+            ingestor.classifications.add(pl.Series([DAY]))
             raise StoreError("the disk is full")
 
     with pytest.raises(StoreError, match="full"):
@@ -118,7 +118,7 @@ def test_a_failed_commit_records_no_settings(store):
 
 
 def test_quality_reads_the_stored_side_and_family(store):
-    Engine(store).take(frame([row(seq=1, price=13_000, **OLD_QUOTE)]), "test")
+    Ingestor(store).take(frame([row(seq=1, price=13_000, **OLD_QUOTE)]), "test")
     desk = Desk(store, None, LATER)
     found = quality.quality(desk, Query(symbol="SPY", at=LATER), pl.Series([T0 // (60 * SECOND)]).to_numpy())
     assert found["sided_share"] == [1.0]
@@ -144,7 +144,7 @@ def test_ingested_prints_are_in_order_of_symbol_and_time(tmp_path):
 def test_rebuild_outdated_mends_a_store_from_the_command_line(tmp_path):
     path = tmp_path / "x.duckdb"
     kept = make_store(path)
-    Engine(kept).take(frame([ROW | {"seq": 1, "price": 13_000, **OLD_QUOTE}]), "test")
+    Ingestor(kept).take(frame([ROW | {"seq": 1, "price": 13_000, **OLD_QUOTE}]), "test")
     kept.close()
 
     def rebuild(*args):
@@ -162,7 +162,7 @@ def test_rebuild_outdated_mends_a_store_from_the_command_line(tmp_path):
 def test_a_server_names_outdated_days_until_they_are_rebuilt(tmp_path, monkeypatch):
     path = str(tmp_path / "x.duckdb")
     kept = make_store(path)
-    Engine(kept).take(frame([ROW | {"seq": 1, "price": 13_000, **OLD_QUOTE}]), "test")
+    Ingestor(kept).take(frame([ROW | {"seq": 1, "price": 13_000, **OLD_QUOTE}]), "test")
     kept.close()
     monkeypatch.setenv("FLOWTAPE_MAX_QUOTE_AGE", "1")
     monkeypatch.chdir(tmp_path)
@@ -196,7 +196,7 @@ def test_day_answers_and_filtered_minutes_read_no_frame_of_prints(store, at):
     cancelled = row(seq=3, size=5, strike=5_000_000, price=13_000)
     cancel = row(seq=4, ts=LATER + SECOND, size=5, strike=5_000_000, price=13_000, condition="CANC")
     prints = [row(seq=1, size=200, price=13_000), row(seq=2, price=11_000), cancelled, cancel]
-    Engine(store).take(frame(prints), "test")
+    Ingestor(store).take(frame(prints), "test")
     desk = Desk(WithoutFrames(store), None, LATER + 60 * SECOND)
     query = Query(symbol="SPY", at=at, limit=2, min_size=100)
     more = at is not None
@@ -229,7 +229,7 @@ def test_filters_of_prints_combine_over_trading_days(store):
             itertools.product(days, expiries, "CP", ("AUTO", "SLAN", "MLET")), start=1
         )
     ]
-    Engine(store).take(frame(prints), "test")
+    Ingestor(store).take(frame(prints), "test")
     desk = Desk(store, None, days[1] + 3600 * SECOND)
     span = (T0 // (60 * SECOND) - 5, days[1] // (60 * SECOND) + 5)
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from flowtape.errors import StoreError
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.storage import open_store
 from serving import kept, serving
 from tapes import T0, frame, row
@@ -35,9 +35,9 @@ def damaged(tmp_path):
     """A folder with a store, a part of whose file that holds prints is overwritten."""
     path = tmp_path / "x.duckdb"
     store = open_store(path)
-    engine = Engine(store)
+    ingestor = Ingestor(store)
     for turn in range(4):
-        engine.take(
+        ingestor.take(
             frame([row(seq=n + 1, ts=T0 - turn * HOUR - n * 10**6, size=1 + n % 13) for n in range(20_000)]),
             "test",
         )
@@ -69,15 +69,15 @@ def test_a_damaged_store_answers_502_and_is_not_healthy(damaged):
 
 def test_a_store_s_own_error_is_told_whatever_fails_after_it(tmp_path):
     store = open_store(tmp_path / "x.duckdb")
-    engine = Engine(store)
-    engine.take(frame([row()]), "test")
+    ingestor = Ingestor(store)
+    ingestor.take(frame([row()]), "test")
     series = store.catalog.find("option", "SPY")
     store.close()
     for ask in (
         lambda: store.prints(series, 0, T0 * 2),
         lambda: store.bars(series, 0, 2**31 - 1),
         lambda: store.prints_of(pl.DataFrame({"series": series}), 0, T0 * 2),
-        lambda: engine.take(frame([row(seq=2)]), "test"),
+        lambda: ingestor.take(frame([row(seq=2)]), "test"),
         store.check,
         store.span,
     ):

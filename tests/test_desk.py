@@ -17,7 +17,7 @@ from flowtape.model.conditions import FAMILIES
 from flowtape.model.prints import SIZE_SCALE
 from flowtape.model.query import Filter, Query
 from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES, gross, of_side
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries.source import Desk, Span
 from oracle_routes import allowed, closing, opening
 from stores import examples
@@ -65,9 +65,9 @@ _STORES = itertools.count()
 def taken(path, tape, cuts):
     store = open_store(path.with_name(f"{next(_STORES)}.duckdb"))
     window = Cache(store.catalog, LATER // MINUTE)
-    engine = Engine(store, window)
+    ingestor = Ingestor(store, window)
     for batch in batches(tape, cuts):
-        engine.take(frame(batch), "test")
+        ingestor.take(frame(batch), "test")
     return store, window
 
 
@@ -139,10 +139,10 @@ def test_filtered_minutes_asked_after_each_batch_are_the_store_s(path, tape, cut
     names = FIELDS if stocks else VALUES
     store = open_store(path.with_name(f"{next(_STORES)}.duckdb"))
     cache = Cache(store.catalog, LATER // MINUTE)
-    engine = Engine(store, cache)
+    ingestor = Ingestor(store, cache)
     try:
         for batch in batches(tape, cuts):
-            engine.take(frame(batch), "test")
+            ingestor.take(frame(batch), "test")
             found = Desk(store, cache, LATER).totals(query, START, END, names)
             expected = Desk(store, None, LATER).totals(query, START, END, names)
             assert found.as_of == expected.as_of
@@ -271,7 +271,7 @@ def test_a_batch_and_the_cancels_in_it_show_at_once(path):
 
     cache.of("option").listeners.append(lambda *_: seen.append(trades()))
     try:
-        Engine(store, cache).take(frame(tape), "test")
+        Ingestor(store, cache).take(frame(tape), "test")
         assert seen == [2], "one step, and no third print in it"
     finally:
         store.close()
@@ -313,7 +313,7 @@ def test_one_answer_reads_one_state_of_the_store(path):
         day = desk.day(query)
         with store.snapshot():
             before = desk.trades(query, day)
-            writer = threading.Thread(target=Engine(store, window).take, args=(frame([row(seq=9)]), "test"))
+            writer = threading.Thread(target=Ingestor(store, window).take, args=(frame([row(seq=9)]), "test"))
             writer.start()
             writer.join()
             assert (before, desk.trades(query, day), desk.newest(query, day, 9).height) == (1, 1, 1)
@@ -327,11 +327,13 @@ def test_a_print_of_the_next_day_between_two_reads_changes_no_day(tmp_path):
     before = int(datetime(2026, 3, 11, 3, 59, 30, tzinfo=UTC).timestamp()) * 10**9
     query = Query(symbol="SPY", limit=50, min_size=1)
     store = open_store(tmp_path / "x.duckdb")
-    engine = Engine(store)
-    engine.take(frame([row(seq=1, ts=before, size=7), row(seq=2, ts=before - 3600 * SECOND, size=9)]), "test")
+    ingestor = Ingestor(store)
+    ingestor.take(
+        frame([row(seq=1, ts=before, size=7), row(seq=2, ts=before - 3600 * SECOND, size=9)]), "test"
+    )
     desk = Desk(store, None, before + SECOND)
     day = desk.day(query)
-    engine.take(frame([row(seq=3, ts=before + 600 * SECOND)]), "test")
+    ingestor.take(frame([row(seq=3, ts=before + 600 * SECOND)]), "test")
     for most, min_size, sizes in ((1, 1, [7]), (50, 1, [7, 9]), (500, 9, [9]), (500, 100, [])):
         assert desk.newest(query, day, most, min_size)["size"].to_list() == sizes
     (made, after) = (desk.day(query), desk.newest(query, desk.day(query), 50))

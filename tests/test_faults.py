@@ -12,7 +12,7 @@ from datetime import date
 import httpx
 import pytest
 
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import Options, open_tapes
 from flowtape.simulation.tape import Market, write_tape
 from flowtape.storage import open_store
@@ -30,7 +30,7 @@ def tape(tmp_path_factory):
 def taken(tape, path):
     store = open_store(path)
     for one in open_tapes([tape], options=Options()):
-        Engine(store).ingest(one)
+        Ingestor(store).ingest(one)
     store.close()
 
 

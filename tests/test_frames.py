@@ -15,7 +15,7 @@ import flowtape
 from flowtape.errors import UsageError
 from flowtape.model.columns import NAIVE
 from flowtape.model.prints import OUT_OF_RANGE, SCHEMA, check, conform
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.storage import open_store
 
 OPEN = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
@@ -137,14 +137,14 @@ def test_what_is_not_clear_is_refused_by_column_row_and_value(column, values, me
 
 def test_an_engine_takes_only_what_is_within_bounds(tmp_path) -> None:
     store = open_store(str(tmp_path / "flow.duckdb"))
-    engine = Engine(store)
+    ingestor = Ingestor(store)
     prints = conform(frame())
     with pytest.raises(UsageError, match="prints: column size, row 2: -7: is not a size"):
-        engine.take(prints.with_columns(size=pl.Series([3, -7, 3])), "mine")
+        ingestor.take(prints.with_columns(size=pl.Series([3, -7, 3])), "mine")
     with pytest.raises(UsageError, match="prints: column price, row 3: None: a print needs it"):
-        engine.take(prints.with_columns(price=pl.Series([1, 1, None])), "mine")
-    assert engine.take(frame().to_pandas(), "mine").added == 3
-    assert engine.take(frame(symbol="qqq", root="qqq").lazy(), "mine").added == 3
+        ingestor.take(prints.with_columns(price=pl.Series([1, 1, None])), "mine")
+    assert ingestor.take(frame().to_pandas(), "mine").added == 3
+    assert ingestor.take(frame(symbol="qqq", root="qqq").lazy(), "mine").added == 3
     assert store.catalog.find("option", "QQQ").len() == 1
     store.close()
 

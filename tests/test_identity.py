@@ -17,7 +17,7 @@ from flowtape.model.prints import IDENTITY, conform
 from flowtape.orderflow.identity import Copies
 from flowtape.pipeline.ingest import Request
 from flowtape.pipeline.ingest import ingest as run_ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from stores import every_print, examples, make_store
 from tapes import T0, frame, row
 
@@ -58,7 +58,7 @@ def ingested(path, files, **options):
         outcomes = [
             outcome
             for file in files
-            for outcome in run_ingest(Engine(store), Request(files=[str(file)], **options))
+            for outcome in run_ingest(Ingestor(store), Request(files=[str(file)], **options))
         ]
     for one in outcomes:
         parts = (
@@ -246,7 +246,7 @@ def test_a_vendors_file_takes_the_place_of_its_feeds_day(tmp_path, order):
     with closing(make_store(tmp_path / "x.duckdb")) as store:
         for name in order:
             source, rows = lots[name]
-            report = Engine(store).take(frame(rows), source)
+            report = Ingestor(store).take(frame(rows), source)
             assert report.rows == report.added + report.duplicates + report.refused
         assert every_print(store)["ts"].to_physical().to_list() == [T0 + 123, T0 + 10**6 + 5, T0 + 10**7]
         assert store.sources()["source"].to_list() == ["massive:us_options_opra"]

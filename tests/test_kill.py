@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 from polars.testing import assert_frame_equal
 
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import Options, open_tapes
 from flowtape.simulation.tape import Market, write_tape
 from flowtape.storage import open_store
@@ -38,7 +38,7 @@ def test_killed_at_random_instants_and_resumed(tmp_path):
     write_tape(Market(seed=3), date(2026, 5, 12), tape, rows=60_000)
     whole = open_store(tmp_path / "whole.duckdb")
     for one in open_tapes([tape], options=Options()):
-        Engine(whole).ingest(one)
+        Ingestor(whole).ingest(one)
     whole.close()
 
     chance = random.Random(SEED)

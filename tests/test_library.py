@@ -12,7 +12,7 @@ import pytest
 import flowtape
 from flowtape import errors
 from flowtape.pipeline.ingest import Request, ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.simulation.tape import Market, write_tape
 from serving import kept
 
@@ -38,7 +38,7 @@ def answers(tape, tmp_path_factory):
     """A server's answers in Arrow, and afterwards its store by the library: (answers by question, the store)."""
     folder = tmp_path_factory.mktemp("store")
     with kept(folder, ns(CLOSE + timedelta(days=30)), engine="duckdb") as server:
-        (outcome,) = ingest(server.engine, Request(files=[str(tape)]))
+        (outcome,) = ingest(server.ingestor, Request(files=[str(tape)]))
         assert outcome.added == 30_000
         questions = [(f"/v1/flow/{path}", {**asked, "format": "arrow"}) for path, asked, *_ in QUESTIONS]
         found = server.ask(*questions)
@@ -328,7 +328,7 @@ def test_what_is_no_line_is_refused_by_name():
 
 def test_many_readers_open_one_store(answers, tmp_path, tape):
     store = flowtape.open_store(tmp_path / "x.duckdb")
-    ingest(Engine(store), Request(files=[str(tape)]))
+    ingest(Ingestor(store), Request(files=[str(tape)]))
     store.close()
     with flowtape.open(tmp_path / "x.duckdb") as one, flowtape.open(str(tmp_path / "x.duckdb")) as other:
         assert one.symbols() == other.symbols()

@@ -17,7 +17,7 @@ from flowtape.feeds.base import Delivery
 from flowtape.model.query import Query
 from flowtape.orderflow.quotes import STANDING
 from flowtape.pipeline.classification import classified
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.recent import RecentRows
 from flowtape.pipeline.supervisor import Live, Waits
 from flowtape.queries.source import Desk
@@ -26,7 +26,7 @@ from serving import Clock
 from stores import every_print, examples, until
 from stores import make_store as open_store
 from tapes import SECOND, T0, frame, row, rows
-from test_engine import CUMULATIVE, LATER, MINUTE, from_store, from_window, points
+from test_ingestor import CUMULATIVE, LATER, MINUTE, from_store, from_window, points
 
 NAMES = ("ts", "bid", "ask", "quote_ts")
 LIMIT = 30
@@ -81,13 +81,13 @@ class Told:
 def kept(tmp_path):
     store = open_store(tmp_path / "x.duckdb")
     window = Cache(store.catalog, LATER // MINUTE)
-    yield Engine(store, window)
+    yield Ingestor(store, window)
     store.close()
 
 
-def running(engine, *feeds, **options):
+def running(ingestor, *feeds, **options):
     told = Told()
-    live = Live(engine, feeds, Clock(T0), told, **options)
+    live = Live(ingestor, feeds, Clock(T0), told, **options)
     live.start()
     return live, told
 
@@ -129,13 +129,13 @@ def test_any_batches_give_what_one_batch_gives(tmp_path_factory, tape, chance):
     whole, parts = open_store(folder / "a.duckdb"), open_store(folder / "b.duckdb")
     try:
         if tape:
-            Engine(whole).take(frame(tape), "test")
+            Ingestor(whole).take(frame(tape), "test")
         window = Cache(parts.catalog, LATER // MINUTE)
-        engine = Engine(parts, window)
+        ingestor = Ingestor(parts, window)
         shuffled = tape + tape[: len(tape) // 2]
         chance.shuffle(shuffled)
         for one in thirds(shuffled):
-            engine.take(frame(one), "test")
+            ingestor.take(frame(one), "test")
         for symbol in ("SPY", "SPX"):
             assert from_store(parts, symbol) == from_store(whole, symbol) == from_window(window, symbol)
     finally:
@@ -149,9 +149,9 @@ def thirds(items):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """An engine for many small tapes, each of a symbol of its own: a store takes long to make."""
+    """An ingestor for many small tapes, each of a symbol of its own: a store takes long to make."""
     store = open_store(tmp_path_factory.mktemp("amend") / "x.duckdb")
-    yield Engine(store, Cache(store.catalog, LATER // MINUTE))
+    yield Ingestor(store, Cache(store.catalog, LATER // MINUTE))
     store.close()
 
 

@@ -231,7 +231,7 @@ def test_the_window_is_whole_when_the_server_says_so(tmp_path):
     with kept(tmp_path, NOW) as made:
         feed = SimulatedFeed(MARKET, clock, 400)
         made.backlogs.set(feed.name, Backlog(0.0))
-        live = Live(made.engine, [feed], clock, backlogs=made.backlogs)
+        live = Live(made.ingestor, [feed], clock, backlogs=made.backlogs)
         live.start()
         try:
             seen = asyncio.run(_ask_until_loaded(made))

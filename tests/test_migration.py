@@ -14,7 +14,7 @@ import pytest
 from flowtape.errors import StoreError
 from flowtape.pipeline.ingest import Request
 from flowtape.pipeline.ingest import ingest as run_ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.migration import migrate
 from flowtape.simulation.tape import Market, write_tape
 from flowtape.storage import open_store
@@ -80,9 +80,9 @@ def test_rows_of_version_2_are_replaced_and_never_doubled(tmp_path):
     old_store(path, "2")
     assert migrate(path, None).prints == 5
     with closing(open_store(path)) as store:
-        engine = Engine(store)
-        assert engine.take(PRINTS, "test").refused == 5
-        assert engine.take(PRINTS, "test", replace=True).added == 5
+        ingestor = Ingestor(store)
+        assert ingestor.take(PRINTS, "test").refused == 5
+        assert ingestor.take(PRINTS, "test", replace=True).added == 5
         assert every_print(store).height == 5
         assert set(store.sources()["source"]) == {"test"}
 
@@ -92,7 +92,7 @@ def test_a_version_3_file_ingested_again_adds_nothing(tmp_path):
     old_store(path, "3")
     migrate(path, None)
     with closing(open_store(path)) as store:
-        assert Engine(store).take(PRINTS, "test").added == 0
+        assert Ingestor(store).take(PRINTS, "test").added == 0
 
 
 def test_prints_beyond_todays_bounds_are_left_out_and_counted(tmp_path):
@@ -119,7 +119,7 @@ def test_a_version_that_cannot_be_carried_over_is_named(tmp_path):
 def test_migrating_a_store_of_today_changes_nothing(tmp_path):
     path = tmp_path / "x.duckdb"
     with closing(open_store(path)) as store:
-        Engine(store).take(PRINTS, "test")
+        Ingestor(store).take(PRINTS, "test")
     before = state(path)
     done = subprocess.run(command("migrate", "--store", path), check=True, capture_output=True, text=True)
     assert "is of version 4" in done.stdout
@@ -133,7 +133,7 @@ def large(tmp_path_factory):
     tape = path.with_name("tape.parquet")
     write_tape(Market(seed=5, underlyings=20), DAY, tape, rows=130_000)
     with closing(open_store(path)) as store:
-        run_ingest(Engine(store), Request(files=[str(tape)]))
+        run_ingest(Ingestor(store), Request(files=[str(tape)]))
         rows = store.prints(store.catalog.series["series"], 0, 2**62)
         with store.transaction():
             store.replace_prints(rows)

@@ -14,7 +14,7 @@ from flowtape.model.prints import QUOTE_CLASSES
 from flowtape.orderflow.identity import unique
 from flowtape.pipeline.ingest import Request
 from flowtape.pipeline.ingest import ingest as run_ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import open_tapes
 from stores import every_print, examples, make_store
 from tapes import T0, frame, row
@@ -26,9 +26,9 @@ def ingested(path, *lots):
     """The outcomes of an ingest of lots of files, and the net volume of the store afterwards."""
     outcomes = []
     with closing(make_store(path)) as store:
-        engine = Engine(store)
+        ingestor = Ingestor(store)
         for lot in lots:
-            outcomes += run_ingest(engine, Request(files=[str(file) for file in lot]))
+            outcomes += run_ingest(ingestor, Request(files=[str(file) for file in lot]))
         store.point()
         bars = store.bars(store.catalog.series["series"], 0, 2**31 - 1)
         net = bars.select(pl.col("buy_volume").sum() - pl.col("sell_volume").sum()).item()
@@ -80,9 +80,9 @@ def test_the_better_quote_counts_in_any_order(tmp_path_factory, quotes, size):
     rows = [row(seq=7, **quote) for quote in quotes]
     assert told(unique(frame(rows))) == [best]
     with closing(make_store(tmp_path_factory.mktemp("quotes") / "x.duckdb")) as store:
-        engine = Engine(store)
+        ingestor = Ingestor(store)
         for part in pieces(rows, size):
-            engine.take(frame(part), "test")
+            ingestor.take(frame(part), "test")
         assert told(every_print(store)) == [best]
 
 

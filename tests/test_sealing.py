@@ -12,7 +12,7 @@ import pytest
 
 from flowtape.errors import StoreError
 from flowtape.model.prints import day_bounds
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.maintenance import AFTER_CLOSE, Maintenance, closed, seal_closed
 from flowtape.readers import Options, open_tapes
 from flowtape.simulation.tape import Market, write_tape
@@ -45,9 +45,9 @@ def keys(path):
 def test_a_sealed_day_is_in_order_of_symbol_and_time(tmp_path):
     path = tmp_path / "x.duckdb"
     with closing(DuckStore(path)) as store:
-        engine = Engine(store)
+        ingestor = Ingestor(store)
         for first in range(0, 400, 100):
-            engine.take(batch(first, 100), "test")
+            ingestor.take(batch(first, 100), "test")
         before = every_print(store)
         assert store.unsealed() == [DAY]
         assert store.seal(DAY)
@@ -62,10 +62,10 @@ def test_a_sealed_day_is_in_order_of_symbol_and_time(tmp_path):
 def test_a_day_is_written_again_when_a_twentieth_is_late(tmp_path, late, rewritten):
     path = tmp_path / "x.duckdb"
     with closing(DuckStore(path)) as store:
-        engine = Engine(store)
-        engine.take(batch(0, 800), "test")
+        ingestor = Ingestor(store)
+        ingestor.take(batch(0, 800), "test")
         assert store.seal(DAY)
-        engine.take(batch(800, late), "test")
+        ingestor.take(batch(800, late), "test")
         assert store.unsealed() == [DAY]
         assert store.seal(DAY)
     found = keys(path)
@@ -76,10 +76,10 @@ def test_a_day_is_written_again_when_a_twentieth_is_late(tmp_path, late, rewritt
 def test_replaced_rows_count_as_out_of_order(tmp_path):
     path = tmp_path / "x.duckdb"
     with closing(DuckStore(path)) as store:
-        engine = Engine(store)
-        engine.take(batch(0, 100), "test")
+        ingestor = Ingestor(store)
+        ingestor.take(batch(0, 100), "test")
         assert store.seal(DAY)
-        engine.take(batch(0, 40).with_columns(pl.col("bid") + 1), "test")
+        ingestor.take(batch(0, 40).with_columns(pl.col("bid") + 1), "test")
         assert store.seal(DAY)
     found = keys(path)
     assert len(found) == 100
@@ -98,7 +98,7 @@ def test_any_interleaving_of_ingest_and_sealing_keeps_every_print(tmp_path):
             if path == sealed:
                 sealing.start()
             try:
-                ingest_in_parts(Engine(store), tape)
+                ingest_in_parts(Ingestor(store), tape)
             finally:
                 ended.set()
                 if path == sealed:
@@ -115,14 +115,14 @@ def seal_until(store, ended):
             store.seal(day)
 
 
-def ingest_in_parts(engine, tape):
+def ingest_in_parts(ingestor, tape):
     """Every third row first, so that cancels and their prints meet in any order."""
     prints = pl.read_parquet(tape)
     for part in range(3):
         file = tape.with_name(f"part{part}.parquet")
         prints.gather_every(3, part).write_parquet(file)
         for one in open_tapes([file], options=Options(batch_rows=2_000)):
-            engine.ingest(one)
+            ingestor.ingest(one)
 
 
 def test_the_file_stays_within_a_copy_and_a_day(tmp_path):
@@ -131,7 +131,7 @@ def test_the_file_stays_within_a_copy_and_a_day(tmp_path):
     sizes = []
     with closing(DuckStore(path)) as store:
         for one in open_tapes([tape]):
-            Engine(store).ingest(one)
+            Ingestor(store).ingest(one)
         for _ in range(3):
             rows = store.prints(store.catalog.series["series"], 0, 2**62).head(10_000)
             with store.transaction():
@@ -148,14 +148,14 @@ def test_the_file_stays_within_a_copy_and_a_day(tmp_path):
 def test_the_log_stays_small_beside_readers(tmp_path):
     path = tmp_path / "x.duckdb"
     with closing(DuckStore(path, checkpoint_at=100_000, snapshot_seconds=600)) as store:
-        engine = Engine(store)
-        engine.take(batch(0, 1000), "test")
+        ingestor = Ingestor(store)
+        ingestor.take(batch(0, 1000), "test")
         largest = 0
         with store.snapshot():
             seen = store.span()
             for first in range(1000, 31_000, 2000):
-                engine.take(batch(first, 2000), "test", cursors={"test": str(first)})
-                engine.take(
+                ingestor.take(batch(first, 2000), "test", cursors={"test": str(first)})
+                ingestor.take(
                     frame([row(seq=10**6 + first, ts=T0 + 10**8, condition="CANC")]),
                     "test",
                     cursors={"test": "c"},
@@ -167,12 +167,12 @@ def test_the_log_stays_small_beside_readers(tmp_path):
 
 def test_a_commit_ends_a_snapshot_that_is_held_too_long(tmp_path):
     with closing(DuckStore(tmp_path / "x.duckdb", snapshot_seconds=0.0)) as store:
-        engine = Engine(store)
-        engine.take(batch(0, 4), "test")
+        ingestor = Ingestor(store)
+        ingestor.take(batch(0, 4), "test")
         with store.snapshot():
             store.span()
             time.sleep(0.001)  # a monotonic clock may stand for that long
-            engine.take(batch(4, 4), "test")
+            ingestor.take(batch(4, 4), "test")
             with pytest.raises(StoreError, match="ask for fewer minutes"):
                 store.span()
         assert store.span() is not None
@@ -191,7 +191,7 @@ def test_a_server_seals_days_that_are_over(tmp_path):
             return T0 + 2 * 86_400 * SECOND
 
     with closing(DuckStore(tmp_path / "x.duckdb")) as store:
-        Engine(store).take(batch(0, 100), "test")
+        Ingestor(store).take(batch(0, 100), "test")
         seal_closed(store, T0)
         assert store.unsealed() == [DAY]
         work = Maintenance(store, At())

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from flowtape.cache.cache import Cache
 from flowtape.cli import commands
 from flowtape.errors import StoreError, TakenOver, UsageError
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.pipeline.report import Report
 from flowtape.readers import open_tapes
@@ -31,7 +31,7 @@ from flowtape.storage.clickhouse.vacuum import APART, Vacuum
 from serving import Clock
 from stores import OWN_NUMBERS, every_print, over_http, until
 from tapes import SECOND, T0, frame, row
-from test_engine import LATER, MINUTE, from_store, from_window
+from test_ingestor import LATER, MINUTE, from_store, from_window
 
 DAY = date(2026, 5, 12)
 PAGE = Path(__file__).parents[1] / "docs" / "how-to/clickhouse.md"
@@ -62,24 +62,24 @@ def flowtape(*arguments, **options):
     return subprocess.Popen([sys.executable, "-m", "flowtape", *map(str, arguments)], text=True, **options)
 
 
-def half_a_commit(engine, other):
+def half_a_commit(ingestor, other):
     """Insert all rows of a commit but the one that makes it one."""
-    with engine.store.transaction():
-        engine._keep(engine._prepare(frame([row()])), "test", False, Report("test"))
-        for table in list(engine.store._held):
-            engine.store._flush(table)
+    with ingestor.store.transaction():
+        ingestor._keep(ingestor._prepare(frame([row()])), "test", False, Report("test"))
+        for table in list(ingestor.store._held):
+            ingestor.store._flush(table)
         assert every_print(other).is_empty()
         raise StoreError("cut")
 
 
 def test_a_commit_is_seen_whole_or_not_at_all(two):
     one, other = two
-    engine = Engine(one)
+    ingestor = Ingestor(one)
     with pytest.raises(StoreError, match="cut"):
-        half_a_commit(engine, other)
+        half_a_commit(ingestor, other)
     assert every_print(other).is_empty()
     assert from_store(other, "SPY") == []
-    engine.take(frame([row()]), "test", cursors={"test": "1"})
+    ingestor.take(frame([row()]), "test", cursors={"test": "1"})
     assert len(every_print(other)) == 1
     assert [point["tradeCount"] for point in from_store(other, "SPY")] == [1]
     assert other.cursor("test") == "1"
@@ -87,10 +87,10 @@ def test_a_commit_is_seen_whole_or_not_at_all(two):
 
 def test_a_server_s_window_follows_what_others_write(two):
     one, other = two
-    writer = Engine(one)
+    writer = Ingestor(one)
     writer.take(frame([row()]), "test")
     window = Cache(other.catalog, LATER // MINUTE)
-    reader = Engine(other, window)
+    reader = Ingestor(other, window)
     reader.load()
     tape = [
         row(seq=1, ts=T0 + SECOND),
@@ -116,7 +116,7 @@ def test_a_server_s_window_follows_what_others_write(two):
 
 def test_who_was_taken_over_writes_no_more(two):
     one, other = two
-    first, second = Engine(one), Engine(other)
+    first, second = Ingestor(one), Ingestor(other)
     one.take_over("feed")
     first.take(frame([row()]), "test", cursors={"test": "1"})
     other.take_over("feed")
@@ -141,7 +141,7 @@ def test_files_are_guarded_each_time_anew(two):
 
 def test_a_server_far_behind_its_store_answers_no_more(two):
     flow = Flow(
-        Engine(two[0]), Cache(two[0].catalog, LATER // MINUTE), Clock(LATER), None, 30.0, lambda: 31.0
+        Ingestor(two[0]), Cache(two[0].catalog, LATER // MINUTE), Clock(LATER), None, 30.0, lambda: 31.0
     )
     try:
         with pytest.raises(StoreError, match="31 s behind"):
@@ -156,7 +156,7 @@ def test_a_store_of_many_writers_can_be_asked(two):
     for name, of in (("many", 1), ("them", 5)):
         rows = pl.concat([one._progress(writer, of, 2**64 - 1, 0, 0) for writer in writers])
         one._insert("commits", rows, name)
-    Engine(one).take(frame([row()]), "test")
+    Ingestor(one).take(frame([row()]), "test")
     assert len(every_print(other)) == 1
     assert len(other.point().reached) == len(writers) + 1
 
@@ -208,7 +208,7 @@ def test_a_write_waits_for_another_s_quorum(tmp_path):
         busy = tmp_path / "engine.busy"
         for seq in range(2):
             busy.touch()
-            Engine(store).take(frame([row(seq=seq)]), "test")
+            Ingestor(store).take(frame([row(seq=seq)]), "test")
             assert not busy.exists()
         assert len(every_print(store)) == 2
         store.close()
@@ -238,9 +238,9 @@ def by_sql(store):
 
 def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     one, other = two
-    writer = Engine(one)
+    writer = Ingestor(one)
     window = Cache(other.catalog, LATER // MINUTE)
-    reader = Engine(other, window)
+    reader = Ingestor(other, window)
     reader.load()
     for seq in range(6):
         writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursors={"test": str(seq)})
@@ -274,7 +274,7 @@ def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
 
 def test_what_a_fenced_writer_had_replaced_is_not_deleted(two):
     one, other = two
-    writer = Engine(one)
+    writer = Ingestor(one)
     for seq in range(3):
         writer.take(frame([row(seq=seq, ts=T0 + seq * SECOND)]), "test", cursors={"test": str(seq)})
     before, reached = state_of(other), other._look()[0].reached[one._writer]
@@ -301,16 +301,16 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
         stores = [open_store(f"{address}/flow?cluster=desk") for _ in range(2)]
         one, other = stores
         for store in (embedded, one):
-            engine = Engine(store)
+            ingestor = Ingestor(store)
             store.take_over("files")
             for found in open_tapes([tape]):
-                engine.ingest(found)
-            engine.take(frame([row(), row(seq=1, condition="CANC")]), "test", cursors={"test": "1"})
-            engine.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test")
-            engine.rebuild(DAY)
-        reader = Engine(other, Cache(other.catalog, LATER // MINUTE))
+                ingestor.ingest(found)
+            ingestor.take(frame([row(), row(seq=1, condition="CANC")]), "test", cursors={"test": "1"})
+            ingestor.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test")
+            ingestor.rebuild(DAY)
+        reader = Ingestor(other, Cache(other.catalog, LATER // MINUTE))
         reader.load()
-        Engine(one).take(frame([row(seq=7)]), "test")
+        Ingestor(one).take(frame([row(seq=7)]), "test")
         reader.follow()
         keeper = Vacuum(one.address)
         assert keeper.run(0) is None
@@ -318,8 +318,8 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
         keeper.close()
         other.take_over("files")
         with pytest.raises(TakenOver):
-            Engine(one).take(frame([row(seq=8)]), "test")
-        Engine(embedded).take(frame([row(seq=7)]), "test")
+            Ingestor(one).take(frame([row(seq=8)]), "test")
+        Ingestor(embedded).take(frame([row(seq=7)]), "test")
         assert every_print(other).drop(*OWN_NUMBERS).equals(every_print(embedded).drop(*OWN_NUMBERS))
         assert (
             other.sources()
@@ -348,7 +348,7 @@ def test_a_store_that_was_initialised_keeps_what_it_is_given(address, monkeypatc
     assert done.exit_code == 0, done.output
     store = open_store(address)
     assert store._link.expires("prints") is bool(ages)
-    Engine(store).take(frame([row(), row(seq=1, condition="CANC"), row(seq=2)]), "test")
+    Ingestor(store).take(frame([row(), row(seq=1, condition="CANC"), row(seq=2)]), "test")
     assert len(every_print(store)) == 3
     assert len(from_store(store, "SPY")) == 1
     monkeypatch.setenv("FLOWTAPE_KEEP_PRINTS_DAYS", "1")
@@ -360,7 +360,7 @@ def test_a_store_that_was_initialised_keeps_what_it_is_given(address, monkeypatc
     monkeypatch.delenv("FLOWTAPE_KEEP_PRINTS_DAYS")
     assert CliRunner().invoke(commands, ["store", "migrate", "--store", address]).exit_code == 0
     assert not store._link.expires("prints")
-    Engine(store).take(frame([row(seq=3)]), "test")
+    Ingestor(store).take(frame([row(seq=3)]), "test")
     assert len(every_print(store)) == 1
     store.close()
 

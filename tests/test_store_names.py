@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from flowtape.errors import StoreError, UsageError
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.storage import open_store
 from processes import command
 from tapes import frame, row
@@ -57,7 +57,7 @@ def test_a_store_is_its_owner_s_alone(tmp_path):
     before = os.umask(0o022)
     try:
         store = open_store(tmp_path / "x.duckdb")
-        Engine(store).take(frame([row()]), "test")
+        Ingestor(store).take(frame([row()]), "test")
         files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
         assert files == {"x.duckdb": 0o600, "x.duckdb.wal": 0o600}
         # Other files of the process are as before.

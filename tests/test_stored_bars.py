@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flowtape.orderflow.minute_bars import FIELDS, NS_PER_MINUTE
 from flowtape.pipeline.batch import bars_of
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.storage.catalog import BAR_KEY
 from flowtape.storage.duckdb import DuckStore
@@ -47,7 +47,7 @@ def test_bars_made_by_sql_are_those_of_the_prints(tmp_path_factory, stocks, opti
     rows = [STOCK | one for one in stocks]
     rows += [row(**one | {"right": "CP"[place % 2], "price_flags": 3}) for place, one in enumerate(options)]
     with closing(DuckStore(tmp_path_factory.mktemp("bars") / "x.duckdb")) as store:
-        Engine(store).take(frame([one | {"copy": place} for place, one in enumerate(rows, 1)]), "test")
+        Ingestor(store).take(frame([one | {"copy": place} for place, one in enumerate(rows, 1)]), "test")
         if sealed:
             assert store.seal(DAY)
         wanted = made(store)
@@ -61,15 +61,15 @@ def test_bars_made_by_sql_are_those_of_the_prints(tmp_path_factory, stocks, opti
 
 def test_a_write_to_a_sealed_day_makes_its_bars_anew(tmp_path):
     with closing(DuckStore(tmp_path / "x.duckdb")) as store:
-        engine = Engine(store)
-        engine.take(
+        ingestor = Ingestor(store)
+        ingestor.take(
             frame([row(seq=1), row(seq=2, ts=T0 + 90 * SECOND), row(seq=3, ts=T0 + 1, right="P")]), "test"
         )
         assert store.seal(DAY)
         assert store.unsealed() == []
         cancel = row(seq=5, ts=T0 + 2 * SECOND, condition="CANC")
         for late in (row(seq=4), cancel, row(seq=2, ts=T0 + 90 * SECOND, bid=12_000)):
-            engine.take(frame([late]), "test")
+            ingestor.take(frame([late]), "test")
             assert store.unsealed() == [DAY]
             assert stored(store).equals(made(store))
             assert store.seal(DAY)
@@ -80,9 +80,9 @@ def test_bars_of_several_days_are_each_there_once(tmp_path):
     """Sealed days between days that are not."""
     day = 24 * 3600 * SECOND
     with closing(DuckStore(tmp_path / "x.duckdb")) as store:
-        engine = Engine(store)
+        ingestor = Ingestor(store)
         for place in range(5):
-            engine.take(frame([row(seq=1 + place, ts=T0 + place * day)]), "test")
+            ingestor.take(frame([row(seq=1 + place, ts=T0 + place * day)]), "test")
         assert store.seal(date(2026, 3, 8))
         assert stored(store).equals(made(store))
         middle = (T0 + 2 * day) // NS_PER_MINUTE
@@ -93,14 +93,14 @@ def test_bars_of_several_days_are_each_there_once(tmp_path):
 def test_a_bar_that_its_prints_do_not_make_is_found(tmp_path):
     path = tmp_path / "x.duckdb"
     with closing(DuckStore(path)) as store:
-        Engine(store).take(frame([row(seq=1)]), "test")
+        Ingestor(store).take(frame([row(seq=1)]), "test")
         assert store.seal(DAY)
         assert wrong_minutes(store, DAY) == (0, 1)
     with duckdb.connect(str(path)) as db:
         db.execute("UPDATE bar_rows SET trades = 2")
     with closing(DuckStore(path)) as store:
         assert wrong_minutes(store, DAY) == (1, 1)
-        Engine(store).rebuild(DAY)
+        Ingestor(store).rebuild(DAY)
         assert wrong_minutes(store, DAY) == (0, 1)
 
 
@@ -108,10 +108,10 @@ def test_a_bar_that_its_prints_do_not_make_is_found(tmp_path):
 def test_the_view_minute_bars_never_shows_a_stale_bar(tmp_path, sealed):
     path = tmp_path / "x.duckdb"
     with closing(DuckStore(path)) as store:
-        engine = Engine(store)
-        engine.take(frame([row(seq=1)]), "test")
+        ingestor = Ingestor(store)
+        ingestor.take(frame([row(seq=1)]), "test")
         assert store.seal(DAY)
-        engine.take(frame([row(seq=2)]), "test")
+        ingestor.take(frame([row(seq=2)]), "test")
         if sealed:
             assert store.seal(DAY)
     with duckdb.connect(str(path), read_only=True) as db:

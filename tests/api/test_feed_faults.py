@@ -10,7 +10,7 @@ import pytest
 from flowtape.cache.cache import Cache
 from flowtape.feeds.registry import open_feeds
 from flowtape.feeds.rows import NOT_UNDERSTOOD
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.supervisor import Live
 from flowtape.server.app import Application
 from flowtape.server.auth.keyfile import FileLedger
@@ -37,11 +37,11 @@ class Site:
         self.vendor, self.clock = MassiveServer("right-key").start(), Clock(now)
         self.store = open_store(folder / "x.duckdb")
         self.window = Cache(self.store.catalog, now // MINUTE)
-        self.engine, metrics = Engine(self.store, self.window), Metrics()
+        self.ingestor, metrics = Ingestor(self.store, self.window), Metrics()
         spec = f"massive:options?symbols={SPY}&url={self.vendor.url}&rest={self.vendor.rest_url}&secure=0"
-        self.live = Live(self.engine, open_feeds([spec], self.clock), self.clock, metrics)
+        self.live = Live(self.ingestor, open_feeds([spec], self.clock), self.clock, metrics)
         metrics.watch(self.live)
-        self.flow = Flow(self.engine, self.window, self.clock, self.live, SILENCE)
+        self.flow = Flow(self.ingestor, self.window, self.clock, self.live, SILENCE)
         self.keys = Keys(FileLedger(folder / "x.duckdb.keys"))
         self.key = self.keys.add_ephemeral("Alpha")
         self.app = Application(self.flow, self.keys, Usage(), Settings(), time.time_ns, metrics=metrics)

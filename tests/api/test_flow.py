@@ -148,7 +148,7 @@ def test_a_day_before_the_window_may_be_replaced(tmp_path: Path) -> None:
     with kept(tmp_path, later) as server:
         route = CUMULATIVE["option"]
         assert b'"tradeCount":1' in asyncio.run(get(server, route, past)).body
-        server.engine.take(frame([ROW, ROW | {"seq": 1}]), "another", replace=True)
+        server.ingestor.take(frame([ROW, ROW | {"seq": 1}]), "another", replace=True)
         assert b'"tradeCount":2' in asyncio.run(get(server, route, past)).body
 
 

@@ -79,7 +79,7 @@ def test_requests_are_counted_by_route_and_status(world):
 
 def test_feeds_are_told_of(world):
     feed = Feed()
-    live = Live(world.engine, [feed], world.clock, world.metrics)
+    live = Live(world.ingestor, [feed], world.clock, world.metrics)
     world.metrics.watch(live)
     live.start()
     assert read(world)["flowtape_feed_connected", "test"] == 0

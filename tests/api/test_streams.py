@@ -13,7 +13,7 @@ import pytest
 
 import flowtape.server.hubs
 import flowtape.server.streams
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import Cumulative, CumulativePoint
 from flowtape.queries.render.bodies import Rows
 from flowtape.queries.render.changes import change, line_of
@@ -438,9 +438,9 @@ def test_120_wide_streams_of_one_key_take_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWTAPE_STREAMS_PER_KEY", "none")
     now = time.time_ns() // MINUTE * MINUTE
     store = tmp_path / "x.duckdb"
-    engine = Engine(open_store(store))
-    engine.take(frame([row(seq=n + 1, ts=now - n * MINUTE) for n in range(10_000)]), "test")
-    engine.store.close()
+    ingestor = Ingestor(open_store(store))
+    ingestor.take(frame([row(seq=n + 1, ts=now - n * MINUTE) for n in range(10_000)]), "test")
+    ingestor.store.close()
     key = command("keys", "create", "--plan", "alpha", "--store", store).strip()
     with Served("--store", store) as served:
 

@@ -19,7 +19,7 @@ from flowtape.feeds.specs import parse_spec
 from flowtape.model.prints import SCHEMA
 from flowtape.model.query import Query
 from flowtape.orderflow.cancels import counted
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.supervisor import Live, Waits
 from flowtape.queries import CUMULATIVE
 from flowtape.queries.source import Desk
@@ -349,10 +349,10 @@ class Kept:
     def __init__(self, path):
         self.store, self.now = open_store(path), time.time_ns()
         self.window = Cache(self.store.catalog, self.now // MINUTE)
-        self.engine, self.told = Engine(self.store, self.window), Told()
+        self.ingestor, self.told = Ingestor(self.store, self.window), Told()
 
     def live(self, feed):
-        live = Live(self.engine, [feed], Clock(self.now), self.told, waits=Waits(first=0.02))
+        live = Live(self.ingestor, [feed], Clock(self.now), self.told, waits=Waits(first=0.02))
         live.start()
         return live
 
@@ -411,7 +411,7 @@ def test_from_the_stream_to_the_store_through_cuts_and_restarts(server, tmp_path
     for symbol in ("SPY", "QQQ"):
         assert disturbed.totals(symbol) == whole.totals(symbol)
         assert disturbed.totals(symbol, disturbed.window) == whole.totals(symbol)
-    assert disturbed.engine.store.cursor("alpaca:stocks:sip:SPY+1-" + digest()) is not None
+    assert disturbed.ingestor.store.cursor("alpaca:stocks:sip:SPY+1-" + digest()) is not None
     for one in (disturbed, whole):
         one.store.close()
 

@@ -21,7 +21,7 @@ from flowtape.feeds.registry import open_feeds
 from flowtape.feeds.rows import NOT_UNDERSTOOD
 from flowtape.model.clock import SystemClock
 from flowtape.model.prints import SCHEMA
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.supervisor import Live, Waits
 from flowtape.storage import open_store
 from serving import Clock
@@ -313,7 +313,7 @@ def serve(tmp_path):
         def go(feed):
             store = ends.enter_context(contextlib.closing(open_store(tmp_path / "store.duckdb")))
             shown = Shown()
-            live = Live(Engine(store), [feed], Clock(time.time_ns()), shown, waits=Waits(first=0.02))
+            live = Live(Ingestor(store), [feed], Clock(time.time_ns()), shown, waits=Waits(first=0.02))
             ends.callback(live.stop)
             live.start()
             return store, live, shown

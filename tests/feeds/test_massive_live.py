@@ -16,7 +16,7 @@ from flowtape.feeds.massive.feed import WINDOW, massive
 from flowtape.feeds.massive.session import DELAYED
 from flowtape.feeds.specs import parse_spec
 from flowtape.model.prints import SCHEMA
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import massive as files
 from flowtape.storage import open_store
 from standins.massive import MassiveServer
@@ -212,9 +212,9 @@ def test_contracts_listed_later_are_fetched_and_taken_up(server, start):
 def test_a_day_of_the_files_is_not_taken_again(server, tmp_path):
     feed = feed_of(server)
     with contextlib.closing(open_store(tmp_path / "store")) as store:
-        engine = Engine(store)
-        engine.take(frame([row()]), files.OPTIONS)
-        report = engine.take(frame([row(seq=99)]), feed.source)
+        ingestor = Ingestor(store)
+        ingestor.take(frame([row()]), files.OPTIONS)
+        report = ingestor.take(frame([row(seq=99)]), feed.source)
         assert (report.refused, report.added) == (1, 0)
 
 

@@ -39,7 +39,7 @@ from flowtape.cli import commands
 from flowtape.errors import TapeError, UsageError
 from flowtape.model.prices import ROUNDED, SIDE_LOST
 from flowtape.model.prints import IDENTITY
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import Options, databento, guess, publishers
 from flowtape.storage import open_store
 
@@ -136,10 +136,10 @@ def test_a_print_is_one_print_by_whatever_schema_it_comes(tmp_path: Path) -> Non
     ]
     assert found[0].is_unique().all()
     assert all(frame.equals(found[0]) for frame in found)
-    engine = Engine(open_store(tmp_path / "flow.duckdb"))
-    with closing(engine.store):
+    ingestor = Ingestor(open_store(tmp_path / "flow.duckdb"))
+    with closing(ingestor.store):
         tapes = [databento.read([tmp_path / f"{schema}.dbn"], Options())[0] for schema in files]
-        reports = [engine.ingest(tape) for tape in tapes]
+        reports = [ingestor.ingest(tape) for tape in tapes]
     counts = [(report.added, report.duplicates, report.replaced_quotes) for report in reports]
     assert counts == [(30, 0, 0), (0, 0, 30), (0, 30, 0), (0, 0, 30)]
 

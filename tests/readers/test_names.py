@@ -18,7 +18,7 @@ from test_thetadata import row as thetadata_row
 from flowtape.errors import TapeError
 from flowtape.model.prints import MAX_NAMES
 from flowtape.pipeline.ingest import Request, ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import guess
 from flowtape.readers.delimited import MAX_BLANK
 from flowtape.readers.tickers import symbol_of
@@ -117,7 +117,7 @@ def test_data_that_becomes_too_much_is_refused(tmp_path, monkeypatch, suffix: st
 
 def outcome_of(folder, *paths):
     store = open_store(str(folder / "flow.duckdb"))
-    (outcome,) = ingest(Engine(store), Request(files=[str(path) for path in paths]))
+    (outcome,) = ingest(Ingestor(store), Request(files=[str(path) for path in paths]))
     store.close()
     counts = ("added", "duplicates", "replaced_quotes", "corrections", "official", "rejected", "refused")
     assert outcome.rows == sum(getattr(outcome, name) for name in counts)

@@ -13,7 +13,7 @@ import flowtape
 from flowtape.errors import RowError, TapeError, UsageError
 from flowtape.model.prints import SCHEMA, conform
 from flowtape.pipeline.ingest import Request, ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import Options, guess, open_tapes
 from flowtape.readers.frames import READ
 from flowtape.storage import open_store
@@ -448,7 +448,7 @@ def test_the_store_s_view_is_read_as_the_tape_it_came_from(write, tmp_path):
     bars = []
     for name in stores:
         store = open_store(name)
-        [outcome] = ingest(Engine(store), Request(files=[str(path)]))
+        [outcome] = ingest(Ingestor(store), Request(files=[str(path)]))
         store.close()
         assert (outcome.rows, outcome.added, outcome.removed) == (4, 4, 1)
         path = tmp_path / "view.parquet"

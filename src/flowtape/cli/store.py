@@ -16,7 +16,7 @@ from flowtape.errors import NothingRead, SourceConflict, StoreError, UsageError
 from flowtape.feeds.replay import ReplayFeed
 from flowtape.pipeline.ingest import Outcome, Request, Step
 from flowtape.pipeline.ingest import ingest as run_ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.maintenance import seal_closed
 from flowtape.pipeline.migration import migrate
 from flowtape.pipeline.rebuild import wrong_minutes
@@ -94,7 +94,7 @@ def ingest(
         else:
             kept = open_store(name)
             try:
-                outcomes = run_ingest(Engine(kept, max_quote_age=settings.quote_age), request, progress)
+                outcomes = run_ingest(Ingestor(kept, max_quote_age=settings.quote_age), request, progress)
             finally:
                 kept.close()
     _tell(outcomes, as_json)
@@ -154,8 +154,8 @@ def rebuild(day: date | None, outdated: bool, store: str | None) -> None:
     else:
         kept = open_store(name)
         try:
-            engine = Engine(kept, max_quote_age=settings.quote_age)
-            bars = engine.rebuild_outdated() if day is None else {day: engine.rebuild(day)}
+            ingestor = Ingestor(kept, max_quote_age=settings.quote_age)
+            bars = ingestor.rebuild_outdated() if day is None else {day: ingestor.rebuild(day)}
             seal_closed(kept, time.time_ns())
         finally:
             kept.close()

@@ -12,7 +12,7 @@ from flowtape.errors import TakenOver
 from flowtape.feeds.base import Feed
 from flowtape.feeds.replay import ReplayFeed
 from flowtape.model.clock import Clock
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.supervisor import Listener, Live
 from flowtape.settings import Settings
 from flowtape.storage import Store
@@ -46,7 +46,7 @@ def feed_into(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     go_on(feeds, store)
-    live = Live(Engine(store, max_quote_age=settings.quote_age), feeds, clock, watcher)
+    live = Live(Ingestor(store, max_quote_age=settings.quote_age), feeds, clock, watcher)
     watcher.watch(live)
     live.start()
     _log.info("taking feeds", extra={"fields": {"feeds": ", ".join(feed.name for feed in feeds)}})

@@ -13,7 +13,7 @@ import msgspec
 
 from flowtape.errors import StoreError
 from flowtape.orderflow.quotes import few_quotes
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.maintenance import seal_closed
 from flowtape.pipeline.report import Report
 from flowtape.readers import Options, Reject, Tape, open_tapes
@@ -50,7 +50,7 @@ class RefusedDay(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What became of one tape; the counts are those of `engine.Report`."""
+    """What became of one tape; the counts are those of `report.Report`."""
 
     name: str
     source: str
@@ -84,14 +84,14 @@ class Step(msgspec.Struct):
 
 
 def ingest(
-    engine: Engine,
+    ingestor: Ingestor,
     request: Request,
     progress: Callable[[Step], None] = lambda step: None,
     stop: threading.Event | None = None,
 ) -> list[Outcome]:
     """Ingest files, tape by tape, then seal the days that are over.
 
-    Raises what the readers and the engine raise; see `Engine.ingest`.
+    Raises what the readers and the engine raise; see `Ingestor.ingest`.
     """
     if request.strict:
         # A strict file is taken whole or not at all, and how it ends is only known at its end.
@@ -101,10 +101,10 @@ def ingest(
     outcomes = []
     for tape in _open(request):
         # Two processes that take the same rows at the same time would each find them new.
-        engine.store.take_over(f"files of {tape.source}")
+        ingestor.store.take_over(f"files of {tape.source}")
         try:
-            with engine.store.bulk():
-                report = engine.ingest(
+            with ingestor.store.bulk():
+                report = ingestor.ingest(
                     tape,
                     replace=request.replace,
                     progress=lambda report, done, name=tape.name: progress(Step(name, report.rows, done)),  # type: ignore[misc]
@@ -113,12 +113,12 @@ def ingest(
         except BaseException:
             # A store that is away refuses this too; what ended the run is what gets told.
             with suppress(StoreError):
-                engine.store.release(f"files of {tape.source}")
+                ingestor.store.release(f"files of {tape.source}")
             raise
-        engine.store.release(f"files of {tape.source}")
+        ingestor.store.release(f"files of {tape.source}")
         outcomes.append(outcome_of(tape, report))
     seal_closed(
-        engine.store,
+        ingestor.store,
         time.time_ns(),
         lambda day, done: progress(Step(f"putting {day} in order", 0, done)),
         stop,

@@ -36,7 +36,7 @@ from flowtape.storage.catalog import BAR_KEY, clustered
 COMPACT_MINUTES = 10
 
 
-class Engine:
+class Ingestor:
     """Takes prints into a store and a cache. All methods may be called from any thread."""
 
     def __init__(

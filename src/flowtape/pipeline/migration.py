@@ -11,7 +11,7 @@ import polars as pl
 
 from flowtape.errors import UsageError
 from flowtape.model.prints import conform
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.maintenance import seal_all
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.storage.duckdb import DuckStore
@@ -47,11 +47,11 @@ def migrate(path: Path, max_quote_age: timedelta | None, progress: Progress = la
         many, done, left_out = old.count(), 0, 0
         store = DuckStore(new)
         try:
-            engine = Engine(store, max_quote_age=max_quote_age)
+            ingestor = Ingestor(store, max_quote_age=max_quote_age)
             for rows in old.rows():
                 for (source,), of_source in rows.partition_by("source", as_dict=True).items():
                     for prints in _accepted(of_source.drop("source")):
-                        report = engine.take(prints, _name(str(source), old.version))
+                        report = ingestor.take(prints, _name(str(source), old.version))
                         left_out += report.refused - prints.height
                 done += rows.height
                 left_out += rows.height

@@ -22,7 +22,7 @@ from flowtape.feeds.backlog import Backlogs
 from flowtape.feeds.base import Delivery, Feed
 from flowtape.model.calendar import is_open
 from flowtape.model.clock import Clock
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.report import Report
 
 QUEUE_PRINTS = 500_000
@@ -127,7 +127,7 @@ class Live:
 
     def __init__(
         self,
-        engine: Engine,
+        ingestor: Ingestor,
         feeds: Sequence[Feed],
         clock: Clock,
         listener: Listener | None = None,
@@ -138,7 +138,7 @@ class Live:
         self.failing: str | None = None
         self.queue_limit, self.queue_prints = queue_limit, 0
         self._waits = waits
-        self._engine, self._clock, self._listener = engine, clock, listener
+        self._ingestor, self._clock, self._listener = ingestor, clock, listener
         self.lost = 0
         """Prints that were delivered and could not be kept when the server ended."""
         self._stop, self._drain = threading.Event(), threading.Event()
@@ -148,8 +148,10 @@ class Live:
         self._changed = threading.Condition()
         began = time.monotonic()
         for feed in feeds:
-            engine.store.take_over(feed.name)
-        self._lines = [_Line(feed, self, self._stop, engine.store.cursor(feed.name), began) for feed in feeds]
+            ingestor.store.take_over(feed.name)
+        self._lines = [
+            _Line(feed, self, self._stop, ingestor.store.cursor(feed.name), began) for feed in feeds
+        ]
         self._backlogs = backlogs or Backlogs()
         self._threads = [
             threading.Thread(target=self._keep_running, args=(line,), name=f"feed {line.feed.name}")
@@ -166,7 +168,7 @@ class Live:
         self._mind_the_hours()
         for line in self._lines:
             if line.cursor is not None:
-                line.feed.restore(self._engine.store.standing(line.feed.name))
+                line.feed.restore(self._ingestor.store.standing(line.feed.name))
         self._taker.start()
         for thread in self._threads:
             thread.start()
@@ -298,7 +300,7 @@ class Live:
 
     def _due(self) -> bool:
         """Return whether a batch is to be taken before the time to gather has passed."""
-        at_once = STEP_PRINTS if self._engine.store.shared else 1
+        at_once = STEP_PRINTS if self._ingestor.store.shared else 1
         return self.queue_prints >= at_once or self._drain.is_set()
 
     def _keep(self, batch: list[_Waiting]) -> None:
@@ -313,7 +315,7 @@ class Live:
             name: pl.concat(parts).unique("instrument", keep="last", maintain_order=True)
             for name, parts in standing.items()
         }
-        report = self._engine.take(prints, batch[0].line.feed.source, cursors=cursors, standing=newest)
+        report = self._ingestor.take(prints, batch[0].line.feed.source, cursors=cursors, standing=newest)
         for one in batch:
             if one.delivery.backlog is not None:
                 self._backlogs.set(one.line.feed.name, one.delivery.backlog)

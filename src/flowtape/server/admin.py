@@ -29,7 +29,7 @@ from flowtape.errors import FlowtapeError, StoreError
 from flowtape.model.query import EVERYTHING, Filter, Query
 from flowtape.model.symbols import meant
 from flowtape.pipeline.ingest import Outcome, Request, Step, ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.queries import Made
 from flowtape.queries.source import Desk
@@ -209,9 +209,9 @@ def _error(reply: Failed) -> FlowtapeError:
 class Control:
     """The server's end of the side door."""
 
-    def __init__(self, store: Path, engine: Engine, flow: Flow) -> None:
+    def __init__(self, store: Path, ingestor: Ingestor, flow: Flow) -> None:
         self._path = address(store)
-        self._engine = engine
+        self._ingestor = ingestor
         self._flow = flow
         self._server: asyncio.Server | None = None
         self._stops: set[threading.Event] = set()
@@ -296,25 +296,25 @@ class Control:
                 await writer.drain()
 
     def _meant(self, command: Report | Cumulative) -> str:
-        return meant(command.symbol, self._engine.store.catalog.symbols(command.asset))
+        return meant(command.symbol, self._ingestor.store.catalog.symbols(command.asset))
 
     def _carry_out(self, command: Command, tell: Callable[[Step], None], stop: threading.Event) -> Done:
         if isinstance(command, Ingest):
-            return Done(outcomes=ingest(self._engine, command.request, tell, stop))
+            return Done(outcomes=ingest(self._ingestor, command.request, tell, stop))
         if isinstance(command, Rebuild):
             if command.day is None:
-                return Done(bars=self._engine.rebuild_outdated())
-            return Done(bars={command.day: self._engine.rebuild(command.day)})
+                return Done(bars=self._ingestor.rebuild_outdated())
+            return Done(bars={command.day: self._ingestor.rebuild(command.day)})
         if isinstance(command, Report):
-            with self._engine.store.snapshot():
+            with self._ingestor.store.snapshot():
                 symbol = self._meant(command)
                 found = read_day(
-                    self._engine.store, symbol, command.asset, command.day, self._engine.max_quote_age
+                    self._ingestor.store, symbol, command.asset, command.day, self._ingestor.max_quote_age
                 )
             return Done(body=msgspec.json.encode(found).decode())
         symbol = self._meant(command)
         made = self._flow.made(CUMULATIVE[command.asset], query_of(command, symbol))
-        return points_of(symbol, made, self._engine.simulated(command.asset, symbol))
+        return points_of(symbol, made, self._ingestor.simulated(command.asset, symbol))
 
 
 def cumulative(store: Store, command: Cumulative, quote_age: timedelta | None) -> Done:

@@ -21,7 +21,7 @@ from flowtape.model.clock import Clock
 from flowtape.model.query import Query
 from flowtape.model.symbols import meant
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import Made
 from flowtape.queries.source import Desk
 from flowtape.server.account import symbols
@@ -85,7 +85,7 @@ class Flow:
 
     def __init__(
         self,
-        engine: Engine,
+        ingestor: Ingestor,
         window: Cache,
         clock: Clock,
         feed: FeedState | None = None,
@@ -95,7 +95,7 @@ class Flow:
         replay: Replay | None = None,
         simulates: bool = False,
     ) -> None:
-        self._engine = engine
+        self._ingestor = ingestor
         self._window = window
         self._clock = clock
         self._feed = feed
@@ -114,7 +114,7 @@ class Flow:
 
     def detail(self) -> str:
         """Return what `/health` names beside the status: days classified under other settings; empty without any."""
-        days = self._engine.classifications.outdated
+        days = self._ingestor.classifications.outdated
         if not days:
             return ""
         span = str(days[0]) if len(days) == 1 else f"{len(days)} days from {days[0]} to {days[-1]}"
@@ -163,11 +163,11 @@ class Flow:
         if jumped and jumped > CLOCK_JUMP_NS and not self._replay:
             event(_log, logging.WARNING, "the clock was set", seconds=round(jumped / 1e9, 1))
         if wall // NS_PER_MINUTE + 1 < self._window.oldest + MINUTES - 1:
-            self._engine.reload(wall // NS_PER_MINUTE)
+            self._ingestor.reload(wall // NS_PER_MINUTE)
 
     def _look(self) -> str | None:
         try:
-            self._engine.store.check()
+            self._ingestor.store.check()
         except StoreError as error:
             return str(error)
         return None
@@ -198,12 +198,12 @@ class Flow:
             version = self._window.version(query.asset, query.symbol)
             if version < 0:
                 # What the window does not hold, any commit may have changed.
-                version -= self._engine.generation
+                version -= self._ingestor.generation
         else:
             version = self._window.of(query.asset).version
             if query.at is not None:
                 # Both only rise. The board does not tell of a commit older than the window.
-                version += self._engine.generation
+                version += self._ingestor.generation
         return version, -1 if query.at is not None else now // route.every
 
     def listen(self, told: Callable[[str, frozenset[str]], None]) -> None:
@@ -276,7 +276,7 @@ class Flow:
         """Return the query with the symbol it stands for."""
         if not query.symbol or self._window.version(query.asset, query.symbol) >= 0:
             return query
-        symbol = meant(query.symbol, self._engine.store.catalog.symbols(query.asset))
+        symbol = meant(query.symbol, self._ingestor.store.catalog.symbols(query.asset))
         return query if symbol == query.symbol else msgspec.structs.replace(query, symbol=symbol)
 
     def _make(self, route: Route, query: Query, format: Format, now: int) -> Wire:
@@ -285,8 +285,8 @@ class Flow:
     def _body(self, route: Route, query: Query, now: int) -> Made:
         # Before the snapshot begins: what was missing then may be in later states of the store alone.
         missing = self._backlogs.missing()
-        desk = Desk(self._engine.store, self._window, now, self._engine.max_quote_age, missing)
-        with self._engine.store.snapshot():
+        desk = Desk(self._ingestor.store, self._window, now, self._ingestor.max_quote_age, missing)
+        with self._ingestor.store.snapshot():
             return route.answer(desk, query)
 
     def _render(self, route: Route, query: Query, format: Format, made: Made) -> Wire:
@@ -294,8 +294,8 @@ class Flow:
 
     def _simulated(self, query: Query) -> bool:
         if query.symbol:
-            return self._engine.simulated(query.asset, query.symbol)
-        return self._engine.simulated_any(query.asset)
+            return self._ingestor.simulated(query.asset, query.symbol)
+        return self._ingestor.simulated_any(query.asset)
 
     def source(self, query: Query) -> Headers:
         """The header that says where the prints of a query's answers come from.
@@ -307,8 +307,8 @@ class Flow:
 
     async def symbols(self, format: Format = "json") -> Wire:
         """Every symbol of which prints are kept."""
-        made = await asyncio.get_running_loop().run_in_executor(self._readers, symbols, self._engine.store)
-        simulated = any(map(self._engine.simulated_any, ("option", "stock")))
+        made = await asyncio.get_running_loop().run_in_executor(self._readers, symbols, self._ingestor.store)
+        simulated = any(map(self._ingestor.simulated_any, ("option", "stock")))
         return wire_of(made, simulated, format, replay=self._replay)
 
     def _keep(self, key: Key, state: State | None, wire: Wire) -> None:

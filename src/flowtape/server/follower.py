@@ -7,7 +7,7 @@ import threading
 import time
 
 from flowtape.errors import StoreError
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.server.logs import Outage
 
 EVERY = 0.25
@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 class Follower:
     """Asks the store again and again what changed, on a thread of its own."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, ingestor: Ingestor) -> None:
+        self._ingestor = ingestor
         self._stop = threading.Event()
         self._seen: float | None = None
         self._outage = Outage(
@@ -46,7 +46,7 @@ class Follower:
         while not self._stop.wait(EVERY):
             began = time.monotonic()
             try:
-                self._engine.follow()
+                self._ingestor.follow()
             except StoreError as error:
                 self._outage.note(str(error))
             except Exception as error:

@@ -25,7 +25,7 @@ from flowtape.model.clock import Clock, SystemClock
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.feeding import go_on
 from flowtape.pipeline.ingest import Request, Step, ingest
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.maintenance import Maintenance
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.pipeline.supervisor import Live
@@ -111,24 +111,24 @@ async def _serve(
     clock: Clock = SystemClock() if replayed is None else replayed.clock
     go_on(feeds, store)
     window = Cache(store.catalog, clock.now_ns() // NS_PER_MINUTE)
-    engine = Engine(store, window, settings.quote_age)
+    ingestor = Ingestor(store, window, settings.quote_age)
     backlogs = _backlogs(store, feeds, sources)
-    follower = Follower(engine) if shared(settings.store) else None
+    follower = Follower(ingestor) if shared(settings.store) else None
     metrics = Metrics()
-    live = Live(engine, feeds, clock, metrics, backlogs=backlogs)
+    live = Live(ingestor, feeds, clock, metrics, backlogs=backlogs)
     metrics.watch(live)
     behind = follower.behind if follower else lambda: 0.0
     simulated = any(feed.source == SIMULATED for feed in feeds)
     limit = settings.silence_limit
-    flow = Flow(engine, window, clock, live, limit, behind, backlogs, replay, simulated)
+    flow = Flow(ingestor, window, clock, live, limit, behind, backlogs, replay, simulated)
     if usage.shared:
         metrics.watch_counts(lambda: bool(usage.shared and usage.shared.away))
     key = keys.add_ephemeral("Alpha") if any(_is_demo(feed) for feed in feeds) else None
-    control = None if shared(settings.store) else Control(Path(settings.store), engine, flow)
+    control = None if shared(settings.store) else Control(Path(settings.store), ingestor, flow)
     if control:
         await control.start()
     stopping = stop_on_signals()
-    start = _Start(engine, follower, live, Maintenance(store, clock), backlogs, sources.tape)
+    start = _Start(ingestor, follower, live, Maintenance(store, clock), backlogs, sources.tape)
     watching = [asyncio.create_task(work) for work in (flow.watch(), start.run(stopping))]
     _reload_on_hangup(keys)
 
@@ -187,14 +187,14 @@ class _Start:
 
     def __init__(
         self,
-        engine: Engine,
+        ingestor: Ingestor,
         follower: Follower | None,
         live: Live,
         maintenance: Maintenance,
         backlogs: Backlogs,
         tape: Request | None,
     ) -> None:
-        self._engine, self._follower, self._live = engine, follower, live
+        self._ingestor, self._follower, self._live = ingestor, follower, live
         self._maintenance, self._backlogs, self._tape = maintenance, backlogs, tape
         self._stop = threading.Event()
         self._failure: Exception | None = None
@@ -227,8 +227,8 @@ class _Start:
             if done:
                 self._backlogs.set(_WINDOW, Backlog(done))
 
-        self._engine.load(progress)
-        self._engine.classifications.look()
+        self._ingestor.load(progress)
+        self._ingestor.classifications.look()
         self._backlogs.end(_WINDOW)
         if self._follower:
             self._follower.start()
@@ -237,7 +237,7 @@ class _Start:
 
     def _take(self, request: Request) -> None:
         try:
-            for outcome in ingest(self._engine, request, self._tell, self._stop):
+            for outcome in ingest(self._ingestor, request, self._tell, self._stop):
                 event(_log, logging.INFO, "tape taken", name=outcome.name, rows=outcome.rows, added=outcome.added,
                       rejected=outcome.rejected, refused=outcome.refused)  # fmt: skip
         except Exception as error:

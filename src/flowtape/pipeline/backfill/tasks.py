@@ -14,7 +14,7 @@ from flowtape.errors import FlowtapeError, NothingRead, StoreError, TakenOver
 from flowtape.model.prints import trading_days
 from flowtape.pipeline.backfill.files import File, Reading, near, options
 from flowtape.pipeline.ingest import Outcome, outcome_of
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.readers import open_tapes
 from flowtape.storage import Store, open_store, shared
 
@@ -96,8 +96,8 @@ def carry_out(place: Place, reading: Reading, task: Task) -> list[Done]:
         for day in task.days:
             store.take_over(f"backfill of {day}")
         age = None if place.max_quote_age is None else timedelta(seconds=place.max_quote_age)
-        engine = Engine(store, max_quote_age=age)
-        found = [_take(engine, reading, unit, task.days) for unit in task.units]
+        ingestor = Ingestor(store, max_quote_age=age)
+        found = [_take(ingestor, reading, unit, task.days) for unit in task.units]
         for day in task.days:
             store.release(f"backfill of {day}")
     except TakenOver as error:
@@ -111,9 +111,9 @@ def carry_out(place: Place, reading: Reading, task: Task) -> list[Done]:
     return found
 
 
-def _take(engine: Engine, reading: Reading, unit: tuple[File, ...], days: list[date]) -> Done:
+def _take(ingestor: Ingestor, reading: Reading, unit: tuple[File, ...], days: list[date]) -> Done:
     name = key_of(reading, unit)
-    told = engine.store.cursor(name)
+    told = ingestor.store.cursor(name)
     if told is not None:
         entry = msgspec.json.decode(told, type=Entry)
         if entry.of(unit) and entry.done:
@@ -122,7 +122,7 @@ def _take(engine: Engine, reading: Reading, unit: tuple[File, ...], days: list[d
     try:
         with near(unit) as paths, options(reading) as asked:
             tapes = open_tapes(paths, reading.format, asked)
-            outcomes.extend(outcome_of(tape, engine.ingest(tape)) for tape in tapes)
+            outcomes.extend(outcome_of(tape, ingestor.ingest(tape)) for tape in tapes)
         for outcome in outcomes:
             if outcome.nothing_read is not None:
                 raise NothingRead(outcome.nothing_read)
@@ -132,9 +132,9 @@ def _take(engine: Engine, reading: Reading, unit: tuple[File, ...], days: list[d
         return Done(tuple(file.url for file in unit), outcomes, str(error))
     for outcome in outcomes:
         del outcome.first[SHOWN:], outcome.refusals[SHOWN:]
-    with engine.store.transaction():
+    with ingestor.store.transaction():
         entry = Entry(list(unit), days, done=True, outcomes=outcomes)
-        engine.store.set_cursor(name, msgspec.json.encode(entry).decode())
+        ingestor.store.set_cursor(name, msgspec.json.encode(entry).decode())
     return Done(tuple(file.url for file in unit), outcomes)
 
 

@@ -14,7 +14,7 @@ import oracle
 from flowtape.cache.cache import MINUTES, Cache
 from flowtape.errors import StoreError, UsageError
 from flowtape.model.query import Filter, Query
-from flowtape.pipeline.ingestor import Engine
+from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import CUMULATIVE, cumulative_columns, instants, window_minutes
 from flowtape.queries.source import Desk
 from stores import ENGINE, every_print, examples
@@ -72,9 +72,9 @@ def taken(path, batches, source="test"):
     """A store and its window after taking the batches."""
     store = open_store(path)
     window = Cache(store.catalog, LATER // MINUTE)
-    engine = Engine(store, window)
+    ingestor = Ingestor(store, window)
     for batch in batches:
-        engine.take(frame(batch), source)
+        ingestor.take(frame(batch), source)
     return store, window
 
 
@@ -152,8 +152,8 @@ def test_all_ten_thousand_and_eighty_minutes_are_there(store):
     end = LATER // MINUTE
     tape = [row(ts=(end - n) * MINUTE + 5, seq=n) for n in range(MINUTES + 10)]
     window = Cache(store.catalog, end)
-    engine = Engine(store, window)
-    engine.take(frame(tape), "test")
+    ingestor = Ingestor(store, window)
+    ingestor.take(frame(tape), "test")
     points = from_window(window, "SPY")
     assert len(points) == MINUTES
     again = Cache(store.catalog, end)
@@ -163,19 +163,19 @@ def test_all_ten_thousand_and_eighty_minutes_are_there(store):
 
 def test_a_second_source_is_refused_and_may_replace(store):
     window = Cache(store.catalog, LATER // MINUTE)
-    engine = Engine(store, window)
-    engine.take(frame([row(), row(seq=1, symbol="SPX", root="SPXW")]), "first")
-    report = engine.take(
+    ingestor = Ingestor(store, window)
+    ingestor.take(frame([row(), row(seq=1, symbol="SPX", root="SPXW")]), "first")
+    report = ingestor.take(
         frame([row(seq=7, size=9, price=13_000), row(seq=2, symbol="QQQ", root="QQQ")]), "second"
     )
     assert (report.added, report.refused) == (1, 1)
     assert [(r.symbol, r.held_by) for r in report.refusals] == [("SPY", "first")]
     assert from_window(window, "SPY") == expected([ROW], "SPY")
-    engine.take(frame([row(seq=7, size=9, price=13_000)]), "second", replace=True)
+    ingestor.take(frame([row(seq=7, size=9, price=13_000)]), "second", replace=True)
     changed = expected([row(seq=7, size=9, price=13_000)], "SPY")
     assert from_window(window, "SPY") == from_store(store, "SPY") == changed
     assert len(from_store(store, "SPX")) == 1
-    held = Engine(store).take(frame([row(seq=8)]), "first")
+    held = Ingestor(store).take(frame([row(seq=8)]), "first")
     assert held.refused == 1, "the claim is kept in the store, not only in memory"
 
 
@@ -187,22 +187,22 @@ def test_rebuild_makes_the_same_minutes(store):
         for n in range(300)
     ]  # fmt: skip
     window = Cache(store.catalog, LATER // MINUTE)
-    engine = Engine(store, window)
-    engine.take(frame(tape), "test")
+    ingestor = Ingestor(store, window)
+    ingestor.take(frame(tape), "test")
     before = from_store(store, "SPY")
     assert before == expected(tape, "SPY")
     with store.transaction():
         store.clear_minutes(0, 2**62)
     if ENGINE != "duckdb":  # there bars are made of the prints
         assert from_store(store, "SPY") == []
-    assert engine.rebuild(date(2026, 3, 6)) > 0
+    assert ingestor.rebuild(date(2026, 3, 6)) > 0
     assert from_store(store, "SPY") == from_window(window, "SPY") == before
 
 
 def test_a_failed_commit_leaves_store_window_and_catalog_as_they_were(store, monkeypatch):
     window = Cache(store.catalog, LATER // MINUTE)
-    engine = Engine(store, window)
-    engine.take(frame([row()]), "test")
+    ingestor = Ingestor(store, window)
+    ingestor.take(frame([row()]), "test")
     monkeypatch.setattr(
         type(store),
         "append_bars",
@@ -211,22 +211,24 @@ def test_a_failed_commit_leaves_store_window_and_catalog_as_they_were(store, mon
         ),
     )
     with pytest.raises(StoreError):
-        engine.take(frame([row(seq=1, root="NEWW", symbol="NEWW", venue="NEWV")]), "test")
+        ingestor.take(frame([row(seq=1, root="NEWW", symbol="NEWW", venue="NEWV")]), "test")
     monkeypatch.undo()
     assert from_window(window, "SPY") == from_store(store, "SPY") == expected([ROW], "SPY")
-    engine.take(frame([row(seq=1, root="NEWW", symbol="NEWW", venue="NEWV")]), "test")
+    ingestor.take(frame([row(seq=1, root="NEWW", symbol="NEWW", venue="NEWV")]), "test")
     assert len(from_store(store, "NEWW")) == len(from_window(window, "NEWW")) == 1
 
 
 def test_a_frame_with_a_print_beyond_the_limit_is_refused(store):
     with pytest.raises(UsageError, match="row 2: 2147483647: of a print whose price x size is beyond"):
-        Engine(store).take(frame([row(seq=1), row(price=10**11, size=2**31 - 1)]), "test")
+        Ingestor(store).take(frame([row(seq=1), row(price=10**11, size=2**31 - 1)]), "test")
     assert from_store(store, "SPY") == []
 
 
 @pytest.mark.skipif(ENGINE != "duckdb", reason="views of the embedded store")
 def test_the_views_show_what_other_tools_read(store):
-    Engine(store).take(frame([row(), row(seq=1, ts=T0 + 1, condition="CANC"), row(seq=2, right="P")]), "test")
+    Ingestor(store).take(
+        frame([row(), row(seq=1, ts=T0 + 1, condition="CANC"), row(seq=2, right="P")]), "test"
+    )
     prints = store._frame("FROM prints ORDER BY seq")
     assert prints.height == 3
     assert prints.row(0, named=True)["strike"] == 600.0
@@ -238,18 +240,18 @@ def test_the_views_show_what_other_tools_read(store):
 
 
 def test_what_a_later_copy_tells_otherwise_is_told_by_it_alone(store):
-    engine = Engine(store)
+    ingestor = Ingestor(store)
     for underlying, at in ((6_000_000, 2), (None, 1)):
-        engine.take(frame([row(underlying=underlying, quote_ts=T0 - at)]), "test")
+        ingestor.take(frame([row(underlying=underlying, quote_ts=T0 - at)]), "test")
     series = store.catalog.find("option", "SPY")
     assert every_print(store).height == 1
     assert store.underlying(series, 0, 2**62).is_empty()
 
 
 def test_compaction_changes_no_answer(store):
-    engine = Engine(store)
+    ingestor = Ingestor(store)
     for n in range(30):
-        engine.take(frame([row(ts=T0 + n * 30 * SECOND, seq=n)]), "feed", cursors={"feed": str(n)})
+        ingestor.take(frame([row(ts=T0 + n * 30 * SECOND, seq=n)]), "feed", cursors={"feed": str(n)})
     assert store.cursor("feed") == "29"
     assert store.bars(None, 0, 2**31 - 1).height < 30
     assert from_store(store, "SPY") == expected(
