@@ -18,7 +18,7 @@ test: .venv/dev lint src/flowtape/server/web/index.html  ## Run lint and every t
 	$(MAKE) test-chdb
 
 test-chdb: .venv/dev  ## Run the tests of engine, feeds and answers over the other engine
-	FLOWTAPE_TEST_STORE=chdb $(BIN)/pytest tests/test_ingestor.py tests/test_desk.py tests/test_live.py \
+	FLOWTAPE_TEST_STORE=chdb $(BIN)/pytest tests/test_ingestor.py tests/test_flow_data.py tests/test_live.py \
 	    tests/test_cboe_day.py
 
 test-fast: .venv/dev  ## Run the tests that start no process, no browser and no long run

@@ -58,13 +58,13 @@ def run(scale: Scale) -> list[Section]:
 def _opened(store: str) -> tuple[Any, Any]:
     """The store, and the numbers behind answers at the week's last close."""
     from flowtape.cache.cache import Cache
-    from flowtape.queries.source import Desk
+    from flowtape.queries.flow_data import FlowData
     from flowtape.storage import open_store
 
     opened = open_store(store, read_only=True)
     cache = Cache(opened.catalog, CLOSE // 60_000_000_000)
     cache.load(opened)
-    return opened, Desk(opened, cache, CLOSE)
+    return opened, FlowData(opened, cache, CLOSE)
 
 
 def all_routes(store: str) -> dict[str, float]:
@@ -72,31 +72,31 @@ def all_routes(store: str) -> dict[str, float]:
     from flowtape import queries
     from flowtape.model.query import Filter, Query
 
-    opened, desk = _opened(store)
+    opened, data = _opened(store)
     now = int(datetime(2026, 5, 15, 20, 0, tzinfo=UTC).timestamp()) * 10**9
     ask = partial(Query, symbol=SYMBOL)
     day = partial(ask, since=now - 390 * 60 * 10**9, until=now)
     strikes = Filter(strike=(5_900_000, 6_100_000))
     calls: dict[str, Callable[[], queries.Made]] = {
-        "recent": lambda: queries.recent(desk, ask(limit=50)),
-        "summary": lambda: queries.summary(desk, ask()),
-        "blocks": lambda: queries.blocks(desk, ask(min_size=100)),
-        "history": lambda: queries.history(desk, ask(minutes=60)),
-        "history, the week": lambda: queries.history(desk, ask(minutes=10_080)),
-        "cumulative": lambda: queries.cumulative(desk, ask(minutes=240)),
-        "cumulative, the week": lambda: queries.cumulative(desk, ask(minutes=10_080)),
+        "recent": lambda: queries.recent(data, ask(limit=50)),
+        "summary": lambda: queries.summary(data, ask()),
+        "blocks": lambda: queries.blocks(data, ask(min_size=100)),
+        "history": lambda: queries.history(data, ask(minutes=60)),
+        "history, the week": lambda: queries.history(data, ask(minutes=10_080)),
+        "cumulative": lambda: queries.cumulative(data, ask(minutes=240)),
+        "cumulative, the week": lambda: queries.cumulative(data, ask(minutes=10_080)),
         "cumulative, the week, calls": lambda: queries.cumulative(
-            desk, ask(minutes=10_080, filter=Filter(right="C"))
+            data, ask(minutes=10_080, filter=Filter(right="C"))
         ),
-        "cumulative, a day, 21 strikes": lambda: queries.cumulative(desk, day(filter=strikes)),
-        "cumulative, a day, quality": lambda: queries.cumulative(desk, day(quality=True)),
-        "cumulative, at the close": lambda: queries.cumulative(desk, ask(minutes=240, at=now)),
-        "dealer-premium": lambda: queries.dealer_premium(desk, ask(minutes=240)),
-        "leaderboard": lambda: queries.leaderboard(desk, Query(minutes=240, limit=10)),
-        "outliers": lambda: queries.outliers(desk, Query(minutes=240, limit=20, min_trades=20)),
-        "divergence": lambda: queries.divergence_answer(desk, ask(minutes=240, lookback=30)),
-        "turning-points": lambda: queries.turning_points_answer(desk, ask(minutes=240, limit=10)),
-        "sessions": lambda: queries.sessions_answer(desk, ask(days=5)),
+        "cumulative, a day, 21 strikes": lambda: queries.cumulative(data, day(filter=strikes)),
+        "cumulative, a day, quality": lambda: queries.cumulative(data, day(quality=True)),
+        "cumulative, at the close": lambda: queries.cumulative(data, ask(minutes=240, at=now)),
+        "dealer-premium": lambda: queries.dealer_premium(data, ask(minutes=240)),
+        "leaderboard": lambda: queries.leaderboard(data, Query(minutes=240, limit=10)),
+        "outliers": lambda: queries.outliers(data, Query(minutes=240, limit=20, min_trades=20)),
+        "divergence": lambda: queries.divergence_answer(data, ask(minutes=240, lookback=30)),
+        "turning-points": lambda: queries.turning_points_answer(data, ask(minutes=240, limit=10)),
+        "sessions": lambda: queries.sessions_answer(data, ask(days=5)),
     }
     told = {
         name: _milliseconds(lambda call=call: queries.encode(call(), False)) for name, call in calls.items()
@@ -112,12 +112,12 @@ def filters(store: str) -> dict[str, float]:
     from flowtape.cache.cache import MINUTES
     from flowtape.model.query import Filter, Query
 
-    opened, desk = _opened(store)
+    opened, data = _opened(store)
     ask = partial(Query, symbol=SYMBOL, minutes=MINUTES)
     asked = {name: ask(filter=Filter(**given)) for name, given in _FILTERS.items()}
     asked[_QUALITY] = ask(quality=True)
     told = {
-        name: _milliseconds(lambda query=query: queries.encode(queries.cumulative(desk, query), False))
+        name: _milliseconds(lambda query=query: queries.encode(queries.cumulative(data, query), False))
         for name, query in asked.items()
     }
     opened.close()
@@ -130,12 +130,12 @@ def boards(store: str) -> dict[str, float]:
     from flowtape.cache.cache import MINUTES
     from flowtape.model.query import Query
 
-    opened, desk = _opened(store)
+    opened, data = _opened(store)
     calls = {
-        "leaderboard": lambda: queries.leaderboard(desk, Query(minutes=MINUTES, limit=10)),
-        "outliers of 200": lambda: queries.outliers(desk, Query(minutes=MINUTES, limit=200)),
+        "leaderboard": lambda: queries.leaderboard(data, Query(minutes=MINUTES, limit=10)),
+        "outliers of 200": lambda: queries.outliers(data, Query(minutes=MINUTES, limit=200)),
         "drift of 240 minutes, with its sessions": lambda: queries.drift_answer(
-            desk, Query(minutes=240, limit=20)
+            data, Query(minutes=240, limit=20)
         ),
     }
     told = {

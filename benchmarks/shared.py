@@ -86,14 +86,14 @@ def ask(store: str) -> dict[str, float]:
     """A store opened and one underlying's week of minutes read, by a process that has just begun."""
     from flowtape.model.query import Query
     from flowtape.queries import CUMULATIVE
-    from flowtape.queries.source import Desk
+    from flowtape.queries.flow_data import FlowData
     from flowtape.storage import open_store
 
     opened = open_store(store, read_only=True)
     span = opened.span()
     assert span is not None
     end = span[1] // (60 * NS) + 1
-    totals = Desk(opened, None, end * 60 * NS).totals(
+    totals = FlowData(opened, None, end * 60 * NS).totals(
         Query(symbol="SPY", at=end * 60 * NS), end - 10_080, end, CUMULATIVE
     )
     opened.close()

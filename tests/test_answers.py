@@ -18,8 +18,8 @@ from flowtape.model.conditions import CANCEL, FAMILIES, OFFICIAL
 from flowtape.model.query import Filter, Query
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import leaders, prints, spans
+from flowtape.queries.flow_data import FlowData
 from flowtape.queries.render import numbers
-from flowtape.queries.source import Desk
 from oracle_compare import differences
 from stores import examples
 from stores import make_store as open_store
@@ -50,10 +50,10 @@ class Kept:
         self.store = open_store(folder / "x.duckdb")
         self.window = Cache(self.store.catalog, now // MINUTE)
         Ingestor(self.store, self.window).take(frame(rows), "test")
-        self.desk = Desk(self.store, self.window, now)
+        self.data = FlowData(self.store, self.window, now)
 
     def ask(self, function, **query):
-        return body(function(self.desk, Query(**({"symbol": "SPY"} | query))))
+        return body(function(self.data, Query(**({"symbol": "SPY"} | query))))
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_a_session_s_sum_begins_at_its_open(kept):
     tape = made.tape
     for minutes in (1, 2, 3, 4320, 10_080):
         found = made.ask(queries.cumulative, symbol="X", minutes=minutes, anchor="session")
-        expected = routes.cumulative(tape, "option", "X", now=made.desk.now, minutes=minutes, opens=opens)
+        expected = routes.cumulative(tape, "option", "X", now=made.data.now, minutes=minutes, opens=opens)
         assert found["points"] == expected["points"]
     late = made.ask(queries.cumulative, symbol="X", since=times[2], anchor="session")["points"]
     assert [(point["session"], point["cumulative"]) for point in late] == [
@@ -381,8 +381,8 @@ def test_dealers_take_the_other_side(kept):
 
 def test_tables_have_types(kept):
     made = kept(flow(range(3)))
-    desk = made.desk
-    point = queries.table(queries.cumulative(desk, Query(symbol="SPY", minutes=60, quality=True)).body)
+    data = made.data
+    point = queries.table(queries.cumulative(data, Query(symbol="SPY", minutes=60, quality=True)).body)
     families = [f"family_{name}" for name in FAMILIES if name not in (CANCEL, OFFICIAL)]
     assert point.schema == {
         "ts": pl.Datetime("ns", "UTC"), "netVolume": pl.Int64, "cumulative": pl.Int64, "vwap": pl.Float64,
@@ -392,15 +392,15 @@ def test_tables_have_types(kept):
     assert point["ts"][0] == datetime(2026, 3, 6, 20, 58, tzinfo=UTC)
     assert point["family_regular"].to_list() == [1.0] * 3
     asked = Query(symbol="SPY", minutes=60, measure="premium", anchor="session")
-    premium = queries.table(queries.cumulative(desk, asked).body)
+    premium = queries.table(queries.cumulative(data, asked).body)
     assert premium["session"].dtype == pl.Date
     assert premium["cumulative"].dtype == pl.Float64
-    trades = queries.table(queries.recent(desk, Query(symbol="SPY", limit=2)).body)
+    trades = queries.table(queries.recent(data, Query(symbol="SPY", limit=2)).body)
     assert trades["expiry"].to_list() == [date(2026, 3, 20)] * 2
     assert (trades["isBlock"].dtype, trades["instrumentId"].dtype, trades.height) == (pl.Boolean, pl.Int64, 2)
-    day = queries.table(queries.summary(desk, Query(symbol="SPY")).body)
+    day = queries.table(queries.summary(data, Query(symbol="SPY")).body)
     assert (day.height, day["totalTrades"][0], day["lastTradeUtc"].dtype) == (1, 3, pl.Datetime("ns", "UTC"))
-    leaders = queries.table(queries.leaderboard(desk, Query(limit=5, minutes=60)).body)
+    leaders = queries.table(queries.leaderboard(data, Query(limit=5, minutes=60)).body)
     assert leaders["list"].to_list() == ["buyers"]
 
 
@@ -409,7 +409,7 @@ def test_a_table_without_rows_has_the_same_columns(kept):
     for measure, anchor in itertools.product(("volume", "premium"), ("window", "session")):
         asked = {"minutes": 60, "measure": measure, "anchor": anchor, "quality": True}
         full, empty = (
-            queries.table(queries.cumulative(made.desk, Query(symbol=symbol, **asked)).body)
+            queries.table(queries.cumulative(made.data, Query(symbol=symbol, **asked)).body)
             for symbol in ("SPY", "NONE")
         )
         assert full.schema == empty.schema

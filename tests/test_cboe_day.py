@@ -14,7 +14,7 @@ from flowtape.model.query import Filter, Query
 from flowtape.pipeline.ingest import Request, ingest
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import cumulative, encode
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from stores import every_print
 from stores import make_store as open_store
 
@@ -33,7 +33,7 @@ def body(path, expiry=None, at=AT, minutes=405):
     store = open_store(path, read_only=True)
     try:
         query = Query(symbol="VIX", filter=which, echo=echo, minutes=minutes, at=at)
-        return encode(cumulative(Desk(store, None, at), query), False).body
+        return encode(cumulative(FlowData(store, None, at), query), False).body
     finally:
         store.close()
 

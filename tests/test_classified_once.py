@@ -18,7 +18,7 @@ from flowtape.model.query import Filter, Query
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.rebuild import wrong_minutes
 from flowtape.queries import blocks, quality, recent, summary
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from flowtape.simulation.market import Market
 from flowtape.simulation.tape import write_tape
 from flowtape.storage.catalog import CLUSTER, clustered
@@ -44,7 +44,7 @@ def sides(store):
 
 def volumes(store, **filters):
     query = Query(symbol="SPY", at=LATER, filter=Filter(**filters))
-    body = summary(Desk(store, None, LATER, timedelta(seconds=1)), query).body
+    body = summary(FlowData(store, None, LATER, timedelta(seconds=1)), query).body
     return body.buy_volume, body.sell_volume, body.mid_volume
 
 
@@ -70,7 +70,7 @@ def test_a_better_quote_decides_the_side_again(store):
 
 def test_answers_use_the_stored_side(store):
     Ingestor(store).take(frame([row(seq=1, price=13_000, size=7, **OLD_QUOTE)]), "test")
-    # The desk's quote age would make this print mid.
+    # The query's quote age would make this print mid.
     assert volumes(store) == (7, 0, 0)
     assert volumes(store, side="buy") == (7, 0, 0)
     assert volumes(store, side="sell") == (0, 0, 0)
@@ -119,8 +119,8 @@ def test_a_failed_commit_records_no_settings(store):
 
 def test_quality_reads_the_stored_side_and_family(store):
     Ingestor(store).take(frame([row(seq=1, price=13_000, **OLD_QUOTE)]), "test")
-    desk = Desk(store, None, LATER)
-    found = quality.quality(desk, Query(symbol="SPY", at=LATER), pl.Series([T0 // (60 * SECOND)]).to_numpy())
+    data = FlowData(store, None, LATER)
+    found = quality.quality(data, Query(symbol="SPY", at=LATER), pl.Series([T0 // (60 * SECOND)]).to_numpy())
     assert found["sided_share"] == [1.0]
 
 
@@ -197,19 +197,19 @@ def test_day_answers_and_filtered_minutes_read_no_frame_of_prints(store, at):
     cancel = row(seq=4, ts=LATER + SECOND, size=5, strike=5_000_000, price=13_000, condition="CANC")
     prints = [row(seq=1, size=200, price=13_000), row(seq=2, price=11_000), cancelled, cancel]
     Ingestor(store).take(frame(prints), "test")
-    desk = Desk(WithoutFrames(store), None, LATER + 60 * SECOND)
+    data = FlowData(WithoutFrames(store), None, LATER + 60 * SECOND)
     query = Query(symbol="SPY", at=at, limit=2, min_size=100)
     more = at is not None
-    assert summary(desk, query).body.total_trades == 2 + more
-    assert summary(desk, query).body.contracts_with_trades == 1 + more
-    assert recent(desk, query).body.total_available == 2 + more
-    assert [trade.size for trade in recent(desk, query).body.trades] == ([5, 1] if more else [1, 200])
-    assert [block.size for block in blocks(desk, query).body.blocks] == [200]
+    assert summary(data, query).body.total_trades == 2 + more
+    assert summary(data, query).body.contracts_with_trades == 1 + more
+    assert recent(data, query).body.total_available == 2 + more
+    assert [trade.size for trade in recent(data, query).body.trades] == ([5, 1] if more else [1, 200])
+    assert [block.size for block in blocks(data, query).body.blocks] == [200]
     minute = T0 // (60 * SECOND)
 
     def minutes(**filters):
         asked = Query(symbol="SPY", at=at, filter=Filter(**filters))
-        found = desk.totals(asked, minute - 5, minute + 5, ("buy_volume", "trades", "high", "biggest"))
+        found = data.totals(asked, minute - 5, minute + 5, ("buy_volume", "trades", "high", "biggest"))
         return {name: values.tolist() for name, values in found.values.items()}
 
     assert minutes(strike=(5_000_000, 5_000_000)) == (
@@ -230,12 +230,12 @@ def test_filters_of_prints_combine_over_trading_days(store):
         )
     ]
     Ingestor(store).take(frame(prints), "test")
-    desk = Desk(store, None, days[1] + 3600 * SECOND)
+    data = FlowData(store, None, days[1] + 3600 * SECOND)
     span = (T0 // (60 * SECOND) - 5, days[1] // (60 * SECOND) + 5)
 
     def trades(**filters):
         query = Query(symbol="SPY", filter=Filter(strike=(0, 2**31 - 1), **filters))
-        return desk.totals(query, *span, ("trades",)).values["trades"].tolist()
+        return data.totals(query, *span, ("trades",)).values["trades"].tolist()
 
     assert trades() == [18, 18]
     assert trades(dte=(0, 0)) == [6, 6]

@@ -16,7 +16,7 @@ from flowtape.errors import StoreError, UsageError
 from flowtape.model.query import Filter, Query
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import CUMULATIVE, cumulative_columns, instants, window_minutes
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from stores import ENGINE, every_print, examples
 from stores import make_store as open_store
 from tapes import ROW, SECOND, T0, frame, row, rows
@@ -50,7 +50,7 @@ def filtered(expiry):
 def from_store(store, symbol, at=LATER, minutes=MINUTES, expiry=None):
     end = at // MINUTE
     query = Query(symbol=symbol, at=at, filter=filtered(expiry))
-    return points(Desk(store, None, at).totals(query, end - minutes, end, CUMULATIVE))
+    return points(FlowData(store, None, at).totals(query, end - minutes, end, CUMULATIVE))
 
 
 def from_window(window, symbol, now=LATER, minutes=MINUTES):

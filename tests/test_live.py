@@ -20,7 +20,7 @@ from flowtape.pipeline.classification import classified
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.recent import RecentRows
 from flowtape.pipeline.supervisor import Live, Waits
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from flowtape.server.flow import Flow
 from serving import Clock
 from stores import every_print, examples, until
@@ -390,7 +390,7 @@ def test_a_clock_set_back_takes_the_window_anew(kept):
     kept.take(frame([row(seq=number, ts=far + number * MINUTE) for number in range(400)]), "test")
     flow.mind_the_clock()
     query = Query(symbol="SPY")
-    totals = Desk(kept.store, kept.window, clock.now).totals(
+    totals = FlowData(kept.store, kept.window, clock.now).totals(
         query, T0 // MINUTE - 10, T0 // MINUTE + 1, CUMULATIVE
     )
     assert points(totals)[0]["tradeCount"] == 1

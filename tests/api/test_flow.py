@@ -14,7 +14,7 @@ from flowtape import queries
 from flowtape.errors import StoreError
 from flowtape.model.query import Query
 from flowtape.queries import Made
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from flowtape.server.encoded import Wire
 from flowtape.server.routes import CUMULATIVE, ROUTES, Route
 from oracle import MINUTE
@@ -40,14 +40,14 @@ class Gate:
     def route(self) -> Route:
         return replace(CUMULATIVE["option"], answer=self)  # type: ignore[no-any-return]
 
-    def __call__(self, desk: Desk, query: Query) -> Made:
-        self.made.append(desk.now)
+    def __call__(self, data: FlowData, query: Query) -> Made:
+        self.made.append(data.now)
         self.threads.add(threading.current_thread().name)
         self.entered.release()
         assert self.open.wait(10)
         if self.fails:
             raise StoreError("broken")
-        return queries.cumulative(desk, query)
+        return queries.cumulative(data, query)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from flowtape.orderflow.cancels import counted
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.supervisor import Live, Waits
 from flowtape.queries import CUMULATIVE
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from flowtape.storage import open_store
 from serving import Clock
 from standins.alpaca import AlpacaServer
@@ -359,7 +359,7 @@ class Kept:
     def totals(self, symbol, window=None):
         end = self.now // MINUTE + 1
         query = Query(asset="stock", symbol=symbol)
-        found = Desk(self.store, window, self.now).totals(query, end - 60, end, CUMULATIVE)
+        found = FlowData(self.store, window, self.now).totals(query, end - 60, end, CUMULATIVE)
         return found.minute.tolist(), {name: found.values[name].tolist() for name in CUMULATIVE}
 
     def trades(self, symbol):

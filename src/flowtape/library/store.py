@@ -22,7 +22,7 @@ from flowtape.model.prints import PRICE_SCALE
 from flowtape.model.query import Query
 from flowtape.model.symbols import meant
 from flowtape.pipeline.provenance import SIMULATED
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from flowtape.storage import Store, open_store, shared
 
 Asset = Literal["option", "stock"]
@@ -410,7 +410,7 @@ class FlowStore:
         while True:
             query = self._query(route, symbol, [*pairs, *more])
             with self._store.snapshot():
-                made = route.answer(Desk(self._store, None, time.time_ns(), self._max_quote_age), query)
+                made = route.answer(FlowData(self._store, None, time.time_ns(), self._max_quote_age), query)
             parts.append(queries.table(made.body))
             cursor = getattr(made.body, "next_cursor", None)
             if not isinstance(cursor, str):

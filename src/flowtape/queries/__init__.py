@@ -1,6 +1,7 @@
-"""The contract's bodies, made of minutes and prints. No HTTP and no clock: a `Desk` knows the instant and the numbers.
+"""The bodies of the API's answers, computed from minute bars and prints. No module here knows HTTP or reads the clock.
 
-Each route's function takes a desk and a query and gives `Made`; `encode` makes bytes of it, `table` a frame.
+The function of a route takes a `FlowData` (the store's numbers at an instant) and a `Query`, and returns a `Made`.
+`encode` turns a body into bytes, `table` turns it into a frame.
 """
 
 from flowtape.queries.bars import RESOLUTIONS, Bars, bars

@@ -9,9 +9,9 @@ from flowtape.cache.view import Totals
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE, combined
 from flowtape.queries.flow import flow_columns, flow_fields
+from flowtape.queries.flow_data import FlowData, Span
 from flowtape.queries.render.bodies import Head, Made, Rows, echo
 from flowtape.queries.render.numbers import stamp, stamps
-from flowtape.queries.source import Desk, Span
 from flowtape.queries.spans import minutes_of
 
 RESOLUTIONS = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "4h": 14_400}
@@ -47,19 +47,19 @@ class Bars(Head, rename="camel", kw_only=True):
     bars: list[Bar]
 
 
-def bars(desk: Desk, query: Query) -> Made:
+def bars(data: FlowData, query: Query) -> Made:
     """The body of `…/bars`. The leftmost bar is whole: its start is a multiple of the resolution, in UTC."""
     length = RESOLUTIONS[query.resolution] * _NS
-    start, end = (minute * NS_PER_MINUTE for minute in minutes_of(desk, query))
+    start, end = (minute * NS_PER_MINUTE for minute in minutes_of(data, query))
     span = Span(start - start % length, end)
     found = (
-        desk.bars(query, span, flow_fields(query.asset), length)
+        data.bars(query, span, flow_fields(query.asset), length)
         if length < NS_PER_MINUTE
-        else _of_minutes(desk, query, span, length)
+        else _of_minutes(data, query, span, length)
     )
     begins = found.minute * length
-    speaking = desk.now if query.at is None else query.at
-    oldest = desk.oldest(query)
+    speaking = data.now if query.at is None else query.at
+    oldest = data.oldest(query)
     rows = Rows(
         Bar,
         {
@@ -79,10 +79,10 @@ def bars(desk: Desk, query: Query) -> Made:
     return Made(body, found.as_of)
 
 
-def _of_minutes(desk: Desk, query: Query, span: Span, length: int) -> Totals:
+def _of_minutes(data: FlowData, query: Query, span: Span, length: int) -> Totals:
     """Return bars of whole minutes; `minute` of the answer counts bars of `length` ns since 1970."""
     names = flow_fields(query.asset)
-    totals = desk.totals(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, names)
+    totals = data.totals(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, names)
     if not len(totals.minute):
         return totals
     bar = totals.minute * NS_PER_MINUTE // length

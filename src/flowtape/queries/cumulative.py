@@ -14,11 +14,11 @@ from flowtape.model.exact import total
 from flowtape.model.prints import PRICE_SCALE
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import SUMS, gross, net
+from flowtape.queries.flow_data import FlowData
 from flowtape.queries.measures import line_measure
 from flowtape.queries.quality import quality
 from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
 from flowtape.queries.render.numbers import Numbers, decimals, instants, vwap, whole
-from flowtape.queries.source import Desk
 from flowtape.queries.spans import Page, minutes_of, read, read_page, span_fields
 
 CUMULATIVE = SUMS
@@ -63,14 +63,14 @@ class Cumulative(Head, rename="camel", kw_only=True):
     points: list[CumulativePoint]
 
 
-def cumulative(desk: Desk, query: Query) -> Made:
+def cumulative(data: FlowData, query: Query) -> Made:
     """The body of `…/cumulative`, oldest first."""
     measure = line_measure(query)
     names = tuple(dict.fromkeys((*CUMULATIVE, *measure.names(split=query.split))))
-    page = read_page(desk, query, names, newest_first=False)
-    columns = _columns(desk, query, page)
+    page = read_page(data, query, names, newest_first=False)
+    columns = _columns(data, query, page)
     if query.quality:
-        columns |= quality(desk, query, page.totals.minute)
+        columns |= quality(data, query, page.totals.minute)
     body = Cumulative(
         **echo(query),
         measure=UNSET if measure.name == "volume" else measure.name,
@@ -94,7 +94,7 @@ def cumulative_columns(totals: Totals, asset: str) -> dict[str, Numbers]:
     }
 
 
-def _columns(desk: Desk, query: Query, page: Page) -> dict[str, Any]:
+def _columns(data: FlowData, query: Query, page: Page) -> dict[str, Any]:
     totals = page.totals
     numbers = cumulative_columns(totals, query.asset)
     columns: dict[str, Any] = {
@@ -103,7 +103,7 @@ def _columns(desk: Desk, query: Query, page: Page) -> dict[str, Any]:
         "trade_count": numbers["trade_count"].tolist(),
     }
     measure = line_measure(query)
-    running = _running(desk, query, page, columns)
+    running = _running(data, query, page, columns)
     columns[measure.field] = measure.shown(measure.net(totals.values), query.asset)
     if query.split:
         calls, puts = measure.by_right(totals.values)
@@ -114,7 +114,7 @@ def _columns(desk: Desk, query: Query, page: Page) -> dict[str, Any]:
     return columns | {"cumulative": measure.shown(running, query.asset)}
 
 
-def _running(desk: Desk, query: Query, page: Page, columns: dict[str, Any]) -> Numbers:
+def _running(data: FlowData, query: Query, page: Page, columns: dict[str, Any]) -> Numbers:
     """The running sum in the units of bars; adds the column `session` where it is the session that begins it."""
     minute = page.totals.minute
     measure = line_measure(query)
@@ -124,8 +124,8 @@ def _running(desk: Desk, query: Query, page: Page, columns: dict[str, Any]) -> N
         signed = signed.astype(object)
     running = np.cumsum(signed)
     if query.anchor == "window":
-        start, _ = minutes_of(desk, query)
-        return running + _before(desk, query, page, start)
+        start, _ = minutes_of(data, query)
+        return running + _before(data, query, page, start)
     if not len(minute):
         columns["session"] = []
         return running
@@ -133,13 +133,13 @@ def _running(desk: Desk, query: Query, page: Page, columns: dict[str, Any]) -> N
     columns["session"] = np.datetime_as_string(days).tolist()
     starts = np.flatnonzero(np.diff(opens, prepend=opens[0] - 1))
     begun = (running - signed)[starts]
-    begun[0] -= _before(desk, query, page, int(opens[0]))
+    begun[0] -= _before(data, query, page, int(opens[0]))
     line: Numbers = running - np.repeat(begun, np.diff(starts, append=len(minute)))
     return line
 
 
-def _before(desk: Desk, query: Query, page: Page, begin: int) -> int:
+def _before(data: FlowData, query: Query, page: Page, begin: int) -> int:
     """What the sum since minute `begin` comes to where the page starts."""
     measure = line_measure(query)
-    parts = read(desk, query, begin, page.start, measure.names()) if begin < page.start else ()
+    parts = read(data, query, begin, page.start, measure.names()) if begin < page.start else ()
     return sum(total(measure.net(part.values)) for part in parts)

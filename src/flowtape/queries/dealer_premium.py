@@ -7,9 +7,9 @@ import msgspec
 from flowtape.model.exact import total
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NOTIONALS, of_side
+from flowtape.queries.flow_data import FlowData
 from flowtape.queries.render.bodies import Made
 from flowtape.queries.render.numbers import NOTIONAL_SCALE, stamp
-from flowtape.queries.source import Desk
 from flowtape.queries.spans import minutes_of
 
 _SUMS = (*NOTIONALS["buy"], *NOTIONALS["sell"], "trades")
@@ -31,14 +31,14 @@ class DealerPremium(msgspec.Struct, kw_only=True):
     bucket_count: int
 
 
-def dealer_premium(desk: Desk, query: Query) -> Made:
+def dealer_premium(data: FlowData, query: Query) -> Made:
     """The body of `…/dealer-premium`."""
-    totals = desk.totals(query, *minutes_of(desk, query), _SUMS)
+    totals = data.totals(query, *minutes_of(data, query), _SUMS)
     write, buy = (total(of_side(totals.values, side, "notional")) for side in ("buy", "sell"))
     scale = NOTIONAL_SCALE["option"]
     body = DealerPremium(
         symbol=query.symbol,
-        as_of=stamp(desk.now if query.at is None else query.at, "s"),
+        as_of=stamp(data.now if query.at is None else query.at, "s"),
         window_minutes=query.minutes,
         expiry=dict(query.echo).get("expiry"),
         dealer_buy_premium=buy / scale,

@@ -16,11 +16,11 @@ from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS, net
 from flowtape.orderflow.signals import drift
 from flowtape.queries.all_symbols import AllSymbols
+from flowtape.queries.flow_data import FlowData
 from flowtape.queries.leaders import asked_at, board_minutes
 from flowtape.queries.measures import MEASURES, Measure
 from flowtape.queries.render.bodies import Made, Rows, Text
 from flowtape.queries.render.numbers import NOTIONAL_SCALE, Ints, Numbers, decimals, stamp, stamps, whole
-from flowtape.queries.source import Desk
 
 _DAY = 1440
 
@@ -58,13 +58,13 @@ class Drifts(msgspec.Struct, rename="camel", kw_only=True):
     drift: list[Drifter]
 
 
-def drift_answer(desk: Desk, query: Query) -> Made:
+def drift_answer(data: FlowData, query: Query) -> Made:
     """The body of `…/drift`, the most stretched first; of equals by symbol."""
-    start, end = board_minutes(desk, query)
+    start, end = board_minutes(data, query)
     measure = MEASURES[query.measure or "volume"]
-    flows = desk.all_symbols(query, start, end, SUMS, measure.kind, directional=measure.directional)
+    flows = data.all_symbols(query, start, end, SUMS, measure.kind, directional=measure.directional)
     signed, trades = measure.of_all(flows, query.filter.right), flows.sums["trades"]
-    past_net, past_squares = _past(desk, query, flows, start, end)
+    past_net, past_squares = _past(data, query, flows, start, end)
     measured = drift(signed, _squares(flows, measure), past_net, past_squares)
     qualified = trades >= query.min_trades
     places = np.flatnonzero(qualified)
@@ -85,7 +85,7 @@ def drift_answer(desk: Desk, query: Query) -> Made:
         "last_trade_utc": stamps(flows.details(places).last_ts, "s"),
     }
     body = Drifts(
-        generated_utc=stamp(asked_at(desk, query), "s"),
+        generated_utc=stamp(asked_at(data, query), "s"),
         right=query.filter.right or UNSET,
         measure=query.measure or UNSET,
         window_minutes=query.minutes,
@@ -97,7 +97,7 @@ def drift_answer(desk: Desk, query: Query) -> Made:
     return Made(body, flows.as_of)
 
 
-def _past(desk: Desk, query: Query, flows: AllSymbols, start: int, end: int) -> tuple[Ints, Numbers]:
+def _past(data: FlowData, query: Query, flows: AllSymbols, start: int, end: int) -> tuple[Ints, Numbers]:
     """The symbols' net volume over the same clock minutes of earlier sessions, and the sum of the squares of its
     minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
     has 0."""
@@ -107,7 +107,7 @@ def _past(desk: Desk, query: Query, flows: AllSymbols, start: int, end: int) -> 
     nets: list[Numbers] = []
     squares: list[Numbers] = []
     for shift in _shifts(start, end) if len(numbers) else ():
-        past = desk.all_symbols(
+        past = data.all_symbols(
             query,
             start + shift,
             end + shift,

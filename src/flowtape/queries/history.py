@@ -9,11 +9,11 @@ from msgspec import UNSET, UnsetType
 
 from flowtape.model.query import Query
 from flowtape.queries.flow import flow_columns, flow_fields
+from flowtape.queries.flow_data import FlowData
 from flowtape.queries.measures import line_measure
 from flowtape.queries.quality import quality
 from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
 from flowtape.queries.render.numbers import instants
-from flowtape.queries.source import Desk
 from flowtape.queries.spans import read_page, span_fields
 
 
@@ -54,11 +54,11 @@ class History(Head, rename="camel", kw_only=True):
     buckets: list[Bucket]
 
 
-def history(desk: Desk, query: Query) -> Made:
+def history(data: FlowData, query: Query) -> Made:
     """The body of `…/history`."""
     measure = line_measure(query)
     names = tuple(dict.fromkeys((*flow_fields(query.asset), *measure.names())))
-    page = read_page(desk, query, names, newest_first=True)
+    page = read_page(data, query, names, newest_first=True)
     totals = page.totals
     columns: dict[str, list[Any]] = {
         "ts": instants(totals.minute),
@@ -67,7 +67,7 @@ def history(desk: Desk, query: Query) -> Made:
     if measure.name != "volume":
         columns[measure.field] = measure.shown(measure.net(totals.values), query.asset)
     if query.quality:
-        columns |= quality(desk, query, totals.minute)
+        columns |= quality(data, query, totals.minute)
     newest_first = {name: column[::-1] for name, column in columns.items()}
     asked = UNSET if measure.name == "volume" else measure.name
     body = History(

@@ -14,6 +14,7 @@ from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import gross, net
 from flowtape.queries.all_symbols import AllSymbols
 from flowtape.queries.flow import volume_columns
+from flowtape.queries.flow_data import FlowData
 from flowtape.queries.measures import MEASURES
 from flowtape.queries.render.bodies import Made, Rows, Text
 from flowtape.queries.render.numbers import (
@@ -29,7 +30,6 @@ from flowtape.queries.render.numbers import (
     whole,
     window_minutes,
 )
-from flowtape.queries.source import Desk
 
 _NS = 10**9
 _SKEWS = ((6000, "STRONG_"), (3000, ""), (1000, "MILD_"))
@@ -105,12 +105,12 @@ class Outliers(msgspec.Struct, rename="camel", kw_only=True):
     outliers: list[Outlier]
 
 
-def leaderboard(desk: Desk, query: Query) -> Made:
+def leaderboard(data: FlowData, query: Query) -> Made:
     """The body of `…/leaderboard`."""
-    board = desk.all_symbols(query, *board_minutes(desk, query))
+    board = data.all_symbols(query, *board_minutes(data, query))
     signed = _measured(query, board)
     body = Leaderboard(
-        generated_utc=stamp(asked_at(desk, query), "s"),
+        generated_utc=stamp(asked_at(data, query), "s"),
         right=query.filter.right or UNSET,
         measure=query.measure or UNSET,
         n=query.limit,
@@ -121,21 +121,21 @@ def leaderboard(desk: Desk, query: Query) -> Made:
     return Made(body, board.as_of)
 
 
-def outliers(desk: Desk, query: Query) -> Made:
+def outliers(data: FlowData, query: Query) -> Made:
     """The body of `…/outliers`."""
-    board = desk.all_symbols(query, *board_minutes(desk, query))
+    board = data.all_symbols(query, *board_minutes(data, query))
     qualified = (board.sums["trades"] >= query.min_trades) & (gross(board.sums, "volume") > 0)
     signed = _measured(query, board)
     chosen = _largest(np.abs(signed), qualified, query.limit)
     body = Outliers(
-        generated_utc=stamp(asked_at(desk, query), "s"),
+        generated_utc=stamp(asked_at(data, query), "s"),
         right=query.filter.right or UNSET,
         measure=query.measure or UNSET,
         window_minutes=query.minutes,
         tracked=len(board.symbols),
         qualified=int(qualified.sum()),
         limit=query.limit,
-        outliers=_outliers(query, board, signed, chosen, asked_at(desk, query)),
+        outliers=_outliers(query, board, signed, chosen, asked_at(data, query)),
     )
     return Made(body, board.as_of)
 
@@ -153,15 +153,15 @@ def _shown(query: Query, signed: Numbers) -> dict[str, list[Any]]:
     return {measure.field: measure.shown(signed, query.asset)}
 
 
-def asked_at(desk: Desk, query: Query) -> int:
+def asked_at(data: FlowData, query: Query) -> int:
     """The instant that an answer is of, ns UTC: `at`, or now."""
-    return desk.now if query.at is None else query.at
+    return data.now if query.at is None else query.at
 
 
-def board_minutes(desk: Desk, query: Query) -> tuple[int, int]:
+def board_minutes(data: FlowData, query: Query) -> tuple[int, int]:
     """[start, end) of a board's window, minutes since 1970."""
     if query.at is None:
-        return window_minutes(desk.now, query.minutes)
+        return window_minutes(data.now, query.minutes)
     return past_minutes(query.at, query.minutes)
 
 

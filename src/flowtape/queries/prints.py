@@ -14,9 +14,9 @@ from msgspec import UNSET, UnsetType
 from flowtape.model.exact import numbers
 from flowtape.model.prints import PRICE_SCALE, SCHEMA, SIZE_SCALE, Side
 from flowtape.model.query import Query
+from flowtape.queries.flow_data import FlowData, Summed
 from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
 from flowtape.queries.render.numbers import decimals, stamp, stamps, whole
-from flowtape.queries.source import Desk, Summed
 
 BLOCK_SIZE = {"option": 100, "stock": 10_000}
 """Contracts or shares from which a print is a block."""
@@ -83,26 +83,26 @@ class Summary(Head, rename="camel", kw_only=True):
     last_trade_utc: str | None
 
 
-def recent(desk: Desk, query: Query) -> Made:
+def recent(data: FlowData, query: Query) -> Made:
     """The body of `…/recent`."""
-    day = desk.day(query)
-    prints = _NONE if day is None else desk.newest(query, day, query.limit)
+    day = data.day(query)
+    prints = _NONE if day is None else data.newest(query, day, query.limit)
     body = Recent(
         **echo(query),
         count=prints.height,
-        total_available=0 if day is None else desk.trades(query, day),
+        total_available=0 if day is None else data.trades(query, day),
         trades=Rows(Trade, _columns(query, prints)),
     )
     return Made(body, _newest(prints))
 
 
-def blocks(desk: Desk, query: Query) -> Made:
+def blocks(data: FlowData, query: Query) -> Made:
     """The body of `…/blocks`."""
-    day = desk.day(query)
+    day = data.day(query)
     prints, last = _NONE, _NONE
     if day is not None:
-        prints = desk.newest(query, day, MOST_BLOCKS, query.min_size * SIZE_SCALE[query.asset])
-        last = desk.newest(query, day, 1)
+        prints = data.newest(query, day, MOST_BLOCKS, query.min_size * SIZE_SCALE[query.asset])
+        last = data.newest(query, day, 1)
     columns = _columns(query, prints)
     if query.asset == "option":
         del columns["bid"], columns["ask"]
@@ -111,10 +111,10 @@ def blocks(desk: Desk, query: Query) -> Made:
     return Made(body, _newest(last))
 
 
-def summary(desk: Desk, query: Query) -> Made:
+def summary(data: FlowData, query: Query) -> Made:
     """The body of `…/summary`."""
-    day = desk.day(query)
-    found = Summed(0, 0, 0, 0, 0, None, 0) if day is None else desk.summary(query, day)
+    day = data.day(query)
+    found = Summed(0, 0, 0, 0, 0, None, 0) if day is None else data.summary(query, day)
     sums = numbers([found.buy, found.sell, found.mid, found.buy - found.sell, found.biggest])
     buy, sell, mid, net, biggest = whole(sums, query.asset).tolist()
     options = query.asset == "option"

@@ -11,8 +11,8 @@ from flowtape.model.conditions import FAMILIES
 from flowtape.model.exact import times
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.queries.flow_data import FlowData, Span
 from flowtape.queries.render.numbers import Ints, decimals, half_even
-from flowtape.queries.source import Desk, Span
 
 FIELDS = ("nbbo_share", "sided_share", "families", "median_quote_age_ms")
 """Fields of a row that `quality` gives."""
@@ -20,7 +20,7 @@ _NS_PER_MS = 10**6
 _SHARE_SCALE = 10_000
 
 
-def quality(desk: Desk, query: Query, minute: Ints) -> dict[str, list[Any]]:
+def quality(data: FlowData, query: Query, minute: Ints) -> dict[str, list[Any]]:
     """Columns of `FIELDS`, one value a minute (rising, each with counted prints).
 
     Shares are of the minute's counted volume, to 4 decimals: with a valid NBBO in force, with the side buy or sell,
@@ -30,7 +30,7 @@ def quality(desk: Desk, query: Query, minute: Ints) -> dict[str, list[Any]]:
     if not len(minute):
         return {name: [] for name in FIELDS}
     span = Span(int(minute[0]) * NS_PER_MINUTE, (int(minute[-1]) + 1) * NS_PER_MINUTE)
-    _, volume, nbbo, sided, *families, ages = desk.quality(query, span).get_columns()
+    _, volume, nbbo, sided, *families, ages = data.quality(query, span).get_columns()
 
     def shares(part: pl.Series) -> list[float]:
         return decimals(half_even(times(part.to_numpy(), _SHARE_SCALE), volume.to_numpy()), _SHARE_SCALE)

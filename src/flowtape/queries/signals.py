@@ -19,6 +19,7 @@ from flowtape.model.prints import DAY_NS, PRICE_SCALE, day_bounds, minute_days
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NOTIONALS, NS_PER_MINUTE, net
 from flowtape.orderflow.signals import STATES, Day, Hours, days, divergence, turning_points
+from flowtape.queries.flow_data import FlowData
 from flowtape.queries.measures import Measure, measure_of
 from flowtape.queries.render.bodies import Head, Made, Rows, Text, echo
 from flowtape.queries.render.numbers import (
@@ -30,7 +31,6 @@ from flowtape.queries.render.numbers import (
     instants,
     whole,
 )
-from flowtape.queries.source import Desk
 from flowtape.queries.spans import minutes_of
 
 _VOLUME = ("buy_volume", "sell_volume")
@@ -130,18 +130,18 @@ class Sessions(Head, rename="camel", kw_only=True):
     sessions: list[SessionDay]
 
 
-def divergence_answer(desk: Desk, query: Query) -> Made:
+def divergence_answer(data: FlowData, query: Query) -> Made:
     """The body of `…/divergence`, oldest first."""
-    start, end = minutes_of(desk, query)
+    start, end = minutes_of(data, query)
     measure = measure_of(query)
-    totals, opens = desk.totals(query, start, end, measure.names()), np.empty(0, np.int64)
+    totals, opens = data.totals(query, start, end, measure.names()), np.empty(0, np.int64)
     begin = start
     if len(totals.minute):
         # From the first session's open: a look-back ends there, and a price stands from before the window.
         begin = min(start, int(anchors(query.asset, query.symbol, totals.minute[:1])[0][0]))
-        totals = desk.totals(query, begin, end, measure.names())
+        totals = data.totals(query, begin, end, measure.names())
         opens, _ = anchors(query.asset, query.symbol, totals.minute)
-    source, price_minute, price = _price(desk, query, begin, end)
+    source, price_minute, price = _price(data, query, begin, end)
     signed = _exact(measure.net(totals.values))
     found = divergence(totals.minute, signed, opens, price_minute, price, query.lookback)
     shown = totals.minute >= start
@@ -171,20 +171,20 @@ def divergence_answer(desk: Desk, query: Query) -> Made:
     return Made(body, totals.as_of)
 
 
-def _price(desk: Desk, query: Query, start: int, end: int) -> tuple[PriceSource, Ints, Ints]:
+def _price(data: FlowData, query: Query, start: int, end: int) -> tuple[PriceSource, Ints, Ints]:
     """The underlying's last price of each minute: its stock's prints, else the mids that came with the options'."""
     stock = Query(asset="stock", symbol=query.symbol, at=query.at)
-    closes = desk.totals(stock, start, end, ("close",))
+    closes = data.totals(stock, start, end, ("close",))
     if len(closes.minute):
         return "stock", closes.minute, closes.values["close"]
-    minute, price = desk.underlying(query, start, end)
+    minute, price = data.underlying(query, start, end)
     return "underlying" if len(minute) else "none", minute, price
 
 
-def turning_points_answer(desk: Desk, query: Query) -> Made:
+def turning_points_answer(data: FlowData, query: Query) -> Made:
     """The body of `…/turning-points`, the largest first."""
     measure = measure_of(query)
-    totals = desk.totals(query, *minutes_of(desk, query), measure.names())
+    totals = data.totals(query, *minutes_of(data, query), measure.names())
     line = np.cumsum(_exact(measure.net(totals.values)))
     turns = turning_points(line, query.limit)
     columns = {
@@ -204,9 +204,9 @@ def turning_points_answer(desk: Desk, query: Query) -> Made:
     return Made(body, totals.as_of)
 
 
-def sessions_answer(desk: Desk, query: Query) -> Made:
+def sessions_answer(data: FlowData, query: Query) -> Made:
     """The body of `…/sessions`, newest day first."""
-    totals, end = _newest_days(desk, query)
+    totals, end = _newest_days(data, query)
     number = minute_days(totals.minute)
     chosen = np.unique(number)[::-1][: query.days]
     hours = _hours(query, [date(1970, 1, 1) + timedelta(days=one) for one in chosen.tolist()])
@@ -229,14 +229,14 @@ def _exact(values: Numbers) -> Numbers:
     return values if np.abs(values).sum(dtype=np.float64) < 2**62 else values.astype(object)
 
 
-def _newest_days(desk: Desk, query: Query) -> tuple[Totals, int]:
+def _newest_days(data: FlowData, query: Query) -> tuple[Totals, int]:
     """The minutes of the newest trading days with prints, at least as many as are asked for where there are, and the
     minute by which all ends."""
-    now = desk.now + NS_PER_MINUTE if query.at is None else query.at
+    now = data.now + NS_PER_MINUTE if query.at is None else query.at
     names = tuple(dict.fromkeys((*_VOLUME, *_PREMIUM, *measure_of(query).names())))
-    newest = desk.day(query)
+    newest = data.day(query)
     if newest is None:
-        return desk.totals(query, 0, 0, names), now // NS_PER_MINUTE
+        return data.totals(query, 0, 0, names), now // NS_PER_MINUTE
     last = newest.end
     back = last
     for _ in range(query.days):
@@ -245,7 +245,7 @@ def _newest_days(desk: Desk, query: Query) -> tuple[Totals, int]:
         back = earlier[0].open if earlier else back - DAY_NS
     opened = date.fromisoformat(str(np.datetime64(back, "ns").astype("datetime64[D]")))
     start = int(day_bounds(opened)[0].timestamp()) // 60
-    return desk.totals(query, start, min(last, now) // NS_PER_MINUTE, names), now // NS_PER_MINUTE
+    return data.totals(query, start, min(last, now) // NS_PER_MINUTE, names), now // NS_PER_MINUTE
 
 
 def _hours(query: Query, dates: list[date]) -> list[Hours]:

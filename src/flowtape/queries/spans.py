@@ -11,8 +11,8 @@ import numpy as np
 from flowtape.cache.view import Totals
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
+from flowtape.queries.flow_data import FlowData
 from flowtape.queries.render.numbers import instant, past_minutes, window_minutes
-from flowtape.queries.source import Desk
 
 PAGE = 10_080
 """Most points of one answer, and minutes read at a time."""
@@ -28,14 +28,14 @@ class Page(NamedTuple):
     following: int | None
 
 
-def minutes_of(desk: Desk, query: Query) -> tuple[int, int]:
+def minutes_of(data: FlowData, query: Query) -> tuple[int, int]:
     """[start, end) in minutes since 1970 that a query asks for, of any length where it says `from`."""
     if query.since is not None:
-        until = desk.now + NS_PER_MINUTE if query.until is None else query.until
+        until = data.now + NS_PER_MINUTE if query.until is None else query.until
         return -(-query.since // NS_PER_MINUTE), until // NS_PER_MINUTE
     if query.at is not None:
         return past_minutes(query.at, query.minutes)
-    return window_minutes(desk.now, query.minutes)
+    return window_minutes(data.now, query.minutes)
 
 
 def span_fields(query: Query, page: Page) -> dict[str, Any]:
@@ -51,15 +51,15 @@ def span_fields(query: Query, page: Page) -> dict[str, Any]:
     return fields
 
 
-def read_page(desk: Desk, query: Query, names: tuple[str, ...], *, newest_first: bool) -> Page:
+def read_page(data: FlowData, query: Query, names: tuple[str, ...], *, newest_first: bool) -> Page:
     """The minutes of an answer, always oldest first; of a query with `from`, the `PAGE` it goes on with."""
-    start, end = minutes_of(desk, query)
+    start, end = minutes_of(data, query)
     if query.since is None:
-        return Page(desk.totals(query, start, end, names), start, None)
+        return Page(data.totals(query, start, end, names), start, None)
     if query.cursor is not None:
         start, end = (start, min(end, query.cursor + 1)) if newest_first else (max(start, query.cursor), end)
-    parts, count = [desk.totals(query, start, start, names)], 0
-    for part in read(desk, query, start, end, names, newest_first=newest_first):
+    parts, count = [data.totals(query, start, start, names)], 0
+    for part in read(data, query, start, end, names, newest_first=newest_first):
         parts.append(part)
         count += len(part.minute)
         if count > PAGE:
@@ -73,14 +73,14 @@ def read_page(desk: Desk, query: Query, names: tuple[str, ...], *, newest_first:
 
 
 def read(
-    desk: Desk, query: Query, start: int, end: int, names: tuple[str, ...], *, newest_first: bool = False
+    data: FlowData, query: Query, start: int, end: int, names: tuple[str, ...], *, newest_first: bool = False
 ) -> Iterator[Totals]:
     """A symbol's minutes in [start, end) in parts small enough for memory; stretches without prints are leapt over."""
-    end = _last_day(desk, query, start, end)
+    end = _last_day(data, query, start, end)
     width = PAGE
     while start < end:
         low, high = (max(start, end - width), end) if newest_first else (start, min(end, start + width))
-        part = desk.totals(query, low, high, names)
+        part = data.totals(query, low, high, names)
         yield part
         start, end = (start, low) if newest_first else (high, end)
         width = PAGE
@@ -88,26 +88,26 @@ def read(
             # Prints there may be, of which the filter lets none pass.
             width = min(2 * (high - low), _WIDEST)
             if newest_first:
-                end = _last_day(desk, _before(query, end), start, end)
+                end = _last_day(data, _before(query, end), start, end)
             else:
-                start = _first_days(desk, query, start, end)
+                start = _first_days(data, query, start, end)
 
 
 def _before(query: Query, minute: int) -> Query:
     return msgspec.structs.replace(query, at=minute * NS_PER_MINUTE)
 
 
-def _last_day(desk: Desk, query: Query, start: int, end: int) -> int:
+def _last_day(data: FlowData, query: Query, start: int, end: int) -> int:
     """The minute by which the newest day with prints ends, if before `end`; `start` where there is none."""
-    day = desk.day(query)
+    day = data.day(query)
     return start if day is None else max(start, min(end, -(-day.end // NS_PER_MINUTE)))
 
 
-def _first_days(desk: Desk, query: Query, start: int, end: int) -> int:
+def _first_days(data: FlowData, query: Query, start: int, end: int) -> int:
     """A minute at most `PAGE` before the first day with prints that ends after `start`."""
     while end - start > PAGE:
         middle = (start + end) // 2
-        if _last_day(desk, _before(query, middle), start, middle) > start:
+        if _last_day(data, _before(query, middle), start, middle) > start:
             end = middle
         else:
             start = middle

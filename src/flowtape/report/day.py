@@ -16,7 +16,7 @@ from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.queries import Cumulative, Divergence, Sessions, Summary, TurningPoints
-from flowtape.queries.source import Desk, Span
+from flowtape.queries.flow_data import FlowData, Span
 from flowtape.storage import Store
 
 TURNS = 6
@@ -58,7 +58,7 @@ def read_day(
         days = ", ".join(str(one) for one in kept["day"].sort(descending=True).head(5)) or "no day"
         raise UsageError(f"day: of {symbol} ({asset}) {day} is not kept; newest are {days}")
     start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
-    desk = Desk(store, None, end, max_quote_age)
+    data = FlowData(store, None, end, max_quote_age)
     query = Query(asset=asset, symbol=symbol, at=end, minutes=(end - start) // NS_PER_MINUTE, lookback=30)
 
     def body(made: queries.Made) -> Any:
@@ -69,12 +69,12 @@ def read_day(
         asset=asset,
         day=day,
         simulated=SIMULATED in mine["source"],
-        line=body(queries.cumulative(desk, query)),
-        divergence=body(queries.divergence_answer(desk, query)),
-        turns=body(queries.turning_points_answer(desk, _with(query, limit=TURNS))),
-        sessions=body(queries.sessions_answer(desk, _with(query, days=1))),
-        summary=body(queries.summary(desk, query)),
-        largest=_largest(desk, query, start, end),
+        line=body(queries.cumulative(data, query)),
+        divergence=body(queries.divergence_answer(data, query)),
+        turns=body(queries.turning_points_answer(data, _with(query, limit=TURNS))),
+        sessions=body(queries.sessions_answer(data, _with(query, days=1))),
+        summary=body(queries.summary(data, query)),
+        largest=_largest(data, query, start, end),
     )
 
 
@@ -82,7 +82,7 @@ def _with(query: Query, **changes: Any) -> Query:
     return msgspec.structs.replace(query, **changes)
 
 
-def _largest(desk: Desk, query: Query, start: int, end: int) -> list[Large]:
+def _largest(data: FlowData, query: Query, start: int, end: int) -> list[Large]:
     return [
         Large(
             row["ts"],
@@ -91,5 +91,5 @@ def _largest(desk: Desk, query: Query, start: int, end: int) -> list[Large]:
             round(Fraction(row["size"], SIZE_SCALE[query.asset])),
             row["side"],
         )
-        for row in desk.largest(query, Span(start, end), LARGEST).iter_rows(named=True)
+        for row in data.largest(query, Span(start, end), LARGEST).iter_rows(named=True)
     ]

@@ -32,7 +32,7 @@ from flowtape.pipeline.ingest import Outcome, Request, Step, ingest
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.queries import Made
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from flowtape.report import read_day
 from flowtape.server.flow import Flow
 from flowtape.server.formats import writer
@@ -321,7 +321,7 @@ def cumulative(store: Store, command: Cumulative, quote_age: timedelta | None) -
     """The points of a cumulative answer, from a store that no server holds."""
     with store.snapshot():
         symbol = meant(command.symbol, store.catalog.symbols(command.asset))
-        made = queries.cumulative(Desk(store, None, command.at, quote_age), query_of(command, symbol))
+        made = queries.cumulative(FlowData(store, None, command.at, quote_age), query_of(command, symbol))
         sources = store.sources().filter(pl.col("asset") == command.asset, pl.col("symbol") == symbol)
     return points_of(symbol, made, SIMULATED in sources["source"])
 

@@ -23,7 +23,7 @@ from flowtape.model.symbols import meant
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import Made
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from flowtape.server.account import symbols
 from flowtape.server.encoded import Wire, source, wire_of
 from flowtape.server.errors import Headers
@@ -285,9 +285,9 @@ class Flow:
     def _body(self, route: Route, query: Query, now: int) -> Made:
         # Before the snapshot begins: what was missing then may be in later states of the store alone.
         missing = self._backlogs.missing()
-        desk = Desk(self._ingestor.store, self._window, now, self._ingestor.max_quote_age, missing)
+        data = FlowData(self._ingestor.store, self._window, now, self._ingestor.max_quote_age, missing)
         with self._ingestor.store.snapshot():
-            return route.answer(desk, query)
+            return route.answer(data, query)
 
     def _render(self, route: Route, query: Query, format: Format, made: Made) -> Wire:
         return wire_of(made, self._simulated(query), format, _file_name(route, query), self._replay)

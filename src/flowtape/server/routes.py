@@ -12,7 +12,7 @@ from flowtape import queries
 from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.queries import Made
-from flowtape.queries.source import Desk
+from flowtape.queries.flow_data import FlowData
 from flowtape.server.encoded import Wire
 from flowtape.server.errors import Headers
 from flowtape.server.filters import DTE, EXCLUDE, EXCLUDE_STOCKS, EXPIRY, RIGHT, SIDE, STRIKE
@@ -43,7 +43,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     asset: Asset
     params: tuple[Param, ...]
-    answer: Callable[[Desk, Query], Made]
+    answer: Callable[[FlowData, Query], Made]
     body: type[msgspec.Struct]
     every: int = NS_PER_MINUTE
     summary: str

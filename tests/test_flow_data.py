@@ -18,7 +18,7 @@ from flowtape.model.prints import SIZE_SCALE
 from flowtape.model.query import Filter, Query
 from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES, gross, of_side
 from flowtape.pipeline.ingestor import Ingestor
-from flowtape.queries.source import Desk, Span
+from flowtape.queries.flow_data import FlowData, Span
 from oracle_routes import allowed, closing, opening
 from stores import examples
 from stores import make_store as open_store
@@ -73,7 +73,7 @@ def taken(path, tape, cuts):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return tmp_path_factory.mktemp("desk") / "x.duckdb"
+    return tmp_path_factory.mktemp("flow") / "x.duckdb"
 
 
 def plain(totals):
@@ -104,10 +104,10 @@ def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, 
         every = Filter(right=which.right, expiries=which.expiries, dte=which.dte, exclude=which.exclude,
                        strike=None if stocks else (0, 10**9))  # fmt: skip
         by_print = Query(asset=query.asset, symbol="SPX", filter=every)
-        now = Desk(store, window, LATER)
+        now = FlowData(store, window, LATER)
         past = Query(asset=query.asset, symbol="SPX", filter=which, at=LATER * 2)
         found = plain(now.totals(query, START, END, names))
-        assert found == plain(Desk(store, None, LATER).totals(query, START, END, names))
+        assert found == plain(FlowData(store, None, LATER).totals(query, START, END, names))
         assert found == plain(now.totals(by_print, START, END, names))
         assert found == plain(now.totals(past, START, END, names))
         assert found == plain(now.bars(query, Span(START * MINUTE, END * MINUTE), names, MINUTE))
@@ -143,8 +143,8 @@ def test_filtered_minutes_asked_after_each_batch_are_the_store_s(path, tape, cut
     try:
         for batch in batches(tape, cuts):
             ingestor.take(frame(batch), "test")
-            found = Desk(store, cache, LATER).totals(query, START, END, names)
-            expected = Desk(store, None, LATER).totals(query, START, END, names)
+            found = FlowData(store, cache, LATER).totals(query, START, END, names)
+            expected = FlowData(store, None, LATER).totals(query, START, END, names)
             assert found.as_of == expected.as_of
             assert plain(found) == plain(expected)
     finally:
@@ -197,17 +197,17 @@ def test_all_symbols_sum_up_as_each_symbol_s_minutes_do(path, tape, cuts, stocks
         reloaded.load(store)
         for one in (window, reloaded):
             for right in (None,) if stocks else (None, "C", "P"):
-                check_all_symbols(Desk(store, one, LATER), asset, start, end, Filter(right=right))
+                check_all_symbols(FlowData(store, one, LATER), asset, start, end, Filter(right=right))
     finally:
         store.close()
 
 
-def check_all_symbols(desk, asset, start, end, which):
-    found = desk.all_symbols(Query(asset=asset, filter=which), start, end)
+def check_all_symbols(data, asset, start, end, which):
+    found = data.all_symbols(Query(asset=asset, filter=which), start, end)
     names = (*SUMS, "biggest", "biggest_ts", "last_ts")
     expected = {}
     for symbol in ("QQQ", "SPX", "SPY"):
-        totals = desk.totals(Query(asset=asset, symbol=symbol, filter=which), start, end, names)
+        totals = data.totals(Query(asset=asset, symbol=symbol, filter=which), start, end, names)
         if len(totals.minute):
             expected[symbol] = totals
     assert found.symbols == sorted(expected)
@@ -238,11 +238,11 @@ def test_all_symbols_of_a_past_instant_are_those_of_then(path, tape, stocks, rig
     store, window = taken(path, tape, [len(tape) // 2])
     then, window_then = taken(path, [one for one in tape if one["ts"] < at], [])
     try:
-        expected = plain_sums(Desk(then, window_then, at).all_symbols(query, end - length, end))
+        expected = plain_sums(FlowData(then, window_then, at).all_symbols(query, end - length, end))
         past = replace(query, at=at)
-        assert plain_sums(Desk(store, window, LATER).all_symbols(past, end - length, end)) == expected
-        assert plain_sums(Desk(store, None, LATER).all_symbols(past, end - length, end)) == expected
-        assert plain_sums(Desk(then, None, at).all_symbols(query, end - length, end)) == expected
+        assert plain_sums(FlowData(store, window, LATER).all_symbols(past, end - length, end)) == expected
+        assert plain_sums(FlowData(store, None, LATER).all_symbols(past, end - length, end)) == expected
+        assert plain_sums(FlowData(then, None, at).all_symbols(query, end - length, end)) == expected
     finally:
         store.close()
         then.close()
@@ -267,7 +267,9 @@ def test_a_batch_and_the_cancels_in_it_show_at_once(path):
 
     def trades(*_):
         query = Query(symbol="SPY")
-        return int(Desk(store, cache, LATER).totals(query, START, END, ("trades",)).values["trades"].sum())
+        return int(
+            FlowData(store, cache, LATER).totals(query, START, END, ("trades",)).values["trades"].sum()
+        )
 
     cache.of("option").listeners.append(lambda *_: seen.append(trades()))
     try:
@@ -284,7 +286,7 @@ def test_the_sequence_decides_between_prints_of_one_instant(path, cuts):
     try:
         query = Query(asset="stock", symbol="SPY")
         found = [
-            Desk(store, one, LATER).totals(query, START, END, ("open", "close")) for one in (window, None)
+            FlowData(store, one, LATER).totals(query, START, END, ("open", "close")) for one in (window, None)
         ]
         assert plain(found[0])[1] == {"open": [12_000], "close": [11_500]}
         assert plain(found[1]) == plain(found[0])
@@ -297,7 +299,7 @@ def test_a_cancelled_print_is_no_more_the_largest_nor_the_newest(path):
     cancel = row(seq=3, ts=T0 + 2 * MINUTE, size=900, price=12_500, condition="CANC")
     store, window = taken(path, [*prints, cancel], [1, 2])
     try:
-        found = Desk(store, window, LATER).all_symbols(Query(), START, END)
+        found = FlowData(store, window, LATER).all_symbols(Query(), START, END)
         details = found.details(np.array([0]))
         assert (details.biggest[0], details.biggest_ts[0], details.last_ts[0]) == (50, T0, T0)
         assert (details.last_volume[0], details.last_notional[0]) == (50, 50 * 12_000)
@@ -309,15 +311,15 @@ def test_a_cancelled_print_is_no_more_the_largest_nor_the_newest(path):
 def test_one_answer_reads_one_state_of_the_store(path):
     store, window = taken(path, [row()], [])
     try:
-        query, desk = Query(symbol="SPY", at=LATER), Desk(store, window, LATER)
-        day = desk.day(query)
+        query, data = Query(symbol="SPY", at=LATER), FlowData(store, window, LATER)
+        day = data.day(query)
         with store.snapshot():
-            before = desk.trades(query, day)
+            before = data.trades(query, day)
             writer = threading.Thread(target=Ingestor(store, window).take, args=(frame([row(seq=9)]), "test"))
             writer.start()
             writer.join()
-            assert (before, desk.trades(query, day), desk.newest(query, day, 9).height) == (1, 1, 1)
-        assert desk.trades(query, day) == desk.newest(query, day, 9).height == 2
+            assert (before, data.trades(query, day), data.newest(query, day, 9).height) == (1, 1, 1)
+        assert data.trades(query, day) == data.newest(query, day, 9).height == 2
     finally:
         store.close()
 
@@ -331,12 +333,12 @@ def test_a_print_of_the_next_day_between_two_reads_changes_no_day(tmp_path):
     ingestor.take(
         frame([row(seq=1, ts=before, size=7), row(seq=2, ts=before - 3600 * SECOND, size=9)]), "test"
     )
-    desk = Desk(store, None, before + SECOND)
-    day = desk.day(query)
+    data = FlowData(store, None, before + SECOND)
+    day = data.day(query)
     ingestor.take(frame([row(seq=3, ts=before + 600 * SECOND)]), "test")
     for most, min_size, sizes in ((1, 1, [7]), (50, 1, [7, 9]), (500, 9, [9]), (500, 100, [])):
-        assert desk.newest(query, day, most, min_size)["size"].to_list() == sizes
-    (made, after) = (desk.day(query), desk.newest(query, desk.day(query), 50))
+        assert data.newest(query, day, most, min_size)["size"].to_list() == sizes
+    (made, after) = (data.day(query), data.newest(query, data.day(query), 50))
     assert made.start == day.end
     assert after.height == 1
     store.close()

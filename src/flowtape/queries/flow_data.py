@@ -61,7 +61,7 @@ class Summed(NamedTuple):
     contracts: int
 
 
-class Desk:
+class FlowData:
     """The numbers behind one answer, as of the instant `now` (ns UTC). Used from any one thread.
 
     What minute bars tell may come from the cache, which is a commit behind the store at most; `trades` and answers that
