@@ -1,4 +1,4 @@
-"""Answers out of a real store: exact numbers, pages that join, sessions, bars, boards and tables."""
+"""Answers out of a real store: exact numbers, pages that join, sessions, bars, leaders and tables."""
 
 import itertools
 import json
@@ -341,7 +341,7 @@ def test_a_bar_is_closed_when_its_end_has_passed(kept):
 
 
 @pytest.mark.parametrize(("asset", "shares"), [("option", 100), ("stock", 1)])
-def test_boards_rank_by_exact_notional_and_break_ties_by_name(kept, asset, shares):
+def test_leaders_rank_by_exact_notional_then_by_name(kept, asset, shares):
     changes = {} if asset == "option" else STOCK
     rows = [
         row(ts=T0 + n, seq=n, price=price, size=size, **(changes | {"symbol": symbol, "root": symbol}))

@@ -225,10 +225,10 @@ def test_the_golden_answers(cboe, route):
 
 def test_all_symbols_of_the_sample(cboe):
     for asked in ({}, {"windowMinutes": 30}, {"windowMinutes": 1}, {"windowMinutes": 10_080}):
-        check_boards(cboe, **asked)
+        check_leaders(cboe, **asked)
 
 
-def check_boards(made, **asked):
+def check_leaders(made, **asked):
     for n in (1, 50):
         expected = routes.leaderboard(made.tape, made.asset, now=made.now, n=n, **asked)
         assert differences(made.get("leaderboard", n=n, **asked), expected) == []
@@ -294,7 +294,7 @@ def test_bars(stocks, resolution):
 
 def test_all_stocks_side_by_side(stocks):
     for asked in ({}, {"windowMinutes": 90}, {"windowMinutes": 10_080}):
-        check_boards(stocks, **asked)
+        check_leaders(stocks, **asked)
 
 
 @pytest.mark.parametrize(("route", "rows"), [("cumulative", "points"), ("history", "buckets")])

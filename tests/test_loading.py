@@ -74,7 +74,7 @@ def test_what_is_whole_is_answered_what_may_not_be_is_502(world, path, asked, st
         assert found.json()["message"] == "Loading: 50 % done; complete since 2026-05-12T04:00:00Z."
 
 
-def test_symbols_and_boards_wait_until_all_is_loaded(world):
+def test_symbols_and_leaders_answer_502_until_loaded(world):
     world.backlogs.set("simulated", Backlog(0.5, MIDNIGHT - 3 * 1440 * MINUTE, MIDNIGHT))
     asked = [
         ("/v1/symbols", {}),

@@ -152,22 +152,22 @@ def test_a_day_before_the_window_may_be_replaced(tmp_path: Path) -> None:
         assert b'"tradeCount":2' in asyncio.run(get(server, route, past)).body
 
 
-def test_boards_and_bars_are_no_older_than_a_second(server: Kept) -> None:
+def test_cross_sections_and_bars_are_at_most_one_second_old(server: Kept) -> None:
     by_name = {route.path: route for route in ROUTES}
-    board = by_name["/v1/flow/options/leaderboard"]
+    leaders = by_name["/v1/flow/options/leaderboard"]
     bars = by_name["/v1/flow/stocks/{symbol}/bars"]
     whole = Query(limit=5, minutes=60)
     stock = Query(asset="stock", symbol="SPY", minutes=5, resolution="1s")
 
     async def main() -> None:
-        for route, query in ((board, whole), (bars, stock)):
+        for route, query in ((leaders, whole), (bars, stock)):
             first = await get(server, route, query)
             assert await get(server, route, query) is first
             server.clock.now += SECOND
             assert await get(server, route, query) is not first
-        first = await get(server, board, whole)
+        first = await get(server, leaders, whole)
         server.take([ROW | {"symbol": "NEW", "root": "NEW", "price": ROW["ask"]}], "other")
-        assert (await get(server, board, whole)).body != first.body
+        assert (await get(server, leaders, whole)).body != first.body
 
     asyncio.run(main())
 

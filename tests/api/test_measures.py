@@ -1,4 +1,4 @@
-"""Measures over HTTP: bullish less bearish, calls and puts apart, and what boards and readings make of them."""
+"""Measures over HTTP: bullish less bearish, calls and puts apart, and cross-sections and readings of them."""
 
 import itertools
 from datetime import UTC, datetime
@@ -105,7 +105,7 @@ def test_history_shows_the_measure_beside_volume(server):
     assert column(body, "netVolume", "buckets") == [7, -2, -4, 13]
 
 
-def test_boards_show_and_rank_by_the_measure(server):
+def test_cross_sections_show_and_rank_by_the_measure(server):
     body = ask(server, "/v1/flow/options/leaderboard", measure="directional", windowMinutes=400)
     assert body["measure"] == "directional"
     assert [(one["symbol"], one["netDirectional"]) for one in body["buyers"]] == [("SPY", 16)]

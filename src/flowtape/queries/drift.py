@@ -17,7 +17,7 @@ from flowtape.orderflow.minute_bars import NS_PER_MINUTE, SUMS, net
 from flowtape.orderflow.signals import drift
 from flowtape.queries.all_symbols import AllSymbols
 from flowtape.queries.flow_data import FlowData
-from flowtape.queries.leaders import asked_at, board_minutes
+from flowtape.queries.leaders import asked_at, cross_section_minutes
 from flowtape.queries.measures import MEASURES, Measure
 from flowtape.queries.render.bodies import Made, Rows, Text
 from flowtape.queries.render.numbers import NOTIONAL_SCALE, Ints, Numbers, decimals, stamp, stamps, whole
@@ -60,21 +60,21 @@ class Drifts(msgspec.Struct, rename="camel", kw_only=True):
 
 def drift_answer(data: FlowData, query: Query) -> Made:
     """The body of `…/drift`, the most stretched first; of equals by symbol."""
-    start, end = board_minutes(data, query)
+    start, end = cross_section_minutes(data, query)
     measure = MEASURES[query.measure or "volume"]
-    flows = data.all_symbols(query, start, end, SUMS, measure.kind, directional=measure.directional)
-    signed, trades = measure.of_all(flows, query.filter.right), flows.sums["trades"]
-    past_net, past_squares = _past(data, query, flows, start, end)
-    measured = drift(signed, _squares(flows, measure), past_net, past_squares)
+    section = data.all_symbols(query, start, end, SUMS, measure.kind, directional=measure.directional)
+    signed, trades = measure.of_all(section, query.filter.right), section.sums["trades"]
+    past_net, past_squares = _past(data, query, section, start, end)
+    measured = drift(signed, _squares(section, measure), past_net, past_squares)
     qualified = trades >= query.min_trades
     places = np.flatnonzero(qualified)
     places = places[np.argsort(-np.abs(measured.score[places]), kind="stable")][: query.limit]
     own = measured.has_z[places].tolist()
     z = decimals(measured.z[places], 100)
     columns = {
-        "symbol": [flows.symbols[place] for place in places.tolist()],
-        "net_volume": whole(net(flows.sums, "volume")[places], query.asset).tolist(),
-        "net_premium": decimals(net(flows.sums, "notional")[places], NOTIONAL_SCALE[query.asset]),
+        "symbol": [section.symbols[place] for place in places.tolist()],
+        "net_volume": whole(net(section.sums, "volume")[places], query.asset).tolist(),
+        "net_premium": decimals(net(section.sums, "notional")[places], NOTIONAL_SCALE[query.asset]),
         measure.field: measure.shown(signed[places], query.asset),
         "trade_count": trades[places].tolist(),
         "z": [value if known else UNSET for value, known in zip(z, own, strict=True)],
@@ -82,28 +82,28 @@ def drift_answer(data: FlowData, query: Query) -> Made:
         "volume_z": decimals(measured.volume_z[places], 100),
         "basis": ["history" if known else "volume" for known in own],
         "stretched": measured.stretched[places].tolist(),
-        "last_trade_utc": stamps(flows.details(places).last_ts, "s"),
+        "last_trade_utc": stamps(section.details(places).last_ts, "s"),
     }
     body = Drifts(
         generated_utc=stamp(asked_at(data, query), "s"),
         right=query.filter.right or UNSET,
         measure=query.measure or UNSET,
         window_minutes=query.minutes,
-        tracked=len(flows.numbers),
+        tracked=len(section.numbers),
         qualified=int(qualified.sum()),
         limit=query.limit,
         drift=Rows(Drifter, columns),
     )
-    return Made(body, flows.as_of)
+    return Made(body, section.as_of)
 
 
-def _past(data: FlowData, query: Query, flows: AllSymbols, start: int, end: int) -> tuple[Ints, Numbers]:
+def _past(data: FlowData, query: Query, section: AllSymbols, start: int, end: int) -> tuple[Ints, Numbers]:
     """The symbols' net volume over the same clock minutes of earlier sessions, and the sum of the squares of its
     minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
     has 0."""
     measure = MEASURES[query.measure or "volume"]
-    by_number = np.argsort(flows.numbers)
-    numbers = flows.numbers[by_number]
+    by_number = np.argsort(section.numbers)
+    numbers = section.numbers[by_number]
     nets: list[Numbers] = []
     squares: list[Numbers] = []
     for shift in _shifts(start, end) if len(numbers) else ():
@@ -129,8 +129,8 @@ def _past(data: FlowData, query: Query, flows: AllSymbols, start: int, end: int)
     return (np.stack(nets), np.stack(squares)) if nets else (none, none)
 
 
-def _squares(flows: AllSymbols, measure: Measure) -> Numbers:
-    return flows.squares(measure.kind, directional=measure.directional)
+def _squares(section: AllSymbols, measure: Measure) -> Numbers:
+    return section.squares(measure.kind, directional=measure.directional)
 
 
 def _shifts(start: int, end: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The numbers that a minute, a bar and a symbol of a board have in common."""
+"""The numbers that a minute, a bar and a symbol of a cross-section have in common."""
 
 from __future__ import annotations
 

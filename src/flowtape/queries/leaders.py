@@ -107,42 +107,42 @@ class Outliers(msgspec.Struct, rename="camel", kw_only=True):
 
 def leaderboard(data: FlowData, query: Query) -> Made:
     """The body of `…/leaderboard`."""
-    board = data.all_symbols(query, *board_minutes(data, query))
-    signed = _measured(query, board)
+    section = data.all_symbols(query, *cross_section_minutes(data, query))
+    signed = _measured(query, section)
     body = Leaderboard(
         generated_utc=stamp(asked_at(data, query), "s"),
         right=query.filter.right or UNSET,
         measure=query.measure or UNSET,
         n=query.limit,
         window_minutes=query.minutes,
-        buyers=_leaders(query, board, signed, _largest(signed, signed > 0, query.limit)),
-        sellers=_leaders(query, board, signed, _largest(-signed, signed < 0, query.limit)),
+        buyers=_leaders(query, section, signed, _largest(signed, signed > 0, query.limit)),
+        sellers=_leaders(query, section, signed, _largest(-signed, signed < 0, query.limit)),
     )
-    return Made(body, board.as_of)
+    return Made(body, section.as_of)
 
 
 def outliers(data: FlowData, query: Query) -> Made:
     """The body of `…/outliers`."""
-    board = data.all_symbols(query, *board_minutes(data, query))
-    qualified = (board.sums["trades"] >= query.min_trades) & (gross(board.sums, "volume") > 0)
-    signed = _measured(query, board)
+    section = data.all_symbols(query, *cross_section_minutes(data, query))
+    qualified = (section.sums["trades"] >= query.min_trades) & (gross(section.sums, "volume") > 0)
+    signed = _measured(query, section)
     chosen = _largest(np.abs(signed), qualified, query.limit)
     body = Outliers(
         generated_utc=stamp(asked_at(data, query), "s"),
         right=query.filter.right or UNSET,
         measure=query.measure or UNSET,
         window_minutes=query.minutes,
-        tracked=len(board.symbols),
+        tracked=len(section.symbols),
         qualified=int(qualified.sum()),
         limit=query.limit,
-        outliers=_outliers(query, board, signed, chosen, asked_at(data, query)),
+        outliers=_outliers(query, section, signed, chosen, asked_at(data, query)),
     )
-    return Made(body, board.as_of)
+    return Made(body, section.as_of)
 
 
-def _measured(query: Query, board: AllSymbols) -> Numbers:
+def _measured(query: Query, section: AllSymbols) -> Numbers:
     """Return what ranks each symbol: the net of the measure asked for, else net notional."""
-    return MEASURES[query.measure or "premium"].of_all(board, query.filter.right)
+    return MEASURES[query.measure or "premium"].of_all(section, query.filter.right)
 
 
 def _shown(query: Query, signed: Numbers) -> dict[str, list[Any]]:
@@ -158,8 +158,8 @@ def asked_at(data: FlowData, query: Query) -> int:
     return data.now if query.at is None else query.at
 
 
-def board_minutes(data: FlowData, query: Query) -> tuple[int, int]:
-    """[start, end) of a board's window, minutes since 1970."""
+def cross_section_minutes(data: FlowData, query: Query) -> tuple[int, int]:
+    """Return the window [start, end) of a cross-section in minutes since 1970 UTC."""
     if query.at is None:
         return window_minutes(data.now, query.minutes)
     return past_minutes(query.at, query.minutes)
@@ -172,27 +172,27 @@ def _largest(by: Numbers, among: np.ndarray[tuple[int], np.dtype[np.bool_]], mos
     return order
 
 
-def _leaders(query: Query, board: AllSymbols, signed: Numbers, places: Ints) -> Rows[Leader]:
-    sums = {name: values[places] for name, values in board.sums.items()}
+def _leaders(query: Query, section: AllSymbols, signed: Numbers, places: Ints) -> Rows[Leader]:
+    sums = {name: values[places] for name, values in section.sums.items()}
     average = decimals(vwap(gross(sums, "notional"), gross(sums, "volume")), PRICE_SCALE)
     columns = {
-        "symbol": [board.symbols[place] for place in places.tolist()],
+        "symbol": [section.symbols[place] for place in places.tolist()],
         **volume_columns(sums, query.asset),
         "net_notional": decimals(net(sums, "notional"), NOTIONAL_SCALE[query.asset]),
         **_shown(query, signed[places]),
         "avg_premium" if query.asset == "option" else "vwap": average,
         "trade_count": sums["trades"].tolist(),
-        "last_trade_utc": stamps(board.details(places).last_ts, "s"),
+        "last_trade_utc": stamps(section.details(places).last_ts, "s"),
     }
     return Rows(Leader, columns)
 
 
-def _outliers(query: Query, board: AllSymbols, signed: Numbers, places: Ints, now: int) -> Rows[Outlier]:
-    sums = {name: values[places] for name, values in board.sums.items()}
-    details, scale = board.details(places), NOTIONAL_SCALE[query.asset]
+def _outliers(query: Query, section: AllSymbols, signed: Numbers, places: Ints, now: int) -> Rows[Outlier]:
+    sums = {name: values[places] for name, values in section.sums.items()}
+    details, scale = section.details(places), NOTIONAL_SCALE[query.asset]
     imbalance = signed_imbalance(sums["buy_volume"], sums["sell_volume"])
     columns = {
-        "symbol": [board.symbols[place] for place in places.tolist()],
+        "symbol": [section.symbols[place] for place in places.tolist()],
         "trade_count": sums["trades"].tolist(),
         **volume_columns(sums, query.asset),
         "imbalance_pct": decimals(np.abs(imbalance), 100),

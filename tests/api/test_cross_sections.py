@@ -1,4 +1,4 @@
-"""Boards as of a past instant and of one right, over HTTP: what a backtest may believe."""
+"""Leaderboard, outliers and drift of a past instant and of one right, over HTTP."""
 
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ from tapes import SECOND, STOCK, T0, row
 
 DAY = 24 * 60 * MINUTE
 NOW = T0 + 5 * DAY
-BOARDS = ("leaderboard", "outliers", "drift")
+ROUTES = ("leaderboard", "outliers", "drift")
 
 
 def text(ns):
@@ -39,24 +39,24 @@ def server(tmp_path):
         yield made
 
 
-def ask(server, board, asset="options", **asked):
-    (found,) = server.ask((f"/v1/flow/{asset}/{board}", asked))
+def ask(server, route, asset="options", **asked):
+    (found,) = server.ask((f"/v1/flow/{asset}/{route}", asked))
     assert found.status_code == 200, found.text
     return found.json()
 
 
-@pytest.mark.parametrize("board", BOARDS)
-def test_a_board_of_days_ago_is_the_board_of_then(server, tmp_path, board):
+@pytest.mark.parametrize("route", ROUTES)
+def test_past_cross_section_equals_the_one_answered_then(server, tmp_path, route):
     for minute in (1, 3, 4, 30, 63, 64, 210):
         at = T0 + minute * MINUTE + 30 * SECOND
         for more in ({}, {"right": "C"}, {"right": "put"}, {"windowMinutes": "2"}):
-            asked = more | {"at": text(at)} | ({} if board == "leaderboard" else {"minTrades": "0"})
-            folder = tmp_path / f"{board}{minute}{len(more)}{more.get('right')}"
+            asked = more | {"at": text(at)} | ({} if route == "leaderboard" else {"minTrades": "0"})
+            folder = tmp_path / f"{route}{minute}{len(more)}{more.get('right')}"
             folder.mkdir()
             with kept(folder, at) as then:
                 then.take([one for one in TAPE if one["ts"] < at])
-                expected = ask(then, board, **asked)
-            assert ask(server, board, **asked) == expected
+                expected = ask(then, route, **asked)
+            assert ask(server, route, **asked) == expected
             assert expected["generatedUtc"] == text(at)
 
 
@@ -70,7 +70,7 @@ def test_a_cancel_that_had_not_come_is_put_back(server):
     assert (first["symbol"], first["biggestTrade"], second["symbol"]) == ("QQQ", 7, "SPY")
 
 
-def test_a_board_of_one_right_counts_that_right_alone(server):
+def test_cross_section_of_one_right_counts_only_that_right(server):
     asked = {"windowMinutes": "10080"}
     puts = ask(server, "leaderboard", right="P", **asked)
     assert puts["right"] == "P"
@@ -92,7 +92,7 @@ def test_a_print_of_an_old_day_shows_in_the_next_answer(server):
     assert [one["symbol"] for one in ask(server, "leaderboard", at=at)["buyers"]] == ["DIA"]
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
     ("asset", "name", "value"),
     [
@@ -102,13 +102,13 @@ def test_a_print_of_an_old_day_shows_in_the_next_answer(server):
         ("stocks", "right", "C"), ("stocks", "side", "buy"), ("stocks", "at", "2026-03-06"),
     ],
 )  # fmt: skip
-def test_what_a_board_cannot_use_is_refused_by_name(server, board, asset, name, value):
-    (found,) = server.ask((f"/v1/flow/{asset}/{board}", {name: value}))
+def test_cross_section_refuses_unsupported_parameters_by_name(server, route, asset, name, value):
+    (found,) = server.ask((f"/v1/flow/{asset}/{route}", {name: value}))
     assert (found.status_code, found.json()["error"]) == (400, f"invalid_{name}")
     assert f"'{value}'" in found.json()["message"]
 
 
-def test_stocks_have_boards_of_past_instants_too(server):
+def test_stocks_have_cross_sections_of_past_instants(server):
     server.take([STOCK | {"ts": T0 + MINUTE, "price": 13_000, "seq": 1}])
     assert len(ask(server, "leaderboard", "stocks", at=text(T0 + 2 * MINUTE))["buyers"]) == 1
     assert ask(server, "leaderboard", "stocks", at=text(T0 + MINUTE))["buyers"] == []
