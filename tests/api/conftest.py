@@ -21,7 +21,7 @@ from flowtape.server.app import Application, create_app
 from flowtape.server.auth.keyfile import FileCounts, FileLedger
 from flowtape.server.auth.keys import Keys
 from flowtape.server.auth.usage import Usage
-from flowtape.server.encoded import Wire, wire_of
+from flowtape.server.encoded import EncodedResponse, encoded_response
 from flowtape.server.errors import Headers
 from flowtape.server.formats import MEDIA, Format
 from flowtape.server.routes import Route
@@ -67,17 +67,19 @@ class MemoryFlow:
         self.entered = threading.Event()
         self.leave = threading.Event()
 
-    def answer(self, route: Route, query: Query, wanted: Format) -> Wire | Awaitable[Wire]:
+    def answer(
+        self, route: Route, query: Query, wanted: Format
+    ) -> EncodedResponse | Awaitable[EncodedResponse]:
         self.asked.append((route.path, query, wanted))
         if query.symbol == "BROKEN":
             raise ZeroDivisionError("secret /etc/passwd")
         if query.at is not None or query.symbol == "SLOW":
             return self._later(query, wanted)
-        return Wire(answer(query, wanted))
+        return EncodedResponse(answer(query, wanted))
 
-    async def _later(self, query: Query, wanted: Format) -> Wire:
+    async def _later(self, query: Query, wanted: Format) -> EncodedResponse:
         await self._wait(query)
-        return Wire(answer(query, wanted))
+        return EncodedResponse(answer(query, wanted))
 
     async def _wait(self, query: Query) -> None:
         if query.symbol == "SLOW":
@@ -94,18 +96,18 @@ class MemoryFlow:
         pass
 
     async def follow(
-        self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], object]
+        self, route: Route, query: Query, use: Callable[[Made, Callable[[], EncodedResponse]], object]
     ) -> tuple[object, object]:
         await self._wait(query)
         body = Cumulative(symbol=query.symbol, count=0, points=Rows(CumulativePoint, {"ts": []}))
-        return None, use(Made(body, AS_OF), lambda: Wire(answer(query)))
+        return None, use(Made(body, AS_OF), lambda: EncodedResponse(answer(query)))
 
     def source(self, query: Query) -> Headers:
         return []
 
-    async def symbols(self, wanted: Format) -> Wire:
+    async def symbols(self, wanted: Format) -> EncodedResponse:
         body = SymbolsBody(symbols=["SPY", "VIX"], count=2, last_updated=stamp(AS_OF, "s"))
-        return wire_of(Made(body, AS_OF), simulated=False, format=wanted)
+        return encoded_response(Made(body, AS_OF), simulated=False, format=wanted)
 
     def detail(self) -> str:
         return ""

@@ -15,7 +15,7 @@ from flowtape.errors import StoreError
 from flowtape.model.query import Query
 from flowtape.queries import Made
 from flowtape.queries.flow_data import FlowData
-from flowtape.server.encoded import Wire
+from flowtape.server.encoded import EncodedResponse
 from flowtape.server.routes import CUMULATIVE, ROUTES, Route
 from oracle import MINUTE
 from serving import Kept, kept
@@ -57,9 +57,9 @@ def server(tmp_path: Path) -> Iterator[Kept]:
         yield made
 
 
-async def get(server: Kept, route: Route, query: Query = SPY) -> Wire:
+async def get(server: Kept, route: Route, query: Query = SPY) -> EncodedResponse:
     found = server.flow.answer(route, query, "json")
-    return found if isinstance(found, Wire) else await found
+    return found if isinstance(found, EncodedResponse) else await found
 
 
 async def entered(gate: Gate) -> None:
@@ -96,7 +96,7 @@ def test_askers_share_one_making(server: Kept) -> None:
 def test_who_asks_after_a_print_does_not_get_what_was_begun_before_it(server: Kept) -> None:
     gate = Gate()
 
-    async def main() -> tuple[Wire, Wire, Wire]:
+    async def main() -> tuple[EncodedResponse, EncodedResponse, EncodedResponse]:
         gate.open.clear()
         before = asyncio.create_task(get(server, gate.route))
         await entered(gate)
@@ -184,7 +184,7 @@ def test_a_failure_is_told_to_all_and_not_kept(server: Kept) -> None:
         found = await asyncio.gather(*asking, return_exceptions=True)
         assert [type(one) for one in found] == [StoreError] * 3
         gate.fails = False
-        assert isinstance(await get(server, gate.route), Wire)
+        assert isinstance(await get(server, gate.route), EncodedResponse)
 
     asyncio.run(main())
     assert len(gate.made) == 2
@@ -197,7 +197,7 @@ def test_an_answer_that_nobody_asks_for_is_given_back(server: Kept, monkeypatch:
 
     def held(etag: bytes) -> bool:
         gc.collect()
-        return any(isinstance(one, Wire) and one.etag == etag for one in gc.get_objects())
+        return any(isinstance(one, EncodedResponse) and one.etag == etag for one in gc.get_objects())
 
     async def main() -> None:
         etag = (await get(server, gate.route)).etag

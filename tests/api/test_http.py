@@ -1,4 +1,4 @@
-"""The contract on the wire: statuses, headers and bodies, over a real socket."""
+"""The API over a real socket: statuses, headers and bodies."""
 
 import contextlib
 import gzip

@@ -1,4 +1,4 @@
-"""A server's side door for commands on the same machine: a Unix socket beside the store.
+"""A server's admin socket for commands on the same machine: a Unix socket beside the store.
 
 DuckDB lets one process hold a file. A command that needs a store which a server holds finds the server here
 and has it do the work: one JSON request a line, then any number of `Step`s, then one `Done` or `Failed`.
@@ -206,8 +206,8 @@ def _error(reply: Failed) -> FlowtapeError:
     return error  # type: ignore[no-any-return]
 
 
-class Control:
-    """The server's end of the side door."""
+class AdminSocket:
+    """The server's end of the admin socket."""
 
     def __init__(self, store: Path, ingestor: Ingestor, flow: Flow) -> None:
         self._path = address(store)
@@ -286,7 +286,7 @@ class Control:
         except FlowtapeError as error:
             send(Failed(type(error).__name__, str(error)))
         except Exception:
-            _log.exception("control command failed")
+            _log.exception("admin command failed")
             send(Failed("FlowtapeError", "the server failed to do it; its log says why"))
         finally:
             gone.cancel()

@@ -22,7 +22,15 @@ from flowtape.server.auth.keys import Key, Keys
 from flowtape.server.auth.quotas import Quotas
 from flowtape.server.auth.usage import Usage
 from flowtape.server.connections import Connections
-from flowtape.server.encoded import COMMON, ENDPOINT_VERSION, EXPOSE, JSON, Wire, reply, wire_of
+from flowtape.server.encoded import (
+    COMMON,
+    ENDPOINT_VERSION,
+    EXPOSE,
+    JSON,
+    EncodedResponse,
+    encoded_response,
+    reply,
+)
 from flowtape.server.errors import Refusal, UnhealthyBody
 from flowtape.server.formats import Format, accepted
 from flowtape.server.hosts import Hosts
@@ -283,40 +291,44 @@ class Application:
         assert asked is not None  # noqa: S101 - for the type checker: an answer has a route
         self._allow(asked, key, now)
         wanted = asked.format or accepted(request.headers.get(b"accept", b""))
-        wire = self.flow.answer(asked.route, asked.query, self._json if wanted == "json" else wanted)
-        if isinstance(wire, Wire):
-            return self._spent(request, key, now, wire)
-        return self._spent_later(request, key, now, wire)
+        response = self.flow.answer(asked.route, asked.query, self._json if wanted == "json" else wanted)
+        if isinstance(response, EncodedResponse):
+            return self._spent(request, key, now, response)
+        return self._spent_later(request, key, now, response)
 
-    def _spent(self, request: Request, key: Key, now: int, wire: Wire) -> Reply | Awaitable[Reply]:
+    def _spent(
+        self, request: Request, key: Key, now: int, response: EncodedResponse
+    ) -> Reply | Awaitable[Reply]:
         """An answer, once its request is counted."""
         self._restored()
         self._quotas.spend(key, now)
-        return reply(wire, request.headers, self._quotas.lines(key, now))
+        return reply(response, request.headers, self._quotas.lines(key, now))
 
-    async def _spent_later(self, request: Request, key: Key, now: int, wire: Awaitable[Wire]) -> Reply:
-        found = self._spent(request, key, now, await wire)
+    async def _spent_later(
+        self, request: Request, key: Key, now: int, response: Awaitable[EncodedResponse]
+    ) -> Reply:
+        found = self._spent(request, key, now, await response)
         return found if isinstance(found, Reply) else await found
 
     async def _served(self, request: Request, key: Key, now: int, asked: Asked | None) -> Reply:
         """What a service without parameters has for a key."""
         check_query(request.query)
         self._names.check((), query_pairs(request.query))
-        wire = await self._services[bare(request.path)](key, now)
-        found = reply(wire, request.headers, self._quotas.lines(key, now))
+        response = await self._services[bare(request.path)](key, now)
+        found = reply(response, request.headers, self._quotas.lines(key, now))
         return found if isinstance(found, Reply) else await found
 
-    async def _symbols(self, key: Key, now: int) -> Wire:
+    async def _symbols(self, key: Key, now: int) -> EncodedResponse:
         self.flow.check()
         self._quotas.check(key, now)
-        wire = await self.flow.symbols(self._json)
+        response = await self.flow.symbols(self._json)
         self._restored()
         self._quotas.spend(key, now)
-        return wire
+        return response
 
-    async def _account(self, key: Key, now: int) -> Wire:
+    async def _account(self, key: Key, now: int) -> EncodedResponse:
         body = account(key, self.settings.limit(key.plan), *self._quotas.today(key, now))
-        return wire_of(Made(body, None), simulated=False, format=self._json)
+        return encoded_response(Made(body, None), simulated=False, format=self._json)
 
     def _health(self) -> UnhealthyBody | None:
         """Why answers may not be trusted now; None when they may."""

@@ -1,4 +1,4 @@
-"""An answer as it goes over the wire: its headers and its compressed body, made once and kept."""
+"""An encoded response: the headers and the (compressed) body of one answer, encoded once and cached."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LONGEST_LIST = 1024
 _CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?")
 
 
-class Wire:
+class EncodedResponse:
     """One answer, ready to send; `more` are headers of its own, `replay` is what is replayed, where anything is."""
 
     __slots__ = (
@@ -78,7 +78,9 @@ class Wire:
         self.gzip = packed
 
 
-def wire_of(made: Made, simulated: bool, format: Format = "json", name: str = "", replay: str = "") -> Wire:
+def encoded_response(
+    made: Made, simulated: bool, format: Format = "json", name: str = "", replay: str = ""
+) -> EncodedResponse:
     """An answer in a format; `name` is what a copy may be called, without suffix, and `replay` what is replayed."""
     more: Headers = []
     if format == "json":
@@ -91,7 +93,7 @@ def wire_of(made: Made, simulated: bool, format: Format = "json", name: str = ""
     cursor = getattr(made.body, "next_cursor", None)
     if isinstance(cursor, str):
         more.append((b"x-next-cursor", cursor.encode()))
-    return Wire(answer, more, replay)
+    return EncodedResponse(answer, more, replay)
 
 
 def _facts(answer: Answer, replay: str) -> Headers:
@@ -113,23 +115,23 @@ def source(simulated: bool, replay: str) -> Headers:
     return [(b"x-data-source", ", ".join(sources).encode())] if sources else []
 
 
-def reply(wire: Wire, headers: dict[bytes, bytes], rate: bytes) -> Reply | Awaitable[Reply]:
+def reply(response: EncodedResponse, headers: dict[bytes, bytes], rate: bytes) -> Reply | Awaitable[Reply]:
     """The reply to a request with these headers: 304, compressed, or plain; `rate` are the lines of its key's quota."""
     condition = headers.get(b"if-none-match")
-    if condition is not None and matches(condition, wire.etag):
-        return Reply(304, wire.unchanged + rate, b"")
-    if wire.packs and takes_gzip(headers.get(b"accept-encoding", b"")):
-        if not wire.gzip:
-            if len(wire.body) >= _GZIP_ASIDE:
-                return _packed_aside(wire, rate)
-            wire.pack()
-        return Reply(200, wire.gzip_head + rate, wire.gzip)
-    return Reply(200, wire.head + rate, wire.body)
+    if condition is not None and matches(condition, response.etag):
+        return Reply(304, response.unchanged + rate, b"")
+    if response.packs and takes_gzip(headers.get(b"accept-encoding", b"")):
+        if not response.gzip:
+            if len(response.body) >= _GZIP_ASIDE:
+                return _packed_aside(response, rate)
+            response.pack()
+        return Reply(200, response.gzip_head + rate, response.gzip)
+    return Reply(200, response.head + rate, response.body)
 
 
-async def _packed_aside(wire: Wire, rate: bytes) -> Reply:
-    await asyncio.to_thread(wire.pack)
-    return Reply(200, wire.gzip_head + rate, wire.gzip)
+async def _packed_aside(response: EncodedResponse, rate: bytes) -> Reply:
+    await asyncio.to_thread(response.pack)
+    return Reply(200, response.gzip_head + rate, response.gzip)
 
 
 def matches(condition: bytes, etag: bytes) -> bool:

@@ -25,7 +25,7 @@ from flowtape.pipeline.ingestor import Ingestor
 from flowtape.queries import Made
 from flowtape.queries.flow_data import FlowData
 from flowtape.server.account import symbols
-from flowtape.server.encoded import Wire, source, wire_of
+from flowtape.server.encoded import EncodedResponse, encoded_response, source
 from flowtape.server.errors import Headers
 from flowtape.server.formats import Format
 from flowtape.server.logs import event
@@ -63,10 +63,10 @@ class FeedState(Protocol):
 class _Kept:
     """An answer that is kept: what it rests on, and when it was last used, in steady seconds."""
 
-    __slots__ = ("state", "used", "wire")
+    __slots__ = ("response", "state", "used")
 
-    def __init__(self, state: State | None, wire: Wire) -> None:
-        self.state, self.wire = state, wire
+    def __init__(self, state: State | None, response: EncodedResponse) -> None:
+        self.state, self.response = state, response
         self.used = time.monotonic()
 
 
@@ -77,7 +77,7 @@ class _Making:
 
     def __init__(self) -> None:
         self.state: State | None = None
-        self.done: asyncio.Future[Wire]
+        self.done: asyncio.Future[EncodedResponse]
 
 
 class Flow:
@@ -172,7 +172,9 @@ class Flow:
             return str(error)
         return None
 
-    def answer(self, route: Route, query: Query, format: Format) -> Wire | Awaitable[Wire]:
+    def answer(
+        self, route: Route, query: Query, format: Format
+    ) -> EncodedResponse | Awaitable[EncodedResponse]:
         """The answer of a route: at once where the one that is kept still holds, else later."""
         now = self._clock.now_ns()
         self._window.advance(now // NS_PER_MINUTE)
@@ -183,7 +185,7 @@ class Flow:
         if kept is not None and kept.state == state:
             kept.used = time.monotonic()
             self._kept.move_to_end(key)
-            return kept.wire
+            return kept.response
         return self._shared(route, key, state)
 
     def state(self, route: Route, query: Query) -> State:
@@ -210,7 +212,7 @@ class Flow:
         """Call `told` from any thread with the asset and the symbols whose minutes changed (none: any may have)."""
         self._window.listen(told)
 
-    async def _shared(self, route: Route, key: Key, state: State) -> Wire:
+    async def _shared(self, route: Route, key: Key, state: State) -> EncodedResponse:
         """Wait for the answer with all who ask for it now."""
         making = self._making.get(key)
         # One that no thread has begun will see all that there is now, whatever that will be.
@@ -222,12 +224,12 @@ class Flow:
     def _begin(self, route: Route, key: Key) -> _Making:
         making = self._making[key] = _Making()
 
-        def read() -> Wire:
+        def read() -> EncodedResponse:
             now = self._clock.now_ns()
             making.state = self._state(route, key[1], now)
             return self._make(route, key[1], key[2], now)
 
-        def settle(done: asyncio.Future[Wire]) -> None:
+        def settle(done: asyncio.Future[EncodedResponse]) -> None:
             failed = done.cancelled() or done.exception() is not None
             if failed and not done.cancelled() and isinstance(error := done.exception(), StoreError):
                 self._failed = time.monotonic(), str(error)
@@ -246,30 +248,30 @@ class Flow:
         return self._body(route, self.meant(query), self._clock.now_ns())
 
     async def follow(
-        self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], T]
+        self, route: Route, query: Query, use: Callable[[Made, Callable[[], EncodedResponse]], T]
     ) -> tuple[State, T]:
         """Make the answer of a route anew in a reader thread, and give its body to `use` there, with what renders it.
 
         Returns the state that the answer rests on, and what `use` made of it. A rendered answer is kept for others.
         """
         query = self.meant(query)
-        wires: list[Wire] = []
+        responses: list[EncodedResponse] = []
 
         def read() -> tuple[State, T]:
             now = self._clock.now_ns()
             state = self._state(route, query, now)
             made = self._body(route, query, now)
 
-            def render() -> Wire:
-                wires.append(self._render(route, query, "json", made))
-                return wires[0]
+            def render() -> EncodedResponse:
+                responses.append(self._render(route, query, "json", made))
+                return responses[0]
 
             return state, use(made, render)
 
         self._window.advance(self._clock.now_ns() // NS_PER_MINUTE)
         state, used = await asyncio.get_running_loop().run_in_executor(self._readers, read)
-        if wires:
-            self._keep((route.path, query, "json"), state, wires[0])
+        if responses:
+            self._keep((route.path, query, "json"), state, responses[0])
         return state, used
 
     def meant(self, query: Query) -> Query:
@@ -279,7 +281,7 @@ class Flow:
         symbol = meant(query.symbol, self._ingestor.store.catalog.symbols(query.asset))
         return query if symbol == query.symbol else msgspec.structs.replace(query, symbol=symbol)
 
-    def _make(self, route: Route, query: Query, format: Format, now: int) -> Wire:
+    def _make(self, route: Route, query: Query, format: Format, now: int) -> EncodedResponse:
         return self._render(route, query, format, self._body(route, query, now))
 
     def _body(self, route: Route, query: Query, now: int) -> Made:
@@ -289,8 +291,8 @@ class Flow:
         with self._ingestor.store.snapshot():
             return route.answer(data, query)
 
-    def _render(self, route: Route, query: Query, format: Format, made: Made) -> Wire:
-        return wire_of(made, self._simulated(query), format, _file_name(route, query), self._replay)
+    def _render(self, route: Route, query: Query, format: Format, made: Made) -> EncodedResponse:
+        return encoded_response(made, self._simulated(query), format, _file_name(route, query), self._replay)
 
     def _simulated(self, query: Query) -> bool:
         if query.symbol:
@@ -305,18 +307,18 @@ class Flow:
         loading = self._simulates and self._backlogs.missing() is not None
         return source(loading or self._simulated(self.meant(query)), self._replay)
 
-    async def symbols(self, format: Format = "json") -> Wire:
+    async def symbols(self, format: Format = "json") -> EncodedResponse:
         """Every symbol of which prints are kept."""
         made = await asyncio.get_running_loop().run_in_executor(self._readers, symbols, self._ingestor.store)
         simulated = any(map(self._ingestor.simulated_any, ("option", "stock")))
-        return wire_of(made, simulated, format, replay=self._replay)
+        return encoded_response(made, simulated, format, replay=self._replay)
 
-    def _keep(self, key: Key, state: State | None, wire: Wire) -> None:
+    def _keep(self, key: Key, state: State | None, response: EncodedResponse) -> None:
         before = self._kept.pop(key, None)
         if before is not None:
-            self._bytes -= before.wire.weight
-        self._kept[key] = _Kept(state, wire)
-        self._bytes += wire.weight
+            self._bytes -= before.response.weight
+        self._kept[key] = _Kept(state, response)
+        self._bytes += response.weight
         while self._bytes > KEPT and len(self._kept) > 1:
             self._drop_oldest()
 
@@ -326,7 +328,7 @@ class Flow:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        self._bytes -= self._kept.popitem(last=False)[1].wire.weight
+        self._bytes -= self._kept.popitem(last=False)[1].response.weight
 
     def close(self) -> None:
         """Let the reader threads go."""

@@ -26,7 +26,7 @@ from flowtape.model.query import Query
 from flowtape.queries import Cumulative, Leaderboard, Made
 from flowtape.queries.render.changes import Line, change, digest, line_of
 from flowtape.server import errors
-from flowtape.server.encoded import Wire
+from flowtape.server.encoded import EncodedResponse
 from flowtape.server.logs import event
 from flowtape.server.queries import SYMBOL
 from flowtape.server.routes import FlowAnswers, Route
@@ -53,10 +53,12 @@ class Told(NamedTuple):
 
     kept: Line | bytes
     change: bytes
-    wire: Wire | None
+    response: EncodedResponse | None
 
 
-def compare(before: Line | bytes | None, whole: bool, made: Made, render: Callable[[], Wire]) -> Told:
+def compare(
+    before: Line | bytes | None, whole: bool, made: Made, render: Callable[[], EncodedResponse]
+) -> Told:
     """What is to be told of an answer after what was kept of the one before. `render` gives it whole."""
     body = made.body
     if isinstance(body, Cumulative):
@@ -66,8 +68,8 @@ def compare(before: Line | bytes | None, whole: bool, made: Made, render: Callab
         return Told(now, data, render() if whole or before is None else None)
     assert isinstance(body, Leaderboard)  # noqa: S101 - for the type checker: no other route has a stream
     seen = digest(body)
-    wire = render() if whole or seen != before else None
-    return Told(seen, wire.body if wire is not None and seen != before else b"", wire)
+    response = render() if whole or seen != before else None
+    return Told(seen, response.body if response is not None and seen != before else b"", response)
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Hub:
         self._bytes = 0
         self._seen: object = None
         self._told: Line | bytes | None = None
-        self._whole: weakref.ref[Wire] | None = None
+        self._whole: weakref.ref[EncodedResponse] | None = None
         self.trouble = b""
         """The body of the refusal that was told last; empty while there are answers."""
         self._looking = asyncio.Lock()
@@ -140,12 +142,12 @@ class Hub:
     async def whole(self) -> tuple[bytes, int]:
         """The event that a client begins with, and its number."""
         async with self._looking:
-            wire = None if self._whole is None or self.trouble else self._whole()
-            if wire is None or self._flow.state(self.route, self.query) != self._seen or self._cannot():
-                wire = await self._take(whole=True)
-            if wire is None:
+            response = None if self._whole is None or self.trouble else self._whole()
+            if response is None or self._flow.state(self.route, self.query) != self._seen or self._cannot():
+                response = await self._take(whole=True)
+            if response is None:
                 return self._event(b"unavailable", self.trouble), self.number
-            return self._event(b"leaderboard" if self.of_all else b"window", wire.body), self.number
+            return self._event(b"leaderboard" if self.of_all else b"window", response.body), self.number
 
     def _cannot(self) -> bool:
         try:
@@ -154,7 +156,7 @@ class Hub:
             return True
         return False
 
-    async def _take(self, *, whole: bool) -> Wire | None:
+    async def _take(self, *, whole: bool) -> EncodedResponse | None:
         """Make the answer as it is now and tell its change. Returns it where the `whole` is needed and there is one."""
         try:
             self._flow.check(self.route.asset)
@@ -166,17 +168,17 @@ class Hub:
             return None
         self.trouble = b""
         first, kept = self._told is None, told.kept
-        if told.change or told.wire is not None:
-            self._whole = None if told.wire is None else weakref.ref(told.wire)
+        if told.change or told.response is not None:
+            self._whole = None if told.response is None else weakref.ref(told.response)
         self._keep(kept)
         if self.of_all:
             if told.change:
                 self._publish(b"leaderboard", told.change)
-        elif first and told.wire is not None:
-            self._publish(b"window", told.wire.body)
+        elif first and told.response is not None:
+            self._publish(b"window", told.response.body)
         elif told.change:
             self._publish(b"change", told.change)
-        return told.wire
+        return told.response
 
     def _lane(self) -> AbstractAsyncContextManager[Any]:
         return self._room.lane if _weight(self._told) > WIDE else nullcontext()

@@ -13,7 +13,7 @@ from flowtape.model.query import Query
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 from flowtape.queries import Made
 from flowtape.queries.flow_data import FlowData
-from flowtape.server.encoded import Wire
+from flowtape.server.encoded import EncodedResponse
 from flowtape.server.errors import Headers
 from flowtape.server.filters import DTE, EXCLUDE, EXCLUDE_STOCKS, EXPIRY, RIGHT, SIDE, STRIKE
 from flowtape.server.formats import Format
@@ -53,7 +53,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 class FlowAnswers(Protocol):
     """What the application asks of the flow behind it."""
 
-    def answer(self, route: Route, query: Query, format: Format) -> Wire | Awaitable[Wire]:
+    def answer(
+        self, route: Route, query: Query, format: Format
+    ) -> EncodedResponse | Awaitable[EncodedResponse]:
         """The answer of a route."""
 
     def state(self, route: Route, query: Query) -> object:
@@ -66,7 +68,7 @@ class FlowAnswers(Protocol):
         """Call `told` from any thread with the asset and the symbols whose minutes changed (none: any may have)."""
 
     async def follow(
-        self, route: Route, query: Query, use: Callable[[Made, Callable[[], Wire]], T]
+        self, route: Route, query: Query, use: Callable[[Made, Callable[[], EncodedResponse]], T]
     ) -> tuple[object, T]:
         """Make the answer of a route anew, and give its body to `use`, with what renders it. Returns the state that it
         rests on, and what `use` made of it."""
@@ -74,7 +76,7 @@ class FlowAnswers(Protocol):
     def source(self, query: Query) -> Headers:
         """The header that says where the prints of a query's answers come from, as far as it is known now."""
 
-    async def symbols(self, format: Format) -> Wire:
+    async def symbols(self, format: Format) -> EncodedResponse:
         """Every symbol of which prints are kept."""
 
     def check(self, asset: Asset | None = None) -> None:

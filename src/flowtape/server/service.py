@@ -1,4 +1,4 @@
-"""A whole server: store, window, engine, live feed, side door and HTTP, wired together and taken down in order."""
+"""A whole server: store, window, engine, live feed, admin socket and HTTP, wired together and taken down in order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.maintenance import Maintenance
 from flowtape.pipeline.provenance import SIMULATED
 from flowtape.pipeline.supervisor import Live
-from flowtape.server.admin import Control
+from flowtape.server.admin import AdminSocket
 from flowtape.server.app import Application
 from flowtape.server.auth.keys import Keys, check_place, keys_of
 from flowtape.server.auth.usage import Usage, usage_of
@@ -124,9 +124,9 @@ async def _serve(
     if usage.shared:
         metrics.watch_counts(lambda: bool(usage.shared and usage.shared.away))
     key = keys.add_ephemeral("Alpha") if any(_is_demo(feed) for feed in feeds) else None
-    control = None if shared(settings.store) else Control(Path(settings.store), ingestor, flow)
-    if control:
-        await control.start()
+    admin = None if shared(settings.store) else AdminSocket(Path(settings.store), ingestor, flow)
+    if admin:
+        await admin.start()
     stopping = stop_on_signals()
     start = _Start(ingestor, follower, live, Maintenance(store, clock), backlogs, sources.tape)
     watching = [asyncio.create_task(work) for work in (flow.watch(), start.run(stopping))]
@@ -147,8 +147,8 @@ async def _serve(
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await asyncio.to_thread(live.stop)
-        if control:
-            await control.stop()
+        if admin:
+            await admin.stop()
         if follower:
             await asyncio.to_thread(follower.stop)
         flow.close()
