@@ -176,7 +176,7 @@ def test_a_second_source_is_refused_and_may_replace(store):
     assert from_window(window, "SPY") == from_store(store, "SPY") == changed
     assert len(from_store(store, "SPX")) == 1
     held = Ingestor(store).take(frame([row(seq=8)]), "first")
-    assert held.refused == 1, "the claim is kept in the store, not only in memory"
+    assert held.refused == 1, "the source of a day is kept in the store, not only in memory"
 
 
 def test_rebuild_makes_the_same_minutes(store):

@@ -24,7 +24,7 @@ from flowtape.pipeline.batch import Change, Prepared, bar_keys, bars_of
 from flowtape.pipeline.cancellation import Cancels
 from flowtape.pipeline.classification import Classifications, classified
 from flowtape.pipeline.corrections import Corrections
-from flowtape.pipeline.provenance import Claims
+from flowtape.pipeline.provenance import DaySources
 from flowtape.pipeline.rebuild import rebuild_day
 from flowtape.pipeline.recent import RecentRows
 from flowtape.pipeline.report import Progress, Report
@@ -48,7 +48,7 @@ class Ingestor:
         self.generation = 0
         self.classifications = Classifications(store, max_quote_age)
         self._lock = threading.RLock()
-        self._claims = Claims(store)
+        self._sources = DaySources(store)
         self._corrections = Corrections(store)
         self._cancels = Cancels(store)
         self._recent = RecentRows(store)
@@ -58,11 +58,11 @@ class Ingestor:
 
     def simulated(self, asset: str, symbol: str) -> bool:
         """Return whether any of a symbol's days comes from a simulated tape."""
-        return self._claims.simulated(asset, symbol)
+        return self._sources.simulated(asset, symbol)
 
     def simulated_any(self, asset: str) -> bool:
         """Return whether any symbol of an asset has a day from a simulated tape."""
-        return self._claims.simulated_any(asset)
+        return self._sources.simulated_any(asset)
 
     def ingest(
         self,
@@ -155,7 +155,7 @@ class Ingestor:
                 self._cancels,
                 self.classifications,
                 self._corrections,
-                self._claims,
+                self._sources,
             ):
                 memory.forget()
             raise
@@ -198,7 +198,7 @@ class Ingestor:
     def _keep(self, batch: Prepared, source: str, replace: bool, report: Report) -> Change:
         """Write a batch in the open transaction; return what it changes in the minute bars."""
         days = trading_days(batch.prints["ts"])
-        held, dropped = self._claims.claim(batch.rows["series"], days, source, replace, report.refusals)
+        held, dropped = self._sources.assign(batch.rows["series"], days, source, replace, report.refusals)
         if dropped:
             self._cancels.forget()
             self._corrections.forget()
@@ -320,7 +320,7 @@ class Ingestor:
             changes = self.store.changes(self._position, self.window.oldest)
             if changes.point == self._position:
                 return
-            self._claims.refresh()
+            self._sources.refresh()
             if changes.whole:
                 self.classifications.forget()
                 self._load()

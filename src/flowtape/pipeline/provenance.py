@@ -34,7 +34,7 @@ class Refusal:
     held_by: str
 
 
-class Claims:
+class DaySources:
     """The sources of a store. To be used by one thread at a time, within the transaction that keeps the prints."""
 
     def __init__(self, store: Store) -> None:
@@ -73,7 +73,7 @@ class Claims:
             # Nobody's claims are known: the next that is made reads them first.
             self._version = -1
 
-    def claim(
+    def assign(
         self, series: pl.Series, days: pl.Series, source: str, replace: bool, refusals: set[Refusal]
     ) -> tuple[pl.Series | None, set[tuple[str, str]]]:
         """Settle whose the days of some rows are; gives which rows another source holds (None: none), and the symbols

@@ -73,13 +73,13 @@ def compare(
 
 
 @dataclass
-class Room:
-    """What all hubs hold together: how many there are, and bytes of their lines. `lane` lets one wide body at a time be
+class SharedLimits:
+    """What all hubs hold together: how many there are, and bytes of their lines. `wide` lets one wide body at a time be
     made, so that many wide streams leave the readers to others."""
 
     hubs: int = 0
     lines: int = 0
-    lane: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    wide: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     @property
     def share(self) -> int:
@@ -90,8 +90,8 @@ class Room:
 class Hub:
     """One stream: its events, and who listens."""
 
-    def __init__(self, flow: FlowAnswers, route: Route, query: Query, room: Room) -> None:
-        self._flow, self.route, self.query, self._room = flow, route, query, room
+    def __init__(self, flow: FlowAnswers, route: Route, query: Query, shared: SharedLimits) -> None:
+        self._flow, self.route, self.query, self._shared = flow, route, query, shared
         self.asset = route.asset
         self.place = route.path, query.symbol
         self._token = secrets.token_hex(4)
@@ -181,7 +181,7 @@ class Hub:
         return told.response
 
     def _lane(self) -> AbstractAsyncContextManager[Any]:
-        return self._room.lane if _weight(self._told) > WIDE else nullcontext()
+        return self._shared.wide if _weight(self._told) > WIDE else nullcontext()
 
     def _fail(self, refusal: errors.Refusal) -> None:
         """Tell that there is no answer, once for each reason; the next answer is told whole."""
@@ -192,7 +192,7 @@ class Hub:
         self._keep(None)
 
     def _keep(self, told: Line | bytes | None) -> None:
-        self._room.lines += _weight(told) - _weight(self._told)
+        self._shared.lines += _weight(told) - _weight(self._told)
         self._told = told
 
     def _publish(self, kind: bytes, data: bytes) -> None:
@@ -206,7 +206,7 @@ class Hub:
 
     def _forget(self) -> None:
         """Drop the oldest events until the rest fit. None may be left: then who listens is sent the whole."""
-        share = self._room.share
+        share = self._shared.share
         while self._events and (len(self._events) > KEPT_EVENTS or self._bytes > share):
             self._bytes -= len(self._events.popleft())
 

@@ -15,7 +15,7 @@ import msgspec
 from flowtape.model.query import Query
 from flowtape.server.changes import Changes
 from flowtape.server.errors import ErrorBody, Headers, Refusal
-from flowtape.server.hubs import Hub, Room
+from flowtape.server.hubs import Hub, SharedLimits
 from flowtape.server.protocol import Send
 from flowtape.server.queries import FORMAT
 from flowtape.server.routes import ROUTES, FlowAnswers, Route
@@ -82,7 +82,7 @@ class Streams:
         self._flow = flow
         self._per_key = per_key
         self._hubs: dict[tuple[str, Query], Hub] = {}
-        self._room = Room()
+        self._shared = SharedLimits()
         self._changes = Changes(flow)
         self._of_key: Counter[str] = Counter()
         self.closing = False
@@ -92,7 +92,7 @@ class Streams:
     @property
     def kept_bytes(self) -> int:
         """Bytes that all hubs keep for their next change."""
-        return self._room.lines
+        return self._shared.lines
 
     async def open(self, key: str, route: Route, query: Query) -> Stream:
         """A stream of a key, by its id, with something to begin with; the caller releases it.
@@ -135,10 +135,10 @@ class Streams:
         hub = self._hubs.get(place)
         if hub is not None:
             return hub
-        if self._room.lines >= KEPT_LINE_BYTES:
+        if self._shared.lines >= KEPT_LINE_BYTES:
             message = "The streams that are open take all the memory that this server has for streams."
             raise Refusal(503, ErrorBody("too_many_streams", message), _LATER)
-        made = Hub(self._flow, route, place[1], self._room)
+        made = Hub(self._flow, route, place[1], self._shared)
         try:
             await made.look()
         except BaseException:
@@ -146,7 +146,7 @@ class Streams:
             raise
         hub = self._hubs.setdefault(place, made)
         if hub is made:
-            self._room.hubs = len(self._hubs)
+            self._shared.hubs = len(self._hubs)
             self._changes.follow(hub)
             hub.task = asyncio.create_task(hub.run())
         else:
@@ -157,7 +157,7 @@ class Streams:
         def end() -> None:
             if not hub.listeners and self._hubs.get(place) is hub:
                 del self._hubs[place]
-                self._room.hubs = len(self._hubs)
+                self._shared.hubs = len(self._hubs)
                 self._changes.leave(hub)
                 hub.end()
 

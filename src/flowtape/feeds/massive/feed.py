@@ -38,7 +38,7 @@ from flowtape.readers import massive as files
 from flowtape.readers.tickers import symbol_of
 
 SOURCES = {"options": f"{files.OPTIONS} (live)", "stocks": f"{files.STOCKS} (live)"}
-"""The sources of live prints. The vendor's files replace them, day by day (`claims.LIVE`)."""
+"""The sources of live prints. The vendor's files replace them, day by day (`provenance.LIVE`)."""
 URL, REST = "socket.massive.com", "https://api.massive.com"
 QUOTED_CONTRACTS = 1000
 """The number of contracts whose quotes the vendor sends on a connection. Trades have no such limit."""
