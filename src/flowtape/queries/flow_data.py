@@ -125,13 +125,13 @@ class FlowData:
         """Return a symbol's minutes made from its prints; those that were read before and did not change are
         remembered."""
 
-        def read(start: int, end: int) -> Totals:
+        def read(start: int, end: int, names: tuple[str, ...] = (*names, "last_ts")) -> Totals:
             span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
-            return self.bars(query, span, tuple(dict.fromkeys((*names, "last_ts"))), NS_PER_MINUTE)
+            return self.bars(query, span, tuple(dict.fromkeys(names)), NS_PER_MINUTE)
 
         number = self._number(query)
         if self._cache is None or number < 0 or self._cached(query, start) is None:
-            return read(start, end)
+            return read(start, end, names)
         bars = self._cache.of(query.asset)
         return self._cache.filtered.totals(
             (query.asset, number, query.filter, names, end - start),
