@@ -15,7 +15,7 @@ from flowtape.orderflow.classify import sign
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE, minutes
 from flowtape.orderflow.signals import Divergence, divergence, drift
 from flowtape.simulation.chains import Ints
-from flowtape.simulation.injected import Plant
+from flowtape.simulation.injected import Effect
 from flowtape.simulation.market import Market
 
 TAPES = 1000
@@ -28,19 +28,19 @@ def _instant(day: date, hour: int, minute: int) -> int:
     return int(datetime(day.year, day.month, day.day, hour, minute, tzinfo=UTC).timestamp()) * 10**9
 
 
-FAIR = Plant("*", _instant(DAYS[0], 0, 0), _instant(DAYS[-1], 23, 0), flow=0.0)
+FAIR = Effect("*", _instant(DAYS[0], 0, 0), _instant(DAYS[-1], 23, 0), flow=0.0)
 
 
 def null_tape(seed: int) -> Divergence:
-    """The divergence of a session with nothing planted but chance; those minutes whose look-back is full."""
-    _, found, _ = planted_tape(seed, FAIR)
+    """Return the divergence of a session whose flow is chance alone, at the minutes with a full look-back."""
+    _, found, _ = injected_tape(seed, FAIR)
     full = found.n == LOOKBACK
     return Divergence(*(column[full] for column in found))
 
 
-def planted_tape(seed: int, *plants: Plant) -> tuple[Ints, Divergence, Ints]:
-    """One underlying's session of 12,000 option prints: its minutes, their divergence, and the cumulative line."""
-    market = Market(seed=seed, underlyings=1, prints_per_day=12_000, stock_prints_per_day=0, plants=plants)
+def injected_tape(seed: int, *effects: Effect) -> tuple[Ints, Divergence, Ints]:
+    """Return the minutes of a session of 12,000 option prints, their divergence, and the cumulative line."""
+    market = Market(seed=seed, underlyings=1, prints_per_day=12_000, stock_prints_per_day=0, effects=effects)
     session = market.session(DAYS[-1])
     assert session is not None
     prints = pl.concat(market.prints(*session)).select(pl.exclude("true_side", "source"))
@@ -68,7 +68,7 @@ def _net(prints: pl.DataFrame) -> pl.DataFrame:
 def _null_drift(seed: int) -> tuple[float, float, int]:
     """Of the symbols of one market, on the last of five days, the shares stretched by z and by volume; how many."""
     market = Market(
-        seed=seed, underlyings=SYMBOLS, prints_per_day=60_000, stock_prints_per_day=0, plants=(FAIR,)
+        seed=seed, underlyings=SYMBOLS, prints_per_day=60_000, stock_prints_per_day=0, effects=(FAIR,)
     )
     days: list[dict[str, tuple[int, int]]] = []
     for day in DAYS:

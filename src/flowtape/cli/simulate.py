@@ -66,11 +66,11 @@ def simulate(
       flowtape simulate both.parquet --asset both --day 2026-05-12
       flowtape simulate known.parquet --day 2026-05-12 --plant SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,flow=0.4
     """
-    from flowtape.simulation.injected import parse_plant
+    from flowtape.simulation.injected import parse_effect
     from flowtape.simulation.tape import Assets, Market, write_tape
 
-    planted = tuple(map(parse_plant, plants))
-    market = Market(seed, underlyings, hours=cast(Literal["session", "always"], hours), plants=planted)
+    effects = tuple(map(parse_effect, plants))
+    market = Market(seed, underlyings, hours=cast(Literal["session", "always"], hours), effects=effects)
     with progress_bar() as progress:
         rows = write_tape(
             market,

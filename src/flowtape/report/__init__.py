@@ -1,4 +1,4 @@
-"""A day of one symbol on paper: its picture and tables, from a store."""
+"""The report of one symbol's day: its picture and tables, from a store."""
 
 from flowtape.report.day import Day, read_day
 from flowtape.report.page import page

@@ -1,4 +1,4 @@
-"""What a report says of a day: the API's own answers, as they stood when the day had ended."""
+"""The data of a report: the API's own answers for a symbol's day, at the end of that day."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGEST = 12
 
 
 class Large(msgspec.Struct):
-    """A large print: strike and price in USD, `contract` None for stocks, size in whole contracts or shares."""
+    """A large print. Strike and price are in USD, size in whole contracts or shares; `contract` is None for stocks."""
 
     ts: datetime
     contract: tuple[date, float, str] | None
@@ -34,7 +34,7 @@ class Large(msgspec.Struct):
 
 
 class Day(msgspec.Struct):
-    """The answers of a symbol's trading day, and its largest prints, largest first."""
+    """The answers for a symbol's trading day, and its largest prints, largest first."""
 
     symbol: str
     asset: str
@@ -51,7 +51,7 @@ class Day(msgspec.Struct):
 def read_day(
     store: Store, symbol: str, asset: Literal["option", "stock"], day: date, max_quote_age: timedelta | None
 ) -> Day:
-    """A symbol's trading day (New York date) out of a store. Raises `UsageError` for a day that is not kept."""
+    """Return a symbol's trading day (New York date) from a store. Raises `UsageError` if the day is not stored."""
     kept = store.sources().filter(pl.col("asset") == asset, pl.col("symbol") == symbol)
     mine = kept.filter(pl.col("day") == day)
     if mine.is_empty():

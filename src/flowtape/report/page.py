@@ -1,4 +1,4 @@
-"""The day as one HTML file: nothing is loaded from elsewhere, nothing runs."""
+"""The report as one HTML file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ th:first-child, td:first-child { text-align: left; }
 
 
 def page(day: Day) -> bytes:
-    """The picture and the tables of a day, as UTF-8. The same day gives the same bytes."""
+    """Return the picture and the tables of a day, as UTF-8. The same day gives the same bytes."""
     svg = picture(day, "svg").decode()
     drawing = svg[svg.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""The day as a picture, by matplotlib."""
+"""The picture of a day, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _COLORS = {
     "bullish_divergence": "#0e6a8c", "bearish_divergence": "#b3420e",
 }  # fmt: skip
 _MINUTE = 1 / 1440
-"""A minute in matplotlib's days."""
+"""One minute in matplotlib's days."""
 
 
 class Drawing(NamedTuple):
-    """What a picture shows: the minutes of a line, its turning points, the regular sessions, and the price with the
+    """The data of a picture: the minutes of a line, its turning points, the regular sessions, and the price with the
     state of each of its minutes. Times are UTC."""
 
     title: str
@@ -37,27 +37,30 @@ class Drawing(NamedTuple):
     price_source: str
     unit: str = "volume"
     dated: bool = False
-    """Whether the axis of time shows the date too."""
+    """Whether the time axis also shows the date."""
 
 
 def picture(day: Day, kind: Literal["png", "svg"]) -> bytes:
     """Return the picture of a day as a file. The same day gives the same bytes.
 
-    It shows the cumulative line with its turning points, the price, sessions and divergences, and the net volume of
-    each minute beneath. Raises `UsageError` where matplotlib is not installed.
+    The picture shows the cumulative line with its turning points, the price, sessions and divergences, and below it the
+    net volume of each minute.
+
+    Raises:
+        UsageError: matplotlib is not installed.
     """
     mpl = _matplotlib()
     with mpl.rc_context({"svg.hashsalt": "flowtape", "svg.fonttype": "none", "font.size": 9}):
         figure = drawn(_drawing(day))
         out = io.BytesIO()
-        # No date of making: whoever makes it again can compare.
+        # Without the date of creation, equal days give equal files.
         nothing: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(out, format=kind, dpi=130, metadata=nothing)
     return out.getvalue()
 
 
 def drawn(drawing: Drawing) -> Any:
-    """Return a drawing as a `matplotlib.figure.Figure`. Raises `UsageError` where matplotlib is not installed."""
+    """Return a drawing as a `matplotlib.figure.Figure`. Raises `UsageError` if matplotlib is not installed."""
     _matplotlib()
     from matplotlib.figure import Figure
 
@@ -103,7 +106,7 @@ def _instants(texts: list[str]) -> list[datetime]:
 
 
 def _times(instants: Iterable[datetime]) -> list[datetime]:
-    # Matplotlib's axis is told the clock's time: New York's.
+    # Matplotlib's axis shows naive times, here New York's.
     return [instant.astimezone(NEW_YORK).replace(tzinfo=None) for instant in instants]
 
 
@@ -133,7 +136,7 @@ def _draw_price(axes: Any, drawing: Drawing) -> None:
 
 
 def _stretches(states: list[str]) -> list[tuple[int, str, int]]:
-    """Runs of one state: first place, state, the place after the last."""
+    """Return runs of one state: first index, state, the index after the last."""
     starts = [place for place, state in enumerate(states) if place == 0 or states[place - 1] != state]
     return [(low, states[low], high) for low, high in pairwise([*starts, len(states)])]
 

@@ -1,1 +1,1 @@
-"""A simulated market, as a feed and as a file."""
+"""A simulated market, as a live feed and as files."""

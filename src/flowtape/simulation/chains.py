@@ -1,7 +1,7 @@
-"""What trades in the simulated market: underlyings, expiries, strikes and ticks.
+"""The instruments of the simulated market: underlyings, expiries, strikes and ticks.
 
-Names of the first forty underlyings are real ones, so that a demonstration reads like a tape; their prices
-and volatilities are round numbers, and every name after them is made up.
+The first forty underlyings have real names, so that a demonstration looks like a tape. Their prices and volatilities
+are round numbers. All further names are fictitious.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.integer[Any]]
 
 KINDS = ("daily", "index", "vix", "weekly", "monthly")
-"""How often an underlying's options expire; its place is its number."""
+"""The expiry schedules of underlyings. The position of a kind is its number."""
 DAILY, INDEX, VIX, WEEKLY, MONTHLY = range(len(KINDS))
 SLOTS = 16
-"""Expiries of a chain, nearest first; kinds with fewer leave the last ones without weight."""
+"""The number of expiries of a chain, nearest first. Kinds with fewer have no weight on the last ones."""
 MAX_UNDERLYINGS = 100_000
 
 _NAMED = (
@@ -61,10 +61,10 @@ _SLOT_WEIGHTS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Underlyings:
-    """What is fixed about each of n underlyings, most popular first; arrays of shape (n,).
+    """The fixed properties of n underlyings, most popular first; arrays of shape (n,).
 
-    `price` is the level a price moves around and the ticks are in 1/10,000 USD (below and from 3 USD);
-    `spread` is a share of an option's value; `correlation` is with the market as a whole.
+    `price` is the level around which a price moves. `price` and the ticks (below and from 3 USD) are in 1/10,000 USD.
+    `spread` is a share of an option's value. `correlation` is with the whole market.
     """
 
     names: pl.Series
@@ -78,16 +78,18 @@ class Underlyings:
     tick_low: Floats
     tick_high: Floats
     popularity: Codes
-    """Underlyings by a uniform draw of 0 … 2**20 − 1, each as often as it trades."""
+    """Maps a uniform draw of 0 … 2**20 − 1 to an underlying, in proportion to its share of trades."""
     stock_popularity: Codes
-    """Those of `popularity` that are stocks, no indices."""
+    """The same for the underlyings that are stocks and not indices."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chains:
-    """The contracts listed on one day. Expiries are days since 1970 of shape (kinds, slots); roots are places
-    in `Underlyings.roots` and strike steps 1/10,000 USD, both of shape (underlyings, slots); `lowest` and
-    `highest` bound each underlying's strikes."""
+    """The contracts listed on one day.
+
+    Expiries are days since 1970, of shape (kinds, slots). Roots are indices into `Underlyings.roots` and strike steps
+    are in 1/10,000 USD, both of shape (underlyings, slots). `lowest` and `highest` bound each underlying's strikes.
+    """
 
     expiry: Ints
     root: Ints
@@ -108,7 +110,7 @@ def _made_up(count: int) -> list[str]:
 
 @lru_cache(maxsize=8)
 def underlyings(seed: int, count: int) -> Underlyings:
-    """The first `count` underlyings of a seed's market. Popularity falls as rank**-1.05."""
+    """Return the first `count` underlyings of a seed's market. Popularity falls as rank**-1.05."""
     rng = np.random.default_rng([seed, 1])
     made = max(0, count - len(_NAMED))
     rank = np.arange(len(_NAMED), len(_NAMED) + made)
@@ -145,7 +147,7 @@ def underlyings(seed: int, count: int) -> Underlyings:
 
 @lru_cache(maxsize=1)
 def slot_table() -> npt.NDArray[np.uint8]:
-    """The expiry slot by (kind, a uniform draw of 0 … 65,535), flat."""
+    """Return the expiry slot by (kind, a uniform draw of 0 … 65,535), flattened."""
     rows = []
     for kind in KINDS:
         shares = np.cumsum(_SLOT_WEIGHTS[kind]) / np.sum(_SLOT_WEIGHTS[kind])
@@ -154,7 +156,7 @@ def slot_table() -> npt.NDArray[np.uint8]:
 
 
 def third_friday(year: int, month: int) -> date:
-    """The monthly expiry of equity options."""
+    """Return the monthly expiry of equity options."""
     first = date(year, month, 1)
     return first + timedelta(days=(4 - first.weekday()) % 7 + 14)
 
@@ -171,13 +173,13 @@ def _weekdays(start: date, weekdays: tuple[int, ...], count: int) -> list[date]:
 
 
 def _vix_monthly(year: int, month: int) -> date:
-    """The Wednesday thirty days before the next month's third Friday."""
+    """Return the Wednesday thirty days before the next month's third Friday."""
     return third_friday(year + month // 12, month % 12 + 1) - timedelta(days=30)
 
 
 def expiries(kind: str, day: date) -> list[tuple[date, bool]]:
-    """The `SLOTS` expiries listed on a day for a kind of underlying, nearest first where it matters, and
-    whether each is a monthly one. Holidays are not known to the simulation."""
+    """Return the `SLOTS` expiries listed on a day for a kind of underlying, nearest first, and whether each is a
+    monthly one. The simulation has no holidays."""
     monthly = _vix_monthly if kind == "vix" else third_friday
     months = [found for month in _months(day, 48) if (found := monthly(*month)) >= day]
     if kind == "monthly":
@@ -196,7 +198,7 @@ def expiries(kind: str, day: date) -> list[tuple[date, bool]]:
 
 
 def chains(listed: Underlyings, day: date, spot: Floats) -> Chains:
-    """The contracts of one day, with strikes about `spot`, the prices its session opens at (1/10,000 USD)."""
+    """Return the contracts of one day, with strikes around `spot`, the prices at its open (1/10,000 USD)."""
     table = [expiries(kind, day) for kind in KINDS]
     expiry = np.array(
         [[(found - date(1970, 1, 1)).days for found, _ in row] for row in table], dtype=np.int64

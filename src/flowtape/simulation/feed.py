@@ -1,4 +1,4 @@
-"""The simulated market as a feed: `simulate:?seed=1&underlyings=40`."""
+"""The simulated market as a live feed: `simulate:?seed=1&underlyings=40`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowtape.simulation.tape import LiveFeed, Market
 
 DAYS = 7
 BATCH_ROWS = 125_000
-"""Past prints of one delivery: fewer cost more time in the engine, more cost more memory."""
+"""Past prints of one delivery. Fewer cost more processor time, more cost more memory."""
 _NS_PER_DAY = 86_400 * 10**9
 _OPTIONS = ("seed", "underlyings", "prints_per_day", "stock_prints_per_day")
 Stretch = tuple[int, int]
@@ -29,15 +29,15 @@ Stretch = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Where a simulated feed was left: all that was reported up to `until` (ns UTC, itself included) is delivered but
-    for the stretches that are `missing`, newest first."""
+    """The cursor of a simulated feed: everything reported up to `until` (ns UTC, inclusive) is delivered, except the
+    stretches that are `missing`, newest first."""
 
     until: int
     missing: tuple[Stretch, ...] = ()
 
     @classmethod
     def of(cls, cursor: str) -> Reached:
-        """Read a cursor. Raises `FeedError`."""
+        """Return a parsed cursor. Raises `FeedError`."""
         until, *stretches = cursor.split()
         try:
             pairs = [stretch.split("-") for stretch in stretches]
@@ -50,8 +50,8 @@ class Reached:
 
 
 class SimulatedFeed:
-    """A simulated market: seven past New York dates, the newest first, and its prints as they come. Its market never
-    closes."""
+    """A simulated market: seven past New York dates, the newest first, and new prints as they are reported. The market
+    is always open."""
 
     source = name = LiveFeed.source
     assets = frozenset({"option", "stock"})
@@ -63,10 +63,10 @@ class SimulatedFeed:
         self._market, self._clock, self._batch_rows = market, clock, batch_rows
 
     def restore(self, standing: pl.DataFrame) -> None:
-        """Nothing: its prints carry their quotes."""
+        """Do nothing: the prints have their quotes."""
 
     def run(self, outlet: Outlet, cursor: str | None) -> None:
-        """See `feeds.base.Feed.run`; the cursor is a `Reached`.
+        """Deliver prints, as `feeds.base.Feed.run` defines; the cursor is a `Reached`.
 
         The present date is delivered first, then older ones, newest first, with new prints in between.
         """
@@ -83,13 +83,13 @@ class SimulatedFeed:
             if backlog.end == FOREVER:
                 outlet.put(Delivery(prints, str(Reached(live.cursor, missing)), backlog=backlog))
             else:
-                # The present date is whole once what was reported meanwhile is there too.
+                # The present date is complete once the prints reported meanwhile are delivered too.
                 outlet.put(Delivery(prints, str(Reached(live.cursor, missing))))
                 self._deliver(outlet, live.due(), missing, backlog)
         self._deliver(outlet, live)
 
     def _past(self, pieces: list[Stretch]) -> Iterator[tuple[pl.DataFrame, tuple[Stretch, ...]]]:
-        """The prints reported in some stretches, and which stretches are missing after them; at least one delivery."""
+        """Yield the prints reported in some stretches, with the stretches still missing after each; at least once."""
         left = tuple(pieces)
         if not left:
             yield arranged(self._market.frame([])), ()
@@ -100,7 +100,7 @@ class SimulatedFeed:
             yield arranged(self._market.frame(rows)), left
 
     def _rows(self, start: int, end: int) -> tuple[list[Rows], int]:
-        """Slices of a stretch from its start on, about `batch_rows` rows, and the instant up to which they go."""
+        """Return slices from a stretch's start on, of about `batch_rows` rows, and the instant at which they end."""
         held, count = list[Rows](), 0
         number = start // SLICE_NS
         while number * SLICE_NS < end and count < self._batch_rows:
@@ -126,19 +126,18 @@ class SimulatedFeed:
 
 
 def _missing(reached: Reached | None, now: int) -> list[Stretch]:
-    """The stretches to deliver, newest first, up to `now` (ns UTC, itself included)."""
+    """Return the stretches to deliver, newest first, up to `now` (ns UTC, inclusive)."""
     first = _start_of(now - DAYS * _NS_PER_DAY)
     if reached is None:
         return [(first, now + 1)]
-    # The date at which it was left is made whole, however long ago that is; dates since then that have left the window
-    # are not delivered at all.
+    # The date of the cursor is completed, whatever its age. Later dates that have left the window are not delivered.
     begun = min(_start_of(reached.until, 1), now + 1)
     gap = [(reached.until + 1, begun), (max(begun, first), now + 1)]
     return [*((start, end) for start, end in reversed(gap) if start < end), *reached.missing]
 
 
 def _by_date(stretches: list[Stretch]) -> list[Stretch]:
-    """The same stretches, parted by New York dates, newest first."""
+    """Return the same stretches split by New York dates, newest first."""
     parted: list[Stretch] = []
     for start, end in stretches:
         at = start
@@ -150,14 +149,14 @@ def _by_date(stretches: list[Stretch]) -> list[Stretch]:
 
 
 def _start_of(ns: int, later: int = 0) -> int:
-    """When the New York date of an instant begins, or with `later` 1 when it ends; ns UTC."""
+    """Return the instant (ns UTC) at which the New York date of an instant begins, or, with `later` 1, ends."""
     return to_ns(day_bounds(date_of(ns))[later])
 
 
 def _backlog(missing: tuple[Stretch, ...], total: int, now: int) -> Backlog:
     if not missing:
         return Backlog(1.0)
-    # A print happens in the slice it is reported in.
+    # A print happens in the slice in which it is reported.
     start = min(start for start, _ in missing) // SLICE_NS * SLICE_NS
     end = max(end for _, end in missing)
     left = sum(end - start for start, end in missing)
@@ -165,7 +164,7 @@ def _backlog(missing: tuple[Stretch, ...], total: int, now: int) -> Backlog:
 
 
 def simulated(spec: Spec, clock: Clock) -> SimulatedFeed:
-    """The feed of a spec. Raises `UsageError`."""
+    """Return the feed of a spec. Raises `UsageError`."""
     spec.refuse_others(*_OPTIONS)
     if spec.target:
         raise UsageError(f"--feed {spec.text}: {spec.target!r} after simulate: means nothing")

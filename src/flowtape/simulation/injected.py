@@ -1,4 +1,4 @@
-"""Causes planted in the simulated market, so that what finds them can be held against what is known to be there."""
+"""Injected effects of known size in the simulated market, to test whether signals find them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ _FORM = "SYMBOL,START,END,flow=SHARE,price=PER CENT"
 
 
 @dataclass(frozen=True, slots=True)
-class Plant:
-    """From `start` until `end` (ns UTC) the aggressors of a symbol (`*`: of all) buy (1 + flow) / 2 of the
-    time, in place of the market's own leaning, and the underlying's price goes up by `price` per cent on top of its
-    own way, evenly, and stays there. None leaves flow as it is; a flow of 0 is chance alone.
+class Effect:
+    """An injected effect on a symbol's order flow and price, from `start` until `end` (ns UTC).
 
-    Raises `UsageError` where the span is empty, |flow| > 1 or the price would not stay above −90 per cent and below
-    +900.
+    Aggressors of `symbol` (`*`: of all symbols) buy with probability (1 + flow) / 2, which replaces the market's own
+    odds. With `flow` 0 both sides are equally likely; with None the odds do not change. The underlying's price rises
+    evenly by `price` per cent relative to its own path, and stays there after `end`.
+
+    Raises:
+        UsageError: the span is empty, |flow| > 1, or the price change is not from −90 to 900 per cent.
     """
 
     symbol: str
@@ -36,65 +38,72 @@ class Plant:
 
     def __post_init__(self) -> None:
         if self.end <= self.start:
-            raise UsageError("plant: the span ends before it begins")
+            raise UsageError("effect: the span ends before it begins")
         if self.flow is not None and not -1 <= self.flow <= 1:
-            raise UsageError(f"plant: flow {self.flow} is not in -1..1")
+            raise UsageError(f"effect: flow {self.flow} is not in -1..1")
         if not -90 <= self.price <= 900:
-            raise UsageError(f"plant: price {self.price} is not in -90..900")
+            raise UsageError(f"effect: price {self.price} is not in -90..900")
 
 
-def parse_plant(text: str) -> Plant:
-    """A plant of `SYMBOL,START,END,flow=SHARE,price=PER CENT`, instants as ISO 8601, UTC without a zone; one of flow
-    and price may be left out. Raises `UsageError` that names the part and its value."""
+def parse_effect(text: str) -> Effect:
+    """Return the effect in a text `SYMBOL,START,END,flow=SHARE,price=PER CENT`.
+
+    Instants are ISO 8601, UTC if they have no zone. One of flow and price may be absent.
+
+    Raises:
+        UsageError: the text is malformed. The message names the part and its value.
+    """
     symbol, *rest = (part.strip() for part in text.split(","))
     if len(rest) < 3 or not symbol:
-        raise UsageError(f"plant: {text!r} is not of the form {_FORM}")
+        raise UsageError(f"effect: {text!r} is not of the form {_FORM}")
     start, end = (_instant(part) for part in rest[:2])
     given: dict[str, float] = {}
     for part in rest[2:]:
         name, _, value = part.partition("=")
         if name not in ("flow", "price") or name in given:
-            raise UsageError(f"plant: {part!r} is not one flow=… or price=…")
+            raise UsageError(f"effect: {part!r} is not one flow=… or price=…")
         try:
             given[name] = float(value)
         except ValueError:
-            raise UsageError(f"plant: {name} {value!r} is no number") from None
-    return Plant(symbol.upper(), start, end, **given)
+            raise UsageError(f"effect: {name} {value!r} is no number") from None
+    return Effect(symbol.upper(), start, end, **given)
 
 
 def _instant(text: str) -> int:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"plant: {text!r} is no ISO 8601 instant such as 2026-05-12T14:00Z") from None
+        raise UsageError(f"effect: {text!r} is no ISO 8601 instant such as 2026-05-12T14:00Z") from None
     aware = found.replace(tzinfo=UTC) if found.tzinfo is None else found
     return int(aware.timestamp()) * 10**9
 
 
-def planted_odds(
-    plants: Sequence[Plant], names: pl.Series, symbol: Codes, ts: Ints, odds: npt.NDArray[np.uint16]
+def odds_with_effects(
+    effects: Sequence[Effect], names: pl.Series, symbol: Codes, ts: Ints, odds: npt.NDArray[np.uint16]
 ) -> Ints:
-    """The odds in 65,536 that each row's aggressor buys: those given, but where something is planted."""
+    """Return the odds in 65,536 that each row's aggressor buys, with those of effects where they apply."""
     found = odds.astype(np.int64)
-    for plant in plants:
-        if plant.flow is not None:
-            mine = _rows(plant, names, symbol) & (ts >= plant.start) & (ts < plant.end)
-            found[mine] = round((1 + plant.flow) / 2 * DRAWS)
+    for effect in effects:
+        if effect.flow is not None:
+            mine = _rows(effect, names, symbol) & (ts >= effect.start) & (ts < effect.end)
+            found[mine] = round((1 + effect.flow) / 2 * DRAWS)
     return found
 
 
-def planted_mids(plants: Sequence[Plant], names: pl.Series, symbol: Codes, ts: Ints, mid: Floats) -> Floats:
-    """The underlying's mid (1/10,000 USD) at each row, to the half cent, with what is planted."""
-    for plant in plants:
-        if plant.price:
-            past = np.clip((ts - plant.start) / (plant.end - plant.start), 0, 1)
-            moved = np.rint(mid * (1 + plant.price / 100 * past) / 50) * 50
-            mid = np.where(_rows(plant, names, symbol), moved, mid)
+def mids_with_effects(
+    effects: Sequence[Effect], names: pl.Series, symbol: Codes, ts: Ints, mid: Floats
+) -> Floats:
+    """Return the underlying's mid (1/10,000 USD) at each row, to the half cent, with the effects on it."""
+    for effect in effects:
+        if effect.price:
+            past = np.clip((ts - effect.start) / (effect.end - effect.start), 0, 1)
+            moved = np.rint(mid * (1 + effect.price / 100 * past) / 50) * 50
+            mid = np.where(_rows(effect, names, symbol), moved, mid)
     return mid
 
 
-def _rows(plant: Plant, names: pl.Series, symbol: Codes) -> npt.NDArray[np.bool_]:
-    if plant.symbol == EVERY:
+def _rows(effect: Effect, names: pl.Series, symbol: Codes) -> npt.NDArray[np.bool_]:
+    if effect.symbol == EVERY:
         return np.ones(len(symbol), np.bool_)
-    known: npt.NDArray[np.bool_] = (names == plant.symbol).to_numpy()[symbol]
+    known: npt.NDArray[np.bool_] = (names == effect.symbol).to_numpy()[symbol]
     return known

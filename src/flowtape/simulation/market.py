@@ -1,10 +1,9 @@
-"""A simulated market of options and their stocks: prints that look like OPRA's and like the stock exchanges',
-as a pure function of a seed and time.
+"""A simulated market of options and their stocks: prints like those of OPRA and the stock exchanges, as a pure function
+of a seed and time.
 
-Time is cut into slices of ten minutes. What prints in a slice depends on the market's settings and on the
-slice's number alone: nothing is carried from one to the next, so any stretch of any day can be made at any
-time, in any order, and is always the same. A print reported late, and the cancel of an earlier print, stay
-within the slice of their print.
+Time is divided into slices of ten minutes. The prints of a slice depend only on the market's settings and the slice's
+number. Any stretch of any day can therefore be generated at any time, in any order, and is always the same. A print
+reported late, and the cancel of an earlier print, stay within the slice of their print.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import polars as pl
 from flowtape.errors import UsageError
 from flowtape.model.prints import NEW_YORK, day_bounds
 from flowtape.simulation.chains import MAX_UNDERLYINGS, Chains, Ints, chains, underlyings
-from flowtape.simulation.injected import EVERY, Plant
+from flowtape.simulation.injected import EVERY, Effect
 from flowtape.simulation.paths import prices_at
 from flowtape.simulation.rows import SLICE_NS, Rows, between, frame, merged
 from flowtape.simulation.slices import Slice
@@ -32,29 +31,31 @@ MAX_PRINTS_PER_DAY = 1_000_000_000
 
 
 def _day_shape(x: float) -> float:
-    """The share of a day's prints reported by the share x of its session: busy at the open and the close."""
+    """Return the share of a day's prints reported by the share x of its session. The open and the close are busiest."""
     return (0.6 * x + 1.8 * (1 - (1 - x) ** 7) / 7 + x**9 / 9) / (0.6 + 1.8 / 7 + 1 / 9)
 
 
 def to_ns(instant: datetime) -> int:
-    """An instant with a time zone in ns UTC."""
+    """Return an instant with a time zone in ns UTC."""
     return int(instant.replace(microsecond=0).timestamp()) * 10**9 + instant.microsecond * 1000
 
 
 def date_of(ns: int) -> date:
-    """The New York date of an instant in ns UTC."""
+    """Return the New York date of an instant in ns UTC."""
     return datetime.fromtimestamp(ns // 10**9, NEW_YORK).date()
 
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A simulated market. Equal settings make equal prints, whenever and in whatever pieces they are made.
+    """A simulated market. Equal settings give equal prints, whenever and in whatever pieces they are generated.
 
-    `prints_per_day` rows of options and `stock_prints_per_day` rows of stocks are reported each session,
-    cancels included; what one of them is does not change the other's rows. `hours` is `session` (09:30–16:00 in
-    New York, Monday to Friday) or `always` (each New York date is one session, midnight to midnight).
-    `plants` are causes of known size (`planted.Plant`).
-    Raises `UsageError` for a setting out of its range.
+    `prints_per_day` rows of options and `stock_prints_per_day` rows of stocks are reported in each session, with
+    cancels. Neither number affects the rows of the other asset. `hours` is `session` (09:30–16:00 in New York, Monday
+    to Friday) or `always` (each New York date is one session, midnight to midnight). `effects` are injected effects of
+    known size.
+
+    Raises:
+        UsageError: a setting is out of range.
     """
 
     seed: int = 1
@@ -67,7 +68,7 @@ class Market:
     """`session` (09:30–16:00 in New York, Monday to Friday) or `always`."""
     stock_prints_per_day: int = 400_000
     """Rows of stocks in each session."""
-    plants: tuple[Plant, ...] = ()
+    effects: tuple[Effect, ...] = ()
     """Injected effects of known size."""
 
     def __post_init__(self) -> None:
@@ -78,17 +79,17 @@ class Market:
         for name in ("prints_per_day", "stock_prints_per_day"):
             if not 0 <= getattr(self, name) <= MAX_PRINTS_PER_DAY:
                 raise UsageError(f"{name}: {getattr(self, name)} is not in 0..{MAX_PRINTS_PER_DAY}")
-        known = {EVERY, *underlyings(self.seed, self.underlyings).names} if self.plants else set()
-        for plant in self.plants:
-            if plant.symbol not in known:
+        known = {EVERY, *underlyings(self.seed, self.underlyings).names} if self.effects else set()
+        for effect in self.effects:
+            if effect.symbol not in known:
                 raise UsageError(
-                    f"plant: {plant.symbol} is none of the market's {self.underlyings} underlyings"
+                    f"effect: {effect.symbol} is none of the market's {self.underlyings} underlyings"
                 )
         if self.hours not in ("session", "always"):
             raise UsageError(f"hours: {self.hours!r} is neither 'session' nor 'always'")
 
     def session(self, day: date) -> tuple[datetime, datetime] | None:
-        """The UTC instants between which a New York date's prints are reported; None if it has no session."""
+        """Return the UTC instants between which a New York date's prints are reported; None if it has no session."""
         if self.hours == "always":
             return day_bounds(day)
         if day.weekday() >= 5:
@@ -97,9 +98,11 @@ class Market:
         return opens.astimezone(UTC), closes.astimezone(UTC)
 
     def prints(self, start: datetime, end: datetime, batch_rows: int = BATCH_ROWS) -> Iterator[pl.DataFrame]:
-        """Prints reported in [start, end), in order of report, in frames of `TAPE_SCHEMA`, of at most
-        `batch_rows` rows and of one New York date each. A print reported late has a `ts` before its
-        neighbours'. Raises `UsageError` for an instant without a time zone or before 1970."""
+        """Yield the prints reported in [start, end), in order of report, in frames of `TAPE_SCHEMA`.
+
+        Each frame has at most `batch_rows` rows, of one New York date. A print reported late has an earlier `ts` than
+        its neighbours. Raises `UsageError` for an instant without a time zone or before 1970.
+        """
         for name, instant in (("start", start), ("end", end)):
             if instant.tzinfo is None or instant.year < 1970:
                 raise UsageError(f"{name}: {instant} must have a time zone and not lie before 1970")
@@ -109,14 +112,14 @@ class Market:
             yield self.frame(pieces)
 
     def rows(self, start: int, end: int) -> Iterator[Rows]:
-        """Prints reported in [start, end), instants in ns UTC, as rows of one slice after another."""
+        """Yield the prints reported in [start, end) (ns UTC), as rows of one slice after another."""
         for number in range(start // SLICE_NS, -(-end // SLICE_NS)):
             made = self.slice(number)
             if made is not None:
                 yield between(made, start, end)
 
     def slice(self, number: int) -> Rows | None:
-        """All prints reported in the slice of a number, `ns // SLICE_NS`; None where none are."""
+        """Return all prints reported in the slice of a number, `ns // SLICE_NS`; None if there are none."""
         day = date_of(number * SLICE_NS)
         session = self.session(day)
         if session is None:
@@ -129,20 +132,20 @@ class Market:
         first, last = (int(self.prints_per_day * share) for share in (low, high))
         if last > first:
             listing, expires = _listing(self, day)
-            part = Slice(self.seed, listed, number, first, last - first, self.plants, listing, expires)
+            part = Slice(self.seed, listed, number, first, last - first, self.effects, listing, expires)
             parts.append(part.rows())
         first, last = (int(self.stock_prints_per_day * share) for share in (low, high))
         if last > first:
-            parts.append(StockSlice(self.seed, listed, number, first, last - first, self.plants).rows())
+            parts.append(StockSlice(self.seed, listed, number, first, last - first, self.effects).rows())
         return merged(parts) if parts else None
 
     def frame(self, pieces: Sequence[Rows]) -> pl.DataFrame:
-        """Rows of this market as one frame of `TAPE_SCHEMA`."""
+        """Return rows of this market as one frame of `TAPE_SCHEMA`."""
         return frame(underlyings(self.seed, self.underlyings), pieces)
 
 
 def batches(slices: Iterable[Rows], limit: int) -> Iterator[list[Rows]]:
-    """The same rows in groups of at most `limit`, each within one New York date."""
+    """Yield the same rows in groups of at most `limit`, each within one New York date."""
     held: list[Rows] = []
     count, until = 0, 0
     for rows in slices:
@@ -164,7 +167,7 @@ def batches(slices: Iterable[Rows], limit: int) -> Iterator[list[Rows]]:
 
 @lru_cache(maxsize=16)
 def _listing(market: Market, day: date) -> tuple[Chains, Ints]:
-    """A day's contracts, and when each expiry ends, ns UTC, shape (kinds, slots)."""
+    """Return a day's contracts, and the end of each expiry in ns UTC, shape (kinds, slots)."""
     listed = underlyings(market.seed, market.underlyings)
     listing = chains(listed, day, prices_at(market.seed, listed, _bounds(market, day)[0] // SLICE_NS))
     days, place = np.unique(listing.expiry, return_inverse=True)
@@ -173,8 +176,8 @@ def _listing(market: Market, day: date) -> tuple[Chains, Ints]:
 
 
 def _bounds(market: Market, day: date) -> tuple[int, int]:
-    """Open and close in ns UTC of a day that has a session: each with prints has one, and each expiry, for no
-    expiry falls on a weekend."""
+    """Return open and close in ns UTC of a day with a session. Days with prints and expiries have one, as no expiry is
+    on a weekend."""
     session = market.session(day)
     assert session is not None  # noqa: S101
     return to_ns(session[0]), to_ns(session[1])

@@ -1,6 +1,6 @@
-"""Where the simulated market's prices stand and which way its flow leans, as pure functions of seed and time.
+"""The prices and the flow of the simulated market, as pure functions of seed and time.
 
-Options and stocks read the same paths, so that an option's underlying and the stock's own quote agree.
+Options and stocks use the same paths, so an option's underlying price agrees with the stock's quote.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from flowtape.simulation.rows import DRAWS, SLICE_NS
 
 YEAR_NS = 365 * 86_400 * 10**9
 _GRID = 60
-"""Stretches of a slice: every underlying has a price of its own at their ends and moves in a line between."""
+"""The number of stretches of a slice. An underlying has a price at their ends, and moves linearly in between."""
 _PRICES, _BRIDGE, _FLOW = 2, 3, 4
-"""Which of a seed's streams of random numbers is which; `slices` and `stocks` have the ones after."""
+"""The numbers of a seed's streams of random numbers. `slices` and `stocks` use the next ones."""
 
 
 @lru_cache(maxsize=128)
@@ -27,11 +27,10 @@ def _lattice(seed: int, stream: int, level: int, place: int, width: int) -> Floa
 
 
 def _noise(seed: int, stream: int, number: int, width: int, levels: range) -> Floats:
-    """Noise of several scales at the start of a slice, made without memory, shape (width,).
+    """Return noise of several scales at the start of a slice, computed without state, shape (width,).
 
-    At level l a random value stands at every 2**l-th slice, weighs 2**(l/2 − 1) and is joined to the next by
-    a line; so the sum over all levels from 0 wanders like a random walk of variance about 1 a slice, but
-    never far.
+    Level l has a random value at every 2**l-th slice, with the weight 2**(l/2 − 1), and interpolates linearly between
+    them. The sum over all levels from 0 resembles a random walk with a variance of about 1 a slice, but stays bounded.
     """
     total = np.zeros(width)
     for level in levels:
@@ -42,21 +41,21 @@ def _noise(seed: int, stream: int, number: int, width: int, levels: range) -> Fl
 
 
 def _log_moves(listed: Underlyings, moves: Floats) -> Floats:
-    """Moves of each underlying alone and, last, of the market as a whole → moves of the log of prices."""
-    # Half as much again as the yearly volatility says, for an open market moves more than one at rest.
+    """Return moves of the log of prices from moves of each underlying alone and, last, of the whole market."""
+    # The yearly volatility is scaled by 1.5, because an open market moves more than a closed one.
     scale = listed.volatility * 1.5 / sqrt(YEAR_NS / SLICE_NS)
     own = np.sqrt(1 - listed.correlation**2)
     return scale * (listed.correlation * moves[..., -1:] + own * moves[..., :-1])
 
 
 def prices_at(seed: int, listed: Underlyings, number: int) -> Floats:
-    """Every underlying's price at the start of a slice, in 1/10,000 USD, shape (underlyings,)."""
+    """Return every underlying's price at the start of a slice, in 1/10,000 USD, shape (underlyings,)."""
     moves = _noise(seed, _PRICES, number, len(listed.price) + 1, range(13))
     return listed.price * np.exp(_log_moves(listed, moves))
 
 
 def price_paths(seed: int, listed: Underlyings, number: int) -> Floats:
-    """Every underlying's price through a slice, shape (_GRID + 1, underlyings): a Brownian bridge between the
+    """Return every underlying's price through a slice, shape (_GRID + 1, underlyings): a Brownian bridge between the
     prices at its two ends."""
     width = len(listed.price)
     steps = np.zeros((_GRID + 1, width + 1))
@@ -68,17 +67,18 @@ def price_paths(seed: int, listed: Underlyings, number: int) -> Floats:
 
 
 def buy_odds(seed: int, listed: Underlyings, number: int) -> npt.NDArray[np.uint16]:
-    """Odds in 65,536 that an aggressor buys, by underlying: it drifts over twenty minutes to three hours."""
+    """Return the odds in 65,536 that an aggressor buys, by underlying. They drift over twenty minutes to three
+    hours."""
     drift = _noise(seed, _FLOW, number, len(listed.price), range(1, 5))
     return ((0.462 + 0.11 * np.tanh(drift / 3)) * DRAWS).astype(np.uint16)
 
 
 def mids(seed: int, listed: Underlyings, number: int, symbol: Codes, within: Ints) -> Floats:
-    """The price of each row's underlying at its instant, ns since the slice began, in 1/10,000 USD."""
+    """Return the price of each row's underlying at its instant (ns since the slice began), in 1/10,000 USD."""
     paths = price_paths(seed, listed, number)
     place, past = np.divmod(within * (_GRID / SLICE_NS), 1.0)
     start = place.astype(np.int64) * paths.shape[1] + symbol
     left = paths.ravel()[start]
-    # To the half cent: the mid of a quote in cents.
+    # Rounded to the half cent, as the mid of a quote in cents.
     mid: Floats = np.rint((left + past * (paths.ravel()[start + paths.shape[1]] - left)) / 50) * 50
     return mid

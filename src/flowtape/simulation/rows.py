@@ -1,4 +1,4 @@
-"""A slice's prints as columns, and what its options and its stocks have in common."""
+"""A slice's prints as columns, and the code that its options and stocks share."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from flowtape.model.prints import (
 from flowtape.simulation.chains import Ints, Underlyings
 
 if TYPE_CHECKING:
-    from flowtape.simulation.injected import Plant
+    from flowtape.simulation.injected import Effect
 
 SOURCE = "simulated"
 """The source of simulated prints."""
 SLICE_NS = 600 * 10**9
 TAPE_SCHEMA = {**SCHEMA, "true_side": Side, "source": pl.Categorical}
-"""`prints.SCHEMA`, the side that truly was the aggressor, and the source."""
+"""`prints.SCHEMA`, the true aggressor side, and the source."""
 
 Bools = npt.NDArray[np.bool_]
 Rows = dict[str, npt.NDArray[Any]]
-"""Prints as arrays of one length by column; names are places in a list, prices are in 1/10,000 USD, sizes in contracts
-or shares. Every asset has the same columns: a stock's expiry, right, strike and underlying hold anything."""
+"""Prints as arrays of one length, by column. Names are indices into a list, prices are in 1/10,000 USD, sizes in
+contracts or shares. Both assets have the same columns; a stock's expiry, right, strike and underlying are undefined."""
 
 DRAWS = 65_536
-"""How many values a uniform draw has."""
+"""The number of values of a uniform draw."""
 OPTION, STOCK = range(2)
-"""An asset's place in `Asset`."""
+"""The index of an asset in `Asset`."""
 OPTION_VENUES = {
     "XCBO": 13, "XPHL": 10, "ARCO": 10, "XISX": 7, "XNDQ": 6, "BATO": 7, "AMXO": 7, "MPRL": 6, "XMIO": 6,
     "EMLD": 5, "XBOX": 6, "EDGO": 4, "C2OX": 3, "GMNI": 3, "MCRY": 2, "XBXO": 2, "MXOP": 2, "SPHR": 1,
@@ -52,7 +52,7 @@ STOCK_VENUES = {
     "MEMX": 3, "EPRL": 2.5, "EDGA": 1.2, "BATY": 1, "XPSX": 0.7, "XBOS": 0.6, "XCIS": 0.5, "XASE": 0.4,
     "XCHI": 0.3, "LTSE": 0.1,
 }  # fmt: skip
-"""The stock exchanges and, first, FINRA's trade reporting facilities, likewise."""
+"""The stock exchanges likewise, after FINRA's trade reporting facilities."""
 VENUES = [*OPTION_VENUES, *STOCK_VENUES]
 
 CODES = {name: code for code, name in enumerate(CONDITION_NAMES)}
@@ -65,37 +65,37 @@ _SERIES = {
     "true_side": pl.Series(["sell", "buy"], dtype=Side),
 }
 _CONTRACT = ("expiry", "right", "strike", "underlying")
-"""What a stock has none of."""
+"""The columns that a stock does not have."""
 _QUOTE = ("bid", "ask", "bid_size", "ask_size", "quote_ts")
 _SHARED = ("symbol", "root", "price", "size", *_CONTRACT, *_QUOTE, "venue", "true_side", "unquoted")
-"""What a cancel has in common with the print it cancels."""
+"""The columns in which a cancel agrees with its print."""
 _TAKEN = ("ts", "condition", *_SHARED)
 
 
 def size_unit() -> pl.Expr:
-    """`SIZE_SCALE` of each row's `asset`."""
+    """Return `SIZE_SCALE` of each row's `asset`."""
     stock = pl.col("asset").cast(pl.String) == "stock"
     return pl.when(stock).then(SIZE_SCALE["stock"]).otherwise(SIZE_SCALE["option"])
 
 
 def draws(weights: Iterable[float]) -> Ints:
-    """Places by a uniform draw of 0 … 65,535, each as often as its weight says."""
+    """Return an array that maps a uniform draw of 0 … 65,535 to indices, in proportion to their weights."""
     bounds = np.cumsum(list(weights))
     return np.searchsorted(bounds / bounds[-1], (np.arange(DRAWS) + 0.5) / DRAWS)
 
 
 def among(names: Iterable[str]) -> Bools:
-    """By a condition's place, whether it is one of the names."""
+    """Return, by a condition's index, whether it is one of the names."""
     return np.isin(np.arange(len(CONDITION_NAMES)), [CODES[name] for name in names])
 
 
 def of_families(*families: str) -> Bools:
-    """By a condition's place, whether it is of one of the families."""
+    """Return, by a condition's index, whether it belongs to one of the families."""
     return among(name for name, family in _FAMILY.items() if family in families)
 
 
 def _quote_ages() -> Ints:
-    """Nanoseconds from a quote to the print it stood before, by a uniform draw: log-normal, median 40 ms."""
+    """Return the age in ns of a print's quote by a uniform draw: log-normal, median 40 ms."""
     ages = np.random.default_rng(0).lognormal(np.log(4e7), 2.2, DRAWS)
     return np.clip(ages, 1_000, 6e11).astype(np.int64)
 
@@ -105,17 +105,18 @@ _IS_LATE, _IS_CANCEL = of_families("late"), of_families(CANCEL)
 
 
 def twin(values: npt.NDArray[Any], where: Bools) -> None:
-    """Give the second row of a pair the first one's value, where `where`, of one place a pair, says so."""
+    """Copy the first row's value to the second row of each pair for which `where` is true."""
     pairs = 2 * len(where)
     np.copyto(values[1:pairs:2], values[0:pairs:2], where=where)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The prints of one asset in one slice: the market's seed, what is listed, the slice's number, how many prints
-    of the asset the day has had before it and has in it, and what is planted.
+    """The prints of one asset in one slice.
 
-    The methods fill in columns, whole ones at a time; each says which ones it needs.
+    The fields are the market's seed, the listed instruments, the slice's number, the asset's number of prints earlier
+    that day and in this slice, and the injected effects. The methods fill whole columns; each names the columns it
+    needs.
     """
 
     seed: int
@@ -123,14 +124,14 @@ class Part:
     number: int
     before: int
     count: int
-    plants: tuple[Plant, ...]
+    effects: tuple[Effect, ...]
 
     def draw(self, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
-        """A uniform draw of 0 … 65,535 for each row."""
+        """Return a uniform draw of 0 … 65,535 for each row."""
         return rng.integers(0, DRAWS, self.count, dtype=np.uint16)
 
     def time(self, rng: np.random.Generator, columns: Rows) -> None:
-        """When each row happens and is reported, from `condition`; rows that `twin` says happen at once."""
+        """Set when each row happens and is reported, from `condition`. Both rows of a pair in `twin` happen at once."""
         passed = np.cumsum(rng.standard_exponential(self.count + 1))
         within = np.minimum((passed[:-1] * (SLICE_NS / passed[-1])).astype(np.int64), SLICE_NS - 1)
         twin(within, columns["twin"])
@@ -145,8 +146,8 @@ class Part:
         columns["reported"] = columns["ts"] + delay % remaining
 
     def disturb(self, odds: npt.NDArray[np.uint16], at_ask: Bools, columns: Rows) -> None:
-        """A few prints through the quote, and a few quotes crossed, locked or missing; from `price`, `tick`
-        and the quote."""
+        """Make a few prints outside the quote and a few quotes crossed, locked or missing, from `price`, `tick` and the
+        quote."""
         through = np.flatnonzero(odds < 0.003 * DRAWS)
         move = np.where(at_ask[through], columns["tick"][through], -columns["tick"][through])
         columns["price"][through] = np.maximum(columns["price"][through] + move, 100)
@@ -157,8 +158,8 @@ class Part:
         columns["unquoted"] = (odds > 0.6 * DRAWS) & (odds < 0.602 * DRAWS)
 
     def cancel(self, rng: np.random.Generator, columns: Rows, otherwise: str) -> None:
-        """Make each cancel the double of an earlier print; one for which none is found is a print itself, of
-        the condition `otherwise`. Needs every column."""
+        """Make each cancel a copy of an earlier print. If there is none, it becomes a print with the condition
+        `otherwise`. Needs every column."""
         condition = columns["condition"]
         rows = np.flatnonzero(_IS_CANCEL[condition])
         cancels, targets = cancelled(rng, rows, columns["reported"])
@@ -167,7 +168,7 @@ class Part:
             columns[name][cancels] = columns[name][targets]
 
     def reported(self, columns: Rows, asset: int) -> Rows:
-        """The columns of a tape in order of report, numbered through the day."""
+        """Return the columns of a tape in order of report, with sequence numbers through the day."""
         order = np.argsort(columns["reported"], kind="stable")
         rows = {name: columns[name][order] for name in ("reported", *_TAKEN)}
         rows["seq"] = np.arange(self.before + 1, self.before + 1 + self.count)
@@ -176,8 +177,8 @@ class Part:
 
 
 def cancelled(rng: np.random.Generator, rows: Ints, reported: Ints) -> tuple[Ints, Ints]:
-    """Which of the rows that are to be cancels find a print to cancel, and the print's row: one reported
-    earlier, no cancel itself, and cancelled by no other."""
+    """Return the rows that become cancels, and the row that each cancels: one reported earlier that is not a cancel and
+    has no other cancel."""
     targets = (rng.random(len(rows)) * rows).astype(np.int64)
     found = ~np.isin(targets, rows) & (reported[targets] < reported[rows])
     first = np.zeros(len(rows), dtype=np.bool_)
@@ -187,13 +188,13 @@ def cancelled(rng: np.random.Generator, rows: Ints, reported: Ints) -> tuple[Int
 
 
 def between(rows: Rows, start: int, end: int) -> Rows:
-    """Those of the rows that were reported in [start, end), ns UTC."""
+    """Return the rows that were reported in [start, end), ns UTC."""
     low, high = np.searchsorted(rows["reported"], (start, end))
     return {name: values[low:high] for name, values in rows.items()}
 
 
 def merged(parts: Sequence[Rows]) -> Rows:
-    """The rows of a slice's parts in one order of report; of rows reported at once, the first part's first."""
+    """Return the rows of a slice's parts in order of report. At equal times, the first part's come first."""
     if len(parts) == 1:
         return parts[0]
     order = np.argsort(np.concatenate([part["reported"] for part in parts]), kind="stable")
@@ -201,7 +202,7 @@ def merged(parts: Sequence[Rows]) -> Rows:
 
 
 def frame(listed: Underlyings, pieces: Sequence[Rows]) -> pl.DataFrame:
-    """Rows of one or more slices as one frame of `TAPE_SCHEMA`."""
+    """Return rows of one or more slices as one frame of `TAPE_SCHEMA`."""
     if not pieces:
         return pl.DataFrame(schema=TAPE_SCHEMA)
     rows = {name: np.concatenate([piece[name] for piece in pieces]) for name in (*_TAKEN, "seq", "asset")}

@@ -1,7 +1,7 @@
-"""The option prints of one slice of the simulated market: when, what, how much, at which side of which quote.
+"""The option prints of one slice of the simulated market: their times, contracts, sizes, sides and quotes.
 
-Everything is drawn from a generator seeded by the slice's number, whole columns at a time. Rows are made in
-pairs: the second of a pair may be the other leg of a spread, or the next fill of a sweep, of the first.
+A generator seeded by the slice's number draws whole columns at a time. Rows are generated in pairs: the second row may
+be the other leg of a spread, or the next fill of a sweep, of the first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowtape.simulation.chains import INDEX, SLOTS, VIX, Chains, Floats, Ints, slot_table
-from flowtape.simulation.injected import planted_mids, planted_odds
+from flowtape.simulation.injected import mids_with_effects, odds_with_effects
 from flowtape.simulation.paths import YEAR_NS, buy_odds, mids
 from flowtape.simulation.rows import (
     CODES,
@@ -39,11 +39,11 @@ _MIX = {
     "MCTP": 0.02, "SLCN": 0.6, "SLCI": 0.05, "SLFT": 0.8, "LATE": 0.18, "OSEQ": 0.12,
     "CANC": 0.08, "CNCL": 0.05,
 }  # fmt: skip
-"""Weight of each sale condition among prints."""
+"""The weight of each sale condition among prints."""
 
 
 def _sizes() -> npt.NDArray[np.int32]:
-    """Contracts by a uniform draw: P(size > x) about x**-1.05, larger ones often in round numbers."""
+    """Return contracts by a uniform draw: P(size > x) is about x**-1.05; large sizes are often round numbers."""
     exact = np.floor((1 - (np.arange(DRAWS) + 0.5) / DRAWS) ** (-1 / 1.05))
     unit = np.select([exact >= 500, exact >= 100, exact >= 10], [100, 25, 5], 1)
     often = np.arange(DRAWS) % 5 < 3
@@ -51,15 +51,17 @@ def _sizes() -> npt.NDArray[np.int32]:
 
 
 def _moneyness() -> Floats:
-    """How far out of the money a traded strike lies, in standard deviations at expiry, by a uniform draw."""
+    """Return how far out of the money a traded strike is, in standard deviations at expiry, by a uniform draw."""
     u = (np.arange(DRAWS) + 0.5) / DRAWS - 0.5
     out: Floats = 0.3 - 0.55 * np.sign(u) * np.log1p(-2 * np.abs(u))
     return out
 
 
 def _time_value() -> Floats:
-    """An option's value beyond its intrinsic one in the normal model (Bachelier, Théorie de la spéculation,
-    1900), in standard deviations at expiry, by distance from the money in 1/256 of one."""
+    """Return an option's time value in the normal model (Bachelier, Théorie de la spéculation, 1900).
+
+    It is in standard deviations at expiry, by distance from the money in 1/256 of one.
+    """
     distances = np.arange(2048) / 256
     values = [exp(-d * d / 2) / sqrt(2 * pi) - d * erfc(d / sqrt(2)) / 2 for d in distances]
     return np.array(values, dtype=np.float64)
@@ -78,14 +80,14 @@ _INDEX_VENUE = list(OPTION_VENUES).index("XCBO")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice(Part):
-    """The options' part of a slice, and with what they are made: the day's contracts, and when each expiry ends
-    (ns UTC, shape (kinds, slots))."""
+    """The option prints of a slice, with the day's contracts and the end of each expiry (ns UTC, shape (kinds,
+    slots))."""
 
     chains: Chains
     expires: Ints
 
     def rows(self) -> Rows:
-        """The slice's prints in order of report, as arrays by column; `reported` is in ns UTC."""
+        """Return the slice's prints in order of report, as arrays by column; `reported` is in ns UTC."""
         rng = np.random.default_rng([self.seed, _TAPE, self.number])
         columns: Rows = {"condition": _FIRST[self.draw(rng)]}
         self._pair(rng, columns)
@@ -122,7 +124,7 @@ class Slice(Part):
         columns["expiry"] = self.chains.expiry.ravel().astype(np.int32)[kind * SLOTS + slot]
         columns["root"] = self.chains.root.ravel()[series]
         mid = mids(self.seed, listed, self.number, symbol, columns["within"])
-        columns["underlying"] = planted_mids(self.plants, listed.names, symbol, columns["ts"], mid)
+        columns["underlying"] = mids_with_effects(self.effects, listed.names, symbol, columns["ts"], mid)
         columns["sign"] = 1.0 - 2.0 * put
         columns["deviation"] = columns["underlying"] * self._deviations().ravel()[series]
         step = self.chains.step.ravel()[series]
@@ -131,7 +133,7 @@ class Slice(Part):
         columns["strike"] = np.clip(np.rint(aim / step) * step, lowest, highest)
 
     def _deviations(self) -> Floats:
-        """Standard deviation of each underlying's move until each expiry, as a share of its price."""
+        """Return the standard deviation of each underlying's move until each expiry, as a share of its price."""
         middle = self.number * SLICE_NS + SLICE_NS // 2
         years = np.maximum(self.expires - middle, SLICE_NS) / YEAR_NS
         return self.listed.volatility[:, None] * np.sqrt(years)[self.listed.kind]
@@ -157,11 +159,11 @@ class Slice(Part):
         bid, ask = columns["bid"], columns["ask"]
         symbol = columns["symbol"]
         odds = buy_odds(self.seed, self.listed, self.number)[symbol]
-        buy = self.draw(rng) < planted_odds(self.plants, self.listed.names, symbol, columns["ts"], odds)
+        buy = self.draw(rng) < odds_with_effects(self.effects, self.listed.names, symbol, columns["ts"], odds)
         where = self.draw(rng)
         twin(buy, columns["sweep"])
         twin(where, columns["sweep"])
-        # An option without a bid can only be bought.
+        # Without a bid, the aggressor can only buy.
         buy |= bid == 0
         at_ask = buy ^ ((where > 0.98 * DRAWS) & (bid > 0))
         price = np.where(at_ask, ask, bid)

@@ -1,7 +1,7 @@
-"""The stock prints of one slice of the simulated market: the underlyings' own tapes.
+"""The stock prints of one slice of the simulated market.
 
-A stock's quote stands about the very price its options see. Rows are made in pairs: the second of a pair may
-be the next fill of a sweep of the first.
+A stock's quote surrounds the price that its options use. Rows are generated in pairs: the second row may be the next
+fill of a sweep of the first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flowtape.simulation.injected import planted_mids, planted_odds
+from flowtape.simulation.injected import mids_with_effects, odds_with_effects
 from flowtape.simulation.paths import buy_odds, mids
 from flowtape.simulation.rows import (
     CODES,
@@ -31,16 +31,16 @@ _TAPE = 6
 """The stream of random numbers of the stock tape."""
 _CENT = 100
 _BLOCK = 10_000
-"""Shares from which a print is negotiated off the exchanges."""
+"""The number of shares from which a print is negotiated off the exchanges."""
 _LEAN = round(0.027 * DRAWS)
-"""Stocks are bought as often as sold, options are not: added to the odds of the options' flow."""
+"""An addition to the odds of a buy. Options are sold more often than bought; stocks are balanced."""
 _MIX = {"STK_REGULAR": 99.78, "STK_SOLD": 0.14, "CANC": 0.08}
-"""Weight of each sale condition among prints."""
+"""The weight of each sale condition among prints."""
 
 
 def _sizes() -> npt.NDArray[np.int32]:
-    """Shares by a uniform draw: 55 % odd lots, small ones most, the rest round lots, P(size > x) about
-    x**-1.35, and some of these with an odd lot on top."""
+    """Return shares by a uniform draw: 55 % odd lots, mostly small, and round lots with P(size > x) about x**-1.35,
+    some of them with an odd lot added."""
     u = (np.arange(DRAWS) + 0.5) / DRAWS
     odd = np.floor(100 ** (u / 0.55))
     lots = np.floor((1 - np.clip(u - 0.55, 0, None) / 0.45) ** (-1 / 1.35))
@@ -58,10 +58,10 @@ _TRF = VENUES.index("FINN")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StockSlice(Part):
-    """The stocks' part of a slice."""
+    """The stock prints of a slice."""
 
     def rows(self) -> Rows:
-        """The slice's prints in order of report, as arrays by column; `reported` is in ns UTC."""
+        """Return the slice's prints in order of report, as arrays by column; `reported` is in ns UTC."""
         rng = np.random.default_rng([self.seed, _TAPE, self.number])
         columns: Rows = {"condition": _CONDITION[self.draw(rng)]}
         first = columns["condition"][0 : self.count // 2 * 2 : 2]
@@ -79,11 +79,11 @@ class StockSlice(Part):
         symbol = listed.stock_popularity[places]
         twin(symbol, columns["twin"])
         plain = mids(self.seed, listed, self.number, symbol, columns["within"])
-        mid = planted_mids(self.plants, listed.names, symbol, columns["ts"], plain)
+        mid = mids_with_effects(self.effects, listed.names, symbol, columns["ts"], plain)
         wobble = 0.5 + rng.random(self.count, dtype=np.float32)
         twin(wobble, columns["twin"])
-        # A share of the price that grows with the options' own and with volatility: a cent or two for the
-        # large names, several for the thin ones.
+        # The spread grows with that of the options and with volatility: a cent or two for large names, several for
+        # illiquid ones.
         share = 0.01 / _CENT * listed.spread * listed.volatility
         width = np.maximum(np.rint(mid * share[symbol] * wobble), 1.0)
         bid = np.rint(mid / _CENT - 0.5 * width)
@@ -101,7 +101,7 @@ class StockSlice(Part):
         bid, ask = columns["bid"], columns["ask"]
         symbol = columns["symbol"]
         odds = (buy_odds(self.seed, self.listed, self.number) + _LEAN)[symbol]
-        buy = self.draw(rng) < planted_odds(self.plants, self.listed.names, symbol, columns["ts"], odds)
+        buy = self.draw(rng) < odds_with_effects(self.effects, self.listed.names, symbol, columns["ts"], odds)
         where = self.draw(rng)
         twin(buy, columns["twin"])
         twin(where, columns["twin"])
@@ -109,7 +109,7 @@ class StockSlice(Part):
         price = np.where(at_ask, ask, bid)
         at_mid = np.flatnonzero(where < 0.07 * DRAWS)
         price[at_mid] = (bid[at_mid] + ask[at_mid]) // 2
-        # A dealer gives a customer less than half a cent, which no exchange may.
+        # A dealer may improve a customer's price by less than half a cent; an exchange may not.
         improved = np.flatnonzero((where >= 0.07 * DRAWS) & (where < 0.12 * DRAWS))
         better = rng.integers(1, _CENT // 2, len(improved))
         price[improved] += np.where(buy[improved], -better, better)

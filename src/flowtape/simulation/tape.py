@@ -1,4 +1,4 @@
-"""The simulated market as a file and as a live source. The market itself is in `market`."""
+"""The simulated market as a file and as a live source. `market` generates the prints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SUFFIXES = {
     ".ipc": "arrow",
     ".feather": "arrow",
 }
-"""How a tape's file name may end → its format."""
+"""The format of each file name suffix of a tape."""
 Compression = Literal["uncompressed", "gzip", "zstd"]
 _COMPRESSION: dict[str, Compression] = {".csv.gz": "gzip", ".csv.zst": "zstd"}
 _PRICES = ("strike", "price", "bid", "ask", "underlying")
@@ -43,9 +43,9 @@ _FILE_SCHEMA = {
 _WORKERS = max(2, min(4, os.cpu_count() or 2))
 
 Assets = Literal["option", "stock", "both"]
-"""Whose prints a tape holds."""
+"""The assets in a tape."""
 Progress = Callable[[int, int], object]
-"""Called with the rows written so far and the rows to come in all."""
+"""A function that is called with the rows written so far and the total number of rows."""
 
 
 def write_tape(
@@ -58,16 +58,24 @@ def write_tape(
     rows: int | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Write the sessions of one or more New York dates as a tape of the format `table`; return its rows.
+    """Write the sessions of New York dates as a tape of the format `table`, and return its number of rows.
 
     The file has the columns that the format `table` reads (prices in USD, in order of report), `true_side` and
-    `source`.
-    `assets` says whose prints: the options', the stocks', or both in one order of report. `format` is
-    `parquet`, `csv` or `arrow`, by default as the name ends (`SUFFIXES`). `rows`, cancels included, are spread
-    evenly over the days and overrule the market's prints a day; of both assets each has its share of these.
-    Memory does not grow with the tape, and the file appears under its name only when it is whole. Raises
-    `UsageError` for a day without a session, assets or a format that do not exist, a folder that does not, or a
-    negative number of rows.
+    `source`. Memory does not grow with the tape. The file appears under its name only when it is complete.
+
+    Args:
+        market: the market.
+        days: one or more dates with a session.
+        path: the file.
+        assets: options, stocks, or both in one order of report.
+        format: `parquet`, `csv` or `arrow`; by default from the file name (`SUFFIXES`).
+        rows: the number of rows, with cancels, spread evenly over the days. It replaces the market's prints a day; with
+            both assets, each keeps its share.
+        progress: is called after each frame.
+
+    Raises:
+        UsageError: a day has no session, assets or format are unknown, the folder does not exist, or `rows` is
+        negative.
     """
     path = Path(path)
     days = [days] if isinstance(days, date) else sorted(days)
@@ -99,13 +107,13 @@ def write_tape(
 
 
 def _a_day(market: Market, assets: Assets) -> int:
-    """Rows of a session, as the market is set."""
+    """Return the rows of a session with the market's settings."""
     options, stocks = market.prints_per_day, market.stock_prints_per_day
     return {"option": options, "stock": stocks, "both": options + stocks}[assets]
 
 
 def _with_rows(market: Market, assets: Assets, rows: int) -> Market:
-    """The market with so many rows a day; of both assets each has the share it has of the market's."""
+    """Return the market with `rows` rows a day. With both assets, each keeps its share."""
     shared = rows * market.stock_prints_per_day // max(_a_day(market, "both"), 1)
     stocks = {"option": 0, "stock": rows, "both": shared}[assets]
     return replace(market, prints_per_day=rows - stocks, stock_prints_per_day=stocks)
@@ -133,7 +141,7 @@ def _file_frames(sessions: Sequence[tuple[Market, date]]) -> Iterator[pl.DataFra
                 market.frame(pieces)
                 .select(list(_FILE_SCHEMA))
                 .with_columns(
-                    # Polars divides by multiplying: without rounding a price of 1.92 reads 1.9200000000000002.
+                    # Polars divides by multiplication: without rounding, a price of 1.92 becomes 1.9200000000000002.
                     (pl.col(_PRICES) / PRICE_SCALE).round(4),
                     pl.col(SIZES) // size_unit(),
                 )
@@ -141,7 +149,7 @@ def _file_frames(sessions: Sequence[tuple[Market, date]]) -> Iterator[pl.DataFra
 
 
 def _made_ahead(market: Market, day: date) -> Iterator[Rows]:
-    """A session's slices, a few of them made ahead by other threads: numpy lets go of the interpreter."""
+    """Yield a session's slices. Other threads generate a few ahead; NumPy releases the interpreter's lock."""
     session = market.session(day)
     assert session is not None  # noqa: S101 (write_tape has refused such days)
     opens, closes = (to_ns(instant) // SLICE_NS for instant in session)
@@ -171,7 +179,7 @@ def _counted(frames: Iterable[pl.DataFrame], total: int, progress: Progress | No
 def _sink(frames: Iterator[pl.DataFrame], path: Path, form: str, compression: Compression) -> None:
     tape = register_io_source(lambda *_: frames, schema=_FILE_SCHEMA)
     if form == "parquet":
-        # Half again as large as with zstd, and decoded in half the time.
+        # lz4 files are half again as large as with zstd, and are decoded in half the time.
         tape.sink_parquet(path, compression="lz4", row_group_size=BATCH_ROWS)
     elif form == "arrow":
         tape.sink_ipc(path, compression="lz4", record_batch_size=BATCH_ROWS)
@@ -183,8 +191,8 @@ def _sink(frames: Iterator[pl.DataFrame], path: Path, form: str, compression: Co
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Prints of a live feed, in `TAPE_SCHEMA` and order of report, of one New York date, and the instant in
-    ns UTC up to which, itself included, all that was reported has now been delivered."""
+    """Prints of a live feed, in `TAPE_SCHEMA` and order of report, of one New York date. Everything reported up to
+    `cursor`, inclusive, has then been delivered."""
 
     prints: pl.DataFrame
     """The prints, in `TAPE_SCHEMA`."""
@@ -195,10 +203,9 @@ class Delivery:
 class LiveFeed:
     """The simulated market in real time: every print once, in order of report, as soon as it is reported.
 
-    It begins after `cursor` (ns UTC) and first catches up, in frames of about `batch_rows` rows; then it
-    delivers what is new every `interval` seconds, an empty frame too, as a sign of life. A feed made with the
-    cursor of another's delivery goes on where that one stood, with nothing lost and nothing twice. `stop`
-    ends the iteration, at the latest after the delivery under way.
+    It begins after `cursor` (ns UTC) and first catches up, in frames of about `batch_rows` rows. Then it delivers new
+    prints every `interval` seconds; a frame may be empty, as a sign of life. A feed that begins at the cursor of
+    another feed's delivery continues without loss or repetition. `stop` ends the iteration after the current delivery.
     """
 
     source = SOURCE
@@ -231,8 +238,9 @@ class LiveFeed:
             self.stop.wait(self.interval)
 
     def due(self) -> Iterator[Delivery]:
-        """What was reported since the cursor until now: at least one delivery, the last of them up to now.
-        Does not wait."""
+        """Yield the prints reported since the cursor, without waiting: at least one delivery, the last of them up to
+        now.
+        """
         now = self.clock.now_ns()
         start, held, count = self.cursor + 1, list[Rows](), 0
         if now < start:
@@ -264,9 +272,10 @@ def live(
     stop: Event | None = None,
     interval: float = 0.25,
 ) -> LiveFeed:
-    """A live feed of all that is reported at or after `since`, past sessions first.
+    """Return a live feed of all prints reported at or after `since`, past sessions first.
 
-    Raises `UsageError` where `since` has no time zone or lies before 1970.
+    Raises:
+        UsageError: `since` has no time zone or is before 1970.
     """
     if since.tzinfo is None:
         raise UsageError(f"since: {since} has no time zone")
