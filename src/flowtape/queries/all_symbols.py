@@ -1,4 +1,4 @@
-"""All symbols of an asset side by side, in order of name."""
+"""The cross-section: all symbols of an asset over the same minutes, in order of name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from flowtape.storage.catalog import Named
 
 
 class AllSymbols:
-    """The symbols with prints in some minutes, in order of name.
+    """The symbols of an asset with prints in a window, in order of name.
 
-    `numbers` are theirs in the catalog. `sums` has one array a name of `minute_bars.SUMS`, as long as `symbols`, in the
-    units of bars.
+    `numbers` are the symbols' numbers in the catalog. `sums` maps each name of `minute_bars.SUMS` to an array as long
+    as `symbols`, in the units of minute bars.
     """
 
     def __init__(self, section: CrossSection | Pieces, named: Named) -> None:
@@ -35,32 +35,33 @@ class AllSymbols:
         return [names[place] for place in self._named.tolist()]
 
     def of(self, right: int) -> dict[str, Ints]:
-        """Return the sums of a right, a place in `catalog.RIGHTS`."""
+        """Return the sums of one right; `right` is an index of `catalog.RIGHTS`."""
         return {name: values[self._order] for name, values in self._section.of(right).items()}
 
     def details(self, places: Ints) -> Details:
-        """Return more of the symbols at some places."""
+        """Return the largest, newest and last prints of the symbols at the indices `places`."""
         return self._section.details(self._order[places])
 
     def squares(self, kind: str = "volume", *, directional: bool = False) -> Numbers:
-        """See `CrossSection.squares`."""
+        """Return the sum of squared nets per minute of each symbol, as `CrossSection.squares` does."""
         squares: Numbers = self._section.squares(kind, directional=directional)[self._order]
         return squares
 
     @cached_property
     def as_of(self) -> int | None:
-        """The newest print of all (ns UTC), None without one."""
+        """The time of the newest print of all symbols (ns UTC), None without one."""
         return self._section.as_of
 
 
 class Pieces:
-    """A cross-section of minutes that are read a piece at a time, so that memory holds one piece's bars.
+    """A cross-section that is read from the store in pieces of minutes, so that memory holds the bars of one piece.
 
-    It has the attributes of `CrossSection`. Pieces, at least one, are in order of their minutes and share none.
+    It has the attributes of `CrossSection`.
 
     Args:
-        pieces: cross-sections of the pieces, each made when the one before has been summed up.
-        kind, directional: which squares are summed up, as `CrossSection.squares` has them.
+        pieces: at least one cross-section, in order of minutes, without a minute in common. The next one is read after
+            the previous one was summed.
+        kind, directional: which squares are summed, as in `CrossSection.squares`.
     """
 
     def __init__(self, pieces: Iterable[CrossSection], kind: str, *, directional: bool) -> None:
@@ -88,27 +89,27 @@ class Pieces:
             for place in range(1 + RIGHTS)
         ]
         self.sums = self._sums[0]
-        # Of a few pieces each below 2^60, the sum may leave 64 bits.
+        # Python integers: the sum of a few pieces below 2^60 may exceed 64 bits.
         self._squares = total([piece.astype(object) for piece in squares])
         self._details = _latest_details(details, order, starts)
 
     def of(self, right: int) -> dict[str, Ints]:
-        """Return the sums of a right of each of `symbols`."""
+        """Return the sums of one right for each of `symbols`; `right` is an index of `catalog.RIGHTS`."""
         return self._sums[1 + right]
 
     def details(self, places: Ints) -> Details:
-        """See `CrossSection.details`."""
+        """Return the largest, newest and last prints of the symbols at the indices `places`."""
         return Details(*(column[places] for column in self._details))
 
     def squares(self, kind: str = "volume", *, directional: bool = False) -> Numbers:
-        """Return the squares that were summed up. Raises `ValueError` for others."""
+        """Return the squares that were summed. Raises `ValueError` for another kind."""
         if (kind, directional) != self._squared:
             raise ValueError(f"squares of {kind} were not summed up")
         return self._squares
 
 
 def _latest_details(parts: list[Details], order: Ints, starts: Ints) -> Details:
-    """Return the details of symbols whose rows begin at `starts`, in the order of the pieces."""
+    """Return the details of each symbol over all pieces; the rows of a symbol begin at `starts`."""
     if not len(starts):
         return Details(*(np.empty(0, np.int64) for _ in Details._fields))
     joined = Details(*(np.concatenate(columns)[order] for columns in zip(*parts, strict=True)))

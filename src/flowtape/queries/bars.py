@@ -15,12 +15,13 @@ from flowtape.queries.render.numbers import stamp, stamps
 from flowtape.queries.spans import minutes_of
 
 RESOLUTIONS = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "4h": 14_400}
-"""Seconds a bar, by name."""
+"""Seconds of one bar, by the name of the resolution."""
 _NS = 10**9
 
 
 class Bar(msgspec.Struct, rename="camel", kw_only=True):
-    """A bar: `ts` its start; `closed` once the clock has passed its end; prices in USD, volumes in shares."""
+    """One bar. `ts` is its start. `closed` is true once the clock has passed its end. Prices are in USD, volumes in
+    shares."""
 
     ts: str
     closed: bool
@@ -38,7 +39,7 @@ class Bar(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Bars(Head, rename="camel", kw_only=True):
-    """Bars, oldest first; those without a print are left out. `data_start_utc` is the oldest print kept."""
+    """Bars, oldest first, without bars that have no print. `data_start_utc` is the time of the oldest stored print."""
 
     resolution: str
     minutes: int
@@ -48,7 +49,10 @@ class Bars(Head, rename="camel", kw_only=True):
 
 
 def bars(data: FlowData, query: Query) -> Made:
-    """The body of `…/bars`. The leftmost bar is whole: its start is a multiple of the resolution, in UTC."""
+    """Return the body of `…/bars`.
+
+    The first bar is complete: it begins at a multiple of the resolution in UTC.
+    """
     length = RESOLUTIONS[query.resolution] * _NS
     start, end = (minute * NS_PER_MINUTE for minute in minutes_of(data, query))
     span = Span(start - start % length, end)
@@ -80,7 +84,7 @@ def bars(data: FlowData, query: Query) -> Made:
 
 
 def _of_minutes(data: FlowData, query: Query, span: Span, length: int) -> Totals:
-    """Return bars of whole minutes; `minute` of the answer counts bars of `length` ns since 1970."""
+    """Return bars of `length` ns, summed from minute bars; `minute` of the result counts bars since 1970."""
     names = flow_fields(query.asset)
     totals = data.totals(query, span.start // NS_PER_MINUTE, span.end // NS_PER_MINUTE, names)
     if not len(totals.minute):

@@ -1,4 +1,4 @@
-"""`…/cumulative`: net flow a minute and its running sum."""
+"""`…/cumulative`: net flow per minute and its running sum."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from flowtape.queries.render.numbers import Numbers, decimals, instants, vwap, w
 from flowtape.queries.spans import Page, minutes_of, read, read_page, span_fields
 
 CUMULATIVE = SUMS
-"""The sums a cumulative answer is made of."""
+"""The fields of minute bars that a cumulative answer needs."""
 
 
 class CumulativePoint(msgspec.Struct, rename="camel", kw_only=True):
-    """One minute: `ts` its start, `net_volume` buy − sell volume or `net_premium` the same in USD (`net_directional`
-    and `net_directional_premium` with puts of the other sign), `calls` and `puts` what each is of it, `cumulative` its
-    running sum from the window's first point, or from the open of `session` (the exchange's date) where that is
-    asked, `vwap` USD a share over all counted prints, `trade_count` counted prints. The others by `include=quality`.
-    """
+    """One minute. `ts` is its start, `trade_count` its counted prints, `vwap` the price in USD per share over all of
+    them. `net_volume` is buy − sell volume, `net_premium` the same in USD; `net_directional` and
+    `net_directional_premium` count puts with the opposite sign. `calls` and `puts` are the parts of the net.
+    `cumulative` is the running sum since the first point, or since the open of `session` (a date in New York) where
+    asked. The other fields come with `include=quality`."""
 
     ts: str
     session: Text = UNSET
@@ -50,7 +50,7 @@ class CumulativePoint(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Cumulative(Head, rename="camel", kw_only=True):
-    """Net flow a minute and its running sum. Minutes without a print are left out: `count` ≤ `minutes`."""
+    """Net flow per minute and its running sum. Minutes without a print are left out, so `count` ≤ `minutes`."""
 
     measure: Text = UNSET
     split: Text = UNSET
@@ -64,7 +64,7 @@ class Cumulative(Head, rename="camel", kw_only=True):
 
 
 def cumulative(data: FlowData, query: Query) -> Made:
-    """The body of `…/cumulative`, oldest first."""
+    """Return the body of `…/cumulative`, oldest minute first."""
     measure = line_measure(query)
     names = tuple(dict.fromkeys((*CUMULATIVE, *measure.names(split=query.split))))
     page = read_page(data, query, names, newest_first=False)
@@ -83,8 +83,11 @@ def cumulative(data: FlowData, query: Query) -> Made:
 
 
 def cumulative_columns(totals: Totals, asset: str) -> dict[str, Numbers]:
-    """The numbers of a cumulative answer: net_volume and cumulative in whole contracts or shares, each rounded half to
-    even from its own exact sum, vwap (1/10,000 USD), trade_count."""
+    """Return the columns of a cumulative answer as arrays.
+
+    `net_volume` and `cumulative` are in whole contracts or shares, each rounded half to even from its own exact sum.
+    `vwap` is in 1/10,000 USD.
+    """
     signed = net(totals.values, "volume")
     return {
         "net_volume": whole(signed, asset),
@@ -115,12 +118,13 @@ def _columns(data: FlowData, query: Query, page: Page) -> dict[str, Any]:
 
 
 def _running(data: FlowData, query: Query, page: Page, columns: dict[str, Any]) -> Numbers:
-    """The running sum in the units of bars; adds the column `session` where it is the session that begins it."""
+    """Return the running sum in the units of minute bars. With a session anchor, add the column `session` to
+    `columns`."""
     minute = page.totals.minute
     measure = line_measure(query)
     signed = measure.net(page.totals.values)
     if measure.kind == "notional":
-        # Sums of notionals may leave 64 bits where each of them does not.
+        # Python integers: a sum of notionals may exceed 64 bits.
         signed = signed.astype(object)
     running = np.cumsum(signed)
     if query.anchor == "window":
@@ -139,7 +143,7 @@ def _running(data: FlowData, query: Query, page: Page, columns: dict[str, Any]) 
 
 
 def _before(data: FlowData, query: Query, page: Page, begin: int) -> int:
-    """What the sum since minute `begin` comes to where the page starts."""
+    """Return the sum from minute `begin` up to the start of the page."""
     measure = line_measure(query)
     parts = read(data, query, begin, page.start, measure.names()) if begin < page.start else ()
     return sum(total(measure.net(part.values)) for part in parts)

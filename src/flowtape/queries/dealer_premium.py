@@ -1,4 +1,4 @@
-"""`…/dealer-premium`: what option dealers paid and took in a window, if they were the other side of every print."""
+"""`…/dealer-premium`: premium paid and received by option dealers, if they were the counterparty of every print."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SUMS = (*NOTIONALS["buy"], *NOTIONALS["sell"], "trades")
 
 
 class DealerPremium(msgspec.Struct, kw_only=True):
-    """Premiums in USD, price x size x 100: `dealer_buy_premium` over sell prints, `dealer_write_premium` over buy
-    prints; `trade_count` counts all prints, `bucket_count` the minutes that had any."""
+    """Premiums in USD, price × size × 100. `dealer_buy_premium` is over sell prints, `dealer_write_premium` over buy
+    prints. `trade_count` counts all prints, `bucket_count` the minutes with a print."""
 
     symbol: str
     as_of: str
@@ -32,7 +32,7 @@ class DealerPremium(msgspec.Struct, kw_only=True):
 
 
 def dealer_premium(data: FlowData, query: Query) -> Made:
-    """The body of `…/dealer-premium`."""
+    """Return the body of `…/dealer-premium`."""
     totals = data.totals(query, *minutes_of(data, query), _SUMS)
     write, buy = (total(of_side(totals.values, side, "notional")) for side in ("buy", "sell"))
     scale = NOTIONAL_SCALE["option"]

@@ -1,4 +1,4 @@
-"""`…/drift`: how far each symbol's flow stands from zero. The measure is in `readings.drift`."""
+"""`…/drift`: how far the flow of each symbol is from zero. The formula is in `orderflow.signals.drift`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _DAY = 1440
 
 
 class Drifter(msgspec.Struct, rename="camel", kw_only=True):
-    """One symbol over the window. `z` is against the same clock minutes of `sessions` earlier days (absent without
-    enough of them), `volume_z` against the root of its volume; `basis` says which of them ranks it: `history` or
-    `volume`."""
+    """One symbol over the window. `z` compares with the same minutes of the day in `sessions` earlier sessions; it is
+    absent when there are too few. `volume_z` is the net divided by the root of the sum of squared minute nets. `basis`
+    names the one that ranks the symbol: `history` or `volume`."""
 
     symbol: str
     net_volume: int
@@ -45,8 +45,8 @@ class Drifter(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Drifts(msgspec.Struct, rename="camel", kw_only=True):
-    """Symbols by how far their flow stands from zero, by net volume or the measure asked for; `tracked` had a print in
-    the window, `qualified` enough."""
+    """Symbols ranked by the distance of their flow from zero, in net volume or the measure asked for. `tracked`
+    symbols had a print in the window, `qualified` symbols had at least the least number of prints."""
 
     generated_utc: str
     right: Text = UNSET
@@ -59,7 +59,7 @@ class Drifts(msgspec.Struct, rename="camel", kw_only=True):
 
 
 def drift_answer(data: FlowData, query: Query) -> Made:
-    """The body of `…/drift`, the most stretched first; of equals by symbol."""
+    """Return the body of `…/drift`: the largest score first, equal scores in order of symbol."""
     start, end = cross_section_minutes(data, query)
     measure = MEASURES[query.measure or "volume"]
     section = data.all_symbols(query, start, end, SUMS, measure.kind, directional=measure.directional)
@@ -98,9 +98,10 @@ def drift_answer(data: FlowData, query: Query) -> Made:
 
 
 def _past(data: FlowData, query: Query, section: AllSymbols, start: int, end: int) -> tuple[Ints, Numbers]:
-    """The symbols' net volume over the same clock minutes of earlier sessions, and the sum of the squares of its
-    minutes: (sessions, symbols). A session in which nothing at all printed then is none; a symbol that did not print
-    has 0."""
+    """Return each symbol's net, and its sum of squares, over the same minutes of the day in earlier sessions.
+
+    Both have the shape (sessions, symbols). A session without any print is left out. A symbol without a print has 0.
+    """
     measure = MEASURES[query.measure or "volume"]
     by_number = np.argsort(section.numbers)
     numbers = section.numbers[by_number]
@@ -134,8 +135,11 @@ def _squares(section: AllSymbols, measure: Measure) -> Numbers:
 
 
 def _shifts(start: int, end: int) -> list[int]:
-    """Minutes from a window to the same one, by New York's clocks, of each earlier session of the seven days kept at
-    hand; none of a window longer than a day, which would meet itself."""
+    """Return the shifts in minutes from a window to the same New York clock times of the earlier sessions of the last
+    seven days.
+
+    A window longer than a day has none, since it would overlap itself.
+    """
     if end - start > _DAY:
         return []
     last = datetime.fromtimestamp((end - 1) * 60, NEW_YORK)

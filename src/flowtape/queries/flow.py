@@ -1,4 +1,4 @@
-"""The numbers that a minute, a bar and a symbol of a cross-section have in common."""
+"""The columns that a minute, a bar and a symbol of a cross-section have in common."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ _PRICES = ("open", "close", "high", "low")
 
 
 def flow_fields(asset: str) -> tuple[str, ...]:
-    """The names of totals that `flow_columns` is made of."""
+    """Return the names of the bar fields that `flow_columns` needs."""
     return (*SUMS, "biggest", "high", "low", *(EDGES if asset == "stock" else ()))
 
 
 def flow_columns(values: Mapping[str, Ints], asset: str) -> dict[str, list[Any]]:
-    """buy_volume, sell_volume, mid_volume, net_volume, trade_count, biggest_trade, and vwap, high, low (open, close
-    where there) in USD, of sums of an asset's prints."""
+    """Return volumes, counts and prices in USD as columns, from sums of an asset's prints.
+
+    Open and close are among them where `values` has them.
+    """
     prices = {name: decimals(values[name], PRICE_SCALE) for name in _PRICES if name in values}
     return {
         **volume_columns(values, asset),
@@ -31,7 +33,9 @@ def flow_columns(values: Mapping[str, Ints], asset: str) -> dict[str, list[Any]]
 
 
 def volume_columns(values: Mapping[str, Ints], asset: str) -> dict[str, list[int]]:
-    """Volumes bought, sold, of neither side, and bought less sold, in whole contracts or shares. Each is rounded from
-    its own exact sum, so the last may differ by one from the difference of the first two."""
+    """Return buy, sell, mid and net volume as columns, in whole contracts or shares.
+
+    Each is rounded from its own exact sum, so net may differ by one from buy − sell.
+    """
     sides = {name: whole(values[name], asset).tolist() for name in VOLUMES}
     return {**sides, "net_volume": whole(net(values, "volume"), asset).tolist()}

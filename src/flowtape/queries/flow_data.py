@@ -1,7 +1,6 @@
-"""Where answers get their numbers: minutes, prints and all symbols of a query, from the cache or the store.
+"""The numbers behind an answer: minutes, prints and cross-sections, from the cache or the store.
 
-One rule of what counts, two ways to it: minute bars where they tell enough, else the prints themselves. Both give the
-same integers.
+Minute bars are used where they are enough, else the prints. Both give the same integers.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from flowtape.storage.catalog import RIGHTS
 
 _FIRST_LOOK = 4 * NS_PER_MINUTE
 _PIECE = 120
-"""Minutes of all symbols that are read from the store at a time, which bounds memory."""
+"""Minutes of a cross-section that are read from the store at a time, which bounds memory."""
 _MOST_PIECES = 16
-"""Reads that one cross-section takes: a store on a server answers each in some tens of milliseconds. The pieces of long
+"""The most reads of one cross-section, since a read from a server takes tens of milliseconds. The pieces of long
 windows are longer."""
 _WIDER = 8
-"""How much further back each next look for the newest prints goes."""
+"""The factor by which each further search for the newest prints goes back."""
 
 
 class Span(NamedTuple):
-    """Instants [start, end) in ns UTC. Of a trading day, `newest` is the symbol's newest counted print in it, None
-    where that is not known."""
+    """The instants [start, end) in ns UTC. `newest` is the symbol's newest counted print of a trading day, None where
+    unknown."""
 
     start: int
     end: int
@@ -49,8 +48,8 @@ class Span(NamedTuple):
 
 
 class Summed(NamedTuple):
-    """Counted prints summed up: how many, volumes by side and the largest size in units, the newest print's time in ns
-    (None without one), and how many contracts they are of."""
+    """Sums over counted prints: their number, volume by side and the largest size in units, the newest print's time in
+    ns (None without one), and the number of contracts."""
 
     trades: int
     buy: int
@@ -62,11 +61,11 @@ class Summed(NamedTuple):
 
 
 class FlowData:
-    """The numbers behind one answer, as of the instant `now` (ns UTC). Used from any one thread.
+    """The numbers behind one answer, as of the instant `now` (ns UTC). Each instance is used by one thread.
 
-    What minute bars tell may come from the cache, which is a commit behind the store at most; `trades` and answers that
-    go with prints come from the store alone, so within one `Store.snapshot` they agree. Every method raises
-    `StoreError` when the store cannot be read, and `Loading` when it would rest on instants that are `missing`.
+    Minute bars may come from the cache, which is at most one commit behind the store. `trades` and prints come from
+    the store, so they agree within one `Store.snapshot`. Every method raises `StoreError` when the store cannot be
+    read, and `Loading` when it needs instants that are `missing`.
     """
 
     def __init__(
@@ -80,21 +79,25 @@ class FlowData:
         self.now = now
         self._store = store
         self._cache = cache
-        # From before a snapshot begins: what changed since is read again.
+        # Taken before a snapshot begins, so that minutes that changed later are read again.
         self._versions = {} if cache is None else cache.versions()
         self._missing = missing
         self.max_quote_age = max_quote_age
 
     def _require(self, start: int, end: int) -> None:
-        """Raise `Loading` where prints of [start, end) ns may be missing."""
+        """Raise `Loading` if prints of [start, end) ns may be missing."""
         if self._missing is not None:
             self._missing.check(start, end)
 
     def totals(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
-        """A symbol's minutes in [start, end) (minutes since 1970), by the query's filter and `at`.
+        """Return a symbol's minutes in [start, end) with a counted print that passes the query's filter.
 
-        `names` are of `minutes.VALUES`, and `minutes.EDGES` for stocks. Minutes without a counted print are left out.
-        With `at`, as someone would have had them then.
+        With `query.at`, the minutes are point in time: prints before `at`, without the effect of cancels from `at` on.
+
+        Args:
+            start, end: minutes since 1970 UTC.
+            names: of `minute_bars.VALUES`, and of `EDGES` for stocks. A prefix of `SPLIT` restricts a sum to one
+                right.
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         if any(name.startswith(tuple(SPLIT)) for name in names):
@@ -107,7 +110,7 @@ class FlowData:
         return view.line(self._number(query), start, end, names, _right(query))
 
     def _by_right(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
-        """Return a symbol's minutes with sums of one right alone, all of one state."""
+        """Return a symbol's minutes with sums over one right, all from the same state."""
         view = None
         if not query.filter.by_print:
             view = (None if query.quality else self._cached(query, start)) or self._kept(query, start, end)
@@ -122,8 +125,8 @@ class FlowData:
         return split_totals(names, query.filter.right, read)
 
     def _of_prints(self, query: Query, start: int, end: int, names: tuple[str, ...]) -> Totals:
-        """Return a symbol's minutes made from its prints; those that were read before and did not change are
-        remembered."""
+        """Return a symbol's minutes made from its prints. The cache keeps them, and only minutes that changed are read
+        again."""
 
         def read(start: int, end: int, names: tuple[str, ...] = (*names, "last_ts")) -> Totals:
             span = Span(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
@@ -142,31 +145,30 @@ class FlowData:
         )
 
     def _cached(self, query: Query, start: int) -> View | None:
-        """Return the bars in memory; None where they do not tell of minutes from `start` on as the query asks."""
+        """Return the bars in memory, None if they cannot answer the query from minute `start` on."""
         if query.at is not None or self._cache is None:
             return None
         view = self._cache.of(query.asset).view()
         return view if start >= view.oldest else None
 
     def _number(self, query: Query) -> int:
-        """Return the number of the query's symbol, −1 of one that no print came of."""
+        """Return the catalog number of the query's symbol, −1 for a symbol without prints."""
         found = self._store.catalog.symbol_id(query.asset, query.symbol)
         return -1 if found is None else found
 
     def _kept(self, query: Query, start: int, end: int) -> View:
-        """Return a symbol's bars from the store, as they stood at `at`: a cancel that came then or later had not
-        happened, and what it removed is put back."""
+        """Return a symbol's bars from the store as of `at`: prints that were cancelled at `at` or later are put back."""
         number = self._number(query)
         bars = self._store.bars(pl.Series([number] if number >= 0 else [], dtype=pl.Int32), start, end)
         back = [] if query.at is None else [self._put_back(self._series(query), start, end, query.at)]
         return View.of([bars], back, edges=query.asset == "stock")
 
     def bars(self, query: Query, span: Span, names: tuple[str, ...], length: int) -> Totals:
-        """Return the bars of a span made from its prints, for what minute bars cannot tell.
+        """Return bars made from the prints of a span.
 
         Args:
             names: of `minute_bars.VALUES`, and of `EDGES` for stocks.
-            length: that of a bar in ns; `minute` of the answer counts such bars since 1970.
+            length: of a bar, in ns. `minute` of the result counts such bars since 1970.
         """
         rows, which = self._rows(query, span)
         dialect, stock = self._store.dialect, query.asset == "stock"
@@ -180,7 +182,7 @@ class FlowData:
         return Totals(bar, dict(zip(names, values, strict=True)), int(newest.max()))
 
     def quality(self, query: Query, span: Span) -> pl.DataFrame:
-        """Return what each minute of a span rests on: see `print_sql.quality`."""
+        """Return the quote coverage of each minute of a span, with the columns of `print_sql.quality`."""
         rows, which = self._rows(query, span)
         max_age = (
             None if self.max_quote_age is None else self.max_quote_age // timedelta(microseconds=1) * 1000
@@ -190,7 +192,8 @@ class FlowData:
         )
 
     def largest(self, query: Query, span: Span, most: int) -> pl.DataFrame:
-        """Return the largest counted prints of a span that pass the filter, largest first; of equals, the earliest."""
+        """Return the `most` largest counted prints of a span that pass the filter, largest first; of equal sizes the
+        earliest."""
         rows, which = self._rows(query, span)
         found = self._store.select(print_sql.largest(rows, which, most))
         if found.is_empty():
@@ -203,22 +206,22 @@ class FlowData:
         return prints.sort(order, descending=descending, nulls_last=True).head(most)
 
     def _rows(self, query: Query, span: Span, min_size: int = 1) -> tuple[str, str]:
-        """Return the SQL of a symbol's counted prints of a span (before `at`, and as it was then), and the predicate of
-        those that pass the filter."""
+        """Return the SQL of a symbol's counted prints of a span (as of `at`), and the predicate of the filter."""
         end = span.end if query.at is None else min(span.end, query.at)
         self._require(span.start, end)
         rows = self._store.counted(query.asset, query.symbol, span.start, end, query.at, min_size)
         return rows, print_sql.passes(self._store.dialect, query.filter, span.start, end)
 
     def summary(self, query: Query, span: Span) -> Summed:
-        """The counted prints of a span that pass the filter, summed up."""
+        """Return the sums over the counted prints of a span that pass the filter."""
         rows, which = self._rows(query, span)
         found = Summed(*self._store.select(print_sql.summary(self._store.dialect, rows, which)).row(0))
-        # One engine's greatest of nothing is null, the other's is 0.
+        # The maximum of no rows is null in DuckDB and 0 in ClickHouse.
         return found if found.trades else found._replace(newest=None)
 
     def day(self, query: Query) -> Span | None:
-        """The trading day of the symbol's newest counted print (before `at`), up to `at`; None without a print."""
+        """Return the trading day of the symbol's newest counted print (before `at`), cut at `at`; None without a
+        print."""
         newest = self._newest(query)
         self._require(newest or 0, FOREVER if query.at is None else query.at)
         if newest is None:
@@ -228,7 +231,7 @@ class FlowData:
         return Span(start, end if query.at is None else min(end, query.at), newest)
 
     def trades(self, query: Query, span: Span) -> int:
-        """How many counted prints of a span pass the query's filter."""
+        """Return the number of counted prints of a span that pass the filter."""
         self._require(span.start, span.end)
         whole = span.start % NS_PER_MINUTE == 0 and span.end % NS_PER_MINUTE == 0
         if whole and not query.filter.by_print:
@@ -240,13 +243,12 @@ class FlowData:
         return self.summary(query, span).trades
 
     def newest(self, query: Query, span: Span, most: int, min_size: int = 1) -> pl.DataFrame:
-        """Return the newest counted prints of a span that pass the filter, newest first by event order.
+        """Return the newest counted prints of a span that pass the filter, newest first by `identity.EVENT_ORDER`.
 
-        At most `most`, of `min_size` or more. The order is `identity.EVENT_ORDER`.
-
-        The statement looks at the last minutes of the span first, and further back only where those hold too few.
+        At most `most` prints, with a size of `min_size` or more. The search begins with the last minutes of the span
+        and goes further back while these hold too few.
         """
-        # Not read again: a print that came in since may be of the next day.
+        # The stored value, not a new read: a print that arrived since may belong to the next day.
         last = span.end - 1 if span.newest is None else min(span.newest, span.end - 1)
         look = Span(max(span.start, last - _FIRST_LOOK), span.end)
         while True:
@@ -266,13 +268,13 @@ class FlowData:
         *,
         directional: bool = False,
     ) -> AllSymbols:
-        """Return all symbols of the query's asset summed over minutes [start, end), by the query's right and `at`.
+        """Return all symbols of the query's asset, summed over minutes [start, end), by the query's right and `at`.
 
-        With `at`, as someone would have had them then: a cancel that came then or later had not happened.
+        With `query.at`, the sums are point in time, without the effect of cancels from `at` on.
 
         Args:
             names: of `minute_bars.SUMS`, `trades` among them.
-            kind, directional: which squares the answer needs (`CrossSection.squares`).
+            kind, directional: the squares that the answer needs, as in `CrossSection.squares`.
         """
         self._require(start * NS_PER_MINUTE, end * NS_PER_MINUTE)
         view, right = self._cached(query, start), _right(query)
@@ -288,7 +290,7 @@ class FlowData:
         return AllSymbols(section, self._store.catalog.named(query.asset))
 
     def _pieces(self, query: Query, start: int, end: int) -> Iterator[tuple[int, int, View]]:
-        """Yield the bars of all symbols from the store, as `_kept` has those of one: minutes [low, high) at a time."""
+        """Yield minutes [low, high) and the bars of all symbols in them, from the store as of `at`."""
         series = self._store.catalog.series.filter(pl.col("asset") == query.asset)
         numbers, edges = series["symbol_id"].unique().implode(), query.asset == "stock"
         length = max(_PIECE, -(-(end - start) // _MOST_PIECES))
@@ -299,34 +301,34 @@ class FlowData:
             yield low, high, View.of([bars], back, edges=edges)
 
     def underlying(self, query: Query, start: int, end: int) -> tuple[Ints, Ints]:
-        """The underlying's last mid of each minute in [start, end) (before `at`), on the symbol's option prints:
-        minutes and prices in 1/10,000 USD."""
+        """Return the underlying's last mid of each minute in [start, end) (before `at`) on the symbol's option prints:
+        minutes since 1970, and prices in 1/10,000 USD."""
         last = end * NS_PER_MINUTE if query.at is None else min(end * NS_PER_MINUTE, query.at)
         self._require(start * NS_PER_MINUTE, last)
         found = self._store.underlying(self._series(query), start * NS_PER_MINUTE, last)
         return found["minute"].to_numpy().astype("int64"), found["price"].to_numpy().astype("int64")
 
     def oldest(self, query: Query) -> int | None:
-        """The time of the oldest counted print kept of a stock, ns UTC."""
+        """Return the time (ns UTC) of the oldest counted print of a stock, None without one."""
         self._require(0, FOREVER)
         return self._extent(query, 2**31 - 1)[0]
 
     def _series(self, query: Query) -> pl.Series:
-        """Return the series numbers of the symbol."""
+        """Return the catalog numbers of the symbol's series."""
         return self._store.catalog.find(query.asset, query.symbol)
 
     def _put_back(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
-        """Bars of the prints in minutes [start, end) that a cancel removed at an instant or later."""
+        """Return bars of the prints in minutes [start, end) that were cancelled at `at` or later."""
         missed = self._store.removed_since(series, start * NS_PER_MINUTE, end * NS_PER_MINUTE, at)
         return bars_of(self._store.catalog.decode(missed))
 
     def _extent(self, query: Query, end: int) -> tuple[int | None, int | None]:
-        """Return the oldest (of stocks) and newest counted print's time in minutes before `end`."""
+        """Return the times of the oldest (of stocks) and newest counted print in minutes before `end`."""
         number = self._number(query)
         return (None, None) if number < 0 else self._store.extent(number, end)
 
     def _newest(self, query: Query) -> int | None:
-        """The time of the symbol's newest counted print (before `at`), whatever the filter."""
+        """Return the time of the symbol's newest counted print (before `at`), regardless of the filter."""
         series = self._series(query)
         if query.at is None:
             cached = None if self._cache is None else self._cache.of(query.asset)
@@ -341,5 +343,5 @@ class FlowData:
 
 
 def _right(query: Query) -> int | None:
-    """Return the number of the query's right, None for all."""
+    """Return the index of the query's right in `catalog.RIGHTS`, None for both."""
     return None if query.filter.right is None else RIGHTS.index(query.filter.right)

@@ -1,4 +1,4 @@
-"""`…/history`: a symbol's minutes, newest first."""
+"""`…/history`: the minutes of a symbol, newest first."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from flowtape.queries.spans import read_page, span_fields
 
 
 class Bucket(msgspec.Struct, rename="camel", kw_only=True):
-    """One minute: `ts` its start; volumes are contracts or shares, prices USD over all counted prints; `open` and
-    `close` are of stocks only. The others by `include=quality`."""
+    """One minute. `ts` is its start, volumes are in contracts or shares, prices in USD over all counted prints. Only
+    stocks have `open` and `close`. The quality fields come with `include=quality`."""
 
     ts: str
     buy_volume: int
@@ -43,7 +43,8 @@ class Bucket(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class History(Head, rename="camel", kw_only=True):
-    """A symbol's minutes, newest first. Minutes without a print are left out. `measure` adds its net to each."""
+    """The minutes of a symbol, newest first, without minutes that have no print. `measure` adds its net to each
+    minute."""
 
     measure: Text = UNSET
     minutes: int | UnsetType = UNSET
@@ -55,7 +56,7 @@ class History(Head, rename="camel", kw_only=True):
 
 
 def history(data: FlowData, query: Query) -> Made:
-    """The body of `…/history`."""
+    """Return the body of `…/history`."""
     measure = line_measure(query)
     names = tuple(dict.fromkeys((*flow_fields(query.asset), *measure.names())))
     page = read_page(data, query, names, newest_first=True)

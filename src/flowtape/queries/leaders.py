@@ -1,4 +1,4 @@
-"""`…/leaderboard` and `…/outliers`: all symbols of an asset side by side."""
+"""`…/leaderboard` and `…/outliers`: all symbols of an asset ranked by net flow."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from flowtape.queries.render.numbers import (
 
 _NS = 10**9
 _SKEWS = ((6000, "STRONG_"), (3000, ""), (1000, "MILD_"))
-"""Least imbalance in hundredths of a per cent, and what it is called."""
+"""The least imbalance, in hundredths of a per cent, of each grade, and the prefix of its name."""
 
 
 class Leader(msgspec.Struct, rename="camel", kw_only=True):
-    """One symbol over the window: `net_notional` in USD, the volume-weighted average price in USD a share under the
-    name `avg_premium` for options and `vwap` for stocks."""
+    """One symbol over the window. `net_notional` is in USD. The volume-weighted average price in USD per share is
+    called `avg_premium` for options and `vwap` for stocks."""
 
     symbol: str
     net_volume: int
@@ -55,7 +55,7 @@ class Leader(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Leaderboard(msgspec.Struct, rename="camel", kw_only=True):
-    """The symbols bought most and sold most, by net notional, or by the measure asked for."""
+    """The symbols with the largest net buying and net selling, by net notional or by the measure asked for."""
 
     generated_utc: str
     right: Text = UNSET
@@ -67,8 +67,8 @@ class Leaderboard(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Outlier(msgspec.Struct, rename="camel", kw_only=True):
-    """One symbol over the window; notionals and prices in USD, ages in whole seconds, `last_vwap` of the last minute
-    traded."""
+    """One symbol over the window. Notionals and prices are in USD, ages in whole seconds. `last_vwap` is of the last
+    minute with a print."""
 
     symbol: str
     trade_count: int
@@ -92,8 +92,8 @@ class Outlier(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Outliers(msgspec.Struct, rename="camel", kw_only=True):
-    """Symbols by the size of their net notional, or of the measure asked for; `tracked` had a print in the window,
-    `qualified` enough of them."""
+    """Symbols by the size of their net notional, or of the measure asked for. `tracked` symbols had a print in the
+    window, `qualified` symbols had at least the least number of prints."""
 
     generated_utc: str
     right: Text = UNSET
@@ -106,7 +106,7 @@ class Outliers(msgspec.Struct, rename="camel", kw_only=True):
 
 
 def leaderboard(data: FlowData, query: Query) -> Made:
-    """The body of `…/leaderboard`."""
+    """Return the body of `…/leaderboard`."""
     section = data.all_symbols(query, *cross_section_minutes(data, query))
     signed = _measured(query, section)
     body = Leaderboard(
@@ -122,7 +122,7 @@ def leaderboard(data: FlowData, query: Query) -> Made:
 
 
 def outliers(data: FlowData, query: Query) -> Made:
-    """The body of `…/outliers`."""
+    """Return the body of `…/outliers`."""
     section = data.all_symbols(query, *cross_section_minutes(data, query))
     qualified = (section.sums["trades"] >= query.min_trades) & (gross(section.sums, "volume") > 0)
     signed = _measured(query, section)
@@ -141,12 +141,12 @@ def outliers(data: FlowData, query: Query) -> Made:
 
 
 def _measured(query: Query, section: AllSymbols) -> Numbers:
-    """Return what ranks each symbol: the net of the measure asked for, else net notional."""
+    """Return the number that ranks each symbol: the net of the measure asked for, else net notional."""
     return MEASURES[query.measure or "premium"].of_all(section, query.filter.right)
 
 
 def _shown(query: Query, signed: Numbers) -> dict[str, list[Any]]:
-    """Return the column of the measure asked for."""
+    """Return the column of the measure asked for, nothing without one."""
     if query.measure is None:
         return {}
     measure = MEASURES[query.measure]
@@ -154,7 +154,7 @@ def _shown(query: Query, signed: Numbers) -> dict[str, list[Any]]:
 
 
 def asked_at(data: FlowData, query: Query) -> int:
-    """The instant that an answer is of, ns UTC: `at`, or now."""
+    """Return the instant of an answer in ns UTC: `at`, or now."""
     return data.now if query.at is None else query.at
 
 
@@ -166,7 +166,7 @@ def cross_section_minutes(data: FlowData, query: Query) -> tuple[int, int]:
 
 
 def _largest(by: Numbers, among: np.ndarray[tuple[int], np.dtype[np.bool_]], most: int) -> Ints:
-    """Places of the largest, largest first; of equals, the symbol first in order of name."""
+    """Return the indices of the `most` largest values, largest first, equal values in order of symbol."""
     places = np.flatnonzero(among)
     order: Ints = places[np.argsort(-by[places], kind="stable")][:most]
     return order
@@ -211,12 +211,12 @@ def _outliers(query: Query, section: AllSymbols, signed: Numbers, places: Ints, 
 
 
 def signed_imbalance(buy: Ints, sell: Ints) -> Ints:
-    """100·(buy − sell)/(buy + sell) in hundredths of a per cent, rounded half to even; 0 when both are 0."""
+    """Return 100·(buy − sell)/(buy + sell) in hundredths of a per cent, rounded half to even; 0 where both are 0."""
     return half_even(times(buy - sell, 10_000), np.maximum(buy + sell, 1)).astype(np.int64)
 
 
 def skew(imbalance: int) -> str:
-    """The name of an imbalance in hundredths of a per cent, positive for buys."""
+    """Return the name of an imbalance given in hundredths of a per cent; positive imbalances are buys."""
     for least, name in _SKEWS:
         if abs(imbalance) >= least:
             return name + ("BUY" if imbalance > 0 else "SELL")
@@ -224,6 +224,6 @@ def skew(imbalance: int) -> str:
 
 
 def _ages(now: int, ts: Ints) -> list[int]:
-    """Whole seconds since; a print that is stamped ahead of the clock is 0 old, for −1 says that there is none."""
+    """Return the whole seconds since each instant; 0 for an instant after `now`, since −1 stands for "none"."""
     ages: list[int] = np.maximum((now - ts) // _NS, 0).tolist()
     return ages

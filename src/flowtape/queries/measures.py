@@ -1,6 +1,6 @@
-"""What is summed up of each print with its side: contracts or premium, as bought less sold or as bullish less bearish.
+"""The measures of net flow: contracts or premium, as bought − sold or as bullish − bearish.
 
-Bullish less bearish (`directional`) counts puts with the other sign: bought puts and sold calls are bearish.
+Bullish − bearish (`directional`) counts puts with the opposite sign: bought puts and sold calls are bearish.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from flowtape.queries.all_symbols import AllSymbols
 from flowtape.queries.render.numbers import NOTIONAL_SCALE, decimals, whole
 
 SPLIT = {"calls_": "C", "puts_": "P"}
-"""What stands before the name of a sum of one right, and the right."""
+"""The prefix of the name of a sum over one right, and that right."""
 _SUMS = {"volume": VOLUMES[:2], "notional": (*NOTIONALS["buy"], *NOTIONALS["sell"])}
 
 
 class Measure(NamedTuple):
-    """A measure: the `field` that shows it, whether it sums `volume` or `notional`, and whether puts count with the
-    other sign."""
+    """A measure: the `field` of an answer that shows it, whether it sums `volume` or `notional`, and whether puts
+    count with the opposite sign."""
 
     name: str
     field: str
@@ -35,32 +35,32 @@ class Measure(NamedTuple):
 
     @property
     def sums(self) -> tuple[str, ...]:
-        """The sums of bars that it is made of."""
+        """The bar fields that the measure is computed from."""
         return _SUMS[self.kind]
 
     def names(self, *, split: bool = False) -> tuple[str, ...]:
-        """Return the sums that it is made of; with `split`, those of each right too."""
+        """Return the bar fields that the measure needs; with `split`, those of each right too."""
         sums = _SUMS[self.kind]
         if split or self.directional:
             return (*sums, *(f"{begin}{name}" for begin in SPLIT for name in sums))
         return sums
 
     def net(self, values: Mapping[str, Ints]) -> Numbers:
-        """Return the measure's net of sums by `names`, in the units of bars."""
+        """Return the net of the measure, in the units of minute bars."""
         if not self.directional:
             return net(values, self.kind)
         calls, puts = self.by_right(values)
         return calls + puts
 
     def by_right(self, values: Mapping[str, Ints]) -> tuple[Numbers, Numbers]:
-        """Return what calls and puts are of the net."""
+        """Return the parts of the net that come from calls and from puts."""
         calls, puts = (
             net({name: values[f"{begin}{name}"] for name in _SUMS[self.kind]}, self.kind) for begin in SPLIT
         )
         return calls, -puts if self.directional else puts
 
     def of_all(self, section: AllSymbols, right: str | None) -> Numbers:
-        """Return the measure's net of each symbol; `right` is the only one that counts, None where all do."""
+        """Return the net of each symbol of a cross-section; with `right`, only over that right."""
         if not self.directional:
             return net(section.sums, self.kind)
         signs = {"C": (CALL, 1), "P": (PUT, -1)}
@@ -72,7 +72,7 @@ class Measure(NamedTuple):
         return np.asarray(sum(parts))
 
     def scale(self, asset: str) -> int:
-        """Return how many units of bars are one contract, share or USD."""
+        """Return how many units of minute bars make one contract, share or USD."""
         return (SIZE_SCALE if self.kind == "volume" else NOTIONAL_SCALE)[asset]
 
     def shown(self, numbers: Numbers, asset: str) -> list[Any]:
@@ -92,27 +92,27 @@ MEASURES = {
 
 
 def measure_of(query: Query) -> Measure:
-    """Return the measure of a reading; of one that names none, `directional` for puts alone, else `volume`.
+    """Return the measure of a signal. The default is `directional` with the filter `right=P`, else `volume`.
 
-    Sold puts are bullish: by volume alone they would look as if flow went against a rising price.
+    Sold puts are bullish, so net volume of puts would look opposed to a rising price.
     """
     return MEASURES[query.measure or ("directional" if query.filter.right == "P" else "volume")]
 
 
 def line_measure(query: Query) -> Measure:
-    """Return the measure of a line of minutes; `volume` of a query that names none."""
+    """Return the measure of a line of minutes; the default is `volume`."""
     return MEASURES[query.measure or "volume"]
 
 
 def split_totals(
     names: Sequence[str], right: str | None, read: Callable[[str | None, tuple[str, ...]], Totals]
 ) -> Totals:
-    """Return fields of a symbol's minutes, those that begin as `SPLIT` has it of one right alone.
+    """Return fields of a symbol's minutes; a field whose name begins with a prefix of `SPLIT` is of that right alone.
 
     Args:
-        names: fields of bars, and `minute_bars.SUMS` of one right.
-        right: the only right that counts, None where all do.
-        read: reads fields of bars of a right, None of all; always of one state.
+        names: fields of minute bars, and `minute_bars.SUMS` with a prefix.
+        right: the right of the query's filter, None for both.
+        read: reads fields over one right, or over both for None; all reads see the same state.
     """
     whole = read(right, tuple(name for name in names if not name.startswith(tuple(SPLIT))))
     values = dict(whole.values)

@@ -1,7 +1,7 @@
-"""Answers over stored prints as SQL: one template for both engines (`storage.dialect`).
+"""SQL over stored prints, one template for DuckDB and ClickHouse (`storage.dialect`).
 
-Each template reads from `rows`, the SQL of the visible counted prints of one symbol in a span
-(`Store.counted`), and returns minutes, one row of sums, or at most the prints shown.
+Each template reads from `rows`, the SQL of the visible counted prints of one symbol in a span (`Store.counted`). It
+returns minutes, one row of sums, or at most the prints shown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NS = 10**9
 
 
 def passes(dialect: Dialect, which: Filter, start: int, end: int) -> str:
-    """Return the predicate of the prints in [start, end) ns that pass a filter."""
+    """Return the predicate for prints in [start, end) ns that pass a filter."""
     parts = ["1 = 1"]
     contract = []
     if which.right is not None:
@@ -46,7 +46,8 @@ def _expires(dialect: Dialect, first: date, last: date) -> str:
 
 
 def _days_ahead(dialect: Dialect, dte: tuple[int, int], start: int, end: int) -> str:
-    """Days to expiry count from the trading day, so each day of the span has its own range of expiries."""
+    """Return the predicate for days to expiry. They count from the trading day, so each day of the span has its own
+    range of expiries."""
     parts = []
     for first, last, day in _days(start, end):
         ends = (day + timedelta(days=min(days, (date.max - day).days)) for days in dte)
@@ -56,7 +57,7 @@ def _days_ahead(dialect: Dialect, dte: tuple[int, int], start: int, end: int) ->
 
 
 def _days(start: int, end: int) -> Iterator[tuple[int, int, date]]:
-    """Yield the bounds in ns and the date of each trading day that [start, end) ns touches."""
+    """Yield the bounds (ns) and the date of each trading day in [start, end) ns."""
     while start < end:
         day = datetime.fromtimestamp(start // _NS, UTC).astimezone(NEW_YORK).date()
         first, last = (int(bound.timestamp()) * _NS for bound in day_bounds(day))
@@ -67,7 +68,7 @@ def _days(start: int, end: int) -> Iterator[tuple[int, int, date]]:
 def venue_rank(dialect: Dialect, catalog: Catalog) -> str:
     """Return the SQL of a print's `minute_bars.venue_key`."""
     if dialect.by_name:
-        # The first eight bytes of the name as an integer, less 2^63 as `venue_key` has it.
+        # The first eight bytes of the name as an integer, minus 2^63, as in `venue_key`.
         first = "reverse(substring(concat(venue, repeat(char(0), 8)), 1, 8))"
         return f"reinterpretAsInt64(bitXor(reinterpretAsUInt64({first}), toUInt64({2**63})))"
     keys = venue_key(catalog.venues["name"]).to_list()
@@ -77,9 +78,12 @@ def venue_rank(dialect: Dialect, catalog: Catalog) -> str:
 def bars(
     dialect: Dialect, rows: str, which: str, names: tuple[str, ...], *, stock: bool, length: int, venue: str
 ) -> str:
-    """Return the statement for one row a bar of `length` ns, rising: the bars since 1970, `names`, newest time (ns).
+    """Return the statement for one row per bar of `length` ns, rising: the bar's number since 1970, `names`, the
+    newest time (ns).
 
-    `names` are of `minute_bars.VALUES`, and of `EDGES` for stocks; `venue` is the SQL of `minute_bars.venue_key`.
+    Args:
+        names: of `minute_bars.VALUES`, and of `EDGES` for stocks.
+        venue: the SQL of `minute_bars.venue_key`.
     """
     bar = "minute" if length == NS_PER_MINUTE else dialect.whole.format("t", length)
     known = _values(dialect, stock=stock) | (_edges(venue) if stock else {})
@@ -130,17 +134,18 @@ def _flag(bit: int) -> str:
 
 
 def _extreme(function: str, *, stock: bool) -> str:
-    """Return the SQL of a minute's high or low: of stocks over the prints that may set it, where there are any."""
+    """Return the SQL of a minute's high or low. For stocks it uses the prints that may set it, where there are any."""
     if not stock:
         return f"{function}(price)"
     return f"coalesce({function}(CASE WHEN {_flag(SETS_RANGE)} = 1 THEN price END), {function}(price))"
 
 
 def quality(dialect: Dialect, rows: str, which: str, start: int, end: int, max_age: int | None) -> str:
-    """Return the statement for what each minute of [start, end) ns rests on, minutes rising.
+    """Return the statement for the quote coverage of each minute of [start, end) ns, minutes rising.
 
-    Volume in all, of prints with a valid quote in force (`classify.in_force`; of `max_age` ns at most), of prints with
-    a side, and of each family in the order of `FAMILIES`; last the median age of the quotes in force of known time.
+    The columns are: volume in all; volume of prints with a valid quote in force (`classify.in_force`, at most
+    `max_age` ns old); volume of prints with a side; volume of each family in the order of `FAMILIES`; the median age
+    of the quotes in force with a known time.
     """
     quote = dialect.quote_time
     days = " ".join(f"WHEN t < {last} THEN {first}" for first, last, _ in _days(start, end))
@@ -162,7 +167,7 @@ def quality(dialect: Dialect, rows: str, which: str, start: int, end: int, max_a
 
 
 def summary(dialect: Dialect, rows: str, which: str) -> str:
-    """Return the statement for the sums of a span in one row."""
+    """Return the statement for the sums over a span, in one row."""
     sides = ", ".join(
         f"CAST(coalesce(sum(CASE WHEN {dialect.side(side)} THEN size ELSE 0 END), 0) AS BIGINT) AS s_{side}"
         for side in Side.categories
@@ -174,14 +179,16 @@ def summary(dialect: Dialect, rows: str, which: str) -> str:
 
 
 def largest(rows: str, which: str, most: int) -> str:
-    """Return the statement for size and time of the `most` largest prints, of equals the earliest."""
+    """Return the statement for size and time of the `most` largest prints; of equal sizes the earliest."""
     return f"SELECT size, t FROM ({rows}) AS p WHERE {which} ORDER BY size DESC, t LIMIT {most}"
 
 
 def newest(rows: str, which: str, most: int) -> str:
-    """Return what follows the columns in a statement for the `most` newest prints, and those of the last one's instant.
+    """Return the clauses after the columns of a statement for the `most` newest prints, and all others at the oldest
+    instant among them.
 
-    The caller orders them by event order and takes the first: engines compare texts and nulls differently.
+    The caller sorts them by event order and takes the first: DuckDB and ClickHouse compare texts and nulls
+    differently.
     """
     times = f"SELECT t FROM ({rows}) AS q WHERE {which} ORDER BY t DESC LIMIT {most}"
     return f"FROM ({rows}) AS p WHERE {which} AND t >= (SELECT min(t) FROM ({times}) AS n)"

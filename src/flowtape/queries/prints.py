@@ -24,8 +24,9 @@ MOST_BLOCKS = 500
 
 
 class Trade(msgspec.Struct, rename="camel", kw_only=True):
-    """One print: `ts` to the millisecond; prices in USD, size in contracts or shares; an unknown quote is 0, 0. The
-    contract's fields are of options only; `instrument_id` is below 2^53 and the same wherever it is made."""
+    """One print. `ts` is to the millisecond, prices are in USD, size is in contracts or shares. An unknown quote is 0,
+    0. Only options have the contract's fields. `instrument_id` is below 2^53 and the same for one contract on every
+    machine."""
 
     ts: str
     instrument_id: int | UnsetType = UNSET
@@ -41,7 +42,7 @@ class Trade(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Recent(Head, rename="camel", kw_only=True):
-    """The newest prints of the day; `total_available` counts the day's."""
+    """The newest prints of the day; `total_available` counts all prints of the day."""
 
     count: int
     total_available: int
@@ -49,7 +50,7 @@ class Recent(Head, rename="camel", kw_only=True):
 
 
 class Block(msgspec.Struct, rename="camel", kw_only=True):
-    """One large print, as in `Trade`; only stocks have the quote."""
+    """One large print, with the fields of `Trade`; only stocks have the quote."""
 
     ts: str
     expiry: Text = UNSET
@@ -63,7 +64,7 @@ class Block(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Blocks(Head, rename="camel", kw_only=True):
-    """The newest prints of the day of `min_size` or more."""
+    """The newest prints of the day with a size of `min_size` or more."""
 
     min_size: int
     count: int
@@ -84,7 +85,7 @@ class Summary(Head, rename="camel", kw_only=True):
 
 
 def recent(data: FlowData, query: Query) -> Made:
-    """The body of `…/recent`."""
+    """Return the body of `…/recent`."""
     day = data.day(query)
     prints = _NONE if day is None else data.newest(query, day, query.limit)
     body = Recent(
@@ -97,7 +98,7 @@ def recent(data: FlowData, query: Query) -> Made:
 
 
 def blocks(data: FlowData, query: Query) -> Made:
-    """The body of `…/blocks`."""
+    """Return the body of `…/blocks`."""
     day = data.day(query)
     prints, last = _NONE, _NONE
     if day is not None:
@@ -112,7 +113,7 @@ def blocks(data: FlowData, query: Query) -> Made:
 
 
 def summary(data: FlowData, query: Query) -> Made:
-    """The body of `…/summary`."""
+    """Return the body of `…/summary`."""
     day = data.day(query)
     found = Summed(0, 0, 0, 0, 0, None, 0) if day is None else data.summary(query, day)
     sums = numbers([found.buy, found.sell, found.mid, found.buy - found.sell, found.biggest])
@@ -133,16 +134,16 @@ def summary(data: FlowData, query: Query) -> Made:
 
 
 _NONE = pl.DataFrame(schema={**SCHEMA, "series": pl.Int32, "side": Side})
-"""The prints of a symbol that has none."""
+"""An empty frame of prints, for a symbol without any."""
 
 
 def _newest(prints: pl.DataFrame) -> int | None:
-    """The time in ns of the first of prints that are newest first."""
+    """Return the time (ns) of the first of prints in the order newest first, None without any."""
     return None if prints.is_empty() else int(prints["ts"].to_physical()[0])
 
 
 def _columns(query: Query, prints: pl.DataFrame) -> dict[str, list[Any]]:
-    """Prints as columns of `Trade`."""
+    """Return prints as columns of `Trade`."""
     unknown = pl.col("bid").is_null() | pl.col("ask").is_null()
     quotes = prints.select(pl.when(~unknown).then(pl.col(name)).fill_null(0) for name in ("bid", "ask"))
     columns: dict[str, list[Any]] = {
@@ -171,6 +172,6 @@ def _usd(prices: pl.Series) -> list[float]:
 
 @lru_cache(maxsize=2**16)
 def instrument_id(root: str, expiry: date, right: str, strike: int) -> int:
-    """A contract's number below 2^53, made of nothing but the contract; `strike` in 1/10,000 USD."""
+    """Return a contract's number, below 2^53 and computed from the contract alone; `strike` is in 1/10,000 USD."""
     name = f"{root} {expiry:%y%m%d}{right}{strike:09d}"
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest()) >> 3

@@ -1,4 +1,4 @@
-"""What a minute's numbers rest on: how much of its volume had a quote and got a side, and how old the quotes were."""
+"""The quality fields of a minute: the share of volume with a quote, the share with a side, and the age of the quotes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from flowtape.queries.flow_data import FlowData, Span
 from flowtape.queries.render.numbers import Ints, decimals, half_even
 
 FIELDS = ("nbbo_share", "sided_share", "families", "median_quote_age_ms")
-"""Fields of a row that `quality` gives."""
+"""The fields of a row that `quality` returns."""
 _NS_PER_MS = 10**6
 _SHARE_SCALE = 10_000
 
 
 def quality(data: FlowData, query: Query, minute: Ints) -> dict[str, list[Any]]:
-    """Columns of `FIELDS`, one value a minute (rising, each with counted prints).
+    """Return the columns of `FIELDS`, one value per minute of `minute` (rising, each with counted prints).
 
     Shares are of the minute's counted volume, to 4 decimals: with a valid NBBO in force, with the side buy or sell,
-    and by condition family (those present). The age is the median over prints with such an NBBO of known time, unset
-    without any.
+    and by condition family (families present). The age is the median over prints with such an NBBO of known time,
+    unset without one.
     """
     if not len(minute):
         return {name: [] for name in FIELDS}

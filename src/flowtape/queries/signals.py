@@ -1,6 +1,6 @@
-"""`…/divergence`, `…/turning-points` and `…/sessions`: what one symbol's minutes say.
+"""`…/divergence`, `…/turning-points` and `…/sessions`: signals from the minutes of one symbol.
 
-The formulas are in `readings`.
+The formulas are in `orderflow.signals`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ PriceSource = Literal["stock", "underlying", "none"]
 
 
 class DivergencePoint(msgspec.Struct, rename="camel", kw_only=True):
-    """One minute: `price` of the underlying in USD, `n` minutes in its look-back, `flow_t` and `price_t` the
-    t-statistics of the two slopes, `state` what they say together."""
+    """One minute. `price` is of the underlying in USD, `n` counts the minutes in the look-back, `flow_t` and `price_t`
+    are the t-statistics of the two slopes, `state` is what they say together."""
 
     ts: str
     net_volume: int | UnsetType = UNSET
@@ -56,8 +56,9 @@ class DivergencePoint(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Divergence(Head, rename="camel", kw_only=True):
-    """The slopes of flow and price over a look-back. Minutes without a print or a price are left out: `without_price`
-    counts the latter. `price_source` is `stock` (its minutes), `underlying` (mids on the prints) or `none`."""
+    """The slopes of flow and price over a look-back. Minutes without a print or a price are left out; `without_price`
+    counts those without a price. `price_source` is `stock` (its minutes), `underlying` (mids on the prints) or `none`.
+    """
 
     measure: Text = UNSET
     minutes: int
@@ -69,7 +70,8 @@ class Divergence(Head, rename="camel", kw_only=True):
 
 
 class TurningPoint(msgspec.Struct, rename="camel", kw_only=True):
-    """A high or low of the line: `cumulative` there, and `prominence`, how far the line came back on both sides."""
+    """A high or low of the line. `cumulative` is its value there. `prominence` is how far the line came back on both
+    sides."""
 
     ts: str
     kind: str
@@ -88,8 +90,8 @@ class TurningPoints(Head, rename="camel", kw_only=True):
 
 
 class SessionPart(msgspec.Struct, rename="camel", kw_only=True):
-    """Minutes [`from`, `to`) of a day: `mean_cumulative` the line's mean over clock time (absent outside the session),
-    `absolute_share` its part of the day's Σ |net of a minute|."""
+    """The minutes [`from`, `to`) of a day. `mean_cumulative` is the line's mean over clock time, absent outside the
+    session. `absolute_share` is the part's share of the day's Σ |net of a minute|."""
 
     part: str
     since: str = msgspec.field(name="from")
@@ -103,8 +105,8 @@ class SessionPart(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class SessionDay(msgspec.Struct, rename="camel", kw_only=True):
-    """A trading day (New York date); `open` and `close` of the regular session, absent on a day without one. `high` and
-    `low` are the line's, from the open, absent where nothing printed since."""
+    """A trading day (New York date). `open` and `close` are of the regular session, absent on a day without one.
+    `high` and `low` are of the line since the open, absent without a print since then."""
 
     date: str
     open: Text = UNSET
@@ -122,7 +124,7 @@ class SessionDay(msgspec.Struct, rename="camel", kw_only=True):
 
 class Sessions(Head, rename="camel", kw_only=True):
     """The newest trading days with prints, newest first, and their parts. `high`, `low`, `mean_cumulative` and
-    `absolute_share` are of the line of the measure."""
+    `absolute_share` are of the measure's line."""
 
     measure: Text = UNSET
     days: int
@@ -131,13 +133,14 @@ class Sessions(Head, rename="camel", kw_only=True):
 
 
 def divergence_answer(data: FlowData, query: Query) -> Made:
-    """The body of `…/divergence`, oldest first."""
+    """Return the body of `…/divergence`, oldest minute first."""
     start, end = minutes_of(data, query)
     measure = measure_of(query)
     totals, opens = data.totals(query, start, end, measure.names()), np.empty(0, np.int64)
     begin = start
     if len(totals.minute):
-        # From the first session's open: a look-back ends there, and a price stands from before the window.
+        # Read from the first session's open: a look-back starts there, and the last price may be older than the
+        # window.
         begin = min(start, int(anchors(query.asset, query.symbol, totals.minute[:1])[0][0]))
         totals = data.totals(query, begin, end, measure.names())
         opens, _ = anchors(query.asset, query.symbol, totals.minute)
@@ -172,7 +175,8 @@ def divergence_answer(data: FlowData, query: Query) -> Made:
 
 
 def _price(data: FlowData, query: Query, start: int, end: int) -> tuple[PriceSource, Ints, Ints]:
-    """The underlying's last price of each minute: its stock's prints, else the mids that came with the options'."""
+    """Return the underlying's last price of each minute: from its stock's prints, else from the mids on the option
+    prints."""
     stock = Query(asset="stock", symbol=query.symbol, at=query.at)
     closes = data.totals(stock, start, end, ("close",))
     if len(closes.minute):
@@ -182,7 +186,7 @@ def _price(data: FlowData, query: Query, start: int, end: int) -> tuple[PriceSou
 
 
 def turning_points_answer(data: FlowData, query: Query) -> Made:
-    """The body of `…/turning-points`, the largest first."""
+    """Return the body of `…/turning-points`, the largest prominence first."""
     measure = measure_of(query)
     totals = data.totals(query, *minutes_of(data, query), measure.names())
     line = np.cumsum(_exact(measure.net(totals.values)))
@@ -205,7 +209,7 @@ def turning_points_answer(data: FlowData, query: Query) -> Made:
 
 
 def sessions_answer(data: FlowData, query: Query) -> Made:
-    """The body of `…/sessions`, newest day first."""
+    """Return the body of `…/sessions`, newest day first."""
     totals, end = _newest_days(data, query)
     number = minute_days(totals.minute)
     chosen = np.unique(number)[::-1][: query.days]
@@ -220,18 +224,18 @@ def sessions_answer(data: FlowData, query: Query) -> Made:
 
 
 def _told(measure: Measure) -> Text:
-    """Return a measure as a body names it."""
+    """Return the name of a measure as a body shows it, unset for `volume`."""
     return UNSET if measure.name == "volume" else measure.name
 
 
 def _exact(values: Numbers) -> Numbers:
-    """Return numbers whose sums stay exact: those of premiums may leave 64 bits where each of them does not."""
+    """Return numbers whose sums stay exact: a sum of premiums may exceed 64 bits."""
     return values if np.abs(values).sum(dtype=np.float64) < 2**62 else values.astype(object)
 
 
 def _newest_days(data: FlowData, query: Query) -> tuple[Totals, int]:
-    """The minutes of the newest trading days with prints, at least as many as are asked for where there are, and the
-    minute by which all ends."""
+    """Return the minutes of the newest trading days with prints, at least as many days as are asked for where there
+    are, and the minute at which the answer ends."""
     now = data.now + NS_PER_MINUTE if query.at is None else query.at
     names = tuple(dict.fromkeys((*_VOLUME, *_PREMIUM, *measure_of(query).names())))
     newest = data.day(query)
@@ -241,7 +245,7 @@ def _newest_days(data: FlowData, query: Query) -> tuple[Totals, int]:
     back = last
     for _ in range(query.days):
         earlier = sessions("stock", query.symbol, back - 1, back)
-        # Outside the calendar no session is known: there a trading day is as good.
+        # The calendar has no session that early or late: count trading days instead.
         back = earlier[0].open if earlier else back - DAY_NS
     opened = date.fromisoformat(str(np.datetime64(back, "ns").astype("datetime64[D]")))
     start = int(day_bounds(opened)[0].timestamp()) // 60
@@ -249,7 +253,7 @@ def _newest_days(data: FlowData, query: Query) -> tuple[Totals, int]:
 
 
 def _hours(query: Query, dates: list[date]) -> list[Hours]:
-    """The regular sessions of some dates, newest first."""
+    """Return the regular sessions of some dates, newest first."""
     if not dates:
         return []
     bounds = [int(bound.timestamp()) * 10**9 for bound in (day_bounds(dates[-1])[0], day_bounds(dates[0])[1])]
@@ -264,7 +268,7 @@ def _hours(query: Query, dates: list[date]) -> list[Hours]:
 
 
 def _day(day: Day, by: Day, measure: Measure, asset: str) -> SessionDay:
-    """Return a day as it is shown; `by` is the same day with the measure in place of volume."""
+    """Return a day of the answer; `by` is the same day with the measure in place of volume."""
     scale = NOTIONAL_SCALE[asset]
 
     def net_fields(volume: int, premium: int, measured: int) -> dict[str, Any]:
@@ -307,11 +311,12 @@ def _usd(value: int, scale: int) -> float:
 
 
 def _mean(line: int, count: int, scale: int) -> float:
-    """The mean of a line in contracts, shares or USD, to 2 decimals; `line` is the sum in the units of bars."""
+    """Return the mean of a line in contracts, shares or USD, to 2 decimals; `line` is the sum in the units of minute
+    bars."""
     return _quotient(line, count * scale, 100)
 
 
 def _quotient(numerator: int, denominator: int, scale: int) -> float:
-    """Rounded half to even to a decimal fraction of `scale`."""
+    """Return the quotient rounded half to even to a decimal fraction of `scale`."""
     rounded = half_even(numbers([numerator * scale]), denominator)
     return decimals(rounded, scale)[0]

@@ -1,4 +1,4 @@
-"""Which minutes a query asks for, and the pages of an answer too long for one."""
+"""The minutes of a query, and the pages of an answer that is too long for one response."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from flowtape.queries.flow_data import FlowData
 from flowtape.queries.render.numbers import instant, past_minutes, window_minutes
 
 PAGE = 10_080
-"""Most points of one answer, and minutes read at a time."""
+"""The most points of one answer, and the most minutes of one read."""
 _WIDEST = 4 * PAGE
-"""Most minutes read at a time where there were none before: long gaps are many reads else."""
+"""The most minutes of one read after a read without minutes, so that a long gap takes few reads."""
 
 
 class Page(NamedTuple):
-    """Some of a query's minutes: those from `start` on that fit an answer, and the minute to go on from."""
+    """Minutes of a query from `start` on that fit one answer, and the minute at which the next page begins."""
 
     totals: Totals
     start: int
@@ -29,7 +29,7 @@ class Page(NamedTuple):
 
 
 def minutes_of(data: FlowData, query: Query) -> tuple[int, int]:
-    """[start, end) in minutes since 1970 that a query asks for, of any length where it says `from`."""
+    """Return the minutes [start, end) since 1970 that a query asks for; with `from`, of any length."""
     if query.since is not None:
         until = data.now + NS_PER_MINUTE if query.until is None else query.until
         return -(-query.since // NS_PER_MINUTE), until // NS_PER_MINUTE
@@ -39,7 +39,7 @@ def minutes_of(data: FlowData, query: Query) -> tuple[int, int]:
 
 
 def span_fields(query: Query, page: Page) -> dict[str, Any]:
-    """The fields of a body that tell its span and where to go on."""
+    """Return the fields of a body that describe its span and the next page."""
     fields: dict[str, Any] = {"count": len(page.totals.minute)}
     if query.since is None:
         return fields | {"minutes": query.minutes}
@@ -52,7 +52,8 @@ def span_fields(query: Query, page: Page) -> dict[str, Any]:
 
 
 def read_page(data: FlowData, query: Query, names: tuple[str, ...], *, newest_first: bool) -> Page:
-    """The minutes of an answer, always oldest first; of a query with `from`, the `PAGE` it goes on with."""
+    """Return the minutes of an answer, oldest first. Of a query with `from`, return one page of at most `PAGE`
+    minutes."""
     start, end = minutes_of(data, query)
     if query.since is None:
         return Page(data.totals(query, start, end, names), start, None)
@@ -75,7 +76,7 @@ def read_page(data: FlowData, query: Query, names: tuple[str, ...], *, newest_fi
 def read(
     data: FlowData, query: Query, start: int, end: int, names: tuple[str, ...], *, newest_first: bool = False
 ) -> Iterator[Totals]:
-    """A symbol's minutes in [start, end) in parts small enough for memory; stretches without prints are leapt over."""
+    """Yield a symbol's minutes in [start, end) in parts that fit in memory, skipping gaps without prints."""
     end = _last_day(data, query, start, end)
     width = PAGE
     while start < end:
@@ -85,7 +86,7 @@ def read(
         start, end = (start, low) if newest_first else (high, end)
         width = PAGE
         if not len(part.minute):
-            # Prints there may be, of which the filter lets none pass.
+            # There may be prints here, none of which passes the filter.
             width = min(2 * (high - low), _WIDEST)
             if newest_first:
                 end = _last_day(data, _before(query, end), start, end)
@@ -98,13 +99,13 @@ def _before(query: Query, minute: int) -> Query:
 
 
 def _last_day(data: FlowData, query: Query, start: int, end: int) -> int:
-    """The minute by which the newest day with prints ends, if before `end`; `start` where there is none."""
+    """Return the minute at which the newest day with prints before `end` ends, at most `end`; `start` without one."""
     day = data.day(query)
     return start if day is None else max(start, min(end, -(-day.end // NS_PER_MINUTE)))
 
 
 def _first_days(data: FlowData, query: Query, start: int, end: int) -> int:
-    """A minute at most `PAGE` before the first day with prints that ends after `start`."""
+    """Return a minute at most `PAGE` before the first day with prints that ends after `start`."""
     while end - start > PAGE:
         middle = (start + end) // 2
         if _last_day(data, _before(query, middle), start, middle) > start:
@@ -115,7 +116,7 @@ def _first_days(data: FlowData, query: Query, start: int, end: int) -> int:
 
 
 def _joined(parts: list[Totals], names: tuple[str, ...]) -> Totals:
-    """Parts of minutes as one, oldest first."""
+    """Return parts of minutes as one, oldest first."""
     parts = (
         sorted((part for part in parts if len(part.minute)), key=lambda part: int(part.minute[0])) or parts
     )

@@ -1,4 +1,4 @@
-"""What all answers share: how a body begins, how its rows are made of columns, and how it goes out."""
+"""What all answers share: the head of a body, rows from columns, and the encoding."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Text = str | UnsetType
 
 JSON = "application/json"
 encode_json: Callable[[msgspec.Struct], bytes] = msgspec.json.Encoder().encode
-"""A body in JSON."""
+"""Encode a body as JSON."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A body as bytes and what it rests on: a strong ETag, the newest print it could see (ns UTC), and
-    whether any of it was simulated; `media` is the bytes' media type."""
+    """An encoded body. `etag` is strong, `media` is the media type, `as_of` the newest print that the answer could see
+    (ns UTC), `simulated` whether any of its prints is simulated."""
 
     body: bytes
     etag: str
@@ -32,14 +32,15 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Made(NamedTuple):
-    """A body and the newest counted print it could see, ns UTC."""
+    """A body and the newest counted print that it could see (ns UTC)."""
 
     body: msgspec.Struct
     as_of: int | None
 
 
 class Head(msgspec.Struct, rename="camel", kw_only=True):
-    """How the body of one symbol begins: filters are there when asked for, as they were asked."""
+    """The first fields of a body about one symbol. A filter is present when it was asked for, with the text of the
+    request."""
 
     symbol: str
     expiry: Text = UNSET
@@ -51,7 +52,7 @@ class Head(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Rows(list[T]):
-    """Rows of a declared kind that hold some of its fields; `columns` are the same values by field."""
+    """Rows of the struct `T` with some of its fields; `columns` holds the same values by field."""
 
     def __init__(self, kind: type[T], columns: Mapping[str, Sequence[Any]]) -> None:
         names = tuple(name for name in kind.__struct_fields__ if name in columns)
@@ -62,22 +63,24 @@ class Rows(list[T]):
 
 @cache
 def _part(kind: type[T], names: tuple[str, ...]) -> Callable[..., T]:
-    """A struct like `kind` with some of its fields, all by position: made and written several times faster than
-    one of many fields that are mostly unset."""
+    """Return a struct like `kind` with only the fields `names`, by position.
+
+    Such structs are created and encoded several times faster than structs with many unset fields.
+    """
     rename = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
     made: Any = msgspec.defstruct(kind.__name__, [(name, Any) for name in names], rename=rename, gc=False)
     return made  # type: ignore[no-any-return]
 
 
 def echo(query: Query) -> dict[str, Any]:
-    """The fields of `Head` of a query."""
+    """Return the fields of `Head` for a query."""
     return {"symbol": query.symbol, **dict(query.echo)}
 
 
 def encode(
     made: Made, simulated: bool, media: str = JSON, write: Callable[[msgspec.Struct], bytes] = encode_json
 ) -> Answer:
-    """A body on its way out, in JSON or as `write` puts it."""
+    """Return a body encoded as JSON, or with `write`."""
     data = write(made.body)
     return Answer(
         data, f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"', made.as_of, simulated, media

@@ -1,5 +1,5 @@
-"""What has changed between two answers, made of their columns: the changes of a cumulative answer, and whether a
-leaderboard is another one."""
+"""The difference between two answers to one query: the changes of a cumulative answer, and the digest of a
+leaderboard."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from flowtape.queries.render.bodies import Rows
 
 Numbers = npt.NDArray[Any]
 _SEED = secrets.randbits(63)
-"""Each process hashes in its own way, so nobody can make two points that hash alike."""
+"""A random seed per process, so that a client cannot construct two points with the same hash."""
 _OBJECTS = ("families", "median_quote_age_ms")
-"""Columns whose values are no numbers or texts alone."""
+"""Columns with values other than numbers and texts."""
 
 
 class Line(NamedTuple):
-    """The points of a cumulative answer as arrays of one length: 24 bytes a point.
+    """The points of a cumulative answer as arrays of one length, 24 bytes per point.
 
     `ts` is in seconds since 1970 and rises. `rest` is a hash of each point's fields other than `ts` and `cumulative`.
     `cumulative` holds whole numbers or floats.
@@ -41,12 +41,12 @@ class Line(NamedTuple):
         return sum(int(column.nbytes) for column in self)
 
     def same(self, other: Line) -> bool:
-        """Whether two answers to one query have the same points."""
+        """Return whether two answers to one query have the same points."""
         return all(np.array_equal(mine, theirs) for mine, theirs in zip(self, other, strict=True))
 
 
 def line_of(body: Cumulative) -> Line:
-    """The line of a cumulative body."""
+    """Return the line of a cumulative body."""
     columns = _columns(body)
     if not columns["ts"]:
         return Line(np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.int64))
@@ -69,14 +69,16 @@ def _hashable(name: str, values: Sequence[Any]) -> pl.Series:
 
 
 def change(before: Line, now: Line, body: Cumulative) -> dict[str, Any]:
-    """What makes `body`, whose line is `now`, of the body before: drop the points before `first`, add `shift` to
-    `cumulative` of the rest, put `points` in their places by `ts`."""
+    """Return the change from the previous body to `body`, whose line is `now`.
+
+    A client drops the points before `first`, adds `shift` to `cumulative` of the others, and puts in `points` by `ts`.
+    """
     points = body.points
     start = np.searchsorted(before.ts, now.ts[0]) if points else len(before.ts)
     kept = Line(*(column[start:] for column in before))
     _, mine, theirs = np.intersect1d(kept.ts, now.ts, assume_unique=True, return_indices=True)
     whole = kept.cumulative.dtype.kind == now.cumulative.dtype.kind == "i"
-    # Sums of floats would not meet to the last digit.
+    # No shift of floats: the sums would differ in the last digit.
     shift = int(now.cumulative[theirs[0]] - kept.cumulative[mine[0]]) if whole and len(mine) else 0
     same = np.zeros(len(points), bool)
     same[theirs] = (kept.rest[mine] == now.rest[theirs]) & (
@@ -96,6 +98,6 @@ def change(before: Line, now: Line, body: Cumulative) -> dict[str, Any]:
 
 
 def digest(body: Leaderboard) -> bytes:
-    """A digest of all that a leaderboard says, but for when it was made."""
+    """Return a digest of all fields of a leaderboard but the time at which it was made."""
     lists = [dict(rows.columns) for rows in (body.buyers, body.sellers) if isinstance(rows, Rows)]
     return hashlib.blake2b(msgspec.msgpack.encode(lists)).digest()

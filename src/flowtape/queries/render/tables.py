@@ -1,4 +1,4 @@
-"""A body as a frame, for formats that hold tables."""
+"""A body as a frame, for the table formats (CSV, Arrow, Parquet)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TYPES: dict[Any, type[pl.DataType]] = {
 
 
 def table(body: msgspec.Struct) -> pl.DataFrame:
-    """The rows of a body, or a body without rows as one row; columns are named as in JSON.
+    """Return the rows of a body, or a body without rows as one row, with the column names of its JSON.
 
-    Instants are Datetime in UTC, dates Date, whole numbers Int64, others Float64. `families` becomes one column a
-    family, `family_<name>`, 0 where it has no share; a leaderboard's rows begin with `list`: buyers or sellers.
-    Sessions are a row a part, which begins with its day's `date`.
+    Instants are Datetime in UTC, dates Date, whole numbers Int64, others Float64. `families` becomes a column
+    `family_<name>` per family, 0 where absent. The rows of a leaderboard begin with `list`: buyers or sellers.
+    Sessions have a row per part, which begins with its day's `date`.
     """
     if isinstance(body, Leaderboard):
         parts = [(name, _of_rows(getattr(body, name))) for name in ("buyers", "sellers")]
@@ -41,7 +41,7 @@ def table(body: msgspec.Struct) -> pl.DataFrame:
 
 
 def _of_parts(body: Sessions) -> pl.DataFrame:
-    """A row a part, each with the date of its day."""
+    """Return a row per part of a session, each with the date of its day."""
     parts = [(day.date, part) for day in body.sessions for part in day.parts]
     columns = {name: [getattr(part, name) for _, part in parts] for name in SessionPart.__struct_fields__}
     for name in (MEASURES["directional"].field, MEASURES["directional_premium"].field):
@@ -80,7 +80,7 @@ def _series(name: str, values: list[Any], hint: Any) -> pl.Series:
             .cast(Timestamp)
         )
     if name in _DATES:
-        # An expiry that was asked as a list or a range is no date.
+        # An expiry given as a list or a range is no date.
         texts = pl.Series(name, values, pl.String)
         dates = texts.str.to_date("%Y-%m-%d", strict=False)
         return dates if dates.null_count() == texts.null_count() else texts
