@@ -157,7 +157,7 @@ class FlowData:
         return -1 if found is None else found
 
     def _kept(self, query: Query, start: int, end: int) -> View:
-        """Return a symbol's bars from the store as of `at`: prints that were cancelled at `at` or later are put back."""
+        """Return a symbol's bars from the store as of `at`, without the effect of cancels from `at` on."""
         number = self._number(query)
         bars = self._store.bars(pl.Series([number] if number >= 0 else [], dtype=pl.Int32), start, end)
         back = [] if query.at is None else [self._put_back(self._series(query), start, end, query.at)]

@@ -1,4 +1,4 @@
-"""The quality fields of a minute: the share of volume with a quote, the share with a side, and the age of the quotes."""
+"""The quality fields of a minute: the share of volume with a quote, the share with a side, and the quotes' age."""
 
 from __future__ import annotations
 
