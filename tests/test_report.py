@@ -149,8 +149,9 @@ def test_the_line_in_the_terminal(folder):
     assert f"last {line[-1]:+,} at " in drawn.stdout
     assert f"high {max(line):+,} at " in drawn.stdout
     assert f"low {min(line):+,} at " in drawn.stdout
-    nothing = flowtape("cumulative", "NONE", "--at", AT, "--store", "x.duckdb", "--plot", cwd=folder)
-    assert nothing.stdout == "NONE: 240 minutes: no minute with a print\n"
+    early = "2026-05-12T04:00:00Z"
+    nothing = flowtape("cumulative", "SPY", "--at", early, "--store", "x.duckdb", "--plot", cwd=folder)
+    assert nothing.stdout == "SPY: 240 minutes (simulated): no minute with a print\n"
     both = flowtape(*words, "--plot", "--as", "csv", cwd=folder)
     assert both.returncode == 2
     assert "leave out --as" in both.stderr

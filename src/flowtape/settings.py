@@ -32,6 +32,7 @@ _Requests = Annotated[int, Meta(ge=1, le=2**53)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 _Days = Annotated[int, Meta(ge=1, le=36_500)]
 KEYS_IN_STORE = "store:"
+DEFAULT_STORE = "var/flow.duckdb"
 """The value of the setting `keys` that keeps keys in the store."""
 _WORDS_FOR_NONE = ("none", "unlimited")
 
@@ -42,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: Annotated[
         str,
         Meta(min_length=1, description="The store: a DuckDB file, or `clickhouse://user@host:8123/flow`."),
-    ] = "var/flow.duckdb"
+    ] = DEFAULT_STORE
     keys: Annotated[
         str,
         Meta(
@@ -307,3 +308,15 @@ def markdown() -> str:
 def _choices(row: Row) -> str:
     words = [f"`{word}`" for word in _parts(row.type) if isinstance(word, str)]
     return f" One of {', '.join(words)}." if words else ""
+
+
+def need_folder(path: Path) -> None:
+    """Make the folder of a file where it is that of the default store. Raise `UsageError` where another is missing.
+
+    The name of a folder that does not exist may be a mistake: a store made there is not found again.
+    """
+    folder = path.parent
+    if folder == Path(DEFAULT_STORE).parent:
+        folder.mkdir(exist_ok=True)
+    elif not folder.absolute().is_dir():
+        raise UsageError(f"{path.name}: there is no folder {str(folder)!r}; make it, or give another path")

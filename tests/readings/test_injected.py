@@ -169,7 +169,7 @@ def test_an_invalid_effect_is_refused_by_its_part(text, why):
 def test_simulate_takes_injected_effects_on_the_command_line(tmp_path):
     words = ("simulate", "d.csv", "--day", DAY, "--prints", 2_000, "--underlyings", 2)
     cause = "SPY,2026-05-12T09:30-04:00,2026-05-12T16:00-04:00,flow=1"
-    assert flowtape(*words, "--plant", cause, cwd=tmp_path).returncode == 0
-    unknown = flowtape(*words, "--plant", cause.replace("SPY", "NOPE"), cwd=tmp_path)
+    assert flowtape(*words, "--inject", cause, cwd=tmp_path).returncode == 0
+    unknown = flowtape(*words, "--inject", cause.replace("SPY", "NOPE"), cwd=tmp_path)
     assert unknown.returncode == 2
     assert "NOPE is none of the market's 2 underlyings" in unknown.stderr

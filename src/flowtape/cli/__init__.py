@@ -21,13 +21,13 @@ Exit codes:
   0  done
   1  something failed that has no code of its own
   2  an argument or a setting cannot be used
-  3  a file is no readable tape (or, with --strict, has a bad row)
-  4  rows were refused: another source holds their trading day
+  3  a file cannot be read as a tape (or, with --strict, has a bad row)
+  4  rows were refused: their trading day comes from another source
   5  the store cannot be opened, read or written
-  6  a live source failed
-  7  another process has taken over what this one wrote
-  8  no row of a file is a print: every one of them is bad
-  130  interrupted; what was committed is kept, and repeating is safe
+  6  a live feed failed
+  7  another process now writes what this one wrote
+  8  every row of a file is bad
+  130  interrupted; committed prints are kept, and the command may be repeated
 """
 
 
@@ -36,10 +36,19 @@ Exit codes:
 )
 @click.version_option(__version__, prog_name="flowtape")
 def commands() -> None:
-    """Signed options flow from your own tape.
+    """Order flow from an options or stock tape.
 
-    Reads prints with the quote that stood before them, infers who was the aggressor, keeps prints and
-    minutes in a store, and serves net volume a minute over HTTP.
+    flowtape reads prints with their prevailing quotes, infers the aggressor side of each print, keeps prints and minute
+    bars in a store, and serves net volume by minute over HTTP.
+
+    \b
+    A first look, with a simulated market and a page in the browser:
+      flowtape serve --simulate
+
+    \b
+    Your own files:
+      flowtape ingest trades.csv --store flow.duckdb
+      flowtape serve --store flow.duckdb
     """
 
 

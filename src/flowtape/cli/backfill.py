@@ -29,23 +29,25 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...")
 @click.option(
-    "--on", metavar="dask://HOST:PORT", help="A Dask scheduler whose workers do it (tcp:// and tls:// too)."
+    "--on",
+    metavar="dask://HOST:PORT",
+    help="A Dask scheduler whose workers ingest the files; tcp:// and tls:// addresses too.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, 1024),
-    help="Processes on this machine.  [default: the number of cores; 1 for a store that one process holds]",
+    help="Worker processes on this machine.  [default: the number of cores; 1 for a DuckDB file]",
 )
 @click.option(
     "--retries",
     type=click.IntRange(0, 100),
     default=3,
     show_default=True,
-    help="Times that a task is tried again.",
+    help="How often a failed task is repeated.",
 )
 @reading_options
 @store_option
-@click.option("--json", "as_json", is_flag=True, help="Print what became of each file as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result of each file as JSON.")
 def backfill(
     sources: tuple[str, ...],
     on: str | None,
@@ -54,14 +56,15 @@ def backfill(
     format: str | None,
     mapping: Path | None,
     source: str | None,
+    file_symbol: str | None,
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Take many files into a store, by many workers.
+    """Ingest many files with several workers.
 
-    SRC is a file, a glob in quotes, or one of an object store: s3://, gs://, az://. Files that belong together (trades
-    and their quotes) are found among them. Which files are done is kept in the store: the same command again takes
-    what is missing or has changed, and nothing counts twice. What is kept is the same whatever the number of workers.
+    SRC is a file, a pattern in quotes such as "tape/*.csv.gz", or either of them in an object store: s3://, gs://,
+    az://. Files that belong together, such as trades and their quotes, are found among them. The store remembers the
+    files that are done: repeat the command to ingest those that failed or have changed. No print counts twice.
 
     \b
     Examples:
@@ -75,7 +78,7 @@ def backfill(
 
     settings = load()
     name = store or settings.store
-    reading = Reading(format, source, None if mapping is None else _text(mapping))
+    reading = Reading(format, source, None if mapping is None else _text(mapping), file_symbol)
     if not shared(name):
         check_name(name)
     place = Place(name if shared(name) else str(Path(name).absolute()), settings.max_quote_age)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -26,24 +26,30 @@ from flowtape.pipeline.provenance import SIMULATED
 from flowtape.queries.render.bodies import Rows
 from flowtape.readers import Options, Tape, open_tapes
 from flowtape.server import admin
+from flowtape.server.params import parse_symbol
 from flowtape.settings import load
 from flowtape.storage import open_store, shared
 
 
 @click.command()
 @click.argument("symbol")
-@click.option("--minutes", default=240, show_default=True, help=f"Window, clamped to 1..{MINUTES}.")
-@click.option("--at", type=Instant(), help="The instant the window ends by.  [default: now]")
-@click.option("--expiry", type=Day(), help="One expiration.")
+@click.option("--minutes", default=240, show_default=True, help=f"Length of the window, 1 to {MINUTES}.")
+@click.option(
+    "--at", type=Instant(), help="The instant that the window ends by; without a zone, UTC.  [default: now]"
+)
+@click.option("--expiry", type=Day(), help="Only contracts of this expiration.")
 @click.option("--asset", type=click.Choice(["option", "stock"]), default="option", show_default=True)
 @click.option(
-    "--tape", type=click.Path(path_type=Path), multiple=True, help="Read this file in place of a store."
+    "--tape",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Read this file instead of a store. May be repeated.",
 )
 @click.option(
     "--rule",
     default="quote",
     show_default=True,
-    help=f"With --tape: how sides are inferred: {', '.join(RULES)}, or several stacked by commas.",
+    help=f"With --tape: the trade classification rule: {', '.join(RULES)}; several, with commas, are tried in turn.",
 )
 @reading_options
 @store_option
@@ -51,7 +57,7 @@ from flowtape.storage import open_store, shared
     "--as",
     "style",
     type=click.Choice(["table", "csv", "json"]),
-    help="[default: table on a terminal, else csv]",
+    help="How the answer is printed.  [default: table on a terminal, else csv]",
 )
 @click.option("--plot", "drawn", is_flag=True, help="Draw the line in the terminal.")
 def cumulative(
@@ -65,13 +71,15 @@ def cumulative(
     format: str | None,
     mapping: Path | None,
     source: str | None,
+    file_symbol: str | None,
     store: str | None,
     style: str | None,
     drawn: bool,
 ) -> None:
-    """Print SYMBOL's net volume a minute and its running sum.
+    """Print the net volume of SYMBOL by minute, and its running sum.
 
-    The window holds the whole minutes that end by --at; the numbers are the server's, to the last digit.
+    The window holds the whole minutes that end by --at. The numbers are those of the server. Without --at, the window
+    ends now; where nothing printed in it, the command says when the newest print is.
 
     \b
     Examples:
@@ -81,13 +89,17 @@ def cumulative(
       flowtape cumulative SPY --minutes 390 --plot
     """
     name = asked(symbol, asset)
+    _check_symbol(symbol)
     window = min(max(minutes, 1), MINUTES)
     if tape:
-        name, line, simulated = _of_tape(tape, rule, name, window, at, expiry, asset, format, mapping)
+        options = Options(mapping=mapping, source=source, symbol=file_symbol, batch_rows=BATCHED_ROWS)
+        name, line, simulated = _of_tape(tape, rule, name, window, at, expiry, asset, format, options)
     else:
         if rule != "quote":
             raise UsageError(f"rule: a store's minutes are made by the rule quote; {rule!r} needs --tape")
-        name, line, simulated = _of_store(store, name, window, at or datetime.now(UTC), expiry, asset)
+        if file_symbol is not None:
+            raise UsageError("symbol: --symbol names the symbol of a file; it goes with --tape")
+        name, line, simulated = _of_store(store, name, window, at, expiry, asset)
     if drawn and style is not None:
         raise UsageError(f"plot: a drawing is not written as {style}; leave out --as")
     if drawn:
@@ -98,12 +110,12 @@ def cumulative(
 
 def _of_tape(
     tape: tuple[Path, ...], rule: str, symbol: str, minutes: int, at: datetime | None, expiry: date | None,
-    asset: str, format: str | None, mapping: Path | None,
+    asset: str, format: str | None, options: Options,
 ) -> tuple[str, pl.DataFrame, bool]:  # fmt: skip
     sources = set[str]()
 
     def opened() -> list[Tape]:
-        tapes = open_tapes(tape, format, Options(mapping=mapping, batch_rows=BATCHED_ROWS))
+        tapes = open_tapes(tape, format, options)
         sources.update(one.source for one in tapes)
         return tapes
 
@@ -112,21 +124,27 @@ def _of_tape(
         bars = library.bars_of(opened, rule.split(","), before=at)
     for one in told:
         click.echo(f"warning: {one.message}", err=True)
+    name = library.symbol_in(bars, symbol, asset)
+    mine = bars.filter(pl.col("asset").cast(pl.String) == asset, pl.col("symbol").cast(pl.String) == name)
     line = library.cumulative(bars, symbol, minutes, expiry=expiry, at=at, asset=asset)
-    return library.symbol_in(bars, symbol, asset), line, SIMULATED in sources
+    if line.is_empty():
+        newest: datetime | None = mine["last_ts"].max()  # type: ignore[assignment]
+        _tell_empty(name, asset, minutes, at, newest, "tape")
+    return name, line, SIMULATED in sources
 
 
 def _of_store(
     store: str | None,
     symbol: str,
     minutes: int,
-    at: datetime,
+    asked_at: datetime | None,
     expiry: date | None,
     asset: Literal["option", "stock"],
 ) -> tuple[str, pl.DataFrame, bool]:
     """The symbol meant, its line, and whether it is simulated."""
     settings = load()
     name = store or settings.store
+    at = asked_at or datetime.now(UTC)
     at_ns = int(at.timestamp()) * 10**9 + at.microsecond * 1000
     command = admin.Cumulative(asset, symbol, minutes, expiry, at_ns)
     done = admin.ask(name, command)
@@ -139,7 +157,33 @@ def _of_store(
         finally:
             kept.close()
     points = pl.read_ipc_stream(done.table).rename({"netVolume": "net_volume", "tradeCount": "trade_count"})
+    if points.is_empty():
+        newest = None if done.newest is None else datetime.fromtimestamp(done.newest // 10**9, UTC)
+        _tell_empty(done.symbol, asset, minutes, asked_at, newest, "store")
     return done.symbol, points, done.simulated
+
+
+def _check_symbol(symbol: str) -> None:
+    """Raise `UsageError` for a text that is no symbol."""
+    try:
+        parse_symbol(symbol.strip())
+    except ValueError as error:
+        raise UsageError(f"symbol: must be {error.args[0]}, not {symbol!r}") from None
+
+
+def _tell_empty(
+    symbol: str, asset: str, minutes: int, at: datetime | None, newest: datetime | None, where: str
+) -> None:
+    """Say why an answer has no row: an error, unless the window was asked for and the symbol has prints elsewhere."""
+    if newest is None:
+        raise UsageError(f"symbol: the {where} has no print of {symbol} ({asset})")
+    told = f"the newest print of {symbol} is of {newest:%Y-%m-%dT%H:%M:%SZ}"
+    if at is None:
+        end = newest + timedelta(minutes=1)
+        raise UsageError(
+            f"at: nothing printed in the last {minutes:,} minutes; {told}. Ask for then: --at {end:%Y-%m-%dT%H:%M:00Z}"
+        )
+    click.echo(f"note: nothing printed in this window that fits; {told}", err=True)
 
 
 def _show(

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke API keys. A running server follows within a second."""
+    """Make, list and revoke API keys.
+
+    A running server knows of a change within a second.
+
+    \b
+    Example:
+      flowtape keys create --plan alpha --label research --store flow.duckdb
+    """
 
 
 def _settings(store: str | None) -> Settings:
@@ -25,11 +32,18 @@ def _settings(store: str | None) -> Settings:
 
 @keys.command()
 @click.option("--plan", type=click.Choice([plan.lower() for plan in PLANS]), required=True,
-              help="What the key may ask; flow needs alpha.")  # fmt: skip
-@click.option("--label", default="", help="A name to know the key by.")
+              help="The key's plan; the flow endpoints need alpha or enterprise.")  # fmt: skip
+@click.option("--label", default="", help="A name for the key, shown by list.")
 @store_option
 def create(plan: str, label: str, store: str | None) -> None:
-    """Make a key and print it, alone, on standard output. It is shown this once; only its hash is kept."""
+    """Make a key and print it on standard output, with nothing else.
+
+    The key is shown once: only its hash is kept.
+
+    \b
+    Example:
+      KEY=$(flowtape keys create --plan alpha --store flow.duckdb)
+    """
     from flowtape.server.auth.keys import keys_of
 
     kept = keys_of(_settings(store))
@@ -42,7 +56,12 @@ def create(plan: str, label: str, store: str | None) -> None:
 @keys.command("list")
 @store_option
 def list_keys(store: str | None) -> None:
-    """List the keys that may be used: id, plan, when made, requests today, label."""
+    """List the valid keys: id, plan, time of creation, requests today, label.
+
+    \b
+    Example:
+      flowtape keys list --store flow.duckdb
+    """
     from flowtape.server.auth.keys import keys_of
     from flowtape.server.auth.usage import DAY
 
@@ -71,7 +90,12 @@ def _usage(settings: Settings) -> Usage:
 @click.argument("key", metavar="ID|LABEL")
 @store_option
 def revoke(key: str, store: str | None) -> None:
-    """Revoke a key by its id or label."""
+    """Revoke a key, named by its id or its label.
+
+    \b
+    Example:
+      flowtape keys revoke research --store flow.duckdb
+    """
     from flowtape.server.auth.keys import keys_of
 
     kept = keys_of(_settings(store))

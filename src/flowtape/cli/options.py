@@ -64,23 +64,28 @@ def store_option(function: F) -> F:
         "--store",
         type=StoreName(),
         help="The store: a DuckDB file, or an address such as clickhouse://user@host/flow (docs/how-to/clickhouse.md);"
-        " made if it is not there.  [default: the setting store]",
+        " a command that writes makes it where it is missing, in a folder that exists.  [default: the setting store]",
     )(function)
 
 
 def reading_options(function: F) -> F:
-    """How a tape is read."""
+    """Add the options that say how files are read: `format`, `mapping`, `source` and `file_symbol`."""
     for option in (
-        click.option("--source", help="Name where the tape comes from, where the file does not say."),
+        click.option("--source", help="The name of the data's source, for files that do not say it."),
+        click.option(
+            "--symbol",
+            "file_symbol",
+            help="The symbol of all rows, for files that carry none, such as a CSV of one stock.",
+        ),
         click.option(
             "--mapping",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="A TOML file that names the columns of a `table`.",
+            help="A TOML file that says which of the file's columns is which (docs/reference/formats.md).",
         ),
         click.option(
             "--format",
             type=click.Choice(list(FORMATS)),
-            help="The files' format; guessed from their content.",
+            help="The files' format.  [default: found from their content]",
         ),
     ):
         function = option(function)

@@ -22,22 +22,22 @@ _SUFFIXES = (".png", ".svg", ".html")
 
 @click.command()
 @click.argument("symbol")
-@click.option("--day", type=Day(), required=True, help="The trading day, a New York date.")
+@click.option("--day", type=Day(), required=True, help="The trading day: a New York date.")
 @click.option("--asset", type=click.Choice(["option", "stock"]), default="option", show_default=True)
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help=f"The file to write: {', '.join(_SUFFIXES)}.",
+    help=f"The file to write; its name ends in {', '.join(_SUFFIXES)}.",
 )
 @store_option
 def report(symbol: str, day: date, asset: Literal["option", "stock"], out: Path, store: str | None) -> None:
-    """Make SYMBOL's day a picture, or a page with its tables.
+    """Draw one trading day of SYMBOL, as a picture or as a page with tables.
 
-    The line with its turning points, the price, sessions, divergences and net volume a minute; the page adds the
-    summary, the parts of the day, the turning points and the largest prints. The numbers are the server's, and
-    the same day gives the same bytes. Needs matplotlib: pip install 'flowtape[report]'.
+    The picture shows the cumulative line with its turning points, the price, the regular session, divergences, and net
+    volume by minute. A page (.html) adds the summary, the parts of the day and the largest prints. The same day gives
+    the same bytes. It needs matplotlib: pip install 'flowtape[plot]'.
 
     \b
     Examples:

@@ -27,12 +27,22 @@ if TYPE_CHECKING:
 @click.command()
 @store_option
 @click.option("--host", help="The address to listen on.  [default: the setting host, 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65_535), help="The port; 0 takes a free one.  [default: 8787]")
 @click.option(
-    "--simulate", is_flag=True, help="Take a simulated market: seven past days, and prints as they come."
+    "--port",
+    type=click.IntRange(0, 65_535),
+    help="The port; 0 picks a free one.  [default: 8787]",
 )
-@click.option("--seed", default=1, show_default=True, help="With --simulate: which market.")
-@click.option("--underlyings", default=40, show_default=True, help="With --simulate: how many.")
+@click.option(
+    "--simulate",
+    is_flag=True,
+    help="Serve a simulated market: seven past days, and new prints as time goes on.",
+)
+@click.option(
+    "--seed", default=1, show_default=True, help="With --simulate: another seed gives another market."
+)
+@click.option(
+    "--underlyings", default=40, show_default=True, help="With --simulate: the number of underlyings."
+)
 @click.option(
     "--prints-per-day", default=400_000, show_default=True, help="With --simulate: option prints a day."
 )
@@ -40,7 +50,10 @@ if TYPE_CHECKING:
     "--stock-prints-per-day", default=100_000, show_default=True, help="With --simulate: stock prints a day."
 )
 @click.option(
-    "--tape", type=click.Path(path_type=Path), multiple=True, help="Take this file in while serving."
+    "--tape",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Ingest this file while serving. May be repeated.",
 )
 @reading_options
 @click.option(
@@ -48,9 +61,13 @@ if TYPE_CHECKING:
     "feed",
     multiple=True,
     metavar="KIND:TARGET?NAME=VALUE&…",
-    help="Take a live feed (docs/how-to/live.md): simulate, replay, databento, massive or alpaca. May be repeated.",
+    help="Ingest a live feed (docs/how-to/live.md): simulate, replay, databento, massive or alpaca. May be repeated.",
 )
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: the setting log_format]")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="The form of log lines.  [default: the setting log_format]",
+)
 def serve(
     store: str | None,
     host: str | None,
@@ -64,13 +81,14 @@ def serve(
     format: str | None,
     mapping: Path | None,
     source: str | None,
+    file_symbol: str | None,
     feed: tuple[str, ...],
     log_format: str | None,
 ) -> None:
-    """Serve signed flow over HTTP from a store.
+    """Serve order flow over HTTP from a store, with a page for the browser.
 
-    The last seven days of minutes are held in memory; any past instant is read from the store. Keys are made
-    with `flowtape keys create`; other commands given the same store are carried out by this server.
+    The minute bars of the last seven days are held in memory; earlier ones are read from the store. Make keys with
+    `flowtape keys create`. Commands on the same store, such as `flowtape ingest`, are carried out by this server.
 
     \b
     Examples:
@@ -104,6 +122,7 @@ def serve(
         format=format,
         mapping=None if mapping is None else str(mapping.absolute()),
         source=source,
+        symbol=file_symbol,
     )
     for file in tape:
         if not file.exists():

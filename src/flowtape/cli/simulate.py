@@ -21,29 +21,33 @@ from flowtape.pipeline.ingest import Step
     default=400_000,
     show_default=True,
     type=click.IntRange(1),
-    help="Rows in all, cancels included.",
+    help="Rows of the file, cancels included.",
 )
-@click.option("--underlyings", default=40, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option(
+    "--underlyings", default=40, show_default=True, type=click.IntRange(1), help="The number of underlyings."
+)
 @click.option(
     "--day",
     "days",
     type=Day(),
     multiple=True,
-    help="A New York date; may be given several times.  [default: the last weekday]",
+    help="A New York date. May be repeated.  [default: the last weekday]",
 )
 @click.option("--asset", type=click.Choice(["option", "stock", "both"]), default="option", show_default=True,
-              help="Prints of options, of their underlying stocks, or of both, half the rows each.")  # fmt: skip
+              help="Prints of options, of their underlying stocks, or both, half of the rows each.")  # fmt: skip
 @click.option("--hours", type=click.Choice(["session", "always"]), default="session", show_default=True,
-              help="09:30–16:00 in New York, or round the clock.")  # fmt: skip
+              help="Prints from 09:30 to 16:00 in New York, or round the clock.")  # fmt: skip
 @click.option(
-    "--plant",
-    "plants",
+    "--inject",
+    "effects",
     multiple=True,
     metavar="SYMBOL,START,END,…",
-    help="A cause to find again: from START until END the symbol's (*: all) aggressors buy (1 + flow) / 2 of the time, "
-    "and its price goes price per cent further. `,flow=0.4`, `,price=-1.5` or both; may be given several times.",
+    help="A known effect, to test whether it is found: from START until END, the aggressors of SYMBOL (* for all) buy "
+    "in (1 + flow) / 2 of their prints, and its price moves by price per cent. Add `,flow=0.4`, `,price=-1.5` or both. "
+    "May be repeated.",
 )
-@click.option("--seed", default=1, show_default=True, help="The same seed makes the same tape.")
+@click.option("--plant", "planted", multiple=True, hidden=True)
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same file.")
 def simulate(
     file: Path,
     prints: int,
@@ -51,26 +55,30 @@ def simulate(
     days: tuple[date, ...],
     asset: str,
     hours: str,
-    plants: tuple[str, ...],
+    effects: tuple[str, ...],
+    planted: tuple[str, ...],
     seed: int,
 ) -> None:
-    """Write a simulated tape that looks like a real one to FILE: .parquet, .csv, .csv.gz, .csv.zst or .arrow.
+    """Write a simulated tape to FILE.
 
-    It carries the true side of each print beside it (`true_side`) and is labelled simulated wherever its
-    numbers are shown. For a live one, see `flowtape serve --simulate`.
+    The name of FILE ends in .parquet, .csv, .csv.gz, .csv.zst or .arrow. The column `true_side` holds the true
+    aggressor side of each print. The tape is labelled simulated wherever its numbers are shown. For a live simulation,
+    see `flowtape serve --simulate`.
 
     \b
     Examples:
       flowtape simulate day.parquet --prints 10000000 --underlyings 5000 --day 2026-05-12
       flowtape simulate week.csv.gz --day 2026-05-11 --day 2026-05-12 --seed 7
       flowtape simulate both.parquet --asset both --day 2026-05-12
-      flowtape simulate known.parquet --day 2026-05-12 --plant SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,flow=0.4
+      flowtape simulate known.parquet --day 2026-05-12 --inject SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,flow=0.4
     """
     from flowtape.simulation.injected import parse_effect
     from flowtape.simulation.tape import Assets, Market, write_tape
 
-    effects = tuple(map(parse_effect, plants))
-    market = Market(seed, underlyings, hours=cast(Literal["session", "always"], hours), effects=effects)
+    if planted:
+        click.echo("note: --plant is now --inject; the old name goes with the next version", err=True)
+    injected = tuple(map(parse_effect, (*effects, *planted)))
+    market = Market(seed, underlyings, hours=cast(Literal["session", "always"], hours), effects=injected)
     with progress_bar() as progress:
         rows = write_tape(
             market,

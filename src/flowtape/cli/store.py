@@ -35,39 +35,45 @@ from flowtape.storage.duckdb_tables import VERSION
     "--feed",
     multiple=True,
     metavar="FEED",
-    help="Take a live feed (docs/how-to/live.md) until told to stop, without a server. May be repeated.",
+    help="Ingest a live feed (docs/how-to/live.md) until interrupted, without a server. May be repeated.",
 )
 @reading_options
 @store_option
-@click.option("--strict", is_flag=True, help="Stop at the first bad row and keep nothing of that file.")
-@click.option("--replace", is_flag=True, help="Put this tape in the place of another source's trading days.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad row, and keep nothing of its file.")
 @click.option(
-    "--metrics-port", type=click.IntRange(1, 65_535), help="With --feed: serve /metrics for Prometheus here."
+    "--replace", is_flag=True, help="Replace trading days that came from another source by these files."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what became of each tape as JSON.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65_535),
+    help="With --feed: the port of /metrics, for Prometheus.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result of each tape as JSON.")
 def ingest(
     files: tuple[Path, ...],
     feed: tuple[str, ...],
     format: str | None,
     mapping: Path | None,
     source: str | None,
+    file_symbol: str | None,
     store: str | None,
     strict: bool,
     replace: bool,
     metrics_port: int | None,
     as_json: bool,
 ) -> None:
-    """Take tapes, or live feeds, into a store.
+    """Read files or live feeds into a store.
 
-    Give trades together with the quotes and definitions that belong to them. Repeating an ingest, stopping
-    it at any moment, or giving files that overlap never changes an answer: every row counts once. Where a
-    server holds the store, that server takes the tape, and its answers change as it goes in.
+    Give trades together with their quotes and definitions. An ingest may be repeated or interrupted, and files may
+    overlap: every print counts once. Where a server holds the store, the server reads the files, and its answers change
+    as they are read. The store's file is made where it is missing, in a folder that exists.
 
     \b
     Examples:
       flowtape ingest trades.csv --store flow.duckdb
       flowtape ingest us_options_opra-trades.csv.gz us_options_opra-quotes.csv.gz
       flowtape ingest tape.parquet --mapping columns.toml --strict
+      flowtape ingest nvda.csv --symbol NVDA --store flow.duckdb
       flowtape ingest --feed "databento:OPRA.PILLAR?symbols=SPY.OPT" --store clickhouse://flow@host/flow
     """
     settings = load()
@@ -86,6 +92,7 @@ def ingest(
         replace=replace,
         mapping=None if mapping is None else str(mapping.absolute()),
         source=source,
+        symbol=file_symbol,
     )
     with progress_bar() as progress:
         done = admin.ask(name, admin.Ingest(request), progress)
@@ -136,13 +143,18 @@ def _tell(outcomes: list[Outcome], as_json: bool) -> None:
 
 @click.command()
 @click.argument("day", type=Day(), required=False)
-@click.option("--outdated", is_flag=True, help="Rebuild every day that was classified under other settings.")
+@click.option("--outdated", is_flag=True, help="Rebuild every day that was classified with other settings.")
 @store_option
 def rebuild(day: date | None, outdated: bool, store: str | None) -> None:
-    """Classify the stored prints of DAY (a New York date) again and make its minutes from them.
+    """Classify the prints of DAY again, and make its minute bars from them.
 
-    The answers stay the same, unless the minutes were tampered with, or the prints were classified under another
-    max_quote_age or by a version with another table of sale conditions.
+    DAY is a New York date. Answers change only where the prints were classified with another max_quote_age or another
+    table of sale conditions, or where the bars were damaged.
+
+    \b
+    Examples:
+      flowtape rebuild 2026-05-12 --store flow.duckdb
+      flowtape rebuild --outdated --store flow.duckdb
     """
     if (day is None) == (not outdated):
         raise click.UsageError("give either DAY or --outdated")
@@ -167,26 +179,42 @@ def rebuild(day: date | None, outdated: bool, store: str | None) -> None:
 
 @click.group()
 def store() -> None:
-    """Make, migrate, vacuum and check a store."""
+    """Make, check, migrate and vacuum a store.
+
+    \b
+    Example:
+      flowtape store check 2026-05-12 --store flow.duckdb
+    """
 
 
 @store.command("init")
 @store_option
-@click.option("--print", "only_print", is_flag=True, help="Print the statements; run none.")
+@click.option("--print", "only_print", is_flag=True, help="Print the statements, and run none.")
 def store_init(store: str | None, only_print: bool) -> None:
-    """Make the tables of a ClickHouse store, where they are not there, and print how many statements that took."""
+    """Make the tables of a ClickHouse store that are missing.
+
+    A DuckDB file needs no such step: the first ingest makes it.
+
+    \b
+    Example:
+      flowtape store init --store clickhouse://flow@host/flow
+    """
     _lay_out(store, only_print, "made")
 
 
 @store.command("migrate")
 @store_option
-@click.option("--print", "only_print", is_flag=True, help="ClickHouse: print the statements; run none.")
+@click.option("--print", "only_print", is_flag=True, help="ClickHouse: print the statements, and run none.")
 def store_migrate(store: str | None, only_print: bool) -> None:
-    """Bring a store to this program's format version.
+    """Convert a store to the format of this version of flowtape.
 
-    A file of version 2 or 3 is carried over into a new file beside it, which takes its place once it is complete.
-    The command may be killed and run again. Of a ClickHouse store, the tables are brought up to date, and rows are
-    kept as long as the settings say (keep_prints_days, keep_minutes_days).
+    A DuckDB file of an older format is copied to a new file beside it, which replaces the old one once it is complete.
+    The command may be interrupted and repeated. Of a ClickHouse store, the tables are updated, and old rows expire as
+    the settings keep_prints_days and keep_minutes_days say.
+
+    \b
+    Example:
+      flowtape store migrate --store flow.duckdb
     """
     settings = load()
     name = store or settings.store
@@ -243,11 +271,15 @@ def _lay_out(name: str | None, only_print: bool, done: str) -> None:
 @store.command("vacuum")
 @store_option
 def store_vacuum(store: str | None) -> None:
-    """Give the space of rows that count no more back to the disk. No answer changes.
+    """Free the disk space of deleted and superseded rows. No answer changes.
 
-    A file is copied to a new one beside it, which takes its place once it is complete; no server may hold it. Of a
-    ClickHouse store, rows that others took the place of are deleted, as of the run before this one: run it once a day.
-    The first run only notes what there is to see; one within ten minutes of another does nothing.
+    A DuckDB file is copied to a new file beside it, which replaces the old one once it is complete; no server may hold
+    it meanwhile. Of a ClickHouse store, superseded rows are deleted: run the command once a day. A run deletes the rows
+    that the run before it has seen, so the first deletes nothing, and so does one within ten minutes of another.
+
+    \b
+    Example:
+      flowtape store vacuum --store flow.duckdb
     """
     name = store or load().store
     if shared(name):
@@ -263,8 +295,8 @@ def store_vacuum(store: str | None) -> None:
 @store_option
 @click.pass_context
 def store_tidy(context: click.Context, store: str | None) -> None:
-    """The name that `vacuum` had."""
-    click.echo("store tidy is now called store vacuum", err=True)
+    """Do what `store vacuum` does, under its earlier name."""
+    click.echo("note: `store tidy` is now `store vacuum`; the old name goes with the next version", err=True)
     context.invoke(store_vacuum, store=store)
 
 
@@ -290,9 +322,14 @@ def _vacuum_shared(name: str) -> None:
 @click.argument("day", type=Day(), required=False)
 @store_option
 def store_check(day: date | None, store: str | None) -> None:
-    """Say what a store holds; with DAY (a New York date), whether its minutes are what its prints make.
+    """Print what a store holds; with DAY, compare its minute bars with its prints.
 
-    Ends with 5 where they are not; `flowtape rebuild DAY` makes them again.
+    DAY is a New York date. The exit code is 5 where bars and prints differ; `flowtape rebuild DAY` then makes the bars
+    again.
+
+    \b
+    Example:
+      flowtape store check 2026-05-12 --store flow.duckdb
     """
     settings = load()
     kept = open_store(store or settings.store, read_only=True)

@@ -38,6 +38,7 @@ def read(
     *,
     strict: bool = False,
     mapping: str | Path | None = None,
+    symbol: str | None = None,
 ) -> pl.DataFrame:
     """Read one or more files as one frame of prints.
 
@@ -47,6 +48,7 @@ def read(
         format: a name of `flowtape.readers.FORMATS`; without it, each file's format is guessed from its content.
         strict: raise `RowError` at the first bad row. Without it, bad rows are left out, and a warning counts them.
         mapping: a TOML file that names the columns of a table.
+        symbol: what files without a symbol are of, such as a CSV of one stock.
 
     Returns:
         One row a print, with the columns of `flowtape.model.prints.SCHEMA`. Prices, quotes and strikes are integers of
@@ -59,7 +61,7 @@ def read(
         NothingRead: where every row of a file is bad.
     """
     paths = arguments.paths(path)
-    options = Options(strict=strict, mapping=None if mapping is None else Path(mapping))
+    options = Options(strict=strict, mapping=None if mapping is None else Path(mapping), symbol=symbol)
     return prints_of(open_tapes(paths, format, options))
 
 
@@ -107,6 +109,7 @@ def read_minutes(
     by: Sequence[str] = BY,
     strict: bool = False,
     mapping: str | Path | None = None,
+    symbol: str | None = None,
 ) -> pl.DataFrame:
     """Read one or more files as minute bars.
 
@@ -117,7 +120,7 @@ def read_minutes(
     paths = arguments.paths(path)
     check_by(by)
     given = None if mapping is None else Path(mapping)
-    options = Options(strict=strict, mapping=given, batch_rows=BATCHED_ROWS)
+    options = Options(strict=strict, mapping=given, symbol=symbol, batch_rows=BATCHED_ROWS)
     return bars_of(lambda: open_tapes(paths, format, options), rule, max_quote_age, by)
 
 

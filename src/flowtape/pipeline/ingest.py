@@ -30,6 +30,7 @@ class Request(msgspec.Struct, kw_only=True):
     replace: bool = False
     mapping: str | None = None
     source: str | None = None
+    symbol: str | None = None
 
 
 class RejectedRow(msgspec.Struct):
@@ -128,7 +129,7 @@ def ingest(
 
 def _open(request: Request) -> list[Tape]:
     mapping = None if request.mapping is None else Path(request.mapping)
-    options = Options(strict=request.strict, mapping=mapping, source=request.source)
+    options = Options(strict=request.strict, mapping=mapping, source=request.source, symbol=request.symbol)
     return open_tapes(request.files, request.format, options)
 
 

@@ -18,6 +18,7 @@ import polars as pl
 
 from flowtape.errors import RowError, TapeError, UsageError
 from flowtape.model.conditions import without_official
+from flowtape.model.prints import is_symbol
 from flowtape.orderflow.identity import Copies
 
 FORMATS = {
@@ -29,6 +30,8 @@ FORMATS = {
 }
 """The module of each format. The format of a file is guessed in this order; `table` matches what no vendor's does."""
 
+NAMEABLE = ("thetadata", "table")
+"""Formats that have files without a symbol."""
 BATCH_ROWS = 1_000_000
 
 
@@ -106,12 +109,13 @@ class Options:
     """Options of a read.
 
     `strict` stops at the first bad row. `mapping` is a TOML file for the format `table`. `source` replaces the name of
-    the tape's source.
+    the tape's source. `symbol` is the symbol of all rows, for files that carry none.
     """
 
     strict: bool = False
     mapping: Path | None = None
     source: str | None = None
+    symbol: str | None = None
     batch_rows: int = BATCH_ROWS
 
 
@@ -179,6 +183,11 @@ def open_tapes(
     if format is not None and format not in FORMATS:
         raise UsageError(f"format: {format!r} is none of {', '.join(FORMATS)}")
     options = options or Options()
+    if options.symbol is not None:
+        symbol = options.symbol.upper() if isinstance(options.symbol, str) else ""
+        if not is_symbol(symbol):
+            raise UsageError(f"symbol: {options.symbol!r} is no symbol such as SPY or BRK.B")
+        options = replace(options, symbol=symbol)
     if options.mapping is not None:
         if format not in (None, "table"):
             raise UsageError(f"mapping: goes with the format table, not with {format}")
@@ -187,9 +196,13 @@ def open_tapes(
         known = format
     groups: dict[str, list[Path]] = {}
     for path in map(Path, paths):
-        groups.setdefault(known or guess(path), []).append(path)
+        groups.setdefault(known or guess(path, named=options.symbol is not None), []).append(path)
     tapes: list[Tape] = []
     for name, files in groups.items():
+        if options.symbol is not None and name not in NAMEABLE:
+            raise UsageError(
+                f"symbol: {files[0].name} is of the format {name}, whose files name their symbols"
+            )
         tapes += importlib.import_module(FORMATS[name]).read(files, options)
     for tape in tapes:
         tape.batches = _identified(tape, tape.batches)
@@ -223,8 +236,12 @@ def _checked(tape: Tape, batches: Iterator[Batch]) -> Iterator[Batch]:
         tape.notes[f"{reason} (the first: {first.file}: row {first.row}: {first.reason})"] += count
 
 
-def guess(path: Path) -> str:
-    """Return the format of a file, guessed from its content. Raises `TapeError` if none matches."""
+def guess(path: Path, *, named: bool = False) -> str:
+    """Return the format of a file, guessed from its content.
+
+    With `named`, the symbol of its rows is given, and a table needs no column for it. Raises `TapeError` if no format
+    matches.
+    """
     from flowtape.readers.common import head
     from flowtape.readers.delimited import check_encoding, header_of, separated_by
 
@@ -234,6 +251,12 @@ def guess(path: Path) -> str:
             return name
     check_encoding(path.name, start)
     names = header_of(start)
+    if {"ts", "price", "size"} <= set(names):
+        if named:
+            return "table"
+        raise TapeError(
+            f"{path.name}: a table of prints without a column symbol; name its symbol with --symbol"
+        )
     seen = f"; its first line has {len(names)} names between {separated_by(start)}" if len(names) > 1 else ""
     raise TapeError(
         f"{path.name}: not a tape of a known format ({', '.join(FORMATS)}){seen}; name the format with --format, or,"

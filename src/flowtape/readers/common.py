@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import polars as pl
 
+from flowtape.errors import UsageError
 from flowtape.model.conditions import from_numbers
 from flowtape.model.prices import NANOS, PRICE_SCALE, Note, beyond, nanos, rounded, units
 from flowtape.model.prints import LIMITS as UNITS
@@ -327,3 +329,9 @@ def note_unknown(conditions: pl.Series, source: pl.Series, notes: Counter[str]) 
     for value, count in source.filter(conditions == "unknown").drop_nulls().value_counts().iter_rows():
         what = f"condition {value[:_SHOWN]} has no name here: kept as unknown"
         notes[what if what in notes or len(notes) < _MAX_NOTES else _OTHERS] += count
+
+
+def check_unnamed(path: Path, symbol: str | None) -> None:
+    """Raise `UsageError` where a symbol is given for a file that has a column of symbols."""
+    if symbol is not None:
+        raise UsageError(f"symbol: {symbol!r} is given, but {path.name} has a column of symbols")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from flowtape.files import read_text
 from flowtape.model.prints import SCHEMA
 from flowtape.readers import Rejects
 from flowtape.readers.ahead import ahead
-from flowtape.readers.common import ROW, Chunk, Csv, Stream, head, header_of, open_stream
+from flowtape.readers.common import ROW, Chunk, Csv, Stream, check_unnamed, head, header_of, open_stream
 
 READ = tuple(
     name for name in SCHEMA if name not in ("quote_seq", "quote_class", "copy", "corrects", "price_flags")
@@ -123,6 +123,36 @@ def open_table(path: Path) -> Table:
                 raise TapeError(f"{path.name}: {kind} inside gzip or zstd; decompress it first")
         return _Scanned(path, kind)
     return _Text(path)
+
+
+class _Named:
+    """A table without a column of symbols, with a column `symbol` that holds one symbol in every row."""
+
+    def __init__(self, table: Table, symbol: str) -> None:
+        self._table, self._symbol = table, symbol
+        self.path, self.price_unit = table.path, table.price_unit
+        self.schema = {**table.schema, "symbol": pl.String()}
+
+    def chunks(
+        self, columns: Sequence[str], rejects: Rejects, notes: Counter[str], max_rows: int
+    ) -> Iterator[Chunk]:
+        """Return the table's pieces with the column `symbol`."""
+        kept = [name for name in columns if name != "symbol"]
+        for chunk in self._table.chunks(kept, rejects, notes, max_rows):
+            frame = chunk.frame.with_columns(pl.lit(self._symbol).alias("symbol"))
+            yield Chunk(frame, chunk.rows, chunk.done)
+
+
+def named(table: Table, symbol: str | None, names: Collection[str]) -> Table:
+    """Return a table with a given symbol in every row.
+
+    `names` are those of the table's and of its mapping's columns. Raises `UsageError` where they have a symbol already.
+    """
+    if symbol is None:
+        return table
+    if not {"symbol", "root", "ticker"}.isdisjoint(names):
+        check_unnamed(table.path, symbol)
+    return _Named(table, symbol)
 
 
 class Texts:

@@ -99,6 +99,7 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
     for path in files:
         table = frames.open_table(path)
         meant = _ALPACA if options.mapping is None and _is_alpaca(table.schema) else mapping
+        table = frames.named(table, options.symbol, {*meant.columns, *table.schema})
         columns = _columns(path, meant, table.schema)
         if mapping.price_unit is None and table.price_unit == 1:
             _check_unit(path, columns, table.schema)
@@ -132,7 +133,10 @@ def _columns(path: Path, mapping: Mapping, schema: dict[str, pl.DataType]) -> di
         missing += [name for name in PARTS if name not in columns]
     if missing:
         there = ", ".join(schema)[:200]
-        raise TapeError(f"{path.name}: expected a table of prints; no column {', '.join(missing)} in {there}")
+        hint = "; --symbol names the symbol of all rows" if missing == ["symbol (or root)"] else ""
+        raise TapeError(
+            f"{path.name}: expected a table of prints; no column {', '.join(missing)} in {there}{hint}"
+        )
     check(path.name, columns, schema)
     # A `seq` column with no values counts as absent.
     return {name: column for name, column in columns.items() if name != "seq" or schema[column] != pl.Null}

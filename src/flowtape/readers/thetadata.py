@@ -72,16 +72,15 @@ def read(files: Sequence[Path], options: Options) -> list[Tape]:
 def _open(path: Path, options: Options) -> Tape:
     names = set(common.header_of(common.head(path)))
     stocks = _is_of_stocks(names)
-    if stocks and "symbol" not in names:
+    if "symbol" in names:
+        common.check_unnamed(path, options.symbol)
+    elif stocks and options.symbol is None:
         raise TapeError(
             f"{path.name}: a ThetaData stock trade_quote CSV without a column symbol: the file does not say "
-            f"which stock it is of; add the column"
+            f"which stock it is of; name it with --symbol, or add the column"
         )
-    table = Csv(
-        path,
-        f"a ThetaData {'stock' if stocks else 'option'} trade_quote CSV",
-        STOCK_COLUMNS if stocks else COLUMNS,
-    )
+    needed = [name for name in STOCK_COLUMNS if name in names or name != "symbol"] if stocks else COLUMNS
+    table = Csv(path, f"a ThetaData {'stock' if stocks else 'option'} trade_quote CSV", needed)
     rejects, notes = Rejects(options.strict), Counter[str]()
     batches = _batches(table, options, rejects, notes, stocks=stocks)
     return Tape(options.source or SOURCE, "thetadata", (path,), batches, rejects, notes)
@@ -97,7 +96,9 @@ def _batches(
         fields.append(Field("#conditions", "condition", several, "", required=False))
     condition = common.condition("condition", "nanex")
     for chunk in table.chunks(columns, rejects, notes, options.batch_rows):
+        named = [] if options.symbol is None else [pl.lit(options.symbol).alias("symbol")]
         raw = chunk.frame.with_columns(
+            *named,
             common.instants(chunk.frame["trade_timestamp"], notes).alias("#ts"),
             common.instants(chunk.frame["quote_timestamp"], notes).alias("#quote_ts"),
             condition.alias("#condition"),

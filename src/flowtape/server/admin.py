@@ -44,6 +44,7 @@ LONGEST_PATH = 100
 LONGEST_LINE = 2**24
 ALIVE_EVERY = 2.0
 """Seconds between signs of life while a command is carried out."""
+_LAST_MINUTE = 2**31 - 1
 PATIENCE = 30.0
 """Seconds without a sign of life after which a command gives up."""
 
@@ -97,6 +98,8 @@ class Done(msgspec.Struct, tag="done"):
     symbol: str = ""
     table: bytes = b""
     simulated: bool = False
+    newest: int | None = None
+    """Of an answer without a row: when the symbol's newest print is, ns since 1970; None where it has no print."""
 
 
 class Failed(msgspec.Struct, tag="failed"):
@@ -314,7 +317,8 @@ class AdminSocket:
             return Done(body=msgspec.json.encode(found).decode())
         symbol = self._meant(command)
         made = self._flow.made(CUMULATIVE[command.asset], query_of(command, symbol))
-        return points_of(symbol, made, self._ingestor.simulated(command.asset, symbol))
+        simulated = self._ingestor.simulated(command.asset, symbol)
+        return points_of(command, symbol, made, self._ingestor.store, simulated)
 
 
 def cumulative(store: Store, command: Cumulative, quote_age: timedelta | None) -> Done:
@@ -323,12 +327,16 @@ def cumulative(store: Store, command: Cumulative, quote_age: timedelta | None) -
         symbol = meant(command.symbol, store.catalog.symbols(command.asset))
         made = queries.cumulative(FlowData(store, None, command.at, quote_age), query_of(command, symbol))
         sources = store.sources().filter(pl.col("asset") == command.asset, pl.col("symbol") == symbol)
-    return points_of(symbol, made, SIMULATED in sources["source"])
+        return points_of(command, symbol, made, store, SIMULATED in sources["source"])
 
 
-def points_of(symbol: str, made: Made, simulated: bool) -> Done:
-    """The points of a cumulative body."""
-    return Done(symbol=symbol, table=writer("arrow")(made.body), simulated=simulated)
+def points_of(command: Cumulative, symbol: str, made: Made, store: Store, simulated: bool) -> Done:
+    """Return the points of a cumulative body; where it has none, when the symbol's newest print is."""
+    number = store.catalog.symbol_id(command.asset, symbol)
+    newest = None
+    if number is not None and not getattr(made.body, "points", None):
+        newest = store.extent(number, _LAST_MINUTE)[1]
+    return Done(symbol=symbol, table=writer("arrow")(made.body), simulated=simulated, newest=newest)
 
 
 def query_of(command: Cumulative, symbol: str) -> Query:

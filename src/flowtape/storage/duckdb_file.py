@@ -14,6 +14,7 @@ import polars as pl
 
 from flowtape.errors import StoreBusy, StoreError
 from flowtape.files import Held, private
+from flowtape.settings import need_folder
 from flowtape.storage import other_format
 from flowtape.storage.catalog import SERIES, VENUES, Catalog, typed
 from flowtape.storage.duckdb_tables import DDL, VERSION
@@ -99,10 +100,10 @@ class DuckFile:
         self._snapshots: set[_Snapshot] = set()
         self._bulk, self._bulk_lock = 0, threading.Lock()
         try:
+            if not read_only:
+                need_folder(path)
             if path.exists() and not path.is_file():
                 raise OSError("it is not a regular file")
-            if not read_only:
-                path.parent.mkdir(parents=True, exist_ok=True)
             with private():
                 # Absolute: DuckDB takes what stands before a colon at the beginning for a kind of database.
                 self._db = duckdb.connect(str(path.absolute()), read_only=read_only, config=CONFIG)

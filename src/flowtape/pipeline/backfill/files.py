@@ -43,6 +43,7 @@ class Reading(msgspec.Struct, frozen=True):
     format: str | None = None
     source: str | None = None
     mapping: str | None = None
+    symbol: str | None = None
 
 
 def is_remote(url: str) -> bool:
@@ -143,12 +144,12 @@ def units_of(files: Sequence[File], reading: Reading) -> list[tuple[File, ...]]:
 def options(reading: Reading) -> Iterator[Options]:
     """The readers' options, the mapping in a file for as long as they are used."""
     if reading.mapping is None:
-        yield Options(source=reading.source)
+        yield Options(source=reading.source, symbol=reading.symbol)
         return
     with tempfile.TemporaryDirectory(prefix="flowtape-") as folder:
         path = Path(folder, "mapping.toml")
         path.write_text(reading.mapping)
-        yield Options(source=reading.source, mapping=path)
+        yield Options(source=reading.source, mapping=path, symbol=reading.symbol)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from flowtape.errors import StoreError
 from flowtape.files import Held
 from flowtape.server.auth.keys import Key, label_taken, plan_named
+from flowtape.settings import need_folder
 
 _KEYS = """
 CREATE TABLE IF NOT EXISTS keys (
@@ -136,7 +137,7 @@ class FileCounts:
 def _open(path: Path, schema: str) -> tuple[sqlite3.Connection, Held]:
     """Open the file, made where there is none, with the tables of `schema`."""
     with _errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        need_folder(path)
         _make(path)
         held = Held(path)
         try:
