@@ -6,6 +6,11 @@ export interface Point {
   session?: string;
   netVolume?: number;
   netPremium?: number;
+  netDirectional?: number;
+  netDirectionalPremium?: number;
+  /** Net of calls and of puts alone, where they were asked for. */
+  calls?: number;
+  puts?: number;
   cumulative: number;
   vwap: number;
   tradeCount: number;
@@ -102,7 +107,7 @@ export interface SessionDay {
   parts: SessionPart[];
 }
 
-/** What the API refused, in its own words; status 0 where it could not be reached. */
+/** A request that failed, with the API's own message; status 0 where the server could not be reached. */
 export class ApiError extends Error {
   constructor(
     readonly status: number,
@@ -113,9 +118,26 @@ export class ApiError extends Error {
   }
 }
 
+/** The net of a minute in the measure that was asked for. */
+export const netOf = (point: Point): number =>
+  point.netVolume ?? point.netPremium ?? point.netDirectional ?? point.netDirectionalPremium ?? 0;
+
+let skew = 0;
+const TRUSTED_SKEW = 2_000;
+/** The server's clock, ms since 1970: this machine's may be wrong. */
+export const serverNow = (): number => Date.now() + skew;
+
+/** Learn how far this machine's clock is off. The header is in whole seconds: a small difference says nothing. */
+function compareClocks(response: Response, asked: number): void {
+  const [there, here] = [Date.parse(response.headers.get("Date") ?? ""), Date.now()];
+  if (Number.isNaN(there) || here - asked > TRUSTED_SKEW) return;
+  const found = there + 500 - (asked + here) / 2;
+  skew = Math.abs(found) > TRUSTED_SKEW ? found : 0;
+}
+
 export type Params = Record<string, string | number>;
 
-/** A day of the past, played again at a speed of so many times the world's. */
+/** A day of the past that is replayed; `speed` 60 is a minute a second. */
 export interface Replay {
   day: string;
   speed: number;
@@ -140,6 +162,7 @@ export function target(path: string, params: Params): string {
 /** A response of the API that is a success; throws `ApiError`, and what an aborted fetch throws. */
 export async function ask(path: string, params: Params, init: RequestInit = {}): Promise<Response> {
   const headers = { "X-Api-Key": key.peek(), ...init.headers };
+  const asked = Date.now();
   let response: Response;
   try {
     response = await fetch(target(path, params), { cache: "no-cache", ...init, headers });
@@ -147,6 +170,7 @@ export async function ask(path: string, params: Params, init: RequestInit = {}):
     if (init.signal?.aborted) throw error;
     throw new ApiError(0, "unreachable", "The server cannot be reached.");
   }
+  compareClocks(response, asked);
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   const message = body.message ?? body.detail ?? `The server answered ${response.status}.`;
@@ -158,7 +182,7 @@ export async function get<T>(path: string, params: Params, signal?: AbortSignal)
   return { body: (await response.json()) as T, ...about(response) };
 }
 
-/** What an answer rests on, of its headers. */
+/** What an answer rests on, as its headers say. */
 export function about(response: Response): About {
   const asOf = response.headers.get("X-Data-As-Of");
   const source = response.headers.get("X-Data-Source") ?? "";

@@ -1,13 +1,15 @@
 // Stretches of time drawn behind a series: sessions and divergences.
 import type { CanvasRenderingTarget2D } from "fancy-canvas";
 import type {
-  IChartApi,
+  IChartApiBase,
   IPrimitivePaneRenderer,
   IPrimitivePaneView,
   ISeriesPrimitive,
   SeriesAttachedParameter,
   Time,
 } from "lightweight-charts";
+import type { DivergencePoint, Point, SessionDay } from "../api";
+import { stamp } from "../times";
 
 export interface Band {
   /** First and last point within; both are points of the series. */
@@ -17,7 +19,7 @@ export interface Band {
 }
 
 export class Bands implements ISeriesPrimitive<Time> {
-  private chart: IChartApi | null = null;
+  private chart: IChartApiBase<Time> | null = null;
   private redraw: () => void = () => undefined;
   private bands: Band[] = [];
   private readonly view: IPrimitivePaneView = {
@@ -29,7 +31,7 @@ export class Bands implements ISeriesPrimitive<Time> {
   };
 
   attached(to: SeriesAttachedParameter<Time>): void {
-    this.chart = to.chart as IChartApi;
+    this.chart = to.chart as unknown as IChartApiBase<Time>;
     this.redraw = to.requestUpdate;
   }
 
@@ -59,4 +61,32 @@ export class Bands implements ISeriesPrimitive<Time> {
       }
     });
   }
+}
+
+/** The regular sessions within the line. */
+export function sessionBands(points: Point[], sessions: SessionDay[], color: string): Band[] {
+  const bands: Band[] = [];
+  for (const { open, close } of sessions) {
+    if (!open || !close) continue;
+    const first = points.find((point) => point.ts >= open && point.ts < close);
+    const last = points.findLast((point) => point.ts >= open && point.ts < close);
+    if (first && last) bands.push({ from: stamp(first.ts), to: stamp(last.ts), color });
+  }
+  return bands;
+}
+
+/** The stretches in which flow and price diverge. */
+export function divergenceBands(points: DivergencePoint[], bullish: string, bearish: string): Band[] {
+  const bands: Band[] = [];
+  let last = "";
+  for (const { ts, state } of points) {
+    const diverges = state === "bullish_divergence" || state === "bearish_divergence";
+    const open = bands.at(-1);
+    if (diverges && last === state && open) open.to = stamp(ts);
+    else if (diverges) {
+      bands.push({ from: stamp(ts), to: stamp(ts), color: state === "bullish_divergence" ? bullish : bearish });
+    }
+    last = state;
+  }
+  return bands;
 }

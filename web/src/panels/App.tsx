@@ -2,20 +2,38 @@ import { signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { ask } from "../api";
 import { key, refusal, type Theme, theme } from "../session";
+import { captioned } from "../chart/picture";
+import { colour } from "../chart/chart";
+import { captionLines, described, fileName, title } from "../describe";
+import { shown } from "../live";
 import { asked, change, link, path, view, WINDOWS } from "../view";
-import { chart, ChartPane } from "./ChartPane";
+import { chart, ChartPane, series } from "./ChartPane";
 import { Controls } from "./Controls";
 import { KeyDialog } from "./KeyDialog";
 import { Search } from "./Search";
-import { Status, Troubles } from "./Status";
+import { DaysKept, Status, Troubles } from "./Status";
 import { Tables } from "./Tables";
 
 const said = signal("");
+const SAID_FOR = 4_000;
+let fades: ReturnType<typeof setTimeout> | undefined;
+
+/** Tell what was done, in sight for a few seconds. */
+function say(text: string): void {
+  said.value = text;
+  clearTimeout(fades);
+  fades = setTimeout(() => (said.value = ""), SAID_FOR);
+}
+
+const narrowScreen = matchMedia("(max-width: 900px)");
+const narrow = signal(narrowScreen.matches);
+narrowScreen.addEventListener("change", () => (narrow.value = narrowScreen.matches));
+
 const helping = signal(false);
 const THEMES: Theme[] = ["system", "dark", "light"];
 
 const KEYS: [string, string, () => void][] = [
-  ["/", "search a symbol", () => document.getElementById("symbol")?.focus()],
+  ["/", "find a symbol", () => document.getElementById("symbol")?.focus()],
   ...WINDOWS.map(([name, minutes], place): [string, string, () => void] => [
     String(place + 1),
     `window of ${name}`,
@@ -23,8 +41,9 @@ const KEYS: [string, string, () => void][] = [
   ]),
   ["o", "options", () => change({ asset: "options" })],
   ["s", "stocks", () => change({ asset: "stocks" })],
+  ["f", "the whole window", () => chart.peek()?.fit()],
   ["t", "theme", nextTheme],
-  ["?", "these keys", () => (helping.value = !helping.value)],
+  ["?", "this list", () => (helping.value = !helping.value)],
 ];
 
 function nextTheme(): void {
@@ -52,21 +71,24 @@ export function App() {
         <h1>flowtape</h1>
         <Search />
         <Status />
-        <Actions />
+        {!narrow.value && <Actions />}
       </header>
       <main>
-        <Controls />
-        <Troubles />
-        <div class="desk">
-          <ChartPane />
-          <Tables />
+        {!narrow.value && <Controls key="controls" />}
+        <Troubles key="troubles" />
+        <DaysKept key="days" />
+        <div class="desk" key="desk">
+          <ChartPane key="chart" />
+          {narrow.value && <Controls key="controls" />}
+          <Tables key="tables" />
         </div>
       </main>
+      {narrow.value && <Actions />}
       <footer class="quiet">
-        Charts by <a href="https://www.tradingview.com/">TradingView</a> Lightweight Charts™. Aggressors are inferred
-        from the quote; times are New York's. <a href="/docs">API</a>
+        Charts by <a href="https://www.tradingview.com/">TradingView</a> Lightweight Charts™. The
+        aggressor side is inferred from the prevailing quote. Times are New York's. <a href="/docs">API</a>
       </footer>
-      <p class="hidden" role="status" aria-label="Done">{said.value}</p>
+      <p class={said.value ? "toast" : "hidden"} role="status" aria-label="Done">{said.value}</p>
       <KeyDialog />
       <Help />
     </>
@@ -87,25 +109,28 @@ function Actions() {
 }
 
 async function csv(): Promise<void> {
-  const of = view.value;
+  const of = shown.value;
+  const name = `${fileName("cumulative")}.csv`;
   try {
     const response = await ask(path(of, "cumulative"), { ...asked(of), format: "csv" });
-    save(await response.blob(), `${of.symbol}-cumulative.csv`);
+    save(new Blob([described(await response.text())], { type: "text/csv" }), name);
   } catch (error) {
-    said.value = (error as Error).message;
+    say((error as Error).message);
   }
 }
 
 async function png(): Promise<void> {
-  const picture = await chart.value?.png();
-  if (picture) save(picture, `${view.value.symbol}-flow.png`);
+  if (!chart.value) return;
+  const legend = series().map(([name, color]): [string, string] => [name, colour(color)]);
+  const caption = { title: title(shown.value), lines: captionLines(), legend };
+  save(await captioned(chart.value.picture(), caption), `${fileName("chart")}.png`);
 }
 
 async function copy(): Promise<void> {
   const address = location.origin + link(view.value);
   try {
     await navigator.clipboard.writeText(address);
-    said.value = "The link is on the clipboard.";
+    say("The link was copied.");
   } catch {
     prompt("The link to this view:", address);
   }
@@ -117,7 +142,7 @@ function save(blob: Blob, name: string): void {
   anchor.download = name;
   anchor.click();
   setTimeout(() => URL.revokeObjectURL(anchor.href), 1000);
-  said.value = `${name} is saved.`;
+  say(`${name} was saved.`);
 }
 
 function Help() {
@@ -139,7 +164,11 @@ function Help() {
         ))}
         <div>
           <dt><kbd>←</kbd> <kbd>→</kbd></dt>
-          <dd>crosshair, in the chart (Shift: ten minutes)</dd>
+          <dd>in the chart: move the crosshair (Shift: ten minutes)</dd>
+        </div>
+        <div>
+          <dt><kbd>+</kbd> <kbd>−</kbd></dt>
+          <dd>in the chart: fewer minutes, more minutes</dd>
         </div>
       </dl>
       <button type="button" onClick={() => (helping.value = false)}>Close</button>

@@ -1,9 +1,23 @@
-import { useComputed, useSignal } from "@preact/signals";
-import { problem } from "../live";
-import { change, view, type View, WINDOWS } from "../view";
+import { signal, useComputed, useSignal } from "@preact/signals";
+import { problem, shown } from "../live";
+import { change, type Measure, view, type View, WINDOWS } from "../view";
+import { AsOf } from "./Asof";
+import { toChart } from "./focus";
+
+const FILTERED = ["expiry", "right", "dte", "strike", "exclude", "side", "at"] as const;
+const CLEAR = Object.fromEntries(FILTERED.map((name) => [name, ""])) as Partial<View>;
+const active = (): number => FILTERED.filter((name) => view.value[name]).length;
+/** Open from the start where a link sets a filter; from then on the reader opens and closes it. */
+const opened = signal(active() > 0);
+
+const MEASURES: [string, Measure, View["split"]][] = [
+  ["Volume", "volume", ""],
+  ["Premium", "premium", ""],
+];
 
 export function Controls() {
-  const { asset, minutes, measure, anchor } = view.value;
+  const { asset, anchor } = view.value;
+  const { minutes } = shown.value;
   const listed = WINDOWS.some(([, each]) => each === minutes);
   return (
     <form class="controls" onSubmit={(event) => event.preventDefault()}>
@@ -13,24 +27,23 @@ export function Controls() {
         choices={[...WINDOWS.map(([name, each]): [string, string] => [name, String(each)]),
           ...(listed ? [] : [[`${minutes}m`, String(minutes)] as [string, string]])]}
         pick={(value) => change({ minutes: Number(value) })} />
-      <Radios name="Measure" value={measure} choices={[["Volume", "volume"], ["Premium", "premium"]]}
-        pick={(value) => change({ measure: value as View["measure"] })} />
-      <Radios name="From zero at" value={anchor} choices={[["Window", "window"], ["Session", "session"]]}
+      <MeasureChoice />
+      <Radios name="Sum from" value={anchor} choices={[["Window start", "window"], ["Session open", "session"]]}
         pick={(value) => change({ anchor: value as View["anchor"] })} />
-      <details class="filters" open={FILTERED.some((name) => view.value[name])}>
-        <summary>Filters{active() ? ` (${active()})` : ""}</summary>
+      <details class="filters" open={opened.value} onToggle={(event) => (opened.value = event.currentTarget.open)}>
+        <summary>Filters and as of{active() ? ` (${active()})` : ""}</summary>
         <div>
           {asset === "options" && (
             <>
-              <Text name="expiry" label="Expiry" hint="2026-05-15 or 2026-05-01..2026-06-30" />
+              <Text name="expiry" label="Expiry" hint="2026-05-15, or a..b" />
               <Choice name="right" label="Right" choices={[["All", ""], ["Calls", "C"], ["Puts", "P"]]} />
               <Text name="dte" label="Days to expiry" hint="0..7" />
               <Text name="strike" label="Strike" hint="450..500" />
             </>
           )}
-          <Text name="exclude" label="Exclude" hint="cross,floor" />
+          <Text name="exclude" label="Exclude conditions" hint="cross,floor" />
           <Choice name="side" label="Side" choices={[["Both", ""], ["Buys", "buy"], ["Sells", "sell"]]} />
-          <Text name="at" label="As of" hint="2026-05-04T18:00:00Z" />
+          <AsOf />
           <button type="button" onClick={() => change(CLEAR)}>Clear</button>
         </div>
       </details>
@@ -38,9 +51,22 @@ export function Controls() {
   );
 }
 
-const FILTERED = ["expiry", "right", "dte", "strike", "exclude", "side", "at"] as const;
-const CLEAR = Object.fromEntries(FILTERED.map((name) => [name, ""])) as Partial<View>;
-const active = (): number => FILTERED.filter((name) => view.value[name]).length;
+function MeasureChoice() {
+  const { measure, split, asset } = view.value;
+  const choices = asset === "stocks" ? MEASURES.slice(0, 2) : MEASURES;
+  return (
+    <div class="choice">
+      <label for="measure">Measure</label>
+      <select id="measure" value={`${measure} ${split}`}
+        onChange={(event) => {
+          const [measure, split] = event.currentTarget.value.split(" ");
+          change({ measure: measure as Measure, split: split as View["split"] });
+        }}>
+        {choices.map(([label, each, parts]) => <option key={label} value={`${each} ${parts}`}>{label}</option>)}
+      </select>
+    </div>
+  );
+}
 
 function Radios(props: {
   name: string;
@@ -61,7 +87,7 @@ function Radios(props: {
   );
 }
 
-type Texts = "expiry" | "dte" | "strike" | "exclude" | "at";
+type Texts = "expiry" | "dte" | "strike" | "exclude";
 
 function Text(props: { name: Texts; label: string; hint: string }) {
   const typed = useSignal<string | null>(null);
@@ -79,7 +105,12 @@ function Text(props: { name: Texts; label: string; hint: string }) {
         aria-describedby={refused.value ? `${id}-error` : undefined}
         onInput={(event) => (typed.value = event.currentTarget.value)}
         onBlur={put}
-        onKeyDown={(event) => event.key === "Enter" && put()} />
+        onKeyDown={(event) => {
+          if (event.key === "Escape") typed.value = null;
+          else if (event.key === "Enter") put();
+          else return;
+          toChart();
+        }} />
       {refused.value && <p id={`${id}-error`} class="error" role="alert">{problem.value?.message}</p>}
     </div>
   );

@@ -2,6 +2,7 @@ import { effect, signal, useSignal } from "@preact/signals";
 import { get } from "../api";
 import { key } from "../session";
 import { change, view } from "../view";
+import { toChart } from "./focus";
 
 const SHOWN = 12;
 const symbols = signal<string[]>([]);
@@ -27,6 +28,7 @@ export function Search() {
   const pick = (symbol: string) => {
     if (symbol) change({ symbol });
     typed.value = null;
+    toChart();
   };
   const onKey = (event: KeyboardEvent) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
@@ -38,6 +40,7 @@ export function Search() {
       pick(found[at.value] ?? wanted);
     } else if (event.key === "Escape") {
       typed.value = null;
+      toChart();
     }
   };
   return (

@@ -1,10 +1,12 @@
-import { effect, signal } from "@preact/signals";
+import { computed, effect, signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { type Drifter, get, type Leader, type Leaderboard, type Outlier } from "../api";
-import { hhmm } from "../chart/times";
-import { readings, readingsProblem } from "../live";
+import { type Drifter, get, type Leader, type Leaderboard, type Outlier, type SessionPart } from "../api";
+import { filtersOf } from "../describe";
+import { shown } from "../live";
+import { readings, readingsProblem } from "../readings";
 import { key } from "../session";
-import { change, view } from "../view";
+import { dayName, hhmm, isBareDay, moment } from "../times";
+import { change, view, type View } from "../view";
 import { count, signed, signedShort, statistic, tone } from "./format";
 
 const EVERY = 5_000;
@@ -18,11 +20,15 @@ const leaders = signal<Board<Leaderboard>>({ body: null, problem: "" });
 const outliers = signal<Board<{ outliers: Outlier[] }>>({ body: null, problem: "" });
 const drift = signal<Board<{ drift: Drifter[] }>>({ body: null, problem: "" });
 
-/** Boards follow asset, window, right and instant, and are renewed while the page is in sight. */
+/** The tables follow asset, window, right and instant, and are renewed while the page is in sight. */
+const followed = computed(() => {
+  const { asset, minutes, right, at } = shown.value;
+  return JSON.stringify({ asset, minutes, right, at });
+});
 effect(() => {
-  const { asset, minutes, right, at } = view.value;
+  const { asset, minutes, right, at } = JSON.parse(followed.value) as View;
   const stop = new AbortController();
-  if (!key.value) return () => stop.abort();
+  if (!key.value || isBareDay(at)) return () => stop.abort();
   const of = { windowMinutes: minutes, right, at };
   const load = () => {
     if (document.hidden) return;
@@ -51,15 +57,25 @@ async function fill<T>(
   }
 }
 
+/** Which prints the tables of all symbols are made of, and which of the chart's filters they do not follow. */
+function scope(): string {
+  const { asset, right, at } = shown.value;
+  const prints = asset === "stocks" ? "all stock prints" : { "": "all options", C: "all calls", P: "all puts" }[right];
+  const ignored = filtersOf(shown.value).map(([name]) => name).filter((name) => name !== "right");
+  const until = at ? `, as of ${moment(Date.parse(at))}` : "";
+  return prints + until + (ignored.length ? `; not filtered by ${ignored.join(", ")}` : "");
+}
+
 export function Tables() {
   const { buyers = [], sellers = [] } = leaders.value.body ?? {};
   return (
-    <aside class="tables" aria-label="Symbols side by side">
+    <aside class="tables" aria-label="Tables">
+      <p class="scope quiet">All symbols: {scope()}.</p>
       <Table name="Leaders" note="net notional, USD" head={["Symbol", "Net notional", "Net volume", "Prints"]}
         problem={leaders.value.problem} loaded={leaders.value.body !== null}>
         {[...buyers, ...sellers].map((row) => <LeaderRow key={row.symbol} row={row} />)}
       </Table>
-      <Table name="Outliers" note="largest net notional" head={["Symbol", "Net notional", "Imbalance", "Skew"]}
+      <Table name="Outliers" note="largest net notional, USD" head={["Symbol", "Net notional", "Imbalance", "Skew"]}
         problem={outliers.value.problem} loaded={outliers.value.body !== null}>
         {(outliers.value.body?.outliers ?? []).map((row) => (
           <Row key={row.symbol} symbol={row.symbol}>
@@ -69,7 +85,7 @@ export function Tables() {
           </Row>
         ))}
       </Table>
-      <Table name="Drift" note="from zero, in deviations" head={["Symbol", "z", "By volume", "Net volume"]}
+      <Table name="Drift" note="net volume in standard deviations" head={["Symbol", "z", "By volume", "Net volume"]}
         problem={drift.value.problem} loaded={drift.value.body !== null}>
         {(drift.value.body?.drift ?? []).map((row) => (
           <Row key={row.symbol} symbol={row.symbol} strong={row.stretched}>
@@ -79,7 +95,8 @@ export function Tables() {
           </Row>
         ))}
       </Table>
-      <Sessions />
+      <Parts name="Sessions" note="parts of each day" parts={["outside", "open", "midday", "close"]} />
+      <Parts name="Halves" note="of each regular session" parts={["morning", "afternoon"]} />
     </aside>
   );
 }
@@ -132,30 +149,34 @@ function Table(props: {
   );
 }
 
-const PARTS = ["open", "midday", "close", "morning", "afternoon", "outside"];
-
-/** The parts of the day, newest day first: morning against afternoon. */
-function Sessions() {
-  const rows = readings.value.sessions.flatMap((day) =>
-    [...day.parts]
-      .sort((one, other) => PARTS.indexOf(one.part) - PARTS.indexOf(other.part))
-      .map((part) => (
-        <tr key={day.date + part.part}>
-          <th scope="row">
-            {day.date.slice(5)} {part.part}
-          </th>
-          <td>
-            {hhmm(Date.parse(part.from))}–{hhmm(Date.parse(part.to))}
-          </td>
-          <td class={tone(part.netVolume)}>{signed(part.netVolume)}</td>
-          <td>{(100 * part.absoluteShare).toFixed(0)} %</td>
-        </tr>
-      )),
-  );
+/** Parts of the days, newest day first. `parts` do not overlap, so that their shares can be added. */
+function Parts(props: { name: string; note: string; parts: string[] }) {
+  const rows = readings.value.sessions.flatMap((day) => {
+    const found = props.parts.flatMap((name) => day.parts.filter(({ part }) => part === name));
+    if (!found.length) return [];
+    return [
+      <tr key={day.date} class="day">
+        <th scope="rowgroup" colSpan={4}>{dayName(day.date)}</th>
+      </tr>,
+      ...found.map((part) => <PartRow key={day.date + part.part} part={part} />),
+    ];
+  });
   return (
-    <Table name="Sessions" note={`${view.value.symbol}, by part of the day`}
-      head={["Part", "New York", "Net volume", "Share"]} problem={readingsProblem.value} loaded={true}>
+    <Table name={props.name} note={`${view.value.symbol}, ${props.note}`} problem={readingsProblem.value} loaded={true}
+      head={["Part", "New York", "Net volume", "Share"]}>
       {rows}
     </Table>
+  );
+}
+
+function PartRow({ part }: { part: SessionPart }) {
+  const hours = `${hhmm(Date.parse(part.from))}–${hhmm(Date.parse(part.to))}`;
+  return (
+    <tr>
+      <th scope="row">{part.part}</th>
+      <td>{part.part === "outside" ? "other hours" : hours}</td>
+      <td class={tone(part.netVolume)}>{signed(part.netVolume)}</td>
+      <td>{(100 * part.absoluteShare).toFixed(1)} %</td>
+    </tr>
   );
 }

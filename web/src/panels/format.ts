@@ -1,4 +1,4 @@
-// Numbers as a desk reads them: a sign always, thousands apart.
+// Numbers as they are written: always with a sign, thousands apart.
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const cents = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 4 });
 const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
@@ -19,3 +19,4 @@ export function age(ms: number): string {
   if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
   return `${Math.floor(seconds / 86_400)} days`;
 }
+export const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
