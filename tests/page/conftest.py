@@ -35,10 +35,11 @@ def tape(tmp_path_factory):
 
 
 class Line:
-    """A server's address that can be cut: everything that goes through it breaks, and nothing new gets in."""
+    """A server's address that can be cut: everything that goes through it breaks, and nothing new gets in. With a
+    `pause` of some seconds after each 64 KB it is slow."""
 
     def __init__(self, port):
-        self.target, self.open, self.writers = port, True, set()
+        self.target, self.open, self.writers, self.pause = port, True, set(), 0.0
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
@@ -57,12 +58,12 @@ class Line:
         await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
         self.writers -= {writer, back}
 
-    @staticmethod
-    async def _pass(reader, writer):
+    async def _pass(self, reader, writer):
         try:
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
+                await asyncio.sleep(self.pause)
         except OSError:
             pass
         finally:
@@ -104,13 +105,16 @@ class Desk:
         self.url, self.errors, self.asked, self.contexts = self.line.url, [], [], []
         self.direct = url
 
-    def open(self, path="/", key=True, **options):
+    def open(self, path="/", key=True, clock_ahead=0, **options):
+        """Open a page; its machine's clock is ahead by so many ms."""
         context = self.chromium.new_context(
             **{"viewport": {"width": 1400, "height": 900}, "accept_downloads": True} | options
         )
         context.set_default_timeout(LIMIT)
         self.contexts.append(context)
         page = context.new_page()
+        if clock_ahead:
+            page.add_init_script(f"{{ const now = Date.now; Date.now = () => now() + {clock_ahead}; }}")
         page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))

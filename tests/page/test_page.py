@@ -10,42 +10,12 @@ import flowtape.server.streams
 from flowtape.feeds.backlog import Backlog
 from flowtape.feeds.replay import Replay
 from oracle import MINUTE
-from page.conftest import DAY, LIMIT, NOW, Desk
+from page.conftest import DAY, NOW, Desk
+from page.looking import print_now, same, state, until
 from serving import kept, serving
 from tapes import row
 
 AXE = Path(__file__).parent.parent.parent / "web/node_modules/axe-core/axe.min.js"
-
-
-def until(page, condition, arg=None):
-    """Wait, in the page, until a condition on `wanted` holds."""
-    page.evaluate(
-        f"""wanted => new Promise((done, fail) => {{
-            const end = performance.now() + {LIMIT};
-            const look = () => {{
-                if (window.flowtape && ({condition})) done();
-                else if (performance.now() > end) fail(new Error("not so after {LIMIT} ms"));
-                else setTimeout(look, 10);
-            }};
-            look();
-        }})""",
-        arg,
-    )
-
-
-def same(page, points):
-    """The page's points are the API's, number by number."""
-    until(page, "JSON.stringify(flowtape.points()) === JSON.stringify(wanted)", points)
-
-
-def state(page, words):
-    expect(page.get_by_role("status", name="Connection")).to_contain_text(words)
-
-
-def print_now(desk, seq, **changes):
-    """A buy of 10 that prints in the minute that is filling."""
-    one = {"ts": NOW - 10**9, "quote_ts": NOW - 2 * 10**9, "seq": 900_000 + seq, "size": 10} | changes
-    desk.world.take([row(**one)], source="simulated")
 
 
 def test_the_line_drawn_is_the_apis(desk):
@@ -159,7 +129,7 @@ def test_windows_assets_and_the_past(desk):
     page.get_by_role("group", name="Asset").get_by_role("radio", name="Stocks").check()
     same(page, desk.points("/v1/flow/stocks/SPY/cumulative", minutes=30))
     page.get_by_text("Filters").click()
-    page.get_by_label("As of").fill("2026-05-12T16:00:00Z")
+    page.get_by_label("As of").fill("2026-05-12 12:00")
     page.get_by_label("As of").press("Enter")
     same(page, desk.points("/v1/flow/stocks/SPY/cumulative", minutes=30, at="2026-05-12T16:00:00Z"))
     state(page, "the past")
@@ -192,8 +162,10 @@ def test_downloads(desk):
     with page.expect_download() as csv:
         page.get_by_role("button", name="Download CSV").click()
     path = "/v1/flow/options/SPY/cumulative"
-    assert Path(csv.value.path()).read_bytes() == desk.api(path, minutes=60, format="csv").content
-    assert csv.value.suggested_filename == "SPY-cumulative.csv"
+    head, *rows = desk.api(path, minutes=60, format="csv").text.splitlines()
+    found = Path(csv.value.path()).read_text().splitlines()
+    assert found[0] == f"{head},symbol,asset,measure,unit,filters,tape"
+    assert found[1:] == [f"{one},SPY,options,volume,contracts,none,simulated" for one in rows]
     with page.expect_download() as png:
         page.get_by_role("button", name="Download PNG").click()
     picture = Path(png.value.path()).read_bytes()
@@ -262,10 +234,10 @@ def test_by_keyboard_alone(desk):
     same(page, desk.points(minutes=60))
 
 
-def test_a_symbol_without_prints_is_told_so(desk):
+def test_an_unknown_symbol_is_named_and_never_live(desk):
     page = desk.open("/?symbol=NONE")
-    expect(page.get_by_text("No print of NONE in this window passes.")).to_be_visible()
-    state(page, "live")
+    expect(page.get_by_text("This store keeps no print of NONE options.")).to_be_visible()
+    state(page, "connected, no print to show")
 
 
 def test_tables_are_the_apis(desk):
@@ -276,8 +248,15 @@ def test_tables_are_the_apis(desk):
     assert [text.strip() for text in table.locator("tbody th").all_inner_texts()] == [
         one["symbol"] for one in drift
     ]
-    parts = desk.api("/v1/flow/options/SPY/sessions").json()["sessions"][0]["parts"]
-    expect(page.get_by_role("table", name="Sessions").locator("tbody tr")).to_have_count(len(parts))
+    days = desk.api("/v1/flow/options/SPY/sessions").json()["sessions"]
+    for name, parts in (
+        ("Sessions", {"outside", "open", "midday", "close"}),
+        ("Halves", {"morning", "afternoon"}),
+    ):
+        wanted = [part["part"] for day in days for part in day["parts"] if part["part"] in parts]
+        rows = page.get_by_role("table", name=name).locator("tbody th[scope=row]")
+        expect(rows).to_have_count(len(wanted))
+        assert sorted(rows.all_inner_texts()) == sorted(wanted)
 
 
 def test_boards_follow_the_instant_and_the_right_of_the_chart(desk):
@@ -294,7 +273,7 @@ def test_boards_follow_the_instant_and_the_right_of_the_chart(desk):
 
 def test_a_link_with_an_option_s_filter_of_stocks_says_so(desk):
     page = desk.open("/?asset=stocks&right=C")
-    expect(page.get_by_text("Not used of the link: right 'C' of stocks.")).to_be_visible()
+    expect(page.get_by_text("cannot be used: right 'C' of stocks.")).to_be_visible()
     state(page, "live")
 
 

@@ -1,13 +1,17 @@
 // The API as this page uses it. The key goes as a header, never into an address.
 import { key } from "./session";
 
-export interface Point {
-  ts: string;
-  session?: string;
+/** Nets by measure: buys less sells, and bullish less bearish. */
+export interface Nets {
   netVolume?: number;
   netPremium?: number;
   netDirectional?: number;
   netDirectionalPremium?: number;
+}
+
+export interface Point extends Nets {
+  ts: string;
+  session?: string;
   /** Net of calls and of puts alone, where they were asked for. */
   calls?: number;
   puts?: number;
@@ -34,7 +38,6 @@ export type State = "flat" | "confirming" | "bullish_divergence" | "bearish_dive
 
 export interface DivergencePoint {
   ts: string;
-  netVolume: number;
   cumulative: number;
   price: number;
   n: number;
@@ -85,12 +88,10 @@ export interface Drifter {
   stretched: boolean;
 }
 
-export interface SessionPart {
+export interface SessionPart extends Nets {
   part: string;
   from: string;
   to: string;
-  netVolume: number;
-  netPremium: number;
   meanCumulative?: number;
   absoluteShare: number;
 }
@@ -119,7 +120,7 @@ export class ApiError extends Error {
 }
 
 /** The net of a minute in the measure that was asked for. */
-export const netOf = (point: Point): number =>
+export const netOf = (point: Nets): number =>
   point.netVolume ?? point.netPremium ?? point.netDirectional ?? point.netDirectionalPremium ?? 0;
 
 let skew = 0;

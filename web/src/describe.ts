@@ -1,13 +1,19 @@
 // What is shown, in words: for captions, file names and the tables' notes.
+import type { Nets } from "./api";
 import { line, replay, shown, simulated } from "./live";
 import { hhmm, isoDay, longDate } from "./times";
 import { FILTERS, type Measure, type View, WINDOWS } from "./view";
 
-export const MEASURES: Record<Measure, { name: string; unit: (asset: View["asset"]) => string }> = {
-  volume: { name: "net volume", unit: (asset) => (asset === "options" ? "contracts" : "shares") },
-  premium: { name: "net premium", unit: () => "USD" },
-  directional: { name: "directional volume", unit: () => "contracts" },
-  directional_premium: { name: "directional premium", unit: () => "USD" },
+interface Named {
+  name: string;
+  field: keyof Nets;
+  unit: (asset: View["asset"]) => string;
+}
+export const MEASURES: Record<Measure, Named> = {
+  volume: { name: "net volume", field: "netVolume", unit: (asset) => (asset === "options" ? "contracts" : "shares") },
+  premium: { name: "net premium", field: "netPremium", unit: () => "USD" },
+  directional: { name: "directional volume", field: "netDirectional", unit: () => "contracts" },
+  directional_premium: { name: "directional premium", field: "netDirectionalPremium", unit: () => "USD" },
 };
 const NAMES: Record<(typeof FILTERS)[number], string> = {
   expiry: "expiry",

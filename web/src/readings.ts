@@ -12,6 +12,7 @@ export interface Readings {
 export const NOTHING: Readings = { divergence: null, turns: [], sessions: [] };
 export const readings = signal<Readings>(NOTHING);
 export const readingsProblem = signal("");
+const BULLISH: Record<string, string> = { volume: "directional", premium: "directional_premium" };
 const TURNS = 6;
 const DAYS = 5;
 
@@ -38,10 +39,13 @@ export function readAlong(of: () => View, signal: AbortSignal, note: (answer: An
 }
 
 async function ask(of: View, signal: AbortSignal, note: (answer: Answer<unknown>) => void): Promise<void> {
-  const everyWindow = { ...filters(of), at: of.at };
+  const { measure, at } = of;
+  const everyWindow = { ...filters(of), at, measure };
   const window = { minutes: of.minutes, ...everyWindow };
+  // Bought puts are bearish: their flow is compared with the price as bullish less bearish.
+  const flow = (of.right === "P" && BULLISH[measure]) || measure;
   const [divergence, turns, sessions] = await Promise.allSettled([
-    get<Divergence>(path(of, "divergence"), window, signal),
+    get<Divergence>(path(of, "divergence"), { ...window, measure: flow }, signal),
     get<{ points: Turn[] }>(path(of, "turning-points"), { ...window, limit: TURNS }, signal),
     get<{ sessions: SessionDay[] }>(path(of, "sessions"), { ...everyWindow, days: DAYS }, signal),
   ]);

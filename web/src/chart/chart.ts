@@ -39,6 +39,8 @@ const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFra
 const label = (value: number): string => (value < 0 ? "−" : "") + compact.format(Math.abs(value));
 const CLEAR = "transparent";
 const RIGHT_MARGIN = 24;
+/** The axes' least width in px: one that grows as numbers arrive would move the chart. */
+const AXIS = matchMedia("(max-width: 900px)").matches ? 52 : 76;
 const WIDEST_STEP = 1.25;
 
 type Line = ISeriesApi<"Line">;
@@ -63,29 +65,39 @@ export class FlowChart {
   /** The minute that the keyboard's crosshair is on. */
   private pinned: string | null = null;
   private period = "";
+  /** The texts of the time axis by their times, and the newest ones of the axis of the line. For tests. */
+  private readonly ticks = new Map<number, string>();
+  private numbers: string[] = [];
 
   constructor(private readonly box: HTMLElement) {
+    const tickMarkFormatter = (time: Time, kind: number): string => {
+      this.ticks.set(Number(time), tick(time, kind));
+      return tick(time, kind);
+    };
     const options: DeepPartial<TimeChartOptions> = {
       autoSize: true,
       // Its logo brings a style element, which the page's policy forbids; the footer names the library.
       layout: { attributionLogo: false },
       crosshair: { mode: CrosshairMode.Magnet },
       localization: { timeFormatter: (time: Time) => moment(Number(time) * 1000) },
-      leftPriceScale: { visible: true },
+      leftPriceScale: { visible: true, minimumWidth: AXIS },
+      rightPriceScale: { minimumWidth: AXIS },
       // A vertical swipe scrolls the page, not the prices.
       handleScroll: { vertTouchDrag: false },
-      timeScale: { timeVisible: true, minBarSpacing: 0.01, rightOffsetPixels: RIGHT_MARGIN, tickMarkFormatter: tick },
+      timeScale: { timeVisible: true, minBarSpacing: 0.01, rightOffsetPixels: RIGHT_MARGIN, tickMarkFormatter },
     };
     this.chart = createChartEx<Time, NewYorkScale>(box, new NewYorkScale(), options);
     const numbers = { type: "custom" as const, minMove: 0.01, formatter: label, tickmarksFormatter: exactTicks };
+    const tickmarksFormatter = (values: readonly number[]): string[] => (this.numbers = exactTicks(values));
+    const lines = { priceFormat: { ...numbers, tickmarksFormatter } };
     this.price = this.chart.addSeries(LineSeries, {
       priceScaleId: "left",
       lineWidth: 1,
       autoscaleInfoProvider: (original: () => ReturnType<FlowChart["priceRange"]>) => this.priceRange(original),
     });
-    this.calls = this.chart.addSeries(LineSeries, { lineWidth: 1, priceFormat: numbers });
-    this.puts = this.chart.addSeries(LineSeries, { lineWidth: 1, priceFormat: numbers });
-    this.cumulative = this.chart.addSeries(LineSeries, { lineWidth: 2, priceFormat: numbers });
+    this.calls = this.chart.addSeries(LineSeries, { lineWidth: 1, ...lines });
+    this.puts = this.chart.addSeries(LineSeries, { lineWidth: 1, ...lines });
+    this.cumulative = this.chart.addSeries(LineSeries, { lineWidth: 2, ...lines });
     this.net = this.chart.addSeries(HistogramSeries, { priceFormat: numbers }, 1);
     this.chart.panes()[0]?.setStretchFactor(4);
     this.chart.panes()[1]?.setStretchFactor(1);
@@ -132,7 +144,7 @@ export class FlowChart {
   }
 
   /** What is in sight: the range of times and of prices, whether the newest values are labelled, the right margin in px,
-   * and the days that begin on the time axis. */
+   * and the axes' texts. */
   private seen(): object {
     const scale = this.chart.timeScale();
     const range = scale.getVisibleRange();
@@ -144,7 +156,8 @@ export class FlowChart {
       labelled: this.cumulative.options().lastValueVisible,
       margin: end == null ? null : scale.width() - end,
       prices: this.price.priceScale().getVisibleRange(),
-      crosshair: hovered.peek()?.ts ?? null,
+      ticks: [...this.ticks],
+      numbers: this.numbers,
     };
   }
 
@@ -298,10 +311,10 @@ export class FlowChart {
       ...divergenceBands(divergence?.points ?? [], colour("bullish"), colour("bearish")),
     ]);
     const times = new Set(held.map((point) => point.ts));
-    // Turning points are those of the volume summed from the window's start: on another line they would be wrong.
-    const { measure, anchor } = view.peek();
+    // Turning points are those of the sum from the window's start: on another line they would be wrong.
+    const { anchor } = view.peek();
     const marks = turns
-      .filter((turn) => measure === "volume" && anchor === "window" && times.has(turn.ts))
+      .filter((turn) => anchor === "window" && times.has(turn.ts))
       .map((turn): SeriesMarker<Time> => ({
         time: stamp(turn.ts),
         position: turn.kind === "high" ? "aboveBar" : "belowBar",

@@ -119,8 +119,8 @@ export function series(): [string, string, string][] {
   return [
     [`cumulative ${name}`, "line", "stroke"],
     ...(split.value ? [["calls", "calls", "stroke"], ["puts", "puts", "stroke"]] as [string, string, string][] : []),
-    ...(priced.value ? [["price of the underlying (left)", "price", "stroke"]] as [string, string, string][] : []),
     [`${name} of each minute`, "buy", "bar"],
+    ...(priced.value ? [["price of the underlying (left)", "price", "stroke"]] as [string, string, string][] : []),
   ];
 }
 
@@ -128,9 +128,9 @@ function Legend() {
   const off = offScale.value;
   return (
     <ul class="legend" aria-label="Legend">
+      <li key="bullish" class="area of-bullish">bullish divergence</li>
+      <li key="bearish" class="area of-bearish">bearish divergence</li>
       {series().map(([name, color, kind]) => <li key={name} class={`of-${color} ${kind}`}>{name}</li>)}
-      <li class="area of-bullish">flow up, price down</li>
-      <li class="area of-bearish">flow down, price up</li>
       {off > 0 && <li class="off">{off === 1 ? "1 price is" : `${off} prices are`} off the scale</li>}
     </ul>
   );
@@ -161,7 +161,7 @@ function Coming() {
 function emptiness(): string {
   const { symbol, asset, at } = view.value;
   const window = `the ${windowWords(shown.value.minutes)} ${at ? `before ${moment(Date.parse(at))}` : "until now"}`;
-  if (daysKept.value && !daysKept.value.length) return `This store keeps no ${asset} print of ${symbol}.`;
+  if (daysKept.value && !daysKept.value.length) return `This store keeps no print of ${symbol} ${asset === "options" ? "options" : "stock"}.`;
   if (FILTERS.some((name) => view.value[name])) return `No print of ${symbol} passes the filters in ${window}.`;
   return `No print of ${symbol} in ${window}.`;
 }

@@ -13,6 +13,12 @@ const opened = signal(active() > 0);
 const MEASURES: [string, Measure, View["split"]][] = [
   ["Volume", "volume", ""],
   ["Premium", "premium", ""],
+  ["Volume: calls and puts", "volume", "right"],
+  ["Premium: calls and puts", "premium", "right"],
+  ["Directional volume", "directional", ""],
+  ["Directional premium", "directional_premium", ""],
+  ["Directional volume: calls and puts", "directional", "right"],
+  ["Directional premium: calls and puts", "directional_premium", "right"],
 ];
 
 export function Controls() {
@@ -57,7 +63,7 @@ function MeasureChoice() {
   return (
     <div class="choice">
       <label for="measure">Measure</label>
-      <select id="measure" value={`${measure} ${split}`}
+      <select id="measure" title="Directional: calls less puts, so that plus is bullish" value={`${measure} ${split}`}
         onChange={(event) => {
           const [measure, split] = event.currentTarget.value.split(" ");
           change({ measure: measure as Measure, split: split as View["split"] });

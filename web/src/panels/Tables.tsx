@@ -1,13 +1,13 @@
 import { computed, effect, signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { type Drifter, get, type Leader, type Leaderboard, type Outlier, type SessionPart } from "../api";
-import { filtersOf } from "../describe";
-import { shown } from "../live";
+import { filtersOf, MEASURES } from "../describe";
+import { line, shown } from "../live";
 import { readings, readingsProblem } from "../readings";
 import { key } from "../session";
 import { dayName, hhmm, isBareDay, moment } from "../times";
 import { change, view, type View } from "../view";
-import { count, signed, signedShort, statistic, tone } from "./format";
+import { capital, count, signed, signedShort, statistic, tone } from "./format";
 
 const EVERY = 5_000;
 const ROWS = 8;
@@ -130,10 +130,11 @@ function Table(props: {
   head: string[];
   problem: string;
   loaded: boolean;
+  empty?: string;
   children: ComponentChildren[];
 }) {
   return (
-    <div class="table">
+    <div class={props.loaded || props.problem ? "table" : "table waiting"}>
       <table aria-label={props.name}>
         <caption>
           {props.name} <span class="quiet">{props.note}</span>
@@ -144,7 +145,7 @@ function Table(props: {
         <tbody>{props.children}</tbody>
       </table>
       {props.problem && <p class="error">{props.problem}</p>}
-      {!props.problem && props.loaded && !props.children.length && <p class="quiet">No symbol in this window.</p>}
+      {!props.problem && props.loaded && !props.children.length && <p class="quiet">{props.empty ?? "No symbol in this window."}</p>}
     </div>
   );
 }
@@ -162,20 +163,22 @@ function Parts(props: { name: string; note: string; parts: string[] }) {
     ];
   });
   return (
-    <Table name={props.name} note={`${view.value.symbol}, ${props.note}`} problem={readingsProblem.value} loaded={true}
-      head={["Part", "New York", "Net volume", "Share"]}>
+    <Table name={props.name} note={`${view.value.symbol}, ${props.note}`} problem={readingsProblem.value}
+      loaded={line.value.points.length === 0} empty="No session."
+      head={["Part", "New York", capital(MEASURES[view.value.measure].name), "Share"]}>
       {rows}
     </Table>
   );
 }
 
 function PartRow({ part }: { part: SessionPart }) {
+  const net = part[MEASURES[view.value.measure].field] ?? 0;
   const hours = `${hhmm(Date.parse(part.from))}–${hhmm(Date.parse(part.to))}`;
   return (
     <tr>
       <th scope="row">{part.part}</th>
       <td>{part.part === "outside" ? "other hours" : hours}</td>
-      <td class={tone(part.netVolume)}>{signed(part.netVolume)}</td>
+      <td class={tone(net)}>{signed(net)}</td>
       <td>{(100 * part.absoluteShare).toFixed(1)} %</td>
     </tr>
   );
