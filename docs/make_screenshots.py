@@ -18,7 +18,7 @@ SHOTS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("dark", "/?minutes=1440", {"color_scheme": "dark"}, "live"),
     ("light", "/?minutes=240&symbol=QQQ&anchor=session", {"color_scheme": "light"}, "live"),
     ("phone", "/?minutes=240", {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}, "live"),
-    ("empty", "/?symbol=NONE", {"color_scheme": "dark"}, "live"),
+    ("empty", "/?symbol=NONE", {"color_scheme": "dark"}, "no print to show"),
     ("error", "/?symbol=SPY", {"color_scheme": "dark"}, "refused"),
 )
 """Name of the picture, what it shows, how, and what the page says of its connection."""
@@ -34,9 +34,9 @@ def main() -> None:
         for name, view, options, state in SHOTS:
             context = browser.new_context(**{"viewport": {"width": 1360, "height": 860}} | options)
             page = context.new_page()
-            page.goto(f"{url}{view}#key={key if state == 'live' else 'ft_expired'}")
+            page.goto(f"{url}{view}#key={'ft_expired' if state == 'refused' else key}")
             expect(page.get_by_role("status", name="Connection")).to_contain_text(state, timeout=60_000)
-            if state == "live" and name != "empty":
+            if state == "live":
                 # The week is in once the newest print is seconds old.
                 expect(page.get_by_text(re.compile(r", \d+ s ago"))).to_be_visible(timeout=180_000)
                 page.reload()
