@@ -1,4 +1,4 @@
-"""A batch of prints on its way into store and window: as rows, as bars, and what it changes."""
+"""A batch of prints between the reader and the store: its rows, its minute bars, and the changes it makes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RIGHT = pl.col("right").to_physical().cast(pl.UInt8).fill_null(RIGHTS.index("")
 
 @dataclass(slots=True)
 class Change:
-    """What a batch did to the minutes: bars added, and bars put in the place of others."""
+    """The changes of a batch to the minute bars: bars added, and bars restated in place of those with `keys`."""
 
     bars: pl.DataFrame
     keys: pl.DataFrame | None = None
@@ -25,12 +25,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A batch on its way: each row once, as prints with `side`, `family`, `series` and `symbol_id`, as rows, and as the
-    bars they make if none is known already. Holds while the catalog's `epoch` is the one it was made in.
+    """A batch before the store is asked: each row once, as prints with `side`, `family`, `series` and `symbol_id`,
+    as rows, and as the bars of prints that are all new. It is valid while the catalog has the same `epoch`.
 
-    `given` counts the rows of the batch. Not among `prints` are `duplicates` (rows of a key that is there once)
-    and `corrected` (rows in whose place another row of the batch stands). `counted` prints are no cancels, `unquoted`
-    of those have no quote in force.
+    `given` counts the rows of the batch. `prints` leaves out `duplicates` (further rows of one key) and `corrected`
+    (rows that another row of the batch corrects). `counted` counts prints that are no cancels, `unquoted` those of
+    them without a quote in force.
     """
 
     prints: pl.DataFrame
@@ -44,15 +44,16 @@ class Prepared:
     unquoted: int
 
     def only(self, mask: pl.Series) -> Prepared:
-        """The batch with a part of its rows."""
+        """Return the batch with the rows of a mask."""
         prints = self.prints.filter(mask)
         return replace(self, prints=prints, rows=self.rows.filter(mask), bars=bars_of(prints))
 
 
 def bars_of(prints: pl.DataFrame) -> pl.DataFrame:
-    """Return bars by `BAR_KEY` of the prints that count.
+    """Return minute bars by `BAR_KEY` of the counted prints.
 
-    `prints` has `symbol_id` and `side`, and may have `removed_at`.
+    Args:
+        prints: with `symbol_id` and `side`, and optionally `removed_at`.
     """
     if "removed_at" in prints.columns:
         prints = prints.filter(pl.col("removed_at").is_null())
@@ -63,7 +64,7 @@ def bars_of(prints: pl.DataFrame) -> pl.DataFrame:
 
 
 def bar_keys(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the distinct keys of the bars that some prints with `symbol_id` are in."""
+    """Return the distinct keys of the bars of some prints with `symbol_id`."""
     return rows.select(
         pl.col("symbol_id").cast(pl.Int32),
         _RIGHT,

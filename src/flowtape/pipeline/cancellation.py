@@ -1,4 +1,4 @@
-"""Cancels of stored prints: which print each removes, matched again whenever a print or a cancel is added."""
+"""Cancels of stored prints: the print that each removes is matched again whenever a print or a cancel is added."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GROUP_AND_TIME = (*(pl.col(name).cast(pl.Int64) for name in GROUP), pl.col("ts"
 
 
 class Cancels:
-    """The cancels of a store, by trading day. To be used by one thread at a time, within the transaction that keeps the
+    """The cancels of a store, by trading day. Used by one thread at a time, within the transaction that writes the
     prints."""
 
     def __init__(self, store: Store) -> None:
@@ -25,16 +25,21 @@ class Cancels:
         self._groups: dict[date, pl.DataFrame] = {}
 
     def forget(self) -> None:
-        """Hold no more than the store does."""
+        """Drop the memory of uncommitted rows after a failed commit."""
         self._groups.clear()
 
     def match(
         self, rows: pl.DataFrame, days: pl.Series, cancels: pl.Series, report: Report
     ) -> list[pl.DataFrame]:
-        """Match the cancels of the groups that some rows belong to, whichever of print and cancel came first.
+        """Match the cancels in the groups of some rows, store the changes, and return the keys of the minute bars
+        that changed.
 
-        `rows` are new or removed rows (`catalog.ROWS`), `days` their trading days, `cancels` which of them are cancels.
-        Stores what a match changes, and returns the keys of the minute bars that changed.
+        The order in which print and cancel arrive makes no difference.
+
+        Args:
+            rows: new or removed rows (`catalog.ROWS`).
+            days: their trading days.
+            cancels: a mask of the rows that are cancels.
         """
         changed: list[pl.DataFrame] = []
         for day in days.unique():
@@ -49,7 +54,7 @@ class Cancels:
             groups = self._groups[day] = groups.group_by(GROUP).agg(pl.col("last").max())
             if groups.is_empty():
                 continue
-            # What comes after the last cancel of its group changes nothing that was settled before.
+            # Rows later than the last cancel of their group change no match.
             near = rows.filter(maybe_in(rows, groups, GROUP) & of_day).select(_GROUP_AND_TIME)
             touched = near.join(groups, on=GROUP).filter(pl.col("ts") <= pl.col("last"))
             if touched.height:

@@ -1,4 +1,4 @@
-"""Side and family of prints that are stored, and under which settings they were decided."""
+"""Side and family of stored prints, and the settings under which they were classified."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from flowtape.orderflow.classify import sides
 from flowtape.storage import Store
 
 _NAMED = 10
-"""Outdated days that a log line names."""
+"""The most outdated days that a log line names."""
 _log = logging.getLogger(__name__)
 
 
 def classified(prints: pl.DataFrame, max_quote_age: timedelta | None) -> pl.DataFrame:
     """Return prints (`prints.SCHEMA`) with `side` (`prints.Side`) and `family` (`conditions.Family`).
 
-    Both are stored with the print: answers and bars read them and do not classify again.
+    Both are stored with the print. Answers and bars read them and do not classify again.
     """
     return prints.with_columns(sides(prints, max_quote_age=max_quote_age), family())
 
 
 def classification(max_quote_age: timedelta | None) -> str:
-    """Return a text that names what decides `side` and `family`: the quote age and the table of sale conditions.
+    """Return a text that identifies the rules of `side` and `family`: the quote age and the table of sale
+    conditions.
 
-    Prints that were classified under equal texts have the same side and family.
+    Prints classified under equal texts have the same side and family.
     """
     age = "none" if max_quote_age is None else f"{max_quote_age // timedelta(microseconds=1)}us"
     return f"quote_age={age} conditions={TABLE_DIGEST}"
 
 
 class Classifications:
-    """The record of a store: under which settings each day's prints were classified.
+    """The settings under which each day's prints of a store were classified.
 
-    To be used by one thread at a time; `add` and `replace` within the transaction that writes the prints. `outdated`
-    holds the days with prints of other settings, as the last `look` found them.
+    Used by one thread at a time; `add` and `replace` within the transaction that writes the prints. `outdated`
+    holds the days with prints of other settings that the last `look` found.
     """
 
     def __init__(self, store: Store, max_quote_age: timedelta | None) -> None:
@@ -46,11 +47,11 @@ class Classifications:
         self._recorded: set[date] = set()
 
     def forget(self) -> None:
-        """Hold no more than the store does."""
+        """Drop the memory of uncommitted days after a failed commit."""
         self._recorded.clear()
 
     def add(self, days: pl.Series) -> None:
-        """Record that prints of some days were classified under these settings, once a day."""
+        """Record that prints of some days were classified under these settings."""
         fresh = set(days.unique().drop_nulls()) - self._recorded
         if fresh:
             self._store.set_classified(sorted(fresh), self._mine)
@@ -61,7 +62,7 @@ class Classifications:
         self._store.set_classified([day], self._mine, whole=True)
 
     def look(self) -> list[date]:
-        """Find the days with prints that were classified under other settings, log them and return them."""
+        """Return the days with prints that were classified under other settings, and log them."""
         kept = self._store.classified().filter(pl.col("classification") != self._mine)
         self.outdated = days = kept["day"].unique().sort().to_list()
         if days:

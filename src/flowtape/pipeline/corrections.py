@@ -1,4 +1,4 @@
-"""Rows that their source marks as correcting another, in the place of what they correct."""
+"""Rows that their source marks as corrections of other rows, which they replace."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flowtape.storage.catalog import ROW_IDENTITY, ROW_SLOT, STORED
 
 _VALUES = ("price", "size", "condition")
 _BEST = ("corrects", *_VALUES)
-"""Of rows of one slot the greatest in these stands."""
+"""The order of the rows of one slot; the last one is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """What corrections did: `dropped`, a mask of the batch's rows that kept rows correct (None: none); `gone`, the kept
-    rows (`catalog.STORED`) that were removed since rows of the batch correct them; and in the place of
-    how many prints of the batch's own those were (`replacing`)."""
+    """The result of applying corrections. `dropped` is a mask of the batch's rows that stored rows correct, None
+    for none. `gone` are the stored rows (`catalog.STORED`) that the batch corrected; they are removed. `replacing`
+    counts the prints of the batch that replace them."""
 
     dropped: pl.Series | None
     gone: pl.DataFrame
@@ -33,21 +33,23 @@ _NOTHING = Corrected(None, pl.DataFrame(schema=STORED), 0)
 
 
 class Corrections:
-    """The corrections of a store. To be used by one thread at a time, within the transaction that keeps the prints."""
+    """The corrections of a store. Used by one thread at a time, within the transaction that writes the prints."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._slots: dict[date, pl.DataFrame] = {}
 
     def forget(self) -> None:
-        """Hold no more than the store does."""
+        """Drop the memory of uncommitted corrections after a failed commit."""
         self._slots.clear()
 
     def apply(self, batch: Prepared, days: Iterable[date]) -> Corrected:
-        """Compare a batch with the kept rows of its slots, and remove those that the batch corrects.
+        """Compare a batch with the stored rows of its slots, and remove the stored rows that it corrects.
 
-        `days` are the batch's trading days. Whichever of a row and its correction comes first, the correction stands.
-        Raises `StoreError`.
+        The correction is valid whichever of the two rows arrives first. Raises `StoreError`.
+
+        Args:
+            days: the trading days of the batch.
         """
         slots = self._met(batch.rows, days)
         if slots.is_empty():
@@ -70,7 +72,7 @@ class Corrections:
         return Corrected(dropped if lost.height else None, gone, replacing)
 
     def _met(self, rows: pl.DataFrame, days: Iterable[date]) -> pl.DataFrame:
-        """The slots of the days that hold a correction, kept or in the batch."""
+        """Return the slots of the days that have a correction, stored or in the batch."""
         fresh = rows.filter((pl.col("corrects") == 1) & (pl.col("seq") != 0)).select(ROW_SLOT)
         for day in days:
             if day not in self._slots:

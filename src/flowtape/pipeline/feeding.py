@@ -1,4 +1,4 @@
-"""Live feeds into a store in a process of their own: no window, no server."""
+"""Live feeds into a store from a process without cache and server."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _log = logging.getLogger(__name__)
 
 
 def go_on(feeds: Sequence[Feed], store: Store) -> None:
-    """Let replays begin where they were left."""
+    """Set replays to the instant at which their last run ended."""
     for feed in feeds:
         if isinstance(feed, ReplayFeed):
             feed.go_on(store.cursor(feed.name))
 
 
 class Watcher(Listener, Protocol):
-    """Who is told of live feeds, and looks at them."""
+    """A listener that also reports the state of live feeds."""
 
     def watch(self, live: Live) -> None:
-        """Look at these feeds when asked."""
+        """Report the state of these feeds."""
 
 
 def feed_into(
     store: Store, feeds: Sequence[Feed], settings: Settings, clock: Clock, watcher: Watcher
 ) -> None:
-    """Take live feeds into a store until told to stop by SIGTERM or SIGINT, or until all of them have ended.
+    """Ingest live feeds into a store until SIGTERM or SIGINT, or until all feeds have ended.
 
-    Raises `TakenOver` when another process takes over a feed, `FeedError` where a feed was given up for good.
+    Raises `TakenOver` when another process takes over a feed, `FeedError` when a feed was given up.
     """
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""Files into a store: one run of the reader and the engine, here or in the server that holds the store."""
+"""Ingest of files into a store, by a command or by the server that holds the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN_REJECTS = 1000
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """What to ingest and how; paths are absolute, as another process may carry it out."""
+    """The files to ingest, and the options. Paths are absolute, since another process may carry it out."""
 
     files: list[str]
     format: str | None = None
@@ -34,7 +34,7 @@ class Request(msgspec.Struct, kw_only=True):
 
 
 class RejectedRow(msgspec.Struct):
-    """One row left out, and why."""
+    """One rejected row, and the reason."""
 
     file: str
     row: int
@@ -42,7 +42,7 @@ class RejectedRow(msgspec.Struct):
 
 
 class RefusedDay(msgspec.Struct):
-    """A symbol's day that comes from another source already."""
+    """A symbol's trading day that the store has from another source."""
 
     asset: str
     symbol: str
@@ -51,7 +51,7 @@ class RefusedDay(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What became of one tape; the counts are those of `report.Report`."""
+    """The result of one tape; the counts are those of `report.Report`."""
 
     name: str
     source: str
@@ -73,11 +73,11 @@ class Outcome(msgspec.Struct, kw_only=True):
     first: list[RejectedRow]
     refusals: list[RefusedDay]
     nothing_read: str | None = None
-    """What to say of a tape of which every row is bad."""
+    """The error message of a tape without a valid row."""
 
 
 class Step(msgspec.Struct):
-    """How far a run is: the tape at hand, rows read of it, share of it read."""
+    """The progress of a run: the current tape, its rows so far, and the share of it that is read."""
 
     name: str
     rows: int
@@ -90,18 +90,19 @@ def ingest(
     progress: Callable[[Step], None] = lambda step: None,
     stop: threading.Event | None = None,
 ) -> list[Outcome]:
-    """Ingest files, tape by tape, then seal the days that are over.
+    """Ingest files, one tape after the other, then seal the days that are closed.
 
-    Raises what the readers and the engine raise; see `Ingestor.ingest`.
+    Returns one outcome per tape. Raises `TapeError`, `UsageError` and `StoreError`, as the readers and
+    `Ingestor.ingest` do.
     """
     if request.strict:
-        # A strict file is taken whole or not at all, and how it ends is only known at its end.
+        # A strict file is ingested whole or not at all, so it is read to its end first.
         for tape in _open(request):
             for batch in tape.batches:
                 progress(Step(f"checking {tape.name}", 0, batch.done))
     outcomes = []
     for tape in _open(request):
-        # Two processes that take the same rows at the same time would each find them new.
+        # A lease: two processes that ingest the same rows at the same time would both add them.
         ingestor.store.take_over(f"files of {tape.source}")
         try:
             with ingestor.store.bulk():
@@ -112,7 +113,7 @@ def ingest(
                     stop=stop,
                 )
         except BaseException:
-            # A store that is away refuses this too; what ended the run is what gets told.
+            # An unreachable store refuses the release too; the first error is the one to raise.
             with suppress(StoreError):
                 ingestor.store.release(f"files of {tape.source}")
             raise
@@ -134,7 +135,7 @@ def _open(request: Request) -> list[Tape]:
 
 
 def outcome_of(tape: Tape, report: Report) -> Outcome:
-    """What became of a tape, of its reader's counts and the engine's."""
+    """Return the outcome of a tape from its reader's counts and the ingestor's report."""
     refusals = sorted(report.refusals, key=lambda refusal: (refusal.day, refusal.asset, refusal.symbol))
     return Outcome(
         name=tape.name,

@@ -1,6 +1,7 @@
 """The path of a batch of prints into the store and the cache.
 
-A batch is prepared, then kept in one transaction, then shown: nothing is seen that is not committed.
+A batch is prepared, committed in one transaction, then published to the cache. No reader sees a print that is not
+committed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ COMPACT_MINUTES = 10
 
 
 class Ingestor:
-    """Takes prints into a store and a cache. All methods may be called from any thread."""
+    """Ingests prints into a store and a cache. All methods may be called from any thread."""
 
     def __init__(
         self, store: Store, window: Cache | None = None, max_quote_age: timedelta | None = None
@@ -71,13 +72,13 @@ class Ingestor:
         progress: Progress | None = None,
         stop: threading.Event | None = None,
     ) -> Report:
-        """Take a whole tape, batch by batch, each committed on its own.
+        """Ingest a tape batch by batch, one transaction each.
 
-        Raises `TapeError` where the file breaks off (the batches before it are kept, and repeating is safe),
-        `StoreError` where a commit fails. Stops between two batches once `stop` is set.
+        With `stop` set, it ends after the current batch. Raises `TapeError` if the file breaks off, `StoreError` if
+        a commit fails. The batches before the error are stored, and the tape may be ingested again.
         """
         report = Report(tape.source)
-        # While one batch is committed, the next is read and classified.
+        # The next batch is read and classified while this one is committed.
         for batch, prepared in ahead((batch, self._prepare(batch.prints)) for batch in tape.batches):
             if stop is not None and stop.is_set():
                 break
@@ -102,16 +103,16 @@ class Ingestor:
         cursors: Mapping[str, str] | None = None,
         standing: Mapping[str, pl.DataFrame] | None = None,
     ) -> Report:
-        """Take one batch of prints (`prints.SCHEMA`) and commit it, then show it in the cache.
+        """Commit one batch of prints, then publish it to the cache.
 
         Args:
-            prints: the batch, in any order; may be empty.
-            source: what the prints are filed under.
-            replace: whether the batch takes the place of another source's days.
-            cursors: by feed, the place to go on from once the batch is kept.
-            standing: by feed, the quotes kept with its cursor.
+            prints: with the columns of `prints.SCHEMA`, in any order; may be empty.
+            source: the source under which the prints are stored.
+            replace: whether the batch replaces the days of another source.
+            cursors: by feed, the cursor that is stored with the batch.
+            standing: by feed, the prevailing quotes that are stored with its cursor.
 
-        Raises `StoreError` where the store refuses; nothing of the batch is kept or shown then.
+        Raises `StoreError` if the store refuses. Then nothing of the batch is stored or published.
         """
         report = Report(source)
         empty = isinstance(prints, pl.DataFrame) and prints.is_empty()
@@ -145,7 +146,7 @@ class Ingestor:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Commit all writes within, or none; after a failure memory holds no more than the store does."""
+        """Commit all writes within, or none. After a failure no memory of uncommitted rows remains."""
         try:
             with self.store.transaction():
                 yield
@@ -161,7 +162,7 @@ class Ingestor:
             raise
 
     def _prepare(self, prints: pl.DataFrame) -> Prepared:
-        """Return a batch with all that can be known before the store is asked."""
+        """Return a batch with everything that is known without the store."""
         if isinstance(prints, pl.DataFrame) and prints.schema == PRINTS:
             check(prints)
         else:
@@ -187,7 +188,8 @@ class Ingestor:
         )
 
     def _fitting(self, batch: Prepared) -> Prepared:
-        """Return the batch with numbers that hold: those it was prepared with may have been forgotten since."""
+        """Return the batch with valid catalog numbers; a failed commit may have invalidated those it was prepared
+        with."""
         if batch.epoch == self.store.catalog.epoch:
             return batch
         epoch, rows = self.store.catalog.encode(batch.prints)
@@ -196,7 +198,7 @@ class Ingestor:
         return dataclasses.replace(batch, prints=prints, rows=rows, bars=bars, epoch=epoch)
 
     def _keep(self, batch: Prepared, source: str, replace: bool, report: Report) -> Change:
-        """Write a batch in the open transaction; return what it changes in the minute bars."""
+        """Write a batch in the open transaction; return its changes to the minute bars."""
         days = trading_days(batch.prints["ts"])
         held, dropped = self._sources.assign(batch.rows["series"], days, source, replace, report.refusals)
         if dropped:
@@ -237,8 +239,11 @@ class Ingestor:
         return change
 
     def _amend(self, batch: Prepared, known: pl.DataFrame, report: Report) -> pl.DataFrame:
-        """Compare rows that are kept already with the kept ones, and keep the one with the better quote
-        (`identity.PRECEDENCE`), whichever came first; return the keys of the bars that changed."""
+        """Return the keys of the bars that change where rows of the batch are stored already.
+
+        Of two rows with one key, the one with the better quote is stored (`identity.PRECEDENCE`), whichever arrived
+        first.
+        """
         mine = batch.rows.select(pl.col(PRECEDENCE).name.prefix("new_"))[known["row"]]
         greater = mine.hstack(known.select(PRECEDENCE)).select(better("new_", "")).to_series()
         replacing = known["row"].filter(greater)
@@ -251,8 +256,8 @@ class Ingestor:
         return bar_keys(batch.prints[replacing].filter(~is_cancel()))
 
     def _restate(self, keys: pl.DataFrame, change: Change) -> None:
-        """Make the bars with some keys from the prints that count."""
-        # Nobody holds bars where there is no cache and the store makes its own of the prints.
+        """Make the bars with some keys again from their counted prints."""
+        # Without a cache, and in a store that derives bars from prints, there are no bars to restate.
         if keys.is_empty() or (self.window is None and not self.store.shared):
             return
         low, high = keys.select(pl.col("minute").min(), high=pl.col("minute").max()).row(0)
@@ -270,7 +275,8 @@ class Ingestor:
         self._compact()
 
     def _compact(self) -> None:
-        """A live feed adds to the same minutes commit after commit: put closed minutes together now and then."""
+        """Merge the bars of closed minutes from time to time, since a live feed adds bars to one minute with each
+        commit."""
         if self._compacted is None:
             self._compacted = self._newest
         elif self._newest - self._compacted > COMPACT_MINUTES:
@@ -290,7 +296,7 @@ class Ingestor:
         }
 
     def _show(self, change: Change) -> None:
-        """Bring what a commit changed into the cache."""
+        """Publish the changes of a commit to the cache."""
         if self.window is None:
             return
         if change.dropped:
@@ -299,9 +305,9 @@ class Ingestor:
         self.window.change(change.bars, change.keys, change.restated)
 
     def load(self, progress: Callable[[float], None] = lambda done: None) -> None:
-        """Load the cache from the store in the place of all it holds. Raises `StoreError`.
+        """Replace the cache with the bars of the store. Raises `StoreError`.
 
-        `progress` is called with the share that is done, from 0 to 1; what it raises ends the loading.
+        `progress` is called with the share that is done, from 0 to 1. An exception that it raises ends the loading.
         """
         with self._lock:
             self._load(progress)
@@ -313,7 +319,7 @@ class Ingestor:
                 self.window.load(self.store, progress)
 
     def follow(self) -> None:
-        """Bring into the cache what other processes have committed since. Raises `StoreError`."""
+        """Publish commits of other processes to the cache. Raises `StoreError`."""
         with self._lock:
             if self.window is None:
                 return
@@ -330,7 +336,7 @@ class Ingestor:
             self.generation += 1
 
     def reload(self, now_minute: int) -> None:
-        """Load the cache from the store again, to end at a minute: for a clock that was set back."""
+        """Load the cache again, ending at `now_minute`, after the clock was set back."""
         with self._lock:
             if self.window is not None:
                 self.window.begin(now_minute)
@@ -341,7 +347,7 @@ class Ingestor:
         return {day: self.rebuild(day) for day in self.classifications.look()}
 
     def rebuild(self, day: date) -> int:
-        """Classify a day's prints again and make its minute bars from them, in one commit and bounded memory.
+        """Classify a day's prints again and rebuild its minute bars, in one commit and bounded memory.
 
         Returns the number of bars. Raises `StoreError`.
         """

@@ -1,4 +1,4 @@
-"""Trading days that are over are sealed: their prints are put in order of symbol and time."""
+"""Closed trading days are sealed: their prints are stored in order of symbol and time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from flowtape.model.prints import day_bounds
 from flowtape.storage import Store
 
 AFTER_CLOSE = timedelta(hours=2)
-"""Time after a trading day's end in New York at which it is taken to be closed: late prints have come by then."""
+"""The time from the end of a trading day in New York until it counts as closed, which leaves time for late prints."""
 EVERY = 60.0
-"""Seconds between two looks for days to seal."""
+"""Seconds between two searches for days to seal."""
 _log = logging.getLogger(__name__)
 
 
 def closed(day: date, now_ns: int) -> bool:
-    """Return whether a trading day was over for `AFTER_CLOSE` at an instant (ns)."""
+    """Return whether a trading day was closed (over for `AFTER_CLOSE`) at an instant (ns)."""
     return now_ns >= (day_bounds(day)[1] + AFTER_CLOSE).timestamp() * 10**9
 
 
@@ -30,16 +30,16 @@ def seal_closed(
     progress: Callable[[date, float], None] = lambda day, done: None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Seal the closed days of a store that were written to, one by one, oldest first.
+    """Seal the closed days of a store that have changed since they were sealed, oldest first.
 
-    `progress` is called with each day before it begins, and with the share of days that are done. A day that a writer
-    changes meanwhile stays as it is. Raises `StoreError`.
+    `progress` is called before each day, with the day and the share of days that are done. A day that a writer
+    changes at the same time stays as it is. Raises `StoreError`.
     """
     _seal(store, [day for day in store.unsealed() if closed(day, now_ns)], progress, stop)
 
 
 def seal_all(store: Store, progress: Callable[[date, float], None]) -> None:
-    """Seal every day of a store that nobody else writes, as `seal_closed` does."""
+    """Seal every day of a store that no other process writes."""
     _seal(store, store.unsealed(), progress, None)
 
 
@@ -54,7 +54,7 @@ def _seal(
 
 
 class Maintenance:
-    """Seals closed days while a server runs, on a thread of its own."""
+    """Seals closed days on a thread while a server runs."""
 
     def __init__(self, store: Store, clock: Clock, every: float = EVERY) -> None:
         self._store, self._clock, self._every = store, clock, every
@@ -62,11 +62,11 @@ class Maintenance:
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
-        """Begin with the days that are closed by now."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin no further day; closing the store ends the one at hand."""
+        """Start no further day. Closing the store interrupts the current one."""
         self._stop.set()
 
     def _run(self) -> None:

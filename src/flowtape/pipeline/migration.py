@@ -1,4 +1,4 @@
-"""A store of an older format version carried over into this program's."""
+"""Migration of a store from an older format version."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from flowtape.storage.duckdb_old import COLLAPSED, OldStore
 from flowtape.storage.duckdb_tables import VERSION
 
 Progress = Callable[[str, int, float], None]
-"""Called with what is done, the prints so far and the share of it."""
+"""Called with the current step, the prints so far and the share that is done."""
 
 
 class Migrated(msgspec.Struct):
-    """What was carried over: from which version (empty: nothing had to be), how many prints, and how many were left
-    out since they are beyond today's bounds."""
+    """The result of a migration: the old version (empty if no migration was needed), the prints migrated, and the
+    prints left out because they violate today's bounds."""
 
     version: str
     prints: int
@@ -33,12 +33,12 @@ class Migrated(msgspec.Struct):
 
 
 def migrate(path: Path, max_quote_age: timedelta | None, progress: Progress = lambda *told: None) -> Migrated:
-    """Carry an embedded store of version 2 or 3 over into a new file, which then takes its place.
+    """Migrate an embedded store of version 2 or 3 to a new file, which then replaces it.
 
-    The prints are ingested again: sides, minute bars and removals are made of them as of a file's. Prints of version 2
-    get the source `NAME (version 2)`, since rows of the same file may have other keys today: a file takes their place
-    with `--replace` and never stands beside them. Cursors and standing quotes are kept. A run that was killed leaves
-    the old file, and may be repeated. Raises `StoreError`, `StoreBusy`.
+    The prints are ingested again, so sides, minute bars and removals are those of an ingested file. Prints of
+    version 2 get the source `NAME (version 2)`, since the keys of a file's rows may differ today: `--replace`
+    replaces them, and otherwise the file is refused. Cursors and prevailing quotes are kept. A run that was killed
+    leaves the old file, and may be repeated. Raises `StoreError`, `StoreBusy`.
     """
     with in_place_of(path) as (connection, new):
         if version_of(connection) == VERSION:
@@ -71,7 +71,7 @@ def _name(source: str, version: str) -> str:
 
 
 def _accepted(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Yield rows as prints, without those that are no prints by today's bounds."""
+    """Yield the rows as prints, without those that violate today's bounds."""
     try:
         yield conform(rows)
     except UsageError:

@@ -1,4 +1,4 @@
-"""Which source each symbol's trading day comes from: the first that brought it, unless another replaces it."""
+"""The source of each symbol's trading day: the first one that brought prints, unless another replaces it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from flowtape.storage import Store
 
 SIMULATED = "simulated"
 LIVE = " (live)"
-"""Ends the source of a live feed whose rows cannot be told to be those of the same vendor's files: the files' rows take
-the place of the feed's, day by day, and never stand beside them."""
+"""The suffix of the source of a live feed whose rows have other keys than the same vendor's files. The files
+replace the feed's rows day by day."""
 Day = tuple[str, str, date]
 """Asset, symbol and trading day."""
 
 
 _DAY = ("asset", "symbol", "day")
 _SERIES = 2**32
-"""A day's number times this, and a series' number, are one integer: those are compared in bulk."""
+"""The factor that packs a day's number and a series' number into one integer, for comparison in bulk."""
 _REMEMBERED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A symbol's trading day that another source holds."""
+    """A symbol's trading day that the store has from another source."""
 
     asset: str
     symbol: str
@@ -35,7 +35,8 @@ class Refusal:
 
 
 class DaySources:
-    """The sources of a store. To be used by one thread at a time, within the transaction that keeps the prints."""
+    """The source of each symbol's trading day in a store. Used by one thread at a time, within the transaction that
+    writes the prints."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -52,32 +53,35 @@ class DaySources:
         self._version = version
 
     def refresh(self) -> None:
-        """See what other processes have claimed since. Raises `StoreError`."""
+        """Read the sources that other processes have stored since. Raises `StoreError`."""
         if self._store.claims_version != self._version:
             self._read()
 
     def simulated(self, asset: str, symbol: str) -> bool:
-        """Whether any of a symbol's days comes from a simulated tape."""
+        """Return whether any of a symbol's days comes from a simulated tape."""
         return (asset, symbol) in self._simulated
 
     def simulated_any(self, asset: str) -> bool:
-        """Whether any symbol of an asset has a day from a simulated tape."""
+        """Return whether any symbol of an asset has a day from a simulated tape."""
         return any(known == asset for known, _ in self._simulated)
 
     def forget(self) -> None:
-        """After a failed commit: hold no more than the store does."""
+        """Drop the memory of uncommitted days after a failed commit."""
         self._settled.clear()
         try:
             self._read()
         except FlowtapeError:
-            # Nobody's claims are known: the next that is made reads them first.
+            # The store cannot be read: read the sources again before the next batch.
             self._version = -1
 
     def assign(
         self, series: pl.Series, days: pl.Series, source: str, replace: bool, refusals: set[Refusal]
     ) -> tuple[pl.Series | None, set[tuple[str, str]]]:
-        """Settle whose the days of some rows are; gives which rows another source holds (None: none), and the symbols
-        of which days were dropped to be replaced."""
+        """Assign the trading days of some rows to `source`, where no other source has them.
+
+        Returns a mask of the rows whose day another source has (None for none), and the (asset, symbol) pairs with
+        a day that was dropped to be replaced.
+        """
         self.refresh()
         keys = days.to_physical().cast(pl.Int64) * _SERIES + series
         settled = self._settled_for(source)
@@ -108,7 +112,7 @@ class DaySources:
         return (keys.is_in(met["key"].filter(~mine).implode()) if theirs else None), dropped
 
     def _settled_for(self, source: str) -> set[int]:
-        """The keys of days and series that are known to be a source's."""
+        """Return the keys of days and series that are known to belong to a source."""
         epoch = self._store.catalog.epoch
         if epoch != self._epoch or sum(map(len, self._settled.values())) > _REMEMBERED:
             self._settled.clear()

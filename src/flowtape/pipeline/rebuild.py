@@ -1,4 +1,4 @@
-"""Minute bars, sides and removals of a stored day, made again from its prints."""
+"""Rebuilds the minute bars, sides and removals of a stored day from its prints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from flowtape.storage import Store
 from flowtape.storage.catalog import BAR_KEY
 
 _PARTS = 8
-"""Parts of the symbols that are rebuilt one after the other, which bounds memory."""
+"""Groups of symbols that are rebuilt one after the other, which bounds memory."""
 
 
 def rebuild_day(store: Store, day: date, max_quote_age: timedelta | None) -> int:
-    """Classify a day's prints again and make its minute bars from them, in the open transaction and bounded memory.
+    """Classify a day's prints again and rebuild its minute bars, in the open transaction and bounded memory.
 
     Returns the number of bars. Raises `StoreError`.
     """
@@ -30,7 +30,7 @@ def rebuild_day(store: Store, day: date, max_quote_age: timedelta | None) -> int
 
 def _rebuild_part(store: Store, start: int, end: int, part: int, max_quote_age: timedelta | None) -> int:
     known = store.catalog.series
-    # By symbol: a bar is made of all series of its symbol.
+    # By symbol, since a bar covers all series of its symbol.
     rows = store.prints(known.filter(pl.col("symbol_id") % _PARTS == part)["series"], start, end)
     bars = bars_of(_reclassify(store, rows, max_quote_age))
     store.append_bars(bars)
@@ -38,8 +38,10 @@ def _rebuild_part(store: Store, start: int, end: int, part: int, max_quote_age: 
 
 
 def _reclassify(store: Store, rows: pl.DataFrame, max_quote_age: timedelta | None) -> pl.DataFrame:
-    """Classify stored rows (`catalog.STORED`) and match their cancels again; store what differs; return prints with
-    `removed_at`."""
+    """Classify stored rows (`catalog.STORED`) and match their cancels again, and store what differs.
+
+    Returns the rows as prints with `removed_at`.
+    """
     before = store.catalog.decode(rows.drop("removed_at"))
     prints = resolve(classified(before.drop("side", "family"), max_quote_age))
     now = rows.with_columns(
@@ -57,7 +59,7 @@ def _reclassify(store: Store, rows: pl.DataFrame, max_quote_age: timedelta | Non
 
 
 def wrong_minutes(store: Store, day: date) -> tuple[int, int]:
-    """Return how many of a day's minute bars differ from what its stored prints make, and how many there are.
+    """Return how many of a day's minute bars differ from its stored prints, and how many bars there are.
 
     Raises `StoreError`.
     """

@@ -1,4 +1,4 @@
-"""The keys of the rows kept last, in memory: whether a live row is new is mostly answered without asking the store."""
+"""The keys of recently stored rows, in memory, so that most live batches need no look-up in the store."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from flowtape.storage.catalog import ROW_IDENTITY, STORED
 LIMIT = 200_000
 """Keys of one generation; two are held, about 30 MB."""
 LARGEST = 50_000
-"""Rows of the largest batch whose keys are remembered: a file's batches are compared by the store."""
+"""Rows of the largest batch whose keys are remembered. Larger batches come from files and are compared by the
+store."""
 _NONE = pl.DataFrame(
     schema={"row": pl.UInt32} | {name: STORED[name] for name in ("print_id", "removed_at", *PRECEDENCE)}
 )
 
 
 class RecentRows:
-    """Tells which rows of a batch a store keeps already. To be used by one thread at a time, within the transaction
-    that keeps the rows.
+    """Finds the rows of a batch that are stored already. Used by one thread at a time, within the transaction that
+    writes the rows.
 
-    The keys of all rows from the instant `_floor` on are held as hashes of 64 bits, in two generations. A batch that is
-    newer and shares no hash with them is new. Any other batch is compared by the store, so an answer is always exact.
-    A store that other processes write to is always asked.
+    The keys of all rows from the instant `_floor` on are held as 64-bit hashes, in two generations. A batch that is
+    newer and shares no hash with them is new. The store compares every other batch, so the result is always exact.
+    The store is always asked when other processes write to it.
     """
 
     def __init__(self, store: Store, limit: int = LIMIT) -> None:
@@ -34,11 +35,11 @@ class RecentRows:
         self._boundary = self._newest = 0
 
     def forget(self) -> None:
-        """Hold no more than the store does."""
+        """Drop all keys, since those of a failed commit are not stored."""
         self._newer, self._older, self._floor = set(), set(), None
 
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return what `Store.known` does. Raises `StoreError`."""
+        """Return the rows of a batch that are stored already, as `Store.known` does. Raises `StoreError`."""
         if rows.is_empty():
             return _NONE
         if self._store.shared or rows.height > LARGEST:
@@ -52,7 +53,7 @@ class RecentRows:
         return _NONE if new and _first(rows) >= self._floor else self._store.known(rows)
 
     def add(self, rows: pl.DataFrame) -> None:
-        """Remember rows that the open transaction keeps."""
+        """Remember rows that the open transaction writes."""
         if self._floor is None or rows.is_empty():
             return
         self._newest = max(self._newest, int(rows["ts"].to_physical().max()))  # type: ignore[arg-type]
@@ -62,7 +63,7 @@ class RecentRows:
             return
         self._newer.update(_hashes(rows))
         if len(self._newer) > self._limit:
-            # Every row from the boundary on is in the newer generation.
+            # The newer generation has every row from the boundary on.
             self._older, self._newer = self._newer, set()
             self._floor, self._boundary = self._boundary, self._newest + 1
 

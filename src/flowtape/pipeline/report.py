@@ -1,4 +1,4 @@
-"""What became of the rows of a tape or a batch."""
+"""The counts of the rows of a tape or a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowtape.pipeline.provenance import Refusal
 
 @dataclass(slots=True)
 class Report:
-    """What became of the rows of a tape.
+    """The counts of the rows of a tape.
 
     `rows` = `added` + `duplicates` + `replaced_quotes` + `corrections` + `official` + `rejected` + `refused`.
     """
@@ -20,11 +20,11 @@ class Report:
     rows: int = 0
     added: int = 0
     duplicates: int = 0
-    """Rows of prints that are kept already, with no better quote."""
+    """Rows of prints that are stored already, with no better quote."""
     replaced_quotes: int = 0
-    """Rows of prints that are kept already, whose quote replaced the kept one."""
+    """Rows of prints that are stored already, whose quote replaced the stored one."""
     corrections: int = 0
-    """Rows that replaced another by their source's mark, and rows that were, or had been, replaced so."""
+    """Rows that correct another row by their source's mark, and rows that another row corrects."""
     official: int = 0
     """Rows that repeat a print as an official open or close."""
     rejected: int = 0
@@ -32,13 +32,13 @@ class Report:
     cancels: int = 0
     removed: int = 0
     counted: int = 0
-    """Prints among the rows, each once, whether they were kept already or not."""
+    """Distinct prints among the rows, stored before or not."""
     unquoted: int = 0
-    """Of `counted`: those that have no quote in force in this tape."""
+    """Of `counted`: prints without a quote in force in this tape."""
     refusals: set[Refusal] = field(default_factory=set)
     notes: Counter[str] = field(default_factory=Counter)
     volumes: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Contracts or shares of the counted prints that are new, by asset and side."""
+    """Contracts or shares of the new counted prints, by asset and side."""
 
 
 Progress = Callable[[Report, float], None]

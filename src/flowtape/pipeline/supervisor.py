@@ -1,7 +1,7 @@
-"""Live feeds into the engine: deliveries are queued within bounds, and committed in batches as they come.
+"""Runs live feeds: deliveries wait in a bounded queue, and one thread commits them in batches.
 
-Each feed runs on a thread of its own and is called again, after a pause, when its connection breaks. One thread takes
-the deliveries: all that wait of one source are a batch, which is committed with its cursors and then shown.
+Each feed runs on a thread of its own. When its connection breaks, it is started again after a pause. The committing
+thread takes all waiting deliveries of one source as a batch, commits it with its cursors, and publishes it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from flowtape.pipeline.ingestor import Ingestor
 from flowtape.pipeline.report import Report
 
 QUEUE_PRINTS = 500_000
-"""Prints that may wait; a feed that brings more waits itself."""
+"""The most prints that wait; a feed with more blocks until there is room."""
 STEP_PRINTS = 20_000
-"""Prints of the largest batch: more take longer than a reader should wait."""
+"""Prints of the largest batch. A larger one would delay readers for too long."""
 REPRESENTATIVE = "SPY"
-"""Whose hours a feed of all symbols is watched by."""
+"""The symbol whose market hours stand for a feed of all symbols."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long is waited, in seconds.
+    """Waiting times in seconds.
 
-    `gather`: deliveries without prints for the next commit, and all deliveries where the store is shared, since its
-    engine is slow on small inserts. `retry`: between tries while the store refuses. `first` and `longest`: before a
-    broken connection is tried again, doubled each time, then anywhere between half and all of it.
+    `gather`: until the next commit, for deliveries without prints, and for all deliveries into a shared store,
+    since ClickHouse is slow on small inserts. `retry`: between attempts while the store refuses. `first` and
+    `longest`: before a broken connection is opened again; the pause doubles each time, and half of it is random.
     """
 
     gather: float = 0.5
@@ -51,22 +51,26 @@ class Waits:
 
 
 class Listener(Protocol):
-    """Who is told what becomes of prints, for measurements."""
+    """Receives measurements of live prints."""
 
     def shown(
         self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
     ) -> None:
-        """Prints of a source can be seen: contracts or shares by asset and side, and of each delivery how many
-        seconds that is after it came and how many prints it has."""
+        """Prints of a source are published.
+
+        Args:
+            sides: contracts or shares by asset and side.
+            waits: for each delivery, the seconds since it arrived and its number of prints.
+        """
 
     def committed(self, seconds: float, prints: int) -> None:
-        """So many prints were kept in so many seconds."""
+        """A commit of `prints` prints took `seconds`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedReport:
-    """How a feed does: `lag` is seconds from its newest print to its arrival, `silence` seconds since it was heard
-    while its market is open (None while it need not speak)."""
+    """The state of a feed. `lag` is the seconds from its newest print to its arrival. `silence` is the seconds
+    since its last message while its market is open, None while the market is closed."""
 
     name: str
     connected: bool
@@ -85,7 +89,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Line:
-    """One feed and what is known of it; it is its feed's outlet."""
+    """One feed and its state; the outlet that the feed delivers to."""
 
     feed: Feed
     live: Live
@@ -99,23 +103,23 @@ class _Line:
     notes: Counter[str] = field(default_factory=Counter)
 
     def put(self, delivery: Delivery) -> None:
-        """See `feeds.base.Outlet.put`."""
+        """Queue a delivery of the feed; blocks while the queue is full."""
         self.heard()
         self.live.queue(self, delivery)
 
     def heard(self) -> None:
-        """See `feeds.base.Outlet.heard`."""
+        """Note that the feed is connected and sent a message."""
         self.connected = True
         self.last_heard = time.monotonic()
 
     def count(self, what: str, many: int = 1) -> None:
-        """See `feeds.base.Outlet.count`."""
+        """Count an event of the feed, and log the first one."""
         if what not in self.notes:
             _tell(logging.WARNING, "feed note", feed=self.feed.name, what=what, many=many)
         self.notes[what] += many
 
     def must_speak(self, now_ns: int) -> bool:
-        """Whether the feed's market is open."""
+        """Return whether the feed's market is open."""
         if self.feed.always_open:
             return True
         symbols = self.feed.symbols or (REPRESENTATIVE,)
@@ -123,7 +127,7 @@ class _Line:
 
 
 class Live:
-    """The feeds of a server. `failing` says why their prints cannot be kept, None while they are."""
+    """The live feeds of a server. `failing` is the reason why their prints cannot be stored, None while they are."""
 
     def __init__(
         self,
@@ -140,7 +144,7 @@ class Live:
         self._waits = waits
         self._ingestor, self._clock, self._listener = ingestor, clock, listener
         self.lost = 0
-        """Prints that were delivered and could not be kept when the server ended."""
+        """Delivered prints that were not stored when the server ended."""
         self._stop, self._drain = threading.Event(), threading.Event()
         self.taken_over = threading.Event()
         self._started = False
@@ -160,11 +164,11 @@ class Live:
         self._taker = threading.Thread(target=self._take, name="taker")
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         self._started = True
         for line in self._lines:
             line.last_heard = time.monotonic()
-        # The calendar takes a second to load: before the first print, not among them.
+        # Loads the calendar, which takes a second, before the first print arrives.
         self._mind_the_hours()
         for line in self._lines:
             if line.cursor is not None:
@@ -174,7 +178,7 @@ class Live:
             thread.start()
 
     def stop(self) -> None:
-        """End, where it has begun: the feeds stop, and what they delivered is committed; returns once that is done."""
+        """Stop the feeds, commit what they delivered, and return when that is done. Does nothing before `start`."""
         self._stop.set()
         if not self._started:
             return
@@ -188,8 +192,11 @@ class Live:
         self._taker.join()
 
     def silent_for(self, asset: str | None, now_ns: int) -> float | None:
-        """Seconds since the quietest feed of an asset (None: of any) was last heard while its market is open; None
-        where none need speak, and before they have begun."""
+        """Return the longest time in seconds since a feed of an asset (None: of any) sent a message while its
+        market is open.
+
+        None before `start`, and while all of their markets are closed.
+        """
         silences = [
             time.monotonic() - line.last_heard
             for line in self._lines
@@ -198,7 +205,7 @@ class Live:
         return max(silences, default=None)
 
     def feeds(self) -> list[FeedReport]:
-        """How each feed does."""
+        """Return the state of each feed."""
         now, wall = time.monotonic(), self._clock.now_ns()
         return [
             FeedReport(
@@ -213,20 +220,20 @@ class Live:
         ]
 
     def ended(self) -> bool:
-        """Whether no feed runs any more."""
+        """Return whether all feeds have ended."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def raise_given_up(self) -> None:
-        """Raise `FeedError` where a feed was given up for good."""
+        """Raise `FeedError` if a feed was given up."""
         for line in self._lines:
             if line.ended is not None:
                 raise FeedError(f"{line.feed.name}: {line.ended}")
 
     def queue(self, line: _Line, delivery: Delivery) -> None:
-        """Let a delivery wait for its turn; waits itself while too many do."""
+        """Queue a delivery; blocks while the queue is full."""
         many = delivery.prints.height
         with self._changed:
-            # One alone is taken however large it is.
+            # A single delivery may exceed the limit.
             self._changed.wait_for(
                 lambda: (
                     self.queue_prints == 0
@@ -284,7 +291,7 @@ class Live:
                 return
 
     def _next(self) -> list[_Waiting]:
-        """Return the next deliveries of one source that make a batch; none after a while without any."""
+        """Return the next batch: deliveries of one source. Empty if none arrive for a while."""
         with self._changed:
             self._changed.wait_for(self._due, timeout=self._waits.gather)
             batch: list[_Waiting] = []
@@ -299,7 +306,7 @@ class Live:
             return batch
 
     def _due(self) -> bool:
-        """Return whether a batch is to be taken before the time to gather has passed."""
+        """Return whether a batch is to be committed before the time to gather has passed."""
         at_once = STEP_PRINTS if self._ingestor.store.shared else 1
         return self.queue_prints >= at_once or self._drain.is_set()
 
@@ -341,7 +348,7 @@ class Live:
             self._listener.shown(report.source, report.volumes, waits)
 
     def _end(self, batch: list[_Waiting]) -> None:
-        """Let go of the deliveries that could not be kept: of a batch, and of those that wait."""
+        """Drop the deliveries that cannot be stored, and count their prints as lost."""
         with self._changed:
             self.lost = self.queue_prints + sum(one.delivery.prints.height for one in batch)
             self._waiting.clear()
@@ -349,7 +356,7 @@ class Live:
             self._changed.notify_all()
 
     def raise_lost(self) -> None:
-        """Raise `StoreError` where prints were lost at the end; the feeds fetch them again from their cursors."""
+        """Raise `StoreError` if prints were lost at the end. The feeds fetch them again from their cursors."""
         if self.lost:
             raise StoreError(
                 f"{self.lost:,} live prints could not be kept: {self.failing}; the feeds fetch them again from the last"
@@ -357,8 +364,10 @@ class Live:
             )
 
     def _insist(self, work: Callable[[], None]) -> bool:
-        """Do it; while the store refuses, try again, but once the feeds have ended only once. Whether it is done, or
-        is not to be done any more."""
+        """Call `work` until the store accepts; after the feeds have ended, call it only once.
+
+        Returns True when it succeeded or another process took over, False when it failed at the end.
+        """
         while True:
             try:
                 work()
@@ -380,7 +389,7 @@ class Live:
                 return True
             if self._drain.is_set():
                 return False
-            # Not busily while the feeds end.
+            # `_stop` is set while the feeds end, so only `_drain` can make the pause wait.
             (self._drain if self._stop.is_set() else self._stop).wait(self._waits.retry)
 
     def _fail(self, reason: str) -> None:
@@ -389,7 +398,7 @@ class Live:
         self.failing = reason
 
     def _mind_the_hours(self) -> None:
-        """While a market is closed its feed is not waited for: at the open its time begins anew."""
+        """Restart the silence of each feed whose market is closed, so that it counts from the open."""
         now = self._clock.now_ns()
         for line in self._lines:
             if not line.must_speak(now):

@@ -1,8 +1,9 @@
-"""Many files into a store by many workers: planned by trading day, retried, and remembered in the store.
+"""Backfill: many files into a store by parallel workers, planned by trading day, retried, and recorded in the
+store.
 
-Files that share a trading day make one task, whose files are taken one after the other in the order given, by the same
-reader and engine as `flowtape ingest`. No two tasks write the same day, so what is kept does not depend on how many
-workers there are or which of them is faster.
+Files that share a trading day make one task. Its files are ingested one after the other in the order given, with
+the same reader and ingestor as `flowtape ingest`. No two tasks write the same day, so the stored prints do not
+depend on the number or speed of the workers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Unit = tuple[File, ...]
 
 
 class Step(NamedTuple):
-    """How far a backfill is: what it does now, how many files of all are done, the rows of those."""
+    """The progress of a backfill: the current step, the files done and in all, and the rows of those done."""
 
     doing: str
     done: int
@@ -31,14 +32,14 @@ class Step(NamedTuple):
 
 
 class Summary(msgspec.Struct):
-    """What became of a backfill: `before` files were done by an earlier run."""
+    """The result of a backfill; `before` counts files that an earlier run ingested."""
 
     before: int
     done: list[Done]
 
     @property
     def failed(self) -> list[Done]:
-        """What was not taken."""
+        """Return the files that were not ingested."""
         return [one for one in self.done if one.error]
 
 
@@ -49,10 +50,10 @@ def backfill(
     pool: Pool,
     progress: Callable[[Step], None] = lambda step: None,
 ) -> Summary:
-    """Take what an earlier run has not. Raises `TapeError` where a source names no file, `UsageError`, `StoreError`.
+    """Ingest the files that no earlier run has ingested.
 
-    A file that cannot be read, and one whose worker was lost too often, is in the summary with its error; the others
-    are taken.
+    A file that cannot be read, or whose worker was lost too often, is in the summary with its error; the others are
+    ingested. Raises `TapeError` if a source names no file, `UsageError`, `StoreError`.
     """
     units = units_of(find(sources), reading)
     known = _journal(place, reading)
@@ -74,12 +75,12 @@ def backfill(
 
 
 def names(unit: Unit) -> tuple[str, ...]:
-    """The files of a unit as they were named."""
+    """Return the names of a unit's files, as they were given."""
     return tuple(file.url for file in unit)
 
 
 def plan(units: Sequence[Unit], days: dict[Unit, tuple[date, ...]]) -> list[Task]:
-    """Units put together to tasks such that no two tasks have a day in common, by their first day."""
+    """Return tasks, by their first day, such that no two tasks have a day in common."""
     root = {day: day for unit in units for day in days[unit]}
 
     def top(day: date) -> date:
@@ -126,7 +127,7 @@ def _surveyed(
     done: list[Done],
     progress: Callable[[Step], None],
 ) -> dict[Unit, tuple[date, ...]]:
-    """The trading days of each unit that can be read; of the others, what is wrong is put into `done`."""
+    """Return the trading days of each readable unit; put the errors of the others into `done`."""
     days: dict[Unit, tuple[date, ...]] = {}
     ask: list[Unit] = []
     for unit in units:

@@ -1,4 +1,4 @@
-"""The files that a backfill is given: found here or in an object store, put together, brought near."""
+"""The files of a backfill: finds them on this machine or in an object store, groups them, and fetches them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EXTRAS = {
     "abfs": "azure",
     "abfss": "azure",
 }
-"""Protocol → the extra that brings its library."""
+"""The extra that installs the library of each protocol."""
 _WILD = frozenset("*?[")
 _DATE = re.compile(r"(?<!\d)(\d{4})[-_]?(\d{2})[-_]?(\d{2})(?!\d)")
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file: its path or URL, its size in bytes, and what its owner changes with its content (a time, an ETag)."""
+    """A file: its path or URL, its size in bytes, and a mark that changes with its content (a time, an ETag)."""
 
     url: str
     size: int
@@ -38,7 +38,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """How tapes are read; `mapping` is the text of a mapping, so that it can travel."""
+    """The options of the readers. `mapping` is the text of a mapping, so that it can be sent to a worker."""
 
     format: str | None = None
     source: str | None = None
@@ -47,14 +47,14 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def is_remote(url: str) -> bool:
-    """Whether a source is an object store's."""
+    """Return whether a source is in an object store."""
     return "://" in url
 
 
 def find(sources: Sequence[str]) -> list[File]:
-    """The files that paths, URLs and globs name, in their order, each once; those of a glob by name.
+    """Return the files that paths, URLs and globs name, each once, in the order given; those of a glob by name.
 
-    Raises `TapeError` where one names none, `UsageError` for a protocol that is not known or not installed.
+    Raises `TapeError` if one names no file, `UsageError` for a protocol that is unknown or not installed.
     """
     found: dict[str, File] = {}
     for source in sources:
@@ -121,10 +121,10 @@ def _opened(url: str) -> tuple[Any, str]:
 
 
 def units_of(files: Sequence[File], reading: Reading) -> list[tuple[File, ...]]:
-    """Files that are read together: trades with their quotes and definitions. Of files here the readers say which
-    those are; of an object store's, the date in their names.
+    """Return groups of files that are read together: trades with their quotes and definitions.
 
-    Raises what `open_tapes` raises.
+    On this machine the readers find the groups, in an object store the date in the names does. Raises the errors of
+    `open_tapes`.
     """
     here = {Path(file.url): file for file in files if not is_remote(file.url)}
     units: list[tuple[File, ...]] = []
@@ -142,7 +142,7 @@ def units_of(files: Sequence[File], reading: Reading) -> list[tuple[File, ...]]:
 
 @contextmanager
 def options(reading: Reading) -> Iterator[Options]:
-    """The readers' options, the mapping in a file for as long as they are used."""
+    """Yield the readers' options, with the mapping in a temporary file."""
     if reading.mapping is None:
         yield Options(source=reading.source, symbol=reading.symbol)
         return
@@ -154,9 +154,9 @@ def options(reading: Reading) -> Iterator[Options]:
 
 @contextmanager
 def near(unit: Sequence[File]) -> Iterator[list[Path]]:
-    """The files of a unit on this machine; an object store's are fetched, and removed afterwards.
+    """Yield local paths of a unit's files; those of an object store are fetched, and removed afterwards.
 
-    Raises `TapeError` where one is not to be had.
+    Raises `TapeError` if one cannot be fetched.
     """
     with tempfile.TemporaryDirectory(prefix="flowtape-") as folder:
         paths = []
@@ -164,7 +164,7 @@ def near(unit: Sequence[File]) -> Iterator[list[Path]]:
             if not is_remote(file.url):
                 paths.append(Path(file.url))
                 continue
-            # Files of one day often have one name, in folders of their own.
+            # Separate folders, since files of one day often have the same name.
             path = Path(folder, str(number), file.url.rpartition("/")[2])
             path.parent.mkdir()
             system, name = _opened(file.url)

@@ -1,4 +1,4 @@
-"""Who carries out the tasks of a backfill: this process, a pool of processes, or a Dask cluster."""
+"""Workers of a backfill: this process, a pool of processes, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _log = logging.getLogger(__name__)
 
 
 class Failed(NamedTuple):
-    """A call that failed each time it was tried."""
+    """A call that failed at every attempt."""
 
     reason: str
 
 
 class Pool(Protocol):
-    """Carries out calls, each again where the store failed or a worker was lost."""
+    """Carries out calls, and repeats those whose store failed or whose worker was lost."""
 
     def run(
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        """The place of each call and what it gave, or `Failed`, as they are done."""
+        """Yield the index of each call and its result, or `Failed`, in the order of completion."""
 
 
 class _Tries:
-    """How often each call was tried, and how long to wait before the next round."""
+    """The attempts of each call, and the pause before the next round."""
 
     def __init__(self, retries: int) -> None:
         self._retries = retries
@@ -43,7 +43,7 @@ class _Tries:
         self._rounds = 0
 
     def again(self, place: int, reason: str) -> bool:
-        """Note a failure; whether to try once more."""
+        """Count a failure; return whether to try again."""
         self._failed[place] += 1
         _log.warning("a task failed", extra={"fields": {"reason": reason, "tries": self._failed[place]}})
         return self._failed[place] <= self._retries
@@ -63,7 +63,7 @@ class Here:
     def run(
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        """See `Pool.run`."""
+        """Yield the index of each call and its result, or `Failed`."""
         tries, left = _Tries(self._retries), list(range(len(calls)))
         while left:
             waiting, left = left, []
@@ -80,8 +80,8 @@ class Here:
 
 
 class Processes:
-    """A pool of processes on this machine. One that is killed takes the pool with it; a new one goes on with the calls
-    that are not done."""
+    """A pool of processes on this machine. A killed process breaks the pool; a new pool carries out the remaining
+    calls."""
 
     def __init__(self, workers: int, retries: int = RETRIES) -> None:
         self._workers, self._retries = workers, retries
@@ -89,7 +89,7 @@ class Processes:
     def run(
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        """See `Pool.run`."""
+        """Yield the index of each call and its result, or `Failed`, in the order of completion."""
         tries, left, lost = _Tries(self._retries), list(range(len(calls))), 0
         while left:
             waiting, left, broken = left, [], False
@@ -98,7 +98,7 @@ class Processes:
                     yield place, future.result()
                     lost = 0
                 except BrokenProcessPool:
-                    # Which of the calls at hand it was, the pool does not say.
+                    # The pool does not say which of the running calls broke it.
                     broken = True
                     left.append(place)
                 except StoreError as error:
@@ -117,7 +117,7 @@ class Processes:
     def _round(
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], waiting: Sequence[int]
     ) -> Iterator[tuple[int, Future[Any]]]:
-        # A forked child would share this process's threads' locks.
+        # Not fork: a child would inherit the locks of this process's threads.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(min(self._workers, len(waiting)), mp_context=context)
         try:
@@ -129,7 +129,7 @@ class Processes:
 
 
 class Dask:
-    """A Dask cluster, whose workers have this flowtape installed and see the files under the same names."""
+    """A Dask cluster. Its workers have the same flowtape installed and see the files under the same names."""
 
     def __init__(self, address: str, retries: int = RETRIES, timeout: float = 10.0) -> None:
         try:
@@ -157,7 +157,7 @@ class Dask:
     def run(
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        """See `Pool.run`."""
+        """Yield the index of each call and its result, or `Failed`, in the order of completion."""
         from distributed import as_completed
 
         futures = {
@@ -170,7 +170,7 @@ class Dask:
             future.release()
 
     def close(self) -> None:
-        """Leave the cluster."""
+        """Close the client of the cluster."""
         self._client.close()
 
 

@@ -1,4 +1,4 @@
-"""What a worker does: looks for the trading days of files, and takes those of one task into the store."""
+"""The work of a backfill's worker: finds the trading days of files, and ingests the files of one task."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _mine = threading.local()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where prints go; the store's name may hold a password, so it is in no text of this."""
+    """The store of a backfill. Its name may hold a password, so no text of this object shows it."""
 
     store: str = field(repr=False)
     max_quote_age: float | None = None
 
 
 class Task(msgspec.Struct):
-    """Units of files to be taken one after the other, and the days they have."""
+    """Units that are ingested one after the other, and their trading days."""
 
     units: list[tuple[File, ...]]
     days: list[date]
 
 
 class Survey(msgspec.Struct):
-    """The trading days of a unit, rising; or why it cannot be read."""
+    """The trading days of a unit, rising, or the reason why it cannot be read."""
 
     days: list[date]
     error: str = ""
 
 
 class Done(msgspec.Struct):
-    """What became of a unit: of each of its tapes, or an error; `again` where another run may succeed."""
+    """The result of a unit: the outcomes of its tapes, or an error. `again` is set if another run may succeed."""
 
     files: tuple[str, ...]
     outcomes: list[Outcome] = []
@@ -55,7 +55,7 @@ class Done(msgspec.Struct):
 
 
 class Entry(msgspec.Struct):
-    """A unit in the journal: its files as they were, its days, and what became of it."""
+    """The journal's entry of a unit: its files, its days, and its result."""
 
     files: list[File]
     days: list[date]
@@ -63,18 +63,18 @@ class Entry(msgspec.Struct):
     outcomes: list[Outcome] = []
 
     def of(self, unit: Sequence[File]) -> bool:
-        """Whether the files are the same still."""
+        """Return whether the files are unchanged."""
         return tuple(self.files) == tuple(unit)
 
 
 def key_of(reading: Reading, unit: Sequence[File] = ()) -> str:
-    """The name that a unit, read in a way, has in the journal; what all units read so begin with."""
+    """Return the key of a unit in the journal; without a unit, the prefix of all units with these options."""
     way = hashlib.sha256(msgspec.json.encode(reading)).hexdigest()[:12]
     return f"backfill {way} " + " ".join(file.url for file in unit)
 
 
 def survey(reading: Reading, unit: tuple[File, ...]) -> Survey:
-    """Read a unit for its trading days."""
+    """Read the trading days of a unit."""
     days: set[date] = set()
     try:
         with near(unit) as paths, options(reading) as asked:
@@ -87,9 +87,10 @@ def survey(reading: Reading, unit: tuple[File, ...]) -> Survey:
 
 
 def carry_out(place: Place, reading: Reading, task: Task) -> list[Done]:
-    """Take the units of a task into the store, those that the journal does not have.
+    """Ingest the units of a task that the journal does not have.
 
-    Raises `StoreError` where trying again may help; what was committed stays, and counts once.
+    Raises `StoreError` if another attempt may succeed. Committed prints stay, and the next attempt counts them as
+    duplicates.
     """
     store = _store(place.store)
     try:
@@ -139,7 +140,8 @@ def _take(ingestor: Ingestor, reading: Reading, unit: tuple[File, ...], days: li
 
 
 def _store(name: str) -> Store:
-    """This thread's store. A shared one is kept for the next task: each that is opened is one more writer."""
+    """Return this thread's store. A shared store stays open for the next task, since each opened one is another
+    writer."""
     kept = getattr(_mine, "store", None)
     if kept is None or _mine.name != name:
         _let_go()
