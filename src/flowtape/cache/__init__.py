@@ -1,1 +1,1 @@
-"""Minute bars in memory."""
+"""The cache: minute bars in memory."""

@@ -1,12 +1,13 @@
 """Sorted, immutable blocks of minute bars.
 
-A block holds bars of one asset in order of (symbol, right, minute), one row a key. The rows of one symbol and right are
-a run. A row is one of three kinds. An added row (`ADDED`) is a part of its bar: sums add up, extremes are compared. A
-restated row (`RESTATED`) corrects a bar: its sums are the difference to the bar before, and its extremes count in place
-of those of all earlier rows of its key. A void row (`VOID`) does the same for a bar that has no print any more.
+A block holds bars of one asset in order of (symbol, right, minute), one row per key. The rows of one symbol and
+right are a run. A row is one of three kinds. An added row (`ADDED`) is a part of its bar: sums are added, extremes
+are compared. A restated row (`RESTATED`) corrects a bar: its sums are the difference from the bar before, and its
+extremes replace those of all earlier rows of its key. A void row (`VOID`) does the same for a bar that has no print
+any more.
 
 Large blocks are packed: their columns use the narrowest integers that hold nearly all values, about 55 bytes a bar.
-Running sums at every `GROUP`-th row make the sum over any range of rows two look-ups and a few rows.
+Running sums at every `GROUP`-th row give the sum over any range of rows from two look-ups and a few rows.
 """
 
 from __future__ import annotations
@@ -57,17 +58,18 @@ Kinds = npt.NDArray[np.uint8]
 
 ADDED, RESTATED, VOID = 0, 1, 2
 _FACTOR, _SQUARED = 2**31, 2**46
-"""Net volumes below these have a product within 64 bits, and a square that `exact.product` can hold."""
+"""The product of net volumes below the first fits 64 bits; `exact.product` holds the square of those below the
+second."""
 _FEW = 2**14
 """Rows up to which a block is summed without running sums."""
 
 
 class Block:
-    """Bars in order of key: `columns` by `minute_bars.VALUES`, with `edges` by `FIELDS`.
+    """Bars in order of key. `columns` maps `minute_bars.VALUES`, or `FIELDS` with `edges`, to arrays.
 
-    `kind` is None where all rows are added. `runs` are the runs, which begin at the rows `starts` (one more than runs).
-    `symbols` are the symbols, and `owner` the place there of each run's. `first` and `last` are the extreme minutes.
-    `marked` are the symbols with a row that is not added.
+    `kind` is None if all rows are added. `runs` are the runs; they begin at the rows `starts`, which has one more
+    entry for the end. `symbols` are the symbols, and `owner` the index there of each run's symbol. `first` and
+    `last` are the first and last minute. `marked` are the symbols with a row that is not added.
     """
 
     def __init__(self, key: Ints, columns: Mapping[str, Column], kind: Kinds | None = None) -> None:
@@ -93,7 +95,8 @@ class Block:
         return low, high
 
     def within(self, start: int, end: int) -> Bounds:
-        """Return where the rows of [start, end) begin and end in each of `runs`; None where all do with the run."""
+        """Return where the rows of [start, end) begin and end in each of `runs`; None stands for the run's own
+        bounds."""
         bounds = (
             (start > self.first, start, self.starts[:-1]),
             (end <= self.last, end, self.starts[1:]),
@@ -105,7 +108,7 @@ class Block:
         return first, last
 
     def sums(self, bounds: Bounds, names: Sequence[str]) -> Ints:
-        """Return sums over the bounds of each of `runs`: an array of (runs, names)."""
+        """Return the sums over the bounds of each of `runs`, as an array of shape (runs, names)."""
         if len(self) > _FEW:
             return self._sums.over(bounds, names)
         low, high = (
@@ -117,19 +120,19 @@ class Block:
 
     @cached_property
     def _sums(self) -> Running:
-        # No reference to the block itself: a cycle would keep it in memory until a collection.
+        # The lambda does not refer to the block: a cycle would keep it in memory until a collection.
         columns = self.columns
         return Running(self.starts, lambda rows, names: (columns[name][rows] for name in names), SUMS)
 
     @cached_property
     def peaks(self) -> tuple[Ints, Ints]:
-        """The largest size of each of `runs`, and when it first printed (ns)."""
+        """The largest size of each of `runs`, and the time (ns) at which it first printed."""
         size, ts = latest(self.starts[:-1], self.columns["biggest"][:], ~self.columns["biggest_ts"][:])
         return size, ~ts
 
     @cached_property
     def squares(self) -> Squares | None:
-        """Squares of the rows' net volumes; None where one is too large for that."""
+        """Sums of squared net volumes; None if one is too large."""
         net = self.columns["buy_volume"][:] - self.columns["sell_volume"][:]
         if _largest(net) >= _SQUARED:
             return None
@@ -144,7 +147,7 @@ class Block:
         return Squares(self.columns, self.starts, net, cross)
 
     def prepare(self) -> None:
-        """Make what answers need: running sums, squares and peaks."""
+        """Compute the caches of answers: running sums, squares and peaks."""
         _ = self._sums, self.squares, self.peaks
 
     @property
@@ -165,7 +168,7 @@ def whole(block: Block) -> tuple[Block, slice]:
 
 
 class Rows:
-    """Rows of some blocks in order of `key`; rows of one key are in the order of `parts`, the earliest first."""
+    """Rows of some blocks in order of `key`. Rows of one key are in the order of `parts`, the earliest first."""
 
     def __init__(self, parts: Sequence[tuple[Block, slice | Ints]], *, edges: bool) -> None:
         self._parts, self._edges = parts, edges
@@ -183,12 +186,13 @@ class Rows:
             self._counted = _counted(self.key, self._kind)
 
     def column(self, name: str) -> Ints:
-        """Return a field of all rows."""
+        """Return one field of all rows."""
         values = concatenated([block.columns[name][rows] for block, rows in self._parts])
         return values if self._order is None else values.take(self._order)
 
     def grouped(self, by: Ints, names: Sequence[str], *, void: bool = False) -> Grouped:
-        """Return fields summed up by groups; `by` is the group of each row. With `void`, groups without a print too."""
+        """Return fields summed by groups. `by` is the group of each row. With `void`, groups without a print are
+        included."""
         order = None if (by[1:] >= by[:-1]).all() else np.argsort(by, kind="stable")
         by = by if order is None else by[order]
 
@@ -210,7 +214,7 @@ class Rows:
     def _extremes(
         self, names: Sequence[str], by: Ints, groups: Ints, order: Ints | None, column: Callable[[str], Ints]
     ) -> dict[str, Ints]:
-        """Return those fields of groups that are no sums: of counted rows alone, 0 in a group without one."""
+        """Return the fields of groups that are not sums, over counted rows; 0 for a group without one."""
         counted = self._counted if self._counted is None or order is None else self._counted[order]
         if counted is not None:
             by = by[counted]
@@ -237,7 +241,8 @@ class Rows:
         return np.where(corrected, np.where(counted, RESTATED, VOID), ADDED).astype(np.uint8)
 
     def merged(self, *, packed: bool) -> Block:
-        """Return the rows as a block with one a key: packed without corrections, else for rows that go before it."""
+        """Return the rows as a block with one row per key, either packed and without corrections, or for earlier
+        blocks to be merged with."""
         columns: dict[str, Column] = {}
         if packed and self._kind is None and (self.key[1:] > self.key[:-1]).all():
             names = (*VALUES, *(EDGES if self._edges else ()))
@@ -251,7 +256,7 @@ class Rows:
 
 
 class Grouped(NamedTuple):
-    """Groups, rising, and fields as arrays as long."""
+    """Group numbers, rising, and fields as arrays of the same length."""
 
     groups: Ints
     values: dict[str, Ints]
@@ -260,7 +265,7 @@ class Grouped(NamedTuple):
 def block_of(
     key: Ints, columns: Mapping[str, Ints], *, edges: bool, packed: bool, kind: Kinds | None = None
 ) -> Block:
-    """Return a block of rows in any order; rows of one key that are added are merged."""
+    """Return a block of rows in any order; added rows of one key are merged."""
     rising = (key[1:] > key[:-1]).all()
     if not rising:
         order = np.argsort(key, kind="stable")
@@ -276,7 +281,7 @@ def block_of(
 def block_of_frame(bars: pl.DataFrame, *, edges: bool, packed: bool) -> Block:
     """Return a block of a frame with `catalog.BAR_KEY` and `minute_bars.FIELDS`, in any order."""
     names = FIELDS if edges else VALUES
-    # In one query: each costs more than what it does to a small batch.
+    # One query, since each query costs more than its work on a small batch.
     values = bars.select(pl.col(names).cast(pl.Int64).fill_null(0))
     columns = {name: values[name].to_numpy() for name in names}
     return block_of(keys_of(bars), columns, edges=edges, packed=packed)
@@ -294,11 +299,12 @@ def _packed(name: str, key: Ints, values: Ints) -> Column:
 
 _PLAIN = ((name,) for name in (*VOLUMES, "trades", "high", "low", "last_ts"))
 _TOGETHER = (*_PLAIN, *NOTIONALS.values(), ("biggest", "biggest_ts"))
-"""`VALUES` in groups that are computed at a time, so that few wide columns exist at once."""
+"""`VALUES` in groups that are computed together, so that few wide columns exist at once."""
 
 
 def _counted(key: Ints, kind: Kinds) -> Bools:
-    """Return which rows set the extremes of their keys: those from a key's last correction on, void rows apart."""
+    """Return which rows set the extremes of their keys: the rows from a key's last correction on, without void
+    rows."""
     starts = np.flatnonzero(np.diff(key, prepend=-1))
     place = np.arange(len(key))
     last = np.maximum.reduceat(np.where(kind != ADDED, place, -1), starts) if len(starts) else starts

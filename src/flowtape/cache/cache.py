@@ -1,6 +1,6 @@
-"""The last 10,080 minutes of every symbol, in memory, for the answers that must be fast.
+"""The minute bars of the last 10,080 minutes of every symbol, in memory, for fast answers.
 
-A copy of the store's minute bars: loaded at start, then given the bars of every commit.
+A copy of the store's minute bars: loaded at the start, then updated with the bars of every commit.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _PIECE = 500
 
 
 class Cache:
-    """The minute bars of both assets. One writer, any readers.
+    """The minute bars of both assets. One writer, any number of readers.
 
-    Symbols are told by their numbers in the catalog of the store that the bars are of.
+    Symbols are identified by their numbers in the catalog of the store.
     """
 
     def __init__(self, catalog: Catalog, now_minute: int) -> None:
@@ -47,7 +47,7 @@ class Cache:
         return {asset: bars.version for asset, bars in self._bars.items()}
 
     def number(self, asset: str, symbol: str) -> int:
-        """Return the number of a symbol, −1 of one that is not known."""
+        """Return the number of a symbol, −1 if it is unknown."""
         found = self._catalog.symbol_id(asset, symbol)
         return -1 if found is None else found
 
@@ -56,21 +56,23 @@ class Cache:
         return self._bars[asset].symbol_version(self.number(asset, symbol))
 
     def listen(self, told: Callable[[str, frozenset[str]], None]) -> None:
-        """Call `told` after each change, in the thread that makes it, with the asset and the symbols that changed; with
-        no symbols where any may have."""
+        """Call `told` after each change, in the writer's thread, with the asset and the symbols that changed.
+
+        An empty set of symbols means that any may have changed.
+        """
         for asset, bars in self._bars.items():
 
             def of_numbers(symbols: Ints, minutes: Ints, asset: str = asset) -> None:
-                # A symbol's number is that of its first series.
+                # The number of a symbol is the number of its first series.
                 names = self._catalog.series["symbol"].gather(np.unique(symbols).astype(np.uint32))
                 told(asset, frozenset(names.cast(pl.String).to_list()))
 
             bars.listeners.append(of_numbers)
 
     def load(self, store: Store, progress: Callable[[float], None] = lambda done: None) -> None:
-        """Put the store's bars in the place of all; readers see what was here until it is done.
+        """Replace all bars with those of the store. Readers see the old bars until loading is done.
 
-        `progress` is called with the share that is done, from 0 to 1; what it raises ends the loading.
+        `progress` is called with the share that is done, from 0 to 1. An exception that it raises ends the loading.
         """
         loaders = {asset: Loader(edges=asset == "stock") for asset in self._bars}
         # A day and some symbols at a time, so that memory holds few bars twice.
@@ -93,7 +95,7 @@ class Cache:
     def change(
         self, added: pl.DataFrame, keys: pl.DataFrame | None = None, restated: pl.DataFrame | None = None
     ) -> None:
-        """Add bars; then, for all readers at once, put `restated` in the place of all with `keys`."""
+        """Add bars and replace all bars with `keys` by `restated`, at once for all readers."""
         parts: dict[str, list[pl.DataFrame]] = {asset: [added.clear()] for asset in self._bars}
         for asset, bars in self._by_asset(added):
             parts[asset][0] = bars
@@ -106,7 +108,7 @@ class Cache:
             self._bars[asset].change(*part)
 
     def _by_asset(self, bars: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Yield the rows of each asset that has some."""
+        """Yield the rows of each asset that has rows."""
         if bars.is_empty():
             return
         self._learn()
@@ -118,8 +120,8 @@ class Cache:
                 yield asset, bars.filter(mine)
 
     def _learn(self) -> None:
-        """Follow the catalog as it grows."""
-        # Only what a store was given: other numbers may yet come to mean something else.
+        """Read new symbols from the catalog."""
+        # Only stored numbers: an uncommitted number may later be given to another symbol.
         series = self._catalog.offered_series
         learned = (self._catalog.epoch, series.height)
         if learned == self._learned:
@@ -130,13 +132,13 @@ class Cache:
         self._learned = learned
 
     def advance(self, now_minute: int) -> None:
-        """Let the window end at a later minute."""
+        """Move the end of the window to a later minute."""
         oldest = now_minute - MINUTES + 1
         if oldest > self.oldest:
             self._begin(oldest)
 
     def begin(self, now_minute: int) -> None:
-        """Let the window end at any minute, earlier ones too; to be loaded next."""
+        """Move the end of the window to any minute; the window is loaded next."""
         self._begin(now_minute - MINUTES + 1)
 
     def _begin(self, oldest: int) -> None:

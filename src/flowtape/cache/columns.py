@@ -1,4 +1,4 @@
-"""Columns of minute bars, the integer that tells bars apart, and what is done with many ranges of rows at once."""
+"""Columns of minute bars, the integer key of a bar, and operations on many ranges of rows at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flowtape.model.exact import Ints
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
 
 CALL, PUT = 0, 1
-"""Rights, as places in `catalog.RIGHTS`."""
+"""Rights, as indices of `catalog.RIGHTS`."""
 RIGHT_MASK = 3
 MINUTE_BITS, _RIGHT_BITS = 28, 2
 _MINUTES = 2**MINUTE_BITS - 1
 _NARROW = (np.uint8, np.uint16, np.uint32)
 _EXCEPTIONS = 5
-"""A type is narrow enough when at most one value in 2**5 does not fit it."""
+"""A type is narrow enough if at most one value in 2**5 does not fit it."""
 _NS = 10**9
 
 
@@ -29,7 +29,7 @@ def key_of(symbol: Ints, right: Ints | int, minute: Ints | int) -> Ints:
 
 
 def run_key(run: Ints, minute: Ints | int) -> Ints:
-    """Return the key of a minute of a run; a minute before 1970 is as one that begins it."""
+    """Return the key of a minute of a run; a minute before 1970 has the run's first key."""
     key: Ints = run << MINUTE_BITS | np.clip(minute, 0, _MINUTES)
     return key
 
@@ -58,7 +58,7 @@ def symbol_minute(key: Ints) -> Ints:
 
 
 class Column(Protocol):
-    """Integers of 64 bits, read by a range of rows or by numbers of rows. A NumPy array is one."""
+    """64-bit integers that are read by a range of rows or by row numbers. A NumPy array is one."""
 
     def __getitem__(self, rows: slice | Ints, /) -> Ints: ...
 
@@ -67,7 +67,7 @@ class Column(Protocol):
 
 
 class Packed:
-    """A column in the narrowest unsigned type that holds nearly all of it, with the exceptions beside it."""
+    """A column in the narrowest unsigned type that holds nearly all values, and a table of the exceptions."""
 
     __slots__ = ("_exact", "_top", "_values", "_where")
 
@@ -75,7 +75,7 @@ class Packed:
         self._where = self._exact = np.empty(0, np.int64)
         self._values: npt.NDArray[np.integer] = values
         self._top = 0
-        # Negative values are the greatest without a sign.
+        # As unsigned integers, negative values are the largest.
         unsigned = values.view(np.uint64)
         for kind in _NARROW:
             top = np.iinfo(kind).max
@@ -105,7 +105,7 @@ class Packed:
 
 
 class Instants:
-    """Instants (ns) within the minutes of their rows, as seconds and nanoseconds of the second."""
+    """Instants (ns) within the minutes of their rows, stored as seconds and nanoseconds of the second."""
 
     __slots__ = ("_key", "_ns", "_second")
 
@@ -131,7 +131,7 @@ def unique(arrays: Sequence[Ints]) -> Ints:
 
 
 def look_up(wanted: Ints, among: Ints) -> tuple[Ints, Ints]:
-    """Return which of `wanted` are among rising values, as places, and their places there."""
+    """Return the indices of the values of `wanted` that are in `among` (rising), and their indices there."""
     place = np.searchsorted(among, wanted)
     there = np.flatnonzero(place < len(among))
     there = there[among[place[there]] == wanted[there]]
@@ -139,7 +139,7 @@ def look_up(wanted: Ints, among: Ints) -> tuple[Ints, Ints]:
 
 
 def rows_of(low: Ints, high: Ints) -> tuple[Ints, Ints, Ints]:
-    """Return the rows of many ranges [low, high) as one array, where each range ends in it, and its length."""
+    """Return the rows of many ranges [low, high) as one array, the end of each range in it, and the length of each."""
     counts = np.maximum(high - low, 0)
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
@@ -147,12 +147,12 @@ def rows_of(low: Ints, high: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def range_sums(values: Ints, ends: Ints, counts: Ints) -> Ints:
-    """Return the sums of `counts` values before each of `ends`."""
+    """Return the sum of the `counts` values before each of `ends`."""
     running = np.append(0, np.cumsum(values))
     sums: Ints = running[ends] - running[ends - counts]
     return sums
 
 
 def concatenated(arrays: Sequence[Ints]) -> Ints:
-    """Return some arrays, or none, as one; a single one without copying it."""
+    """Return the arrays as one, without copying a single one; empty for none."""
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0] if arrays else np.empty(0, np.int64)

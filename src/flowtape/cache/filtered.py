@@ -1,4 +1,4 @@
-"""Filtered minutes that were made from prints, remembered so that the next answer reads only what changed since."""
+"""Minutes made from prints for a filter, cached so that the next answer reads only minutes that changed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from flowtape.cache.view import Totals
 from flowtape.model.exact import Ints
 
 _BYTES = 64 * 2**20
-"""Bytes that all remembered minutes may take."""
+"""Bytes that all cached minutes may take."""
 _APART = 10
-"""Minutes between two changed ones from which they are read apart."""
+"""Changed minutes with a gap of at least this many minutes are read separately."""
 _MOST_RANGES = 4
 
 
@@ -29,10 +29,10 @@ class _Entry(NamedTuple):
 
 
 class Filtered:
-    """Minutes by query. Used from any thread.
+    """Minutes by query. May be used from any thread.
 
     Args:
-        most: bytes of memory; what was used longest ago goes first.
+        most: bytes of memory; the least recently used entry is dropped first.
     """
 
     def __init__(self, most: int = _BYTES) -> None:
@@ -48,19 +48,19 @@ class Filtered:
         changed_since: Callable[[int], Ints | None],
         read: Callable[[int, int], Totals],
     ) -> Totals:
-        """Return the minutes of a span, reading those that are not known or changed.
+        """Return the minutes of a span, reading those that are not cached or have changed.
 
         Args:
-            key: which minutes these are; of one span length.
-            version: of the bars, from before the state of the store was fixed that `read` reads.
-            span: first minute and the one behind the last.
-            changed_since: gives the minutes that changed since a version, None where that is not known.
+            key: identifies the query and the length of its span.
+            version: of the bars, taken before the snapshot that `read` reads from.
+            span: the first minute and the end (exclusive).
+            changed_since: returns the minutes that changed since a version, None if that is unknown.
             read: reads the minutes of a span, with `last_ts`.
         """
         with self._lock:
             known = self._entries.get(key)
         if known is not None and known.version > version:
-            # Known from a later state of the store than the one at hand.
+            # The entry is from a later state of the store than this snapshot.
             return read(*span)
         stale = [span] if known is None else _stale(known, span, changed_since(known.version))
         parts = [read(*one) for one in stale]
@@ -82,7 +82,7 @@ class Filtered:
 
 
 def _stale(known: _Entry, span: tuple[int, int], changed: Ints | None) -> list[tuple[int, int]]:
-    """Return the parts of a span that have to be read, all of it where little is known."""
+    """Return the parts of a span that must be read; the whole span if little of it is cached."""
     start, end = span
     low, high = max(start, known.start), min(end, known.end)
     if changed is None or low >= high:
@@ -96,7 +96,7 @@ def _stale(known: _Entry, span: tuple[int, int], changed: Ints | None) -> list[t
 
 
 def _without(totals: Totals, span: tuple[int, int], stale: Sequence[tuple[int, int]]) -> Totals:
-    """Return the minutes of a span that are in none of some ranges."""
+    """Return the minutes of a span outside some ranges."""
     minute = totals.minute
     kept = (minute >= span[0]) & (minute < span[1])
     for start, end in stale:
@@ -105,7 +105,7 @@ def _without(totals: Totals, span: tuple[int, int], stale: Sequence[tuple[int, i
 
 
 def _joined(parts: Sequence[Totals]) -> Totals:
-    """Return minutes of several parts as one, rising."""
+    """Return the minutes of several parts as one, rising."""
     minute = np.concatenate([part.minute for part in parts])
     order = np.argsort(minute, kind="stable")
     values = {name: np.concatenate([part.values[name] for part in parts])[order] for name in parts[0].values}

@@ -1,9 +1,9 @@
-"""Minute bars in memory, for the answers that must be fast.
+"""Minute bars of one asset in memory.
 
-The bars of an asset by (symbol, right, minute): one packed block for each UTC day, and a tail of small blocks, one for
-each later change, merged as they grow. Blocks never change. A reader takes the current `View` once and needs no lock;
-the one writer puts another in its place. A tail that has grown is merged into the blocks of its days on a thread of its
-own, while readers and the writer go on.
+The bars are stored by (symbol, right, minute): one packed block for each UTC day, and a tail of small blocks, one
+for each later change, merged as they grow. Blocks never change. A reader takes the current `View` once and needs no
+lock. The one writer replaces the view. A long tail is merged into the blocks of its days on a separate thread,
+while readers and the writer go on.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ MINUTES = 10_080
 SMALL, TAIL, LOG = 12_288, 40_960, 500_000
 _DAY = 1440
 _BLOCKS = 64
-"""Blocks of a tail from which the writer waits for the thread that merges them."""
+"""Blocks of a tail from which the writer waits for the merging thread."""
 
 Listener = Callable[[Ints, Ints], None]
-"""Told of a change: symbol numbers and minutes, arrays of one length; both empty where all may have changed."""
+"""Called after a change with symbol numbers and minutes, arrays of one length; both empty if all may have changed."""
 
 
 class MinuteBars:
-    """The bars of one asset; `edges` says whether they hold `minute_bars.EDGES` (stocks). One writer, any readers.
+    """The bars of one asset; `edges` says whether they have `minute_bars.EDGES` (stocks). One writer, any number of
+    readers.
 
     Frames of bars have `catalog.BAR_KEY` and `minute_bars.FIELDS`.
 
@@ -43,7 +44,7 @@ class MinuteBars:
         oldest: the first minute that is kept.
         small: the most rows that the writer merges at a time.
         tail: rows of the tail from which they are merged into their days.
-        log: how many changed minutes are remembered for `changed_since`.
+        log: the number of changed minutes that `changed_since` knows.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class MinuteBars:
         self._edges = edges
         self._view = View((), (), oldest, edges=edges)
         self._swap = threading.Lock()
-        # Blocks at the head of the tail that the thread merges.
+        # Blocks at the head of the tail that the merging thread has taken.
         self._taken = 0
         self._merging: threading.Thread | None = None
         self._versions: dict[int, int] = {}
@@ -65,7 +66,7 @@ class MinuteBars:
 
     # reading
     def view(self) -> View:
-        """Return the bars as they are now; all that is read from one view agrees."""
+        """Return the current bars; all reads of one view agree."""
         return self._view
 
     @property
@@ -76,17 +77,17 @@ class MinuteBars:
     def line(
         self, symbol: int, start: int, end: int, names: Sequence[str], right: int | None = None
     ) -> Totals:
-        """See `View.line`."""
+        """Return a symbol's minutes in [start, end), as `View.line` does."""
         return self._view.line(symbol, start, end, names, right)
 
     def cross_section(
         self, start: int, end: int, right: int | None = None, names: Sequence[str] = SUMS
     ) -> CrossSection:
-        """See `View.cross_section`."""
+        """Return all symbols summed over minutes [start, end), as `View.cross_section` does."""
         return self._view.cross_section(start, end, right, names)
 
     def newest(self, symbol: int) -> int | None:
-        """See `View.newest`."""
+        """Return the time of a symbol's newest print (ns UTC), None without one."""
         return self._view.newest(symbol)
 
     def symbol_version(self, symbol: int) -> int:
@@ -94,7 +95,7 @@ class MinuteBars:
         return self._versions.get(symbol, -1)
 
     def changed_since(self, symbol: int, version: int) -> Ints | None:
-        """Return the minutes of a symbol that changed after a version, rising; None where that is forgotten."""
+        """Return the minutes of a symbol that changed after a version, rising; None if the log no longer has them."""
         with self._swap:
             changes, forgotten = list(self._log), self._forgotten
         if version < forgotten:
@@ -119,14 +120,14 @@ class MinuteBars:
 
     # writing
     def load(self, parts: Iterable[pl.DataFrame]) -> None:
-        """Put the bars of `parts` in the place of all; readers see the bars before until the last part is taken."""
+        """Replace all bars by those of `parts`. Readers see the old bars until the last part is loaded."""
         loader = Loader(edges=self._edges)
         for part in parts:
             loader.add(part)
         self.replace(loader)
 
     def replace(self, loader: Loader) -> None:
-        """Put the bars that were loaded in the place of all."""
+        """Replace all bars by those that were loaded."""
         bases = loader.blocks()
         self.wait()
         symbols = unique([block.symbols for block in bases]).tolist()
@@ -139,7 +140,7 @@ class MinuteBars:
         _release()
 
     def _forget(self) -> None:
-        """Say that all may have changed."""
+        """Record that any bar may have changed."""
         self.version += 1
         self._log.clear()
         self._logged, self._forgotten = 0, self.version
@@ -148,7 +149,7 @@ class MinuteBars:
     def change(
         self, added: pl.DataFrame, keys: pl.DataFrame | None = None, restated: pl.DataFrame | None = None
     ) -> None:
-        """Add bars; then, for all readers at once, put `restated` in the place of the bars with `keys`.
+        """Add bars and replace the bars with `keys` by `restated`, at once for all readers.
 
         A key without a bar in `restated` has no print any more.
         """
@@ -165,7 +166,7 @@ class MinuteBars:
         with self._swap:
             view = self._view
             self._view = View(view.bases, (*view.tail[: self._taken], *tail), view.oldest, edges=self._edges)
-            # After the view: an answer kept under a version must not be older than the version.
+            # After the view: a cached answer must not be older than its version.
             self._note(pairs)
         self._merge_when_grown()
         self._tell(run_of(pairs), minute_of(pairs))
@@ -174,7 +175,7 @@ class MinuteBars:
         return block_of_frame(bars, edges=self._edges, packed=False)
 
     def _restated(self, keys: Ints, made: Block, fresh: Sequence[Block]) -> Block:
-        """Return the corrections after which the bars with `keys` are those of `made`, on top of `fresh` blocks."""
+        """Return the corrections that change the bars with `keys` into those of `made`, on top of `fresh` blocks."""
         view, keys = self._view, unique([keys, made.key])
         before = summed((*view.bases, *view.tail, *fresh), keys, SUMS)
         place = np.searchsorted(keys, made.key)
@@ -188,7 +189,7 @@ class MinuteBars:
         return Block(keys, columns, kind)
 
     def _note(self, pairs: Ints) -> None:
-        """Remember which minutes of which symbols changed."""
+        """Record which minutes of which symbols changed."""
         self.version += 1
         self._versions.update(dict.fromkeys(unique([run_of(pairs)]).tolist(), self.version))
         self._log.append((self.version, pairs))
@@ -203,7 +204,7 @@ class MinuteBars:
             listener(symbols, minutes)
 
     def begin(self, oldest: int) -> None:
-        """Let the bars begin at any minute; an earlier one has no bars until they are loaded."""
+        """Move the first minute; earlier minutes have no bars until they are loaded."""
         with self._swap:
             view = self._view
             bases = tuple(block for block in view.bases if block.last >= oldest)
@@ -221,7 +222,7 @@ class MinuteBars:
         self._merging.start()
 
     def wait(self) -> None:
-        """Wait until no rows are being merged."""
+        """Wait until no merge is running."""
         if self._merging is not None:
             self._merging.join()
             self._merging = None
@@ -231,7 +232,7 @@ class MinuteBars:
         try:
             self._merge_taken()
         finally:
-            # After an error the writer takes them again.
+            # After an error the writer can take the blocks again.
             self._taken = 0
             _release()
 
@@ -258,14 +259,14 @@ class MinuteBars:
 
 
 def _release() -> None:
-    """Give the memory of freed columns back to the system, where the C library can (glibc)."""
+    """Return the memory of freed columns to the system, where the C library can (glibc)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
 
 
 class Loader:
-    """Bars on their way into memory, packed by UTC day; `edges` as of `MinuteBars`."""
+    """Bars being loaded into memory, packed by UTC day; `edges` as for `MinuteBars`."""
 
     def __init__(self, *, edges: bool) -> None:
         self._edges = edges
@@ -273,7 +274,7 @@ class Loader:
         self._days: dict[int, Block] = {}
 
     def add(self, part: pl.DataFrame) -> None:
-        """Take a frame of bars."""
+        """Add a frame of bars."""
         day = part["minute"] // _DAY
         days = day.unique().sort().to_list()
         for one in days:
@@ -291,7 +292,7 @@ class Loader:
         self._parts.clear()
 
     def blocks(self) -> tuple[Block, ...]:
-        """Return the blocks in order of days, ready for answers."""
+        """Return the blocks in order of days, with the caches of answers computed."""
         self.pack()
         for block in self._days.values():
             block.prepare()

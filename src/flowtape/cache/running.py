@@ -1,4 +1,4 @@
-"""Running sums: the sum over any range of rows of a block is two look-ups and a few rows."""
+"""Running sums: the sum over any range of rows of a block from two look-ups and a few rows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from flowtape.model.exact import BITS, Ints, product
 GROUP = 16
 """Rows between two running sums."""
 _SMALL = 2**62
-"""Sums of squares below this stay within 64 bits."""
+"""Sums of squares below this fit 64 bits."""
 _MASK = 2**BITS - 1
 _Columns = Callable[[slice | Ints, Sequence[str]], Iterable[Ints]]
 
 
 class Edge:
-    """The first row of each run that is not before a minute; `edge` is the run's own first row, or the one behind it.
+    """The first row of each run that is not before a minute. `edge` is the run's first row, or the row after its
+    last.
 
-    `count` are the rows of the block. `inside` are the runs of which it is neither.
+    `count` is the number of rows of the block. `inside` are the runs for which the row is neither.
     """
 
     def __init__(self, rows: Ints, edge: Ints, count: int) -> None:
@@ -33,7 +34,7 @@ class Edge:
     def near(self) -> _Near:
         """How the rows inside are reached from running sums."""
         rows = self.rows[self.inside]
-        # The last rows of a block have no running sum behind them.
+        # There is no running sum after the last rows of a block.
         group = np.minimum((rows + GROUP // 2) // GROUP, self._groups)
         at = group * GROUP
         between, ends, counts = rows_of(np.minimum(rows, at), np.maximum(rows, at))
@@ -41,7 +42,8 @@ class Edge:
 
 
 class _Near(NamedTuple):
-    """The nearest running sum of a row, and the rows between (`counts` of them before `ends`) to add or take away."""
+    """The running sum nearest to each row, and the rows between them (`counts` rows before `ends`) to add or
+    subtract."""
 
     group: Ints
     between: Ints
@@ -51,11 +53,11 @@ class _Near(NamedTuple):
 
 
 Bounds = tuple[Edge | None, Edge | None]
-"""Of runs: the first row of each and the row behind its last; None where these are the run's own."""
+"""For each run, its first row and the row after its last one; None stands for the run's own bounds."""
 
 
 class Running:
-    """Sums of columns over ranges of rows of a block; `columns` gives those of some names for some rows."""
+    """Sums of columns over ranges of rows of a block; `columns` returns named columns of some rows."""
 
     def __init__(self, starts: Ints, columns: _Columns, names: Sequence[str]) -> None:
         self._starts, self._columns, self._names = starts, columns, names
@@ -63,11 +65,11 @@ class Running:
         for column in columns(slice(None), names):
             running.append(_grouped(column))
             first.append(np.append(0, np.cumsum(np.add.reduceat(column, starts[:-1]))))
-        # Before every `GROUP`-th row, and before each of `starts`: one row holds all columns.
+        # One running sum before every `GROUP`-th row, and one before each of `starts`. A row holds all columns.
         self._running, self._first = np.stack(running, axis=1), np.stack(first, axis=1)
 
     def over(self, bounds: Bounds, names: Sequence[str]) -> Ints:
-        """Return the sums of some columns over the bounds of each run: an array of (runs, names)."""
+        """Return the sums of some columns over the bounds of each run, as an array of shape (runs, names)."""
         places = [self._names.index(name) for name in names]
         low, high = bounds
         return self._before(high, slice(1, None), names, places) - self._before(low, slice(-1), names, places)
@@ -90,14 +92,14 @@ class Running:
 
 
 class Squares:
-    """Sums of squares of net volumes by run, of rows of added bars.
+    """Sums of squared net volumes by run, over added rows.
 
-    The square of the sum of a minute's call and put is the square of each and twice their product; that of their
-    difference has the product taken away. So squares and products (`cross`, at the call) tell all three.
+    (call + put)² is the sum of both squares plus twice the product; (call − put)² is the sum minus twice the
+    product. So squares and products (`cross`, at the call) give all three.
     """
 
     def __init__(self, columns: Mapping[str, Column], starts: Ints, net: Ints, cross: Ints) -> None:
-        # Zigzag: small numbers of either sign are small without one.
+        # Zigzag encoding: small numbers of either sign become small unsigned numbers.
         self._cross = packed = Packed((cross << 1) ^ (cross >> 63))
         floats = net.astype(np.float64)
         self._small = small = float(floats @ floats) < _SMALL
@@ -115,7 +117,8 @@ class Squares:
         self._running = Running(starts, squared, self._names)
 
     def over(self, bounds: Bounds) -> Ints:
-        """Return Σ net² and Σ cross over the bounds of each run: (runs, 4), the upper and lower halves of each."""
+        """Return Σ net² and Σ cross over the bounds of each run, shape (runs, 4): the upper and lower halves of
+        each."""
         found = self._running.over(bounds, self._names)
         return np.stack([*_halves(found[:, 0]), *_halves(found[:, 1])], axis=1) if self._small else found
 
@@ -130,7 +133,7 @@ def _halves(values: Ints) -> tuple[Ints, Ints]:
 
 
 def _grouped(values: Ints) -> Ints:
-    """Return the sums of values before every `GROUP`-th."""
+    """Return the sum of the values before every `GROUP`-th one."""
     running = np.zeros(len(values) // GROUP + 1, np.int64)
     whole = len(values) - len(values) % GROUP
     np.cumsum(values[:whole].reshape(-1, GROUP).sum(axis=1), out=running[1:])

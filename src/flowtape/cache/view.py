@@ -1,4 +1,4 @@
-"""Reads of minute bars: one symbol's line, and all symbols side by side."""
+"""Reads of minute bars: the line of one symbol, and the cross-section of all symbols."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from flowtape.model.exact import Ints, Numbers, carried, joined, square_sums
 from flowtape.orderflow.minute_bars import NOTIONALS, NS_PER_MINUTE, SUMS, VOLUMES, gross, latest, net
 
 _NET = {"volume": VOLUMES[:2], "notional": (*NOTIONALS["buy"], *NOTIONALS["sell"])}
-"""What nets are made of."""
+"""The fields that nets are computed from."""
 _PACKED = 2**16
-"""Bars of a frame from which it pays to pack them."""
+"""Bars of a frame from which packing pays."""
 RIGHTS = 3
-"""How many rights bars are kept apart by."""
+"""The number of rights by which bars are kept."""
 
 
 class Totals(NamedTuple):
     """A symbol's minutes.
 
-    `minute` (since 1970) rises; `values` holds one array a field, each as long as `minute`, in the units of bars;
-    `as_of` is the time of the newest print (ns UTC), None without one.
+    `minute` (since 1970) rises. `values` maps each field to an array as long as `minute`, in the units of minute
+    bars. `as_of` is the time of the newest print (ns UTC), None without one.
     """
 
     minute: Ints
@@ -47,9 +47,9 @@ class Totals(NamedTuple):
 
 
 class Details(NamedTuple):
-    """Of some symbols of a cross-section, within its minutes, arrays of one length and in the units of bars: the
-    largest print and when it first came (ns), the newest print (ns), and notional and volume of the last minute
-    traded."""
+    """Details of some symbols of a cross-section, as arrays of one length in the units of minute bars: the size of
+    the largest print and its first time (ns), the time of the newest print (ns), and notional and volume of the
+    last minute with a print."""
 
     biggest: Ints
     biggest_ts: Ints
@@ -59,9 +59,9 @@ class Details(NamedTuple):
 
 
 class View:
-    """Bars of one asset as they are at an instant; never changes. Minutes before `oldest` are not in it.
+    """An immutable snapshot of the bars of one asset. It has no minutes before `oldest`.
 
-    `bases` hold the bars of one UTC day each, in order of days, and `tail` those of later changes, the earliest first.
+    `bases` hold the bars of one UTC day each, in order of days; `tail` holds later changes, the earliest first.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class View:
 
     @classmethod
     def of(cls, bases: Sequence[pl.DataFrame], tail: Sequence[pl.DataFrame] = (), *, edges: bool) -> View:
-        """Return a view of frames of bars; no two of `bases` have the same minutes."""
+        """Return a view of frames of bars; no two of `bases` have a minute in common."""
         made = (
             tuple(
                 block_of_frame(part, edges=edges, packed=len(part) > _PACKED) for part in parts if len(part)
@@ -82,7 +82,7 @@ class View:
 
     @cached_property
     def marked(self) -> Ints:
-        """Symbols with a correction in the tail, rising."""
+        """The symbols with a correction in the tail, rising."""
         return unique([block.marked for block in self.tail])
 
     def blocks(self, start: int, end: int) -> list[Block]:
@@ -92,7 +92,7 @@ class View:
     def line(
         self, symbol: int, start: int, end: int, names: Sequence[str], right: int | None = None
     ) -> Totals:
-        """Return a symbol's minutes in [start, end), of a right or of all; `names` are of `minute_bars.FIELDS`."""
+        """Return a symbol's minutes in [start, end), of a right or of both; `names` are of `minute_bars.FIELDS`."""
         rows = self.rows(np.array([symbol]), start, end, right)
         minute, values = rows.grouped(minute_of(rows.key), tuple(dict.fromkeys((*names, "last_ts"))))
         as_of = int(values["last_ts"].max()) if len(minute) else None
@@ -128,13 +128,13 @@ class View:
         return None if newest < 0 else newest
 
     def summed(self, key: Ints) -> dict[str, Ints]:
-        """Return `SUMS` of some keys, 0 of a key without a bar."""
+        """Return `SUMS` of some keys, 0 for a key without a bar."""
         return summed((*self.bases, *self.tail), key, SUMS)
 
     def cross_section(
         self, start: int, end: int, right: int | None = None, names: Sequence[str] = SUMS
     ) -> CrossSection:
-        """Return all symbols summed over minutes [start, end), of a right or of all.
+        """Return all symbols summed over minutes [start, end), of a right or of both.
 
         `names` are of `minute_bars.SUMS`, `trades` among them.
         """
@@ -145,7 +145,7 @@ _FOREVER = 2**28 - 1
 
 
 def summed(blocks: Sequence[Block], key: Ints, names: Sequence[str]) -> dict[str, Ints]:
-    """Return the sums of some keys in some blocks, 0 of a key without a bar."""
+    """Return the sums of some keys in some blocks, 0 for a key without a bar."""
     found = {name: np.zeros(len(key), np.int64) for name in names}
     minute = minute_of(key)
     for block in blocks:
@@ -157,7 +157,7 @@ def summed(blocks: Sequence[Block], key: Ints, names: Sequence[str]) -> dict[str
 
 
 def _runs(symbols: Ints, right: int | None) -> Ints:
-    """Return the runs of symbols, `RIGHTS` a symbol where all rights are asked for."""
+    """Return the runs of symbols; `RIGHTS` runs per symbol if no right is given."""
     if right is not None:
         return symbols << 2 | right
     runs: Ints = (symbols[:, None] << 2 | np.arange(RIGHTS)).ravel()
@@ -165,8 +165,8 @@ def _runs(symbols: Ints, right: int | None) -> Ints:
 
 
 class CrossSection:
-    """Symbols with a print in some minutes: `symbols` are their numbers, rising, `sums` has one array a name of
-    `minute_bars.SUMS`, of a right or of all."""
+    """The symbols with a print in some minutes. `symbols` are their numbers, rising. `sums` maps each name of
+    `minute_bars.SUMS` to an array as long, of a right or of both."""
 
     def __init__(self, view: View, start: int, end: int, right: int | None, names: Sequence[str]) -> None:
         self._view, self._start, self._end, self._right = view, start, end, right
@@ -181,19 +181,19 @@ class CrossSection:
             found[places[-1], block.runs & 3] += block.sums(bounds, names)
         chosen = found.sum(axis=1) if right is None else found[:, right]
         traded = chosen[:, names.index("trades")] > 0
-        # Of each block's runs, the place of its symbol in `symbols`, −1 where it is not there.
+        # For each run of each block, the index of its symbol in `symbols`, −1 if it is not there.
         self._places = [np.where(traded, np.cumsum(traded) - 1, -1)[place] for place in places]
         self.symbols = symbols[traded]
         self._by_right = found[traded]
         self.sums = _named(names, chosen[traded])
 
     def of(self, right: int) -> dict[str, Ints]:
-        """Return the sums of a right of each of `symbols`."""
+        """Return the sums of one right for each of `symbols`."""
         return _named(self._names, self._by_right[:, right])
 
     @cached_property
     def as_of(self) -> int | None:
-        """The newest print of all (ns UTC), None without one."""
+        """The time of the newest print of all symbols (ns UTC), None without one."""
         if not len(self.symbols):
             return None
         minute, newest = self._start, -1
@@ -213,7 +213,7 @@ class CrossSection:
         return max(newest, int(later.max(initial=-1)))
 
     def details(self, places: Ints) -> Details:
-        """Return more of the symbols at some places."""
+        """Return the details of the symbols at the indices `places`."""
         symbols, back = np.unique(self.symbols[places], return_inverse=True)
         size, ts, last = (np.full(len(symbols), start, np.int64) for start in (-1, 0, -1))
         marked = np.isin(symbols, self._view.marked)
@@ -231,7 +231,8 @@ class CrossSection:
         return Details(size[back], ts[back], last[back], notional[back], volume[back])
 
     def _peaks(self, block: Block, symbols: Ints) -> list[tuple[Ints, Ints, Ints, Ints]]:
-        """Return of each right: the places of the symbols with bars in a block, largest size, its time, newest time."""
+        """Return for each right: the indices of the symbols with bars in a block, largest size, its time, newest
+        time."""
         parts = []
         for right in range(RIGHTS) if self._right is None else (self._right,):
             runs = symbols << 2 | right
@@ -251,15 +252,18 @@ class CrossSection:
         return parts
 
     def _minute(self, symbols: Ints, minute: Ints) -> tuple[Ints, Numbers]:
-        """Return volume and notional of a minute of each symbol."""
+        """Return volume and notional of one minute of each symbol."""
         rights = range(RIGHTS) if self._right is None else (self._right,)
         parts = [self._view.summed(key_of(symbols, right, minute)) for right in rights]
         sums = {name: np.sum([part[name] for part in parts], axis=0) for name in SUMS}
         return gross(sums, "volume"), gross(sums, "notional")
 
     def squares(self, kind: str = "volume", *, directional: bool = False) -> Numbers:
-        """Return Σ net² over each symbol's minutes, of its net volume or notional; with `directional`, of calls less
-        puts. Of notionals no running sums are kept, so these take the time of reading all bars."""
+        """Return Σ net² over each symbol's minutes, of net volume or net notional; with `directional`, of calls −
+        puts.
+
+        Notionals have no running sums, so they take as long as reading all bars.
+        """
         weights = np.array([1, -1, 0] if directional else [1, 1, 1])
         if self._right is not None:
             weights[np.arange(RIGHTS) != self._right] = 0
@@ -280,7 +284,7 @@ class CrossSection:
         return sums + self._loose(known, loose, weights, kind) if loose else sums
 
     def _loose(self, known: list[Block], loose: list[Block], weights: Ints, kind: str) -> Numbers:
-        """Return what the squares of minutes with rows in `loose` blocks add to those of `known` blocks alone."""
+        """Return what minutes with rows in `loose` blocks add to the squares of the `known` blocks."""
         rows = self._view.rows_of_all(loose, self._start, self._end)
         names = _NET[kind]
         key, sums = rows.grouped(rows.key, names, void=True)
@@ -307,7 +311,7 @@ def _named(names: Sequence[str], sums: Ints) -> dict[str, Ints]:
 
 
 def with_carry(sums: dict[str, Ints]) -> dict[str, Ints]:
-    """Return sums with the notionals carried: equal numbers have equal columns then."""
+    """Return sums with the notionals carried, so that equal numbers have equal columns."""
     for upper, lower in NOTIONALS.values():
         if upper in sums:
             sums[upper], sums[lower] = carried(sums[upper], sums[lower])

@@ -389,7 +389,7 @@ class Live:
                 return True
             if self._drain.is_set():
                 return False
-            # `_stop` is set while the feeds end, so only `_drain` can make the pause wait.
+            # While the feeds end, `_stop` is set and cannot be waited for.
             (self._drain if self._stop.is_set() else self._stop).wait(self._waits.retry)
 
     def _fail(self, reason: str) -> None:
