@@ -26,7 +26,7 @@ def test_each_text_is_judged_once() -> None:
     assert judged.met == 3
 
 
-def test_numbers_of_texts_outlive_their_columns() -> None:
+def test_category_numbers_outlive_their_columns() -> None:
     judged = Judged()
     for number in range(20):
         values = pl.Series([f"{number}", "long text"][: 1 + number % 2], dtype=pl.Categorical)

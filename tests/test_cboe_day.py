@@ -46,7 +46,7 @@ def ingested(path, files):
         store.close()
 
 
-def test_the_known_figures(tape, tmp_path):
+def test_the_sample_has_its_known_figures(tape, tmp_path):
     ingested(tmp_path / "x.duckdb", [tape])
     found = json.loads(body(tmp_path / "x.duckdb"))
     assert (found["symbol"], found["minutes"], found["count"]) == ("VIX", 405, 358)
@@ -70,12 +70,12 @@ def test_the_known_figures(tape, tmp_path):
     assert parts == whole, "the expiries partition the whole"
 
 
-def test_the_golden_answer(tape, tmp_path):
+def test_the_sample_has_its_golden_answer(tape, tmp_path):
     ingested(tmp_path / "x.duckdb", [tape])
     assert hashlib.sha256(body(tmp_path / "x.duckdb")).hexdigest() == GOLDEN.read_text().strip()
 
 
-def test_the_cancel_chain(tape, tmp_path):
+def test_the_cancel_chain_counts_once(tape, tmp_path):
     """A print outside its NBBO (81100456), its cancel a quarter of an hour on, a re-report 24 seconds later."""
     ingested(tmp_path / "x.duckdb", [tape])
     store = open_store(tmp_path / "x.duckdb", read_only=True)
@@ -94,7 +94,7 @@ def test_the_cancel_chain(tape, tmp_path):
         assert shown == oracle.cumulative(known, "VIX", at // oracle.MINUTE - 405, at // oracle.MINUTE)
 
 
-def test_shuffled_split_doubled_and_twice(tape, tmp_path):
+def test_shuffled_split_and_repeated_files_give_one_answer(tape, tmp_path):
     ingested(tmp_path / "x.duckdb", [tape])
     header, *lines = tape.read_text().splitlines()
     chance = random.Random(7)

@@ -60,7 +60,7 @@ def test_side_and_family_are_stored_with_the_print(store):
     assert kept["family"].to_list() == ["regular", "auction", "floor"]
 
 
-def test_a_better_quote_decides_the_side_again(store):
+def test_a_better_quote_changes_the_stored_side(store):
     ingestor = Ingestor(store)
     ingestor.take(frame([row(seq=1, price=13_000, bid=None, ask=None, bid_size=None, ask_size=None)]), "test")
     assert sides(store) == ["mid"]
@@ -76,7 +76,7 @@ def test_answers_use_the_stored_side(store):
     assert volumes(store, side="sell") == (0, 0, 0)
 
 
-def test_minutes_put_back_and_restated_use_the_stored_side(store):
+def test_rebuilt_minutes_use_the_stored_side(store):
     prints = [row(seq=1, price=13_000, size=7, **OLD_QUOTE), row(seq=2, price=13_000, size=3, **OLD_QUOTE)]
     Ingestor(store).take(frame(prints), "test")
     cancel = row(seq=3, ts=T0 + SECOND, price=13_000, size=3, condition="CANC")
@@ -85,7 +85,7 @@ def test_minutes_put_back_and_restated_use_the_stored_side(store):
     assert wrong_minutes(store, DAY)[0] == 0
 
 
-def test_days_of_other_settings_are_named_until_rebuilt(store):
+def test_days_with_other_settings_are_listed_until_rebuilt(store):
     Ingestor(store).take(frame([row(seq=1, price=13_000, size=7, **OLD_QUOTE)]), "test")
     assert Ingestor(store).classifications.look() == []
     ingestor = Ingestor(store, max_quote_age=timedelta(seconds=1))
@@ -97,7 +97,7 @@ def test_days_of_other_settings_are_named_until_rebuilt(store):
     assert wrong_minutes(store, DAY) == (0, 1)
 
 
-def test_a_day_of_two_settings_is_named_under_both(store):
+def test_a_day_with_two_settings_is_listed_under_both(store):
     ingestors = [Ingestor(store), Ingestor(store, max_quote_age=timedelta(seconds=1))]
     for seq, ingestor in enumerate(ingestors, start=1):
         ingestor.take(frame([row(seq=seq)]), "test")
@@ -141,7 +141,7 @@ def test_ingested_prints_are_in_order_of_symbol_and_time(tmp_path):
 
 
 @pytest.mark.skipif(ENGINE != "duckdb", reason="one store by file")
-def test_rebuild_outdated_mends_a_store_from_the_command_line(tmp_path):
+def test_rebuild_outdated_updates_a_store(tmp_path):
     path = tmp_path / "x.duckdb"
     kept = make_store(path)
     Ingestor(kept).take(frame([ROW | {"seq": 1, "price": 13_000, **OLD_QUOTE}]), "test")

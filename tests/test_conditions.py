@@ -91,7 +91,7 @@ def test_the_documented_table_is_the_programs():
         ("unknown", "unknown", BOTH), ("STK_QCT", "STK_QCT", 0), ("CANC", "CANC", BOTH),
     ],
 )  # fmt: skip
-def test_codes_of_the_tapes(text, name, flags):
+def test_codes_of_the_tapes_are_known(text, name, flags):
     assert told(text) == (name, flags, {})
 
 
@@ -123,11 +123,11 @@ def test_codes_of_the_tapes(text, name, flags):
         ("SLAN", "codes", "unknown", "sale condition 'SLAN' of stocks is not known: counted, side by rule"),
     ],
 )
-def test_numbers_of_vendors_and_codes_that_are_not_known(text, vocabulary, name, note):
+def test_vendor_numbers_and_unknown_codes_are_converted(text, vocabulary, name, note):
     assert told(text, vocabulary)[::2] == (name, {} if note is None else {note: 1})
 
 
-def test_an_extended_hours_print_sets_prices_outside_the_session_only():
+def test_extended_hours_prints_set_prices_outside_the_session():
     open_, close = datetime(2026, 5, 12, 13, 30, tzinfo=UTC), datetime(2026, 5, 12, 20, 0, tzinfo=UTC)
     half_day_evening = datetime(2026, 11, 27, 18, 0, tzinfo=UTC)
     sunday = datetime(2026, 5, 10, 14, tzinfo=UTC)
@@ -136,14 +136,14 @@ def test_an_extended_hours_print_sets_prices_outside_the_session_only():
     assert told("@ T I", at=close)[1] == 0
 
 
-def test_the_letter_b_is_another_condition_on_each_tape():
+def test_the_letter_b_differs_between_tapes():
     assert told("B")[:2] == told("B", tape="A")[:2] == ("STK_AVERAGE", 0)
     assert told("B", tape="C")[:2] == ("STK_BUNCHED", BOTH)
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([*STOCK_BY_CODE]), min_size=1, max_size=3), st.randoms())
-def test_several_codes_take_the_strictest_in_any_order(codes, random):
+def test_the_strictest_of_several_codes_applies(codes, random):
     name, flags, notes = told(" ".join(codes))
     assert not notes
     random.shuffle(codes)
@@ -157,7 +157,7 @@ def test_several_codes_take_the_strictest_in_any_order(codes, random):
     assert flags == expected
 
 
-def test_no_texts_are_no_conditions():
+def test_an_empty_column_has_no_conditions():
     empty = stock_conditions(pl.Series([], dtype=pl.String), pl.Series([], dtype=Timestamp), Counter())
     assert dict(empty.schema) == {"condition": Condition, "price_flags": pl.UInt8}
     assert empty.height == 0
@@ -193,7 +193,7 @@ def test_an_official_open_repeats_no_volume(tmp_path):
     assert (buy, sell, mid) == (0, 0, 1_345_683 * SIZE_SCALE["stock"])
 
 
-def test_a_table_of_both_assets_reads_each_by_its_own_codes(tmp_path):
+def test_each_asset_of_a_table_has_its_own_codes(tmp_path):
     path = tmp_path / "both.csv"
     path.write_text(
         "ts,symbol,asset,expiry,right,strike,price,size,bid,ask,condition,seq\n"
@@ -215,7 +215,7 @@ def test_a_table_of_both_assets_reads_each_by_its_own_codes(tmp_path):
 
 
 @pytest.mark.parametrize("word", ["NA", "nan", "None", "NULL", "<NA>", "n/a"])
-def test_words_for_no_value_are_no_condition(tmp_path, word):
+def test_words_for_missing_values_are_no_condition(tmp_path, word):
     path = tmp_path / "both.csv"
     path.write_text(
         "ts,symbol,asset,expiry,right,strike,price,size,bid,ask,condition,seq\n"
@@ -228,7 +228,7 @@ def test_words_for_no_value_are_no_condition(tmp_path, word):
     assert not tape.notes
 
 
-def test_a_frame_with_an_official_close_counts_it_not():
+def test_an_official_close_in_a_frame_does_not_count():
     frame = pl.DataFrame(
         {
             "ts": [AT_TEN] * 2, "asset": "stock", "symbol": "AAPL", "root": "AAPL", "price": 10_000, "size": 5,

@@ -15,7 +15,7 @@ def ints(values):
 
 
 @given(st.lists(st.tuples(FACTORS, FACTORS), min_size=1, max_size=30))
-def test_products_and_their_sums_are_python_s(pairs):
+def test_products_and_sums_equal_python_integers(pairs):
     high, low = exact.product(*(ints(column) for column in zip(*pairs, strict=True)))
     assert exact.joined(high, low).tolist() == [one * other for one, other in pairs]
     whole = exact.joined(ints([high.sum()]), ints([low.sum()]))

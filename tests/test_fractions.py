@@ -85,7 +85,7 @@ def test_three_thirds_of_a_share_are_one(kept, tmp_path):
     assert [summary[name] for name in ("buyVolume", "sellVolume", "netVolume")] == [2, 1, 0]
 
 
-def test_a_block_is_ten_thousand_shares_and_not_a_fraction_less(kept):
+def test_a_block_has_at_least_ten_thousand_shares(kept):
     sizes = [Fraction(99_999_999, 10_000), 10_000, Fraction(5, 2)]
     kept.take([stock(seq=n, size=size) for n, size in enumerate(sizes)])
     recent = asked(kept, "stocks/SPY/recent")["trades"]
@@ -132,7 +132,7 @@ def _whole(number):
 
 
 @pytest.mark.parametrize("asset", ["option", "stock"])
-def test_a_minute_beyond_64_bits_is_exact_three_ways(kept, tmp_path, asset):
+def test_sums_beyond_64_bits_are_exact_everywhere(kept, tmp_path, asset):
     base = row() if asset == "option" else stock()
     large, small = 10**11, 1_000
     tape = [
@@ -151,7 +151,7 @@ def test_a_minute_beyond_64_bits_is_exact_three_ways(kept, tmp_path, asset):
     assert outlier["notional"] == 2_000 // 2 * 100_000 * (large + small) * shares / 10_000
 
 
-def test_one_limit_stops_a_print_in_every_way(kept, tmp_path):
+def test_the_limit_of_a_print_applies_everywhere(kept, tmp_path):
     lines = [f"{T0},SPY,10000000,2147483647,1,2,1", f"{T0},SPY,1.30,5,1.1,1.3,2"]
     path = tmp_path / "x.csv"
     path.write_text("\n".join([HEADER, *lines, ""]))
@@ -172,7 +172,7 @@ def test_one_limit_stops_a_print_in_every_way(kept, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_size_finer_than_kept_is_rounded_and_counted(kept, tmp_path, kind):
+def test_a_finer_size_is_rounded_and_counted(kept, tmp_path, kind):
     sizes = ["12.3456", "0.00005", "0.00015", "7", "0.99994999"]
     frame = pl.DataFrame({"ts": [T0 + n for n in range(5)], "symbol": ["SPY"] * 5, "price": [1.5] * 5,
                           "size": sizes, "seq": list(range(1, 6))})  # fmt: skip
@@ -233,7 +233,7 @@ def test_a_minute_without_eligible_prints_uses_all(kept):
     assert [bucket[name] for name in ("open", "high", "low", "close")] == [1.2, 1.5, 1.1, 1.1]
 
 
-def test_a_cancelled_eligible_print_gives_its_place_back(kept):
+def test_a_cancelled_eligible_print_sets_no_price(kept):
     first = stock(seq=1, price=12_000, price_flags=0)
     high = stock(ts=T0 + SECOND, seq=2, price=15_000, price_flags=3)
     cancel = high | {"ts": T0 + 2 * MINUTE, "seq": 3, "condition": "CANC"}
@@ -265,7 +265,7 @@ def test_the_views_show_shares_and_dollars(tmp_path):
 
 
 @given(st.lists(st.integers(-(10**7), 10**7), min_size=1, max_size=30), st.integers(0, 8), st.integers(0, 3))
-def test_a_stream_s_change_is_right_with_rounded_sums(nets, dropped, fresh):
+def test_stream_changes_match_rounded_sums(nets, dropped, fresh):
     chance = random.Random(len(nets))
     later = [*nets[dropped:], *(chance.randrange(-(10**6), 10**6) for _ in range(fresh))]
     before, now = _body(nets, 0), _body(later, dropped)

@@ -67,7 +67,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_clear_type_gives_one_answer(way: str) -> None:
+def test_every_clear_type_gives_the_same_answer(way: str) -> None:
     given_ = WAYS[way](frame())
     prints = conform(given_)
     assert dict(prints.schema) == SCHEMA
@@ -79,7 +79,7 @@ def test_every_clear_type_gives_one_answer(way: str) -> None:
     assert net(given_) == 9
 
 
-def test_a_caller_s_further_columns_stay() -> None:
+def test_further_columns_of_a_frame_are_kept() -> None:
     signed = flowtape.sign(frame().with_columns(mine=pl.Series([7, 8, 9])).to_pandas())
     assert signed["mine"].to_list() == [7, 8, 9]
     assert signed["side"].to_list() == ["buy"] * 3
@@ -130,12 +130,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("column", "values", "message"), REFUSED)
 @pytest.mark.parametrize("call", [conform, flowtape.sign])
-def test_what_is_not_clear_is_refused_by_column_row_and_value(column, values, message, call) -> None:
+def test_unclear_values_are_refused_by_column_and_row(column, values, message, call) -> None:
     with pytest.raises(UsageError, match=re.escape(f"prints: {message}")):
         call(frame(**{column: values}))
 
 
-def test_an_engine_takes_only_what_is_within_bounds(tmp_path) -> None:
+def test_an_ingest_takes_only_values_within_bounds(tmp_path) -> None:
     store = open_store(str(tmp_path / "flow.duckdb"))
     ingestor = Ingestor(store)
     prints = conform(frame())
@@ -168,7 +168,7 @@ def test_finer_prices_are_rounded_with_a_warning() -> None:
     ]
 
 
-def test_prints_come_back_from_pandas_with_unknown_quotes() -> None:
+def test_prints_survive_pandas_with_unknown_quotes() -> None:
     prints = conform(frame(bid=[5.9, None, 5.9], ask=[6.02, 6.02, None]))
     pandas = prints.to_pandas()
     assert pandas["bid"].dtype == float
@@ -177,7 +177,7 @@ def test_prints_come_back_from_pandas_with_unknown_quotes() -> None:
         conform(pandas.assign(bid=5.9))
 
 
-def test_pandas_columns_that_are_no_columns_are_named() -> None:
+def test_invalid_pandas_columns_are_named() -> None:
     given_ = frame().to_pandas()
     with pytest.raises(
         UsageError, match=r"prints lack the column ts; its index has it: call reset_index\(\)"
@@ -195,7 +195,7 @@ def test_pandas_columns_that_are_no_columns_are_named() -> None:
             flowtape.sign(other)
 
 
-def test_sides_and_bars_are_checked_too() -> None:
+def test_sides_and_bars_are_checked() -> None:
     signed = flowtape.sign(frame())
     bars = flowtape.minutes(signed.with_columns(side=pl.lit("BUY")).to_pandas())
     with pytest.raises(UsageError, match="column side, row 1: 'bought': is no side"):
@@ -241,7 +241,7 @@ def made_or_refused(given_: object) -> pl.DataFrame | str:
 @pytest.mark.filterwarnings("ignore:.*1.10,000 USD")
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([*SCHEMA]), st.lists(VALUES, min_size=3, max_size=3), st.booleans())
-def test_any_column_is_converted_or_refused_by_name(column: str, values: list[object], pandas: bool) -> None:
+def test_every_column_is_converted_or_refused(column: str, values: list[object], pandas: bool) -> None:
     try:
         given_ = frame(**{column: pl.Series(values, strict=False)})
         given_ = given_.to_pandas() if pandas else given_
@@ -257,7 +257,7 @@ def test_any_column_is_converted_or_refused_by_name(column: str, values: list[ob
     assert made.select("ts", "price", "size", "symbol", "seq").null_count().sum_horizontal().item() == 0
 
 
-def test_decimals_of_many_places_round_like_floats() -> None:
+def test_long_decimals_round_like_floats() -> None:
     made = frame(
         price=pl.Series([Decimal("1.25005"), Decimal("1.25015"), Decimal(1)], dtype=pl.Decimal(20, 6))
     )

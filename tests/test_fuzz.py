@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @inputs(0.4, 2)
 @given(st.data())
-def test_csv_of_every_format(folder, data):
+def test_fuzzed_csv_is_read_or_refused(folder, data):
     kind = data.draw(st.sampled_from(sorted(FORMS)))
     rows = data.draw(rows_of(FORMS[kind]))
     sign, quoted = data.draw(st.sampled_from((",", ",", "\t", ";"))), data.draw(st.booleans())
@@ -47,7 +47,7 @@ def test_csv_of_every_format(folder, data):
 
 @inputs(0.3, 2)
 @given(st.data())
-def test_tables_of_every_type(folder, data):
+def test_fuzzed_tables_are_read_or_refused(folder, data):
     table = data.draw(typed_tables())
     forms = [data.draw(st.sampled_from(("parquet", "arrow", "stream"))) for _ in range(2)]
     order = data.draw(st.permutations(range(table.num_rows)))
@@ -61,7 +61,7 @@ def test_tables_of_every_type(folder, data):
 
 @inputs(0.1, 1)
 @given(st.data())
-def test_files_with_bytes_changed(folder, data):
+def test_damaged_files_are_read_or_refused(folder, data):
     if data.draw(st.booleans()):
         kind = data.draw(st.sampled_from(sorted(FORMS)))
         content = as_csv(data.draw(rows_of(FORMS[kind])), ",", quoted=data.draw(st.booleans()))
@@ -80,7 +80,7 @@ def test_files_with_bytes_changed(folder, data):
 
 @inputs(0.2, 2)
 @given(st.data())
-def test_frames_of_the_library(data):
+def test_fuzzed_frames_are_converted_or_refused(data):
     frame = pl.from_arrow(data.draw(typed_tables()))
     order = data.draw(st.permutations(range(frame.height)))
     one, other = use_frame(frame), use_frame(frame[order])

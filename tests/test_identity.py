@@ -104,7 +104,7 @@ def test_three_prints_of_one_instant_are_three_prints(tmp_path, csv, order, file
     assert sums(tmp_path / "x.duckdb") == (-30, 3)
 
 
-def test_equal_rows_without_a_sequence_are_as_many_as_one_file_brings(tmp_path, csv):
+def test_equal_rows_count_as_often_as_in_one_file(tmp_path, csv):
     few, many = csv([TRADES[0]] * 2), csv([TRADES[0], TRADES[1]] * 3)
     for place, files in enumerate(([few, many], [many, few], [many, few, many])):
         ingested(tmp_path / f"{place}.duckdb", files)
@@ -118,7 +118,7 @@ def test_rows_of_one_sequence_number_are_one_print(tmp_path, csv):
     assert sums(tmp_path / "x.duckdb") == (10, 2)
 
 
-def test_a_frame_without_copies_is_numbered_as_a_file(csv):
+def test_a_frame_without_copies_is_numbered_like_a_file(csv):
     frame = flowtape.read(csv([TRADES[0]] * 3)).drop("copy")
     bars = flowtape.minutes(flowtape.sign(frame))
     assert bars["trades"].sum() == 3
@@ -140,9 +140,7 @@ def lines_of(trades, seq=None):
 
 @settings(max_examples=examples(25), deadline=None)
 @given(st.lists(TRADE, max_size=14), st.randoms(use_true_random=False), st.integers(1, 4), st.integers(1, 3))
-def test_order_of_rows_and_number_of_files_never_change_an_answer(
-    tmp_path_factory, trades, chance, files, batch_rows
-):
+def test_row_order_and_file_splits_do_not_change_answers(tmp_path_factory, trades, chance, files, batch_rows):
     """Equal rows stay in one file: rows without a sequence in two files merge (docs/reference/store.md)."""
     folder = tmp_path_factory.mktemp("orders")
     counts = Counter(trades)
@@ -194,7 +192,7 @@ def prints_of(trades):
     return conform(base.with_columns((pl.col("ts") * 10**9 + T0).cast(pl.Datetime("ns", "UTC"))))
 
 
-def test_what_cannot_be_numbered_in_bounded_memory_is_refused():
+def test_unnumberable_rows_are_refused():
     frame = prints_of([(second % 3, "A", "1.00", 1, "AUTO") for second in range(30)])
     ordered = frame.sort("ts").with_columns(pl.col("ts") + pl.duration(seconds=pl.int_range(pl.len())))
     copies = Copies("tape.csv", held_rows=10)
@@ -237,7 +235,7 @@ def test_corrections_of_one_frame_stand_alone(csv):
 
 
 @pytest.mark.parametrize("order", [("live", "file"), ("file", "live"), ("live", "file", "live", "file")])
-def test_a_vendors_file_takes_the_place_of_its_feeds_day(tmp_path, order):
+def test_a_vendor_s_file_replaces_its_feed_s_day(tmp_path, order):
     """The feed cuts times to the millisecond, so its rows cannot be told to be those of the file."""
     lots = {
         "live": ("massive:us_options_opra (live)", [row(ts=T0), row(ts=T0 + 10**6)]),

@@ -33,7 +33,7 @@ def world(tmp_path):
         yield made
 
 
-def test_a_window_that_is_not_loaded_is_502_loading(world):
+def test_a_window_still_loading_is_502(world):
     world.backlogs.set("window", Backlog(0.25))
     (refused,) = world.ask((CUMULATIVE, {}))
     assert (refused.status_code, refused.headers["retry-after"]) == (502, "1")
@@ -66,7 +66,7 @@ def test_a_window_that_is_not_loaded_is_502_loading(world):
         ("sessions", {"days": 5}, 502),
     ],
 )
-def test_what_is_whole_is_answered_what_may_not_be_is_502(world, path, asked, status):
+def test_only_queries_of_missing_instants_are_502(world, path, asked, status):
     world.backlogs.set("simulated", Backlog(0.5, MIDNIGHT - 3 * 1440 * MINUTE, MIDNIGHT))
     (found,) = world.ask((f"/v1/flow/options/SPY/{path}", asked))
     assert found.status_code == status, found.text
@@ -85,7 +85,7 @@ def test_symbols_and_leaders_answer_502_until_loaded(world):
     assert [one.status_code for one in world.ask(*asked)] == [502, 502, 200, 502]
 
 
-def test_a_stream_tells_each_percent_then_the_window(world):
+def test_a_stream_reports_progress_then_the_window(world):
     world.backlogs.set("simulated", Backlog(0.1))
     with serving(world.app) as url:
         headers = {"X-Api-Key": world.keys["alpha"]}
@@ -107,7 +107,7 @@ def test_a_stream_tells_each_percent_then_the_window(world):
     assert '"symbol":"SPY"' in told[-1]
 
 
-def test_the_share_is_the_mean_of_all_that_is_loaded():
+def test_progress_is_the_mean_of_all_loaders():
     backlogs = Backlogs()
     backlogs.check()
     backlogs.set("window", Backlog(0.5, 10, 20))
@@ -124,7 +124,7 @@ def test_the_share_is_the_mean_of_all_that_is_loaded():
     assert backlogs.missing() is None
 
 
-def test_a_source_with_nothing_to_load_is_no_share():
+def test_a_source_without_backlog_does_not_count():
     backlogs = Backlogs()
     backlogs.set("simulated", Backlog(0.0))
     backlogs.set("window", Backlog(1.0))
@@ -133,7 +133,7 @@ def test_a_source_with_nothing_to_load_is_no_share():
     assert backlogs.missing().done == 0.5
 
 
-def test_streams_of_a_simulated_market_say_so_while_it_loads(tmp_path):
+def test_streams_of_a_loading_simulated_market_say_so(tmp_path):
     with kept(tmp_path, NOW, simulates=True) as made, serving(made.app) as url:
         made.backlogs.set("simulated", Backlog(0.25))
         headers = {"X-Api-Key": made.keys["alpha"]}
@@ -183,7 +183,7 @@ def week():
     return run(NOW)
 
 
-def test_a_simulated_week_comes_newest_date_first(week):
+def test_a_simulated_week_is_loaded_newest_date_first(week):
     dates = [trading_days(one.prints["ts"]).unique().to_list() for one in week if one.prints.height]
     assert all(len(date) == 1 for date in dates)
     in_turn = [date for (date,), _ in itertools.groupby(dates)]
@@ -191,7 +191,7 @@ def test_a_simulated_week_comes_newest_date_first(week):
     assert len(in_turn) == 8
 
 
-def test_what_a_feed_says_is_whole_was_delivered(week):
+def test_dates_reported_complete_were_delivered(week):
     got, now = week, NOW // 10**9 * 10**9
     whole = market(MIDNIGHT - 7 * 1440 * MINUTE, now)
     for place, one in enumerate(got):
@@ -207,7 +207,7 @@ def test_what_a_feed_says_is_whole_was_delivered(week):
 
 
 @pytest.mark.parametrize(("most", "seconds"), [(2, 9 * 3600), (14, 20 * 86_400)])
-def test_a_feed_left_anywhere_goes_on_and_repeats_nothing(most, seconds):
+def test_a_simulated_feed_resumes_without_repeats(most, seconds):
     first = run(NOW, most=most)
     later = NOW + seconds * 10**9
     rest = run(later, first[-1].cursor)
@@ -219,14 +219,14 @@ def test_a_feed_left_anywhere_goes_on_and_repeats_nothing(most, seconds):
     assert counts.height >= 8
 
 
-def test_a_feed_left_by_an_earlier_version_goes_on():
+def test_a_cursor_of_an_earlier_version_is_accepted():
     (only,) = run(NOW, str(NOW - 10**9))
     assert only.backlog.done == 1
     with pytest.raises(FeedError, match="'here'"):
         run(NOW, "here")
 
 
-def test_the_window_is_whole_when_the_server_says_so(tmp_path):
+def test_the_window_is_complete_once_reported(tmp_path):
     clock = Clock(NOW)
     with kept(tmp_path, NOW) as made:
         feed = SimulatedFeed(MARKET, clock, 400)

@@ -119,7 +119,7 @@ def two_days(tmp_path):
 
 
 @pytest.mark.parametrize("day", [1, -1])
-def test_quotes_of_another_day_are_told(tmp_path, two_days, day):
+def test_quotes_of_another_day_cause_a_warning(tmp_path, two_days, day):
     net, _, [outcome] = ingested(tmp_path / "x.duckdb", two_days(day))
     assert net == 0
     assert any("no quote of 2026-05-12 was given" in note for note in outcome.notes)
@@ -132,7 +132,7 @@ def test_quotes_of_another_day_are_told(tmp_path, two_days, day):
         flowtape.read(two_days(day))
 
 
-def test_quotes_of_the_day_leave_nothing_to_say(tmp_path, two_days):
+def test_quotes_of_the_day_cause_no_warning(tmp_path, two_days):
     net, classes, [outcome] = ingested(tmp_path / "x.duckdb", two_days(0))
     assert (net, classes) == (10, ["joined"])
     assert (outcome.unquoted, outcome.warnings, outcome.notes) == (0, [], {})
@@ -148,7 +148,7 @@ def test_quotes_of_the_day_leave_nothing_to_say(tmp_path, two_days):
         (["trades"], "none"),
     ],
 )
-def test_every_way_to_a_quote_has_its_class(shared, names, quote_class):
+def test_every_origin_of_a_quote_has_its_class(shared, names, quote_class):
     files = [shared / "data" / SAMPLE.format(name) for name in names]
     if not files[0].exists():
         pytest.skip("no sample")
@@ -158,7 +158,7 @@ def test_every_way_to_a_quote_has_its_class(shared, names, quote_class):
     assert (found["quote_class"] == quote_class).any()
 
 
-def test_a_quote_that_comes_again_keeps_its_number(tmp_path):
+def test_a_repeated_quote_keeps_its_number(tmp_path):
     from readers.dbn_files import OPEN, cmbp, trade, write
 
     first, second = cmbp(10**9, 2 * 10**9, OPEN), cmbp(3 * 10**9, 4 * 10**9, OPEN)

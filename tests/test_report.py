@@ -60,7 +60,7 @@ def report(folder, monkeypatch):
     return run
 
 
-def test_a_page_of_a_day_says_what_the_server_says(report, folder, tmp_path):
+def test_a_report_has_the_server_s_figures(report, folder, tmp_path):
     said = report("day.html")
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith(f"day.html: SPY options on {DAY} (simulated), ")
@@ -84,7 +84,7 @@ def test_a_page_of_a_day_says_what_the_server_says(report, folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["day.png", "day.svg", "day.html"])
-def test_the_same_day_gives_the_same_bytes(report, folder, name):
+def test_a_report_is_reproducible_byte_for_byte(report, folder, name):
     assert report(name).returncode == 0
     first = (folder / name).read_bytes()
     assert report(name).returncode == 0
@@ -95,7 +95,7 @@ def test_the_same_day_gives_the_same_bytes(report, folder, name):
         assert ET.fromstring(first).tag.endswith("svg")
 
 
-def test_while_a_server_holds_the_store_it_is_asked(report, folder):
+def test_a_report_asks_the_server_that_holds_the_store(report, folder):
     assert report("alone.html").returncode == 0
     with served("--store", "x.duckdb", cwd=folder):
         said = report("beside.html")
@@ -121,14 +121,14 @@ def test_stocks_have_reports_too(report, folder):
         (("--store", "none.duckdb"), "there is no file none.duckdb"),
     ],
 )
-def test_what_cannot_be_made_is_refused(report, folder, words, why):
+def test_invalid_reports_are_refused(report, folder, words, why):
     said = report("x.png", *words)
     assert said.returncode == 2
     assert why in said.stderr
     assert not (folder / "none.duckdb").exists()
 
 
-def test_without_matplotlib_it_says_what_to_install(folder):
+def test_a_missing_matplotlib_is_named(folder):
     hide = "import sys; sys.modules['matplotlib'] = None; from flowtape.cli import main; main()"
     words = ["report", "SPY", "--day", str(DAY), "-o", "x.png", "--store", "x.duckdb"]
     said = subprocess.run(
@@ -138,7 +138,7 @@ def test_without_matplotlib_it_says_what_to_install(folder):
     assert "pip install 'flowtape[plot]'" in said.stderr
 
 
-def test_the_line_in_the_terminal(folder):
+def test_the_terminal_shows_the_line(folder):
     words = ("cumulative", "SPY", "--at", AT, "--minutes", 390, "--store", "x.duckdb")
     points = json.loads(flowtape(*words, "--as", "json", cwd=folder).stdout)["points"]
     drawn = flowtape(*words, "--plot", cwd=folder)
@@ -158,7 +158,7 @@ def test_the_line_in_the_terminal(folder):
 
 
 @pytest.mark.parametrize("symbol", ["$$", "$A_B$", "&AMP"])
-def test_a_symbol_is_drawn_as_it_is_written(symbol, tmp_path, monkeypatch):
+def test_a_report_shows_the_symbol_unchanged(symbol, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [
         "ts,symbol,price,size",

@@ -39,7 +39,7 @@ def of_years(kind, first, last):
 
 
 @pytest.mark.parametrize("row", GOLDEN, ids=lambda row: f"{row['symbol']} {row['session']}")
-def test_known_sessions(row):
+def test_known_sessions_have_their_hours(row):
     kind, day = (row["asset"], row["symbol"]), date.fromisoformat(row["session"])
     opened, closed = ns(row["open"]), ns(row["close"])
     session = calendar.Session(day, opened, closed)
@@ -104,7 +104,7 @@ def test_stocks_and_their_options_open_at_half_past_nine(kind):
     assert closes == {time(13), time(16)}
 
 
-def test_nights_begin_in_the_evening_before():
+def test_night_hours_begin_on_the_previous_evening():
     for session in of_years(("option", "SPX"), 2025, 2098):
         opened, closed = new_york(session.open), new_york(session.close)
         assert opened.time() == time(20, 15)
@@ -132,11 +132,11 @@ def test_nights_begin_in_the_evening_before():
         ("2026-12-24T18:20", False),  # no curb after an early close
     ],
 )
-def test_pauses_of_an_index_option(at, opened):
+def test_an_index_option_is_closed_in_its_pauses(at, opened):
     assert calendar.is_open("option", "SPX", ns(at)) is opened
 
 
-def test_a_span_takes_what_is_in_it_and_the_one_before():
+def test_a_span_includes_the_session_before_it():
     def days(first, last):
         return [f"{session.day:%m-%d}" for session in calendar.sessions("stock", "A", ns(first), ns(last))]
 
@@ -150,7 +150,7 @@ instants = st.integers(ns("2014-01-01"), ns("2030-01-01"))
 
 
 @given(st.sampled_from(KINDS), st.lists(instants.map(lambda at: at // MINUTE), max_size=20))
-def test_anchors_are_what_a_plain_loop_finds(kind, minutes):
+def test_anchors_equal_a_plain_loop(kind, minutes):
     opens, days = calendar.anchors(*kind, np.array(minutes, np.int64))
     for minute, opened, day in zip(minutes, opens.tolist(), days.tolist(), strict=True):
         latest = None
@@ -164,7 +164,7 @@ def test_anchors_are_what_a_plain_loop_finds(kind, minutes):
 
 
 @given(st.sampled_from(KINDS), instants)
-def test_open_only_within_a_session(kind, at):
+def test_a_symbol_is_open_only_within_a_session(kind, at):
     last = calendar.sessions(*kind, at, at + 1)[-1]
     within = last.open <= at < last.close
     assert calendar.is_open(*kind, at) == within or (within and kind[1] in {"RUT", "SPX"})
@@ -177,7 +177,7 @@ def test_sessions_do_not_overlap(kind):
 
 
 @pytest.mark.parametrize("day", ["1677-09-22", "1985-01-01", "1990-01-01", "2100-01-04", "2262-04-10"])
-def test_no_session_is_known_outside_the_calendar(day):
+def test_there_are_no_sessions_outside_the_calendar(day):
     at = ns(day) + 15 * 60 * MINUTE
     assert not calendar.is_open("option", "SPX", at)
     assert calendar.sessions("option", "SPX", at, at + 1) == []
@@ -188,13 +188,13 @@ def test_no_session_is_known_outside_the_calendar(day):
     assert calendar.sessions("stock", "A", ns("2099-12-30"), ns("2200-01-01"))[-1].day == date(2099, 12, 31)
 
 
-def test_tables_name_underlyings():
+def test_tables_of_hours_name_underlyings():
     named = {*calendar._LATE_SYMBOLS, *calendar._NIGHT_SYMBOLS}
     assert {underlying_of(symbol) for symbol in named} == named
     assert not calendar._LATE_SYMBOLS & calendar._NIGHT_SYMBOLS.keys()
 
 
-def test_the_table_of_sessions_is_that_of_exchange_calendars():
+def test_the_session_table_equals_exchange_calendars():
     script = runpy.run_path(str(Path(__file__).parents[1] / "docs/make_calendar.py"))
     assert script["TABLE"].read_text(encoding="utf-8") == script["table"](), (
         "run: python docs/make_calendar.py"

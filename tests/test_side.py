@@ -132,7 +132,7 @@ fewer = settings(max_examples=20, deadline=None)
 
 @fewer
 @given(some_rows)
-def test_every_rule_is_what_plain_python_says(rows):
+def test_every_rule_equals_plain_python(rows):
     frame = tape(rows)
     for rule in ALL_RULES:
         assert signs(frame, rule) == [oracle(rows, place, rule) for place in range(len(rows))], rule
@@ -140,7 +140,7 @@ def test_every_rule_is_what_plain_python_says(rows):
 
 @fewer
 @given(some_rows, st.randoms(use_true_random=False))
-def test_the_order_of_rows_does_not_matter(rows, random):
+def test_row_order_does_not_change_sides(rows, random):
     frame = tape(rows)
     order = list(range(len(rows)))
     random.shuffle(order)
@@ -150,7 +150,7 @@ def test_the_order_of_rows_does_not_matter(rows, random):
 
 @fewer
 @given(some_rows, st.integers(1, 10**9))
-def test_the_unit_of_prices_does_not_matter(rows, factor):
+def test_the_unit_of_prices_does_not_change_sides(rows, factor):
     frame = tape(rows)
     scaled = frame.with_columns(pl.col("price", "bid", "ask") * factor)
     for rule in ALL_RULES:
@@ -175,7 +175,7 @@ def test_a_mirrored_market_has_mirrored_sides(rows):
 
 @fewer
 @given(some_rows, st.integers(1, 5))
-def test_rules_for_live_tapes_do_not_see_the_batch(rows, width):
+def test_live_rules_do_not_depend_on_the_batch(rows, width):
     frame = tape(rows)
     for rule in [*LIVE_RULES, LIVE_RULES]:
         parts = [sign(frame[start : start + width], rule) for start in range(0, len(frame), width)]
@@ -184,7 +184,7 @@ def test_rules_for_live_tapes_do_not_see_the_batch(rows, width):
 
 @fewer
 @given(some_rows, st.lists(st.sampled_from(ALL_RULES), min_size=1, max_size=4))
-def test_in_a_stack_the_first_that_decides_wins(rows, stack):
+def test_the_first_rule_that_finds_a_side_wins(rows, stack):
     frame = tape(rows)
     each = [sign(frame, rule) for rule in stack]
     sides = pl.coalesce(*(s["side"].replace("mid", None) for s in each)).fill_null("mid")
@@ -196,7 +196,7 @@ def test_in_a_stack_the_first_that_decides_wins(rows, stack):
 
 @fewer
 @given(some_rows)
-def test_mid_is_what_nothing_decided(rows):
+def test_prints_without_a_side_are_mid(rows):
     for rule in ALL_RULES:
         signed = sign(tape(rows), rule)
         assert ((signed["side"] == "mid") == signed["decided_by"].is_null()).all()
@@ -250,11 +250,11 @@ def test_largest_prices_do_not_overflow():
     ("price", "side"),
     [(100, "sell"), (130, "sell"), (131, "mid"), (169, "mid"), (170, "buy"), (200, "buy"), (201, "mid")],
 )
-def test_clnv_bands_end_where_they_say(price, side):
+def test_clnv_bands_have_exact_bounds(price, side):
     assert one("clnv", price=price, bid=100, ask=200)[0] == side
 
 
-def test_decided_by_names_the_layer_below_the_rule():
+def test_decided_by_names_the_layer():
     rows = [
         {"price": 100},
         {"price": 110, "bid": 100, "ask": 110},
@@ -269,7 +269,7 @@ def test_decided_by_names_the_layer_below_the_rule():
     assert signed.schema["decided_by"] == DecidedBy
 
 
-def test_tick_keeps_to_its_contract_and_passes_over_nights_and_cancels():
+def test_tick_compares_within_a_contract_across_nights():
     tomorrow = OPEN + timedelta(days=1)
     stock = {"asset": "stock", "expiry": None, "right": None, "strike": None}
     rows = [
@@ -302,12 +302,12 @@ TODAY = datetime(2026, 3, 3, 5, 0, tzinfo=UTC)
         (datetime(2026, 3, 3, 15, 0, 0, 1, tzinfo=UTC), "mid"),
     ],
 )
-def test_a_quote_from_another_day_or_the_future_is_none(quote_ts, side, other_days):
+def test_quotes_of_other_days_or_the_future_are_ignored(quote_ts, side, other_days):
     row = {"ts": datetime(2026, 3, 3, 15, 0, tzinfo=UTC), "bid": 90, "ask": 100, "quote_ts": quote_ts}
     assert sign(tape([row, *other_days]))["side"][0] == side
 
 
-def test_trading_days_follow_daylight_saving():
+def test_trading_days_follow_daylight_saving_time():
     # 2026-03-08: clocks go forward, so that midnight is 05:00 UTC before and 04:00 UTC after.
     for day, hour in ((7, 5), (9, 4)):
         midnight = datetime(2026, 3, day, hour, tzinfo=UTC)
@@ -316,7 +316,7 @@ def test_trading_days_follow_daylight_saving():
         assert one(**row, quote_ts=midnight - timedelta(microseconds=1))[0] == "mid"
 
 
-def test_an_invalid_quote_leaves_its_layers_and_no_others_undecided():
+def test_an_invalid_quote_disables_only_quoted_layers():
     rows = [
         {"price": 90},
         {"price": 100, "bid": 110, "ask": 90, "bid_size": 1, "ask_size": 2},
@@ -336,7 +336,7 @@ def test_an_invalid_quote_leaves_its_layers_and_no_others_undecided():
         assert signs(frame, rule) == [0, 1, -1]
 
 
-def test_quote_age_is_limited_only_when_asked():
+def test_the_quote_age_has_no_default_limit():
     row = {"bid": 90, "ask": 100, "quote_ts": OPEN - timedelta(seconds=5)}
     assert one(**row)[0] == "buy"
     assert one(**row, max_quote_age=timedelta(seconds=5))[0] == "buy"
@@ -364,14 +364,14 @@ def test_other_columns_and_no_rows_are_kept():
 @pytest.mark.parametrize(
     ("rule", "named"), [("leeready", "'leeready'"), (("lr", "nope"), "'nope'"), ((), "empty"), ("", "''")]
 )
-def test_an_unknown_rule_is_named_beside_the_known(rule, named):
+def test_the_error_for_an_unknown_rule_lists_all_rules(rule, named):
     with pytest.raises(UsageError) as caught:
         sign(tape([{}]), rule)
     assert named in str(caught.value)
     assert all(known in str(caught.value) for known in RULES)
 
 
-def test_what_cannot_be_signed_is_refused():
+def test_frames_that_cannot_be_classified_are_refused():
     with pytest.raises(UsageError, match="max_quote_age: -1 day"):
         sign(tape([{}]), "quote", timedelta(seconds=-1))
     with pytest.raises(UsageError, match="lack the column bid"):
@@ -380,7 +380,7 @@ def test_what_cannot_be_signed_is_refused():
         sign(tape([{}]).with_columns(pl.col("price") / 10_000))
 
 
-def test_rules_are_sorted_by_what_they_see():
+def test_live_and_future_rules_are_listed():
     assert set(FUTURE_RULES) <= set(RULES)
     assert set(LIVE_RULES) == {
         rule for rule, layers in RULES.items() if not any("tick" in name for name in layers)
@@ -463,7 +463,7 @@ def touched(trades: pl.DataFrame, rules: Iterable[str]) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("rule", DIFFERENCES)
-def test_against_tclf(trades, rule):
+def test_sides_equal_tclf_except_known_differences(trades, rule):
     ours = pl.Series(signs(trades, rule))
     differs = ours != pl.Series(GOLDEN["sides"][rule])
     may = touched(trades, [rule])
@@ -478,7 +478,7 @@ def test_against_tclf(trades, rule):
         assert side == oracle(chain, chain.index(row), rule), row
 
 
-def test_a_stack_against_tclf(trades):
+def test_stacked_rules_equal_tclf(trades):
     (name,) = GOLDEN["sides"].keys() - DIFFERENCES.keys()
     stack = name.split("+")
     differs = pl.Series(signs(trades, stack)) != pl.Series(GOLDEN["sides"][name])

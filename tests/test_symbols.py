@@ -55,14 +55,14 @@ def kept(tmp_path_factory):
         (OPTION_PATH, "MOG.A", "MOGA", 8), (OPTION_PATH, "MOG-A", "MOGA", 8),
     ],
 )  # fmt: skip
-def test_answers_are_of_the_symbol_meant(kept, path, symbol, echo, volume):
+def test_answers_are_for_the_symbol_that_is_meant(kept, path, symbol, echo, volume):
     [answer] = kept.ask((path.format(symbol), {}))
     body = answer.json()
     assert body["symbol"] == echo
     assert sum(point["netVolume"] for point in body["points"]) == volume
 
 
-def test_a_symbol_with_prints_is_never_another(tmp_path):
+def test_a_symbol_with_prints_means_itself(tmp_path):
     made = Kept(tmp_path, NOW)
     made.take([stock("BRK.B", 1, 60)])
     before = made.ask((STOCK_PATH.format("BRKB"), {}))[0].json()
@@ -72,7 +72,7 @@ def test_a_symbol_with_prints_is_never_another(tmp_path):
     assert [body["symbol"] for body in (before, after, dotted)] == ["BRK.B", "BRKB", "BRK.B"]
 
 
-def test_commands_and_library_find_the_symbol_meant(tmp_path):
+def test_commands_and_library_resolve_symbols_alike(tmp_path):
     made = Kept(tmp_path, NOW, engine="duckdb")
     made.take(ROWS)
     made.close()
@@ -108,14 +108,14 @@ def test_conform_files_options_under_their_underlying_and_no_stock():
 
 @settings(deadline=None)
 @given(st.text("ABM1.-/ ", min_size=1, max_size=6), st.sampled_from(["option", "stock"]))
-def test_mapping_twice_is_mapping_once(text, asset):
+def test_mapping_a_symbol_is_idempotent(text, asset):
     once = asked(text, asset)
     assert asked(once, asset) == once
     assert underlying_of(underlying_of(text)) == underlying_of(text)
     assert meant(once, {once, "A.B", "AB"}) == once
 
 
-def test_classes_are_found_only_where_they_are_one():
+def test_a_share_class_is_found_only_if_unambiguous():
     assert meant("AB", {"A.B"}) == "A.B"
     assert meant("A-B", {"A.B", "A/B"}) == "A-B"
     assert meant("TPRC", {"T.PRC"}) == "TPRC"

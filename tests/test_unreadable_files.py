@@ -28,7 +28,7 @@ def reason(odd):
     return f"larger than {MOST_TEXT:,} bytes" if os.path.isfile(odd) else "is not a regular file"
 
 
-def test_a_mapping_that_cannot_be_read_ends_the_command(odd, tmp_path):
+def test_an_unreadable_mapping_ends_the_command(odd, tmp_path):
     tape = tmp_path / "tape.csv"
     tape.write_text(HEADER)
     store = tmp_path / "x.duckdb"
@@ -37,14 +37,14 @@ def test_a_mapping_that_cannot_be_read_ends_the_command(odd, tmp_path):
         assert reason(odd) in said
 
 
-def test_a_settings_file_that_cannot_be_read_ends_the_command(odd, tmp_path):
+def test_an_unreadable_settings_file_ends_the_command(odd, tmp_path):
     said = command("keys", "list", code=2, cwd=tmp_path, env=os.environ | {"FLOWTAPE_CONFIG": odd})
     assert reason(odd) in said
     command("keys", "list", cwd=tmp_path, env=os.environ | {"FLOWTAPE_CONFIG": os.devnull})
 
 
 @pytest.mark.parametrize("odd", ["fifo", "/dev/zero"], indirect=True)
-def test_a_tape_or_store_that_is_no_file_ends_the_command(odd, tmp_path):
+def test_a_tape_or_store_must_be_a_regular_file(odd, tmp_path):
     for given in ((), ("--format", "table"), ("--format", "databento")):
         said = command("ingest", odd, *given, "--store", tmp_path / "x.duckdb", code=3)
         assert "is not a regular file" in said
@@ -56,13 +56,13 @@ def test_a_tape_or_store_that_is_no_file_ends_the_command(odd, tmp_path):
         assert "it is not a regular file" in command(*words, "--store", odd, code=5)
 
 
-def test_a_credential_that_cannot_be_read_is_refused(odd, monkeypatch):
+def test_an_unreadable_credential_is_refused(odd, monkeypatch):
     monkeypatch.setenv("SOME_KEY_FILE", odd)
     with pytest.raises(UsageError, match=reason(odd)):
         key_of("SOME_KEY", "some")
 
 
-def test_a_tape_that_fails_while_it_is_read_is_an_error():
+def test_a_read_error_of_a_tape_is_reported():
     # Reading the memory at address 0 fails as a bad disk does.
     with pytest.raises(TapeError, match="mem: cannot be read: Input/output error"):
         open_tapes(["/proc/self/mem"])

@@ -53,7 +53,7 @@ def feed_of(server, symbols=f"{SPY},{PUT}", market="options", more="", **limits)
     return alpaca(parse_spec(text), Limits(**{"rest_lag": 0.0} | limits))
 
 
-def test_option_prints(server, start):
+def test_option_prints_are_delivered_with_their_quotes(server, start):
     one = begun(server, start())
     assert (one.feed.source, one.feed.assets, one.feed.symbols) == ("alpaca:opra", {"option"}, ("SPX", "SPY"))
     server.quote(SPY, NS, 1.0, 1.1)
@@ -74,7 +74,7 @@ def test_option_prints(server, start):
     assert one.outlet.counts == {}
 
 
-def test_stock_prints(server, start):
+def test_stock_prints_are_delivered_with_their_quotes(server, start):
     one = begun(server, start("SPY,BRK.B", "stocks"))
     assert (one.feed.source, one.feed.assets, one.feed.symbols) == ("alpaca:sip", {"stock"}, ("BRK.B", "SPY"))
     server.quote("SPY", NS, 500.0, 500.02)
@@ -98,7 +98,7 @@ def test_stock_prints(server, start):
         ("stocks", "&feed=iex", "alpaca:iex", "/v2/iex"),
     ],
 )
-def test_the_vendors_feeds_are_sources_of_their_own(server, start, market, more, source, path):
+def test_each_feed_of_the_vendor_is_a_source(server, start, market, more, source, path):
     symbols = SPY if market == "options" else "SPY"
     one = begun(server, start(feed=feed_of(server, symbols, market, more), cursor=str(NS)))
     assert one.feed.source == source
@@ -107,7 +107,7 @@ def test_the_vendors_feeds_are_sources_of_their_own(server, start, market, more,
     assert all("feed=iex" in path for path in server.requests if "iex" in more)
 
 
-def test_a_gap_of_options_is_filled_and_told_to_have_no_quotes(server, start):
+def test_option_prints_of_a_gap_without_quotes_are_counted(server, start):
     feed = feed_of(server)
     one = begun(server, start(feed=feed))
     server.quote(SPY, NS, 1.0, 1.1)
@@ -127,7 +127,7 @@ def test_a_gap_of_options_is_filled_and_told_to_have_no_quotes(server, start):
     assert again.outlet.counts == {NO_QUOTES: 151}
 
 
-def test_a_gap_of_several_windows_has_each_row_once(server, start):
+def test_a_gap_of_several_windows_has_no_duplicates(server, start):
     # Rows on the bounds of windows, alike but for nothing.
     for second in (0, 10, 10, 20, 30, 30, 30):
         server.trade(SPY, NS + second * 10**9, 1.05, 1, live=False)
@@ -136,7 +136,7 @@ def test_a_gap_of_several_windows_has_each_row_once(server, start):
     assert sum(frame.height for frame in one.stop().given()) == 7
 
 
-def test_a_cancel_takes_its_trade_back(server, start):
+def test_a_cancel_removes_its_trade(server, start):
     one = begun(server, start("SPY", "stocks"))
     server.trade("SPY", NS, 500.0, 5, id=1)
     server.trade("SPY", NS + MS, 500.0, 5, id=2)
@@ -194,7 +194,7 @@ def test_a_correction_is_a_cancel_and_another_trade(server, start):
     assert again.outlet.prints().equals(prints)
 
 
-def test_a_cancel_said_while_the_line_was_down_is_known(server, start):
+def test_a_cancel_sent_during_an_outage_is_fetched(server, start):
     feed = feed_of(server, "SPY", "stocks")
     one = begun(server, start(feed=feed))
     server.trade("SPY", NS, 500.0, 5, id=1)
@@ -207,7 +207,7 @@ def test_a_cancel_said_while_the_line_was_down_is_known(server, start):
     assert counting(kept(one.outlet.given() + again.stop().given())).is_empty()
 
 
-def test_a_cancel_of_a_trade_not_remembered_is_placed_at_its_own_time(server, start):
+def test_a_cancel_of_a_forgotten_trade_keeps_its_time(server, start):
     server.trade("SPY", NS, 500.0, 5, id=1, live=False)
     one = begun(server, start("SPY", "stocks"))
     server.cancel("SPY", 1, NS + 5 * MS)
@@ -217,7 +217,7 @@ def test_a_cancel_of_a_trade_not_remembered_is_placed_at_its_own_time(server, st
     assert one.outlet.got[-1].cursor == str(NS + 5 * MS + 1)
 
 
-def test_garbage_is_counted_and_the_rest_goes_on(server, start):
+def test_malformed_messages_are_counted_and_skipped(server, start):
     one = begun(server, start())
     server.say(b"\xc1\xff")
     server.say("not msgpack")
@@ -246,7 +246,7 @@ def test_garbage_is_counted_and_the_rest_goes_on(server, start):
     assert one.outlet.prints()["size"].sum() == 3
 
 
-def test_garbage_of_rest_is_counted(server, start):
+def test_malformed_rows_of_rest_are_counted(server, start):
     server.trade("SPY", NS, 500.0, 1)
     server.trades["SPY"].insert(0, {"#ts": NS, "t": 7, "i": "x"})
     server.trades["SPY"].insert(0, {"#ts": NS, "t": "yesterday", "i": 3, "p": 1.0, "s": 1, "x": "C"})
@@ -271,7 +271,7 @@ def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start):
     assert isinstance(start("QQQ").ended(), UsageError)
 
 
-def test_rest_refuses_a_wrong_key_in_its_own_words(start, monkeypatch):
+def test_a_key_that_rest_refuses_is_a_usage_error(start, monkeypatch):
     monkeypatch.setenv("APCA_API_SECRET_KEY", "wrong-secret-7")
     error = start("SPY").ended()
     assert type(error) is UsageError
@@ -279,7 +279,7 @@ def test_rest_refuses_a_wrong_key_in_its_own_words(start, monkeypatch):
     assert "wrong-secret" not in str(error)
 
 
-def test_a_limit_of_the_vendor_is_told(server, start):
+def test_a_limit_of_the_vendor_is_reported(server, start):
     server.symbol_limit = 1
     error = start().ended()
     assert isinstance(error, UsageError)
@@ -296,7 +296,7 @@ def test_a_limit_of_the_vendor_is_told(server, start):
         (407, FeedError, "slow client"),
     ],
 )
-def test_a_refusal_is_told_in_the_vendors_words(server, start, stage, code, kind, words):
+def test_a_refusal_has_the_vendor_s_message(server, start, stage, code, kind, words):
     if stage == "admission":
         server.refuse = code
         one = start()
@@ -320,7 +320,7 @@ def test_a_refusal_is_told_in_the_vendors_words(server, start, stage, code, kind
         ("alpaca:stocks?symbol=SPY", "symbol is none of"),
     ],
 )
-def test_a_text_that_cannot_be_used_is_named(text, wrong):
+def test_an_invalid_feed_text_is_refused_by_name(text, wrong):
     with pytest.raises(UsageError, match=wrong):
         alpaca(parse_spec(text))
 
@@ -379,7 +379,7 @@ def tape(server, low, high):
             server.correct(symbol, n - 9, ts + 2 * MS, 501.0, 2, new_id=n - 9)
 
 
-def test_from_the_stream_to_the_store_through_cuts_and_restarts(server, tmp_path):
+def test_the_store_is_complete_after_cuts_and_restarts(server, tmp_path):
     disturbed, whole = Kept(tmp_path / "a.duckdb"), Kept(tmp_path / "b.duckdb")
     undisturbed = AlpacaServer("right-id").start()
     undisturbed_live = whole.live(feed_of(undisturbed, "SPY,QQQ", "stocks"))

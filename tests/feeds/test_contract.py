@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("keys")
 
 
 @every
-def test_a_print_has_the_quote_before_it(line, run):
+def test_a_print_has_its_prevailing_quote(line, run):
     one = line.started(run(line.feed()))
     line.quote(0)
     line.trade(0)
@@ -46,7 +46,7 @@ def test_a_print_has_the_quote_before_it(line, run):
 
 
 @every
-def test_a_feed_goes_on_at_its_cursor(line, run):
+def test_a_feed_resumes_at_its_cursor(line, run):
     one = line.started(run(line.feed()))
     tape(line, 0, 20)
     one.outlet.until_prints(20)
@@ -58,7 +58,7 @@ def test_a_feed_goes_on_at_its_cursor(line, run):
 
 
 @every
-def test_the_gap_of_a_cut_is_filled(line, run):
+def test_the_gap_after_a_cut_is_filled(line, run):
     feed = line.feed()
     one = line.started(run(feed))
     tape(line, 0, 100)
@@ -92,7 +92,7 @@ def test_live_messages_wait_while_the_gap_is_filled(line, run):
 
 
 @every
-def test_a_trade_taken_live_and_again_counts_once(line, run):
+def test_a_trade_received_live_and_fetched_counts_once(line, run):
     one = line.started(run(line.feed()))
     for n in (0, 0, 0, 2, 3):
         line.trade(n)
@@ -114,7 +114,7 @@ def test_a_repeated_message_counts_once(line, run):
 
 
 @joining
-def test_order_of_arrival_changes_nothing(line, run):
+def test_order_of_arrival_does_not_change_prints(line, run):
     one = line.started(run(line.feed()))
     line.server.hold()
     for n in range(20):
@@ -127,7 +127,7 @@ def test_order_of_arrival_changes_nothing(line, run):
 
 
 @joining
-def test_a_late_quote_takes_the_place_of_the_former(line, run):
+def test_a_late_quote_replaces_the_former_quote(line, run):
     one = line.started(run(line.feed()))
     line.quote(0)
     line.trade(4)
@@ -138,7 +138,7 @@ def test_a_late_quote_takes_the_place_of_the_former(line, run):
 
 
 @joining
-def test_quotes_alone_move_the_cursor(line, run):
+def test_quotes_without_trades_move_the_cursor(line, run):
     one = line.started(run(line.feed(horizon=2.0, advance_every=1.0)))
     for n in range(0, 100, 10):
         line.quote(n)
@@ -149,7 +149,7 @@ def test_quotes_alone_move_the_cursor(line, run):
 
 
 @every
-def test_the_place_of_the_start_is_kept_before_any_print(line, run):
+def test_the_starting_cursor_is_delivered_before_any_print(line, run):
     before = time.time_ns()
     one = line.started(run(line.feed()))
     one.outlet.until(lambda: one.outlet.got)
@@ -164,7 +164,7 @@ def test_the_place_of_the_start_is_kept_before_any_print(line, run):
 
 
 @every
-def test_a_slow_consumer_stops_the_reading(line, run):
+def test_a_slow_consumer_pauses_the_feed(line, run):
     one = line.started(run(line.feed(waiting=10, batch=5)))
     one.outlet.until(lambda: one.outlet.got)
     one.outlet.open.clear()
@@ -176,7 +176,7 @@ def test_a_slow_consumer_stops_the_reading(line, run):
 
 
 @every
-def test_told_to_end_it_does_not_wait_for_the_gap(line, run):
+def test_a_stopped_feed_does_not_wait_for_its_gap(line, run):
     line.stall()
     one = run(line.feed(read=3.0), str(NS))
     until(line.stalled)
@@ -186,7 +186,7 @@ def test_told_to_end_it_does_not_wait_for_the_gap(line, run):
 
 
 @every
-def test_told_to_end_it_does_not_wait_for_the_consumer(line, run):
+def test_a_stopped_feed_does_not_wait_for_its_consumer(line, run):
     tape(line, 0, 50, live=False)
     one = run(line.feed(), str(NS))
     one.outlet.open.clear()
@@ -195,7 +195,7 @@ def test_told_to_end_it_does_not_wait_for_the_consumer(line, run):
 
 
 @every
-def test_malformed_messages_are_counted_and_lose_no_trade(line, run):
+def test_malformed_messages_are_counted_without_loss_of_trades(line, run):
     one = line.started(run(line.feed()))
     for text in line.garbage:
         line.server.say(text)
@@ -215,7 +215,7 @@ def test_malformed_messages_are_counted_and_lose_no_trade(line, run):
 
 
 @every
-def test_a_time_to_come_is_left_out_and_makes_nothing_late(line, run):
+def test_a_future_time_is_left_out_and_delays_nothing(line, run):
     one = line.started(run(line.feed()))
     line.trade(0, ts=time.time_ns() + 2 * 3600 * SECOND)
     line.quote(2)
@@ -227,7 +227,7 @@ def test_a_time_to_come_is_left_out_and_makes_nothing_late(line, run):
 
 
 @every
-def test_a_sign_of_life_comes_without_prints(line, run):
+def test_a_feed_without_prints_gives_signs_of_life(line, run):
     line.server.heartbeat = 0.05
     one = line.started(run(line.feed(ping_every=0.02)))
     signs = one.outlet.signs
@@ -236,7 +236,7 @@ def test_a_sign_of_life_comes_without_prints(line, run):
 
 
 @paging
-def test_silence_is_found(line, run):
+def test_silence_of_a_vendor_ends_the_connection(line, run):
     one = line.started(run(line.feed(ping_every=0.02, pong=0.2, close=0.1)))
     line.server.silence()
     error = one.ended()
@@ -245,13 +245,13 @@ def test_silence_is_found(line, run):
 
 
 @every
-def test_a_line_cut_off_before_the_admission_is_an_error(line, run):
+def test_a_disconnection_before_authentication_is_an_error(line, run):
     line.server.hang_up = True
     assert isinstance(run(line.feed()).ended(), FeedError)
 
 
 @every
-def test_a_vendor_that_does_not_answer_is_given_up(line, run):
+def test_a_vendor_that_does_not_answer_is_an_error(line, run):
     line.server.mute = True
     run(line.feed()).stop()
     error = run(line.feed(open=0.2)).ended()
@@ -260,7 +260,7 @@ def test_a_vendor_that_does_not_answer_is_given_up(line, run):
 
 
 @every
-def test_no_server_is_a_feed_error(line, run):
+def test_a_missing_server_is_a_feed_error(line, run):
     line.server.stop()
     assert isinstance(run(line.feed(open=0.3)).ended(), FeedError)
 
@@ -273,7 +273,7 @@ def test_a_foreign_cursor_is_refused(line):
 
 @pytest.mark.slow
 @every
-def test_started_and_stopped_many_times_nothing_is_left(line, run, caplog):
+def test_repeated_starts_and_stops_leak_nothing(line, run, caplog):
     def held():
         gc.collect()
         return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
@@ -322,7 +322,7 @@ def serve(tmp_path):
 
 
 @every
-def test_a_served_feed_connects_again_and_keeps_each_trade_once(line, serve, tmp_path):
+def test_a_served_feed_reconnects_and_stores_each_trade_once(line, serve, tmp_path):
     store, live, shown = serve(line.feed())
     assert line.server.started.acquire(timeout=WAIT)
     tape(line, 0, 40)
@@ -340,7 +340,7 @@ def test_a_served_feed_connects_again_and_keeps_each_trade_once(line, serve, tmp
 
 
 @every
-def test_a_served_feed_gives_a_refused_key_up(line, serve, monkeypatch):
+def test_a_served_feed_does_not_retry_a_refused_key(line, serve, monkeypatch):
     for name in line.variables:
         monkeypatch.setenv(name, "wrong-key")
     _, live, _ = serve(line.feed())
@@ -352,7 +352,7 @@ def test_a_served_feed_gives_a_refused_key_up(line, serve, monkeypatch):
 
 @pytest.mark.slow
 @every
-def test_the_stand_in_runs_as_a_program_of_its_own(line, run):
+def test_the_stand_in_runs_as_a_separate_program(line, run):
     program = [sys.executable, "-m", *line.program]
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(program, cwd=Path(__file__).parents[1], **pipe) as child:
@@ -382,6 +382,6 @@ def test_the_stand_in_runs_as_a_program_of_its_own(line, run):
         ("databento:XNAS.ITCH?symbols=SPY&schema=trades", "databento:XNAS.ITCH:trades:SPY"),
     ],
 )
-def test_a_feed_has_the_name_that_its_cursor_is_kept_under(text, name):
+def test_the_name_of_a_feed_is_stable(text, name):
     (feed,) = open_feeds([text], SystemClock())
     assert feed.name == name

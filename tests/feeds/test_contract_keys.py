@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("keys")
 
 @every
 @pytest.mark.parametrize("cursor", [None, str(NS)], ids=["anew", "from a cursor"])
-def test_a_refused_key_is_given_up_and_is_in_no_text(line, run, monkeypatch, caplog, capfd, cursor):
+def test_a_refused_key_is_an_error_without_the_key(line, run, monkeypatch, caplog, capfd, cursor):
     caplog.set_level(logging.DEBUG)
     for name in line.variables:
         monkeypatch.setenv(name, f"wrong-{name}-7")
@@ -28,7 +28,7 @@ def test_a_refused_key_is_given_up_and_is_in_no_text(line, run, monkeypatch, cap
 
 
 @every
-def test_the_right_keys_are_in_no_log(line, run, caplog, capfd):
+def test_logs_contain_no_keys(line, run, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     # The program's own logging, which another test may have set up, lets it tell of failures only.
     caplog.set_level(logging.DEBUG, "urllib3.connectionpool")
@@ -43,7 +43,7 @@ def test_the_right_keys_are_in_no_log(line, run, caplog, capfd):
 
 
 @every
-def test_a_key_comes_from_a_file_too(line, run, monkeypatch, tmp_path):
+def test_a_key_may_come_from_a_file(line, run, monkeypatch, tmp_path):
     name = line.variables[-1]
     (tmp_path / "key").write_text(KEYS[name] + "\n")
     monkeypatch.setenv(name, "wrong")
@@ -64,7 +64,7 @@ def test_a_missing_key_is_named(line, monkeypatch):
 
 @every
 @pytest.mark.parametrize("key", ["k\u00e9y-secret", "two words-secret", "tab\x01-secret"])
-def test_a_malformed_key_is_told_without_it(line, monkeypatch, tmp_path, key):
+def test_the_error_for_a_malformed_key_hides_it(line, monkeypatch, tmp_path, key):
     name = line.variables[-1]
     monkeypatch.setenv(name, key)
     with pytest.raises(UsageError, match=f"{name}: a key has no blanks") as told:

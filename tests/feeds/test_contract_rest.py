@@ -24,7 +24,7 @@ def test_a_long_quiet_gap_costs_few_requests(line, run):
 
 
 @paging
-def test_a_busy_rest_is_asked_again(line, run):
+def test_requests_to_a_busy_rest_are_retried(line, run):
     line.trade(0, live=False)
     line.server.busy = 3
     one = run(line.feed(), str(NS))
@@ -33,7 +33,7 @@ def test_a_busy_rest_is_asked_again(line, run):
 
 
 @paging
-def test_told_to_end_it_does_not_wait_for_a_busy_rest(line, run):
+def test_a_stopped_feed_does_not_wait_for_a_busy_rest(line, run):
     line.server.busy, line.server.retry_after = 9, "3600"
     one = run(line.feed(), str(NS))
     until(line.stalled)
@@ -51,7 +51,7 @@ def test_a_broken_rest_is_a_feed_error(line, run):
 
 
 @paging
-def test_a_page_that_comes_again_is_an_error_and_not_more_prints(line, run):
+def test_a_repeated_page_is_an_error(line, run):
     line.server.rest_stuck = True
     for n in range(0, 600, 2):
         line.trade(n, live=False)
@@ -62,7 +62,7 @@ def test_a_page_that_comes_again_is_an_error_and_not_more_prints(line, run):
 
 @paging
 @pytest.mark.parametrize("body", [{"status": "ERROR", "results": []}, {"results": {}}, [], "text"])
-def test_an_answer_that_is_no_page_does_not_pass_for_an_empty_one(line, run, body):
+def test_a_malformed_page_is_an_error(line, run, body):
     line.server.rest_says = body
     error = run(line.feed(), str(NS)).ended()
     assert isinstance(error, FeedError)

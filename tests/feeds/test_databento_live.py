@@ -63,7 +63,7 @@ def day(count=400, seed=5):
     return records
 
 
-def test_prints_are_those_of_the_file(server, start, tmp_path):
+def test_live_prints_equal_those_of_the_file(server, start, tmp_path):
     records = day()
     one = begun(server, start())
     for at in range(0, len(records), 7):
@@ -80,7 +80,7 @@ def test_prints_are_those_of_the_file(server, start, tmp_path):
     assert outlet.counts == {}
 
 
-def test_a_packet_in_parts_is_numbered_through(server, start, tmp_path):
+def test_a_split_packet_is_numbered_continuously(server, start, tmp_path):
     twin = tcbbo(ts=NS)
     one = begun(server, start())
     for many in range(1, 4):
@@ -90,7 +90,7 @@ def test_a_packet_in_parts_is_numbered_through(server, start, tmp_path):
     assert one.stop().prints().equals(kept([expected]))
 
 
-def test_what_is_asked(server, start):
+def test_the_feed_sends_the_expected_subscriptions(server, start):
     one = begun(server, start())
     feed = one.feed
     assert (feed.source, feed.assets, feed.symbols) == ("databento:OPRA.PILLAR", {"option"}, ("AAPL", "SPX"))
@@ -104,14 +104,14 @@ def test_what_is_asked(server, start):
     one.stop()
 
 
-def test_other_refusals_are_tried_again(server, start):
+def test_other_refusals_are_retried(server, start):
     server.refuse = "User has reached their open connection limit"
     error = start().ended()
     assert isinstance(error, FeedError)
     assert "connection limit" in str(error)
 
 
-def test_cut_and_resumed(server, start, tmp_path):
+def test_a_resumed_feed_delivers_each_print_once(server, start, tmp_path):
     records = day()
     one = begun(server, start())
     server.cut_after(150)
@@ -128,7 +128,7 @@ def test_cut_and_resumed(server, start, tmp_path):
     assert other.stop().prints().equals(kept([expected]))
 
 
-def test_start(server, start):
+def test_start_sets_the_beginning_of_the_replay(server, start):
     at = datetime.fromtimestamp(NS // SECOND, UTC)
     server.keep("tcbbo", tcbbo(ts=NS - 1), tcbbo(ts=NS), tcbbo(ts=NS + 1))
     one = start(f"&start={at:%Y-%m-%dT%H:%M:%SZ}")
@@ -138,14 +138,14 @@ def test_start(server, start):
     assert one.outlet.got[0].cursor == str(NS)
 
 
-def test_a_start_before_what_the_vendor_replays(server, start):
+def test_a_start_beyond_the_replay_is_counted(server, start):
     one = begun(server, start("&start=2026-01-02T14:30:00Z"))
     assert server.subscriptions[0]["start"] == "0"
     assert one.stop().counts == {"gaps longer than the vendor replays": 1}
 
 
 @pytest.mark.parametrize("schema", ["tcbbo", "trades"])
-def test_one_garbage_time_neither_counts_nor_makes_others_late(server, start, schema):
+def test_one_invalid_time_does_not_make_others_late(server, start, schema):
     one = begun(server, start(f"&schema={schema}"))
     ahead = time.time_ns() + 3 * 86_400 * SECOND
     server.publish("tcbbo", tcbbo(ts=ahead, recv=NS))
@@ -161,7 +161,7 @@ def test_one_garbage_time_neither_counts_nor_makes_others_late(server, start, sc
     assert NS - 100 * SECOND < int(one.outlet.got[-1].cursor) <= time.time_ns()
 
 
-def test_trades_replayed_long_before_their_quotes_are_not_held_for_ever(server, start):
+def test_trades_held_for_replayed_quotes_are_bounded(server, start):
     server.unfinished = True
     server.keep("trades", *(trade(ts=NS + n) for n in range(150)))
     one = begun(server, start("&schema=trades", cursor=str(NS), held=100))
@@ -169,13 +169,13 @@ def test_trades_replayed_long_before_their_quotes_are_not_held_for_ever(server, 
     assert one.stop().counts[OUT_OF_STEP] == 1
 
 
-def test_a_gap_too_long_for_the_replay(server, start):
+def test_a_gap_beyond_the_replay_is_counted(server, start):
     one = begun(server, start(cursor=str(NS - 2 * 86_400 * SECOND)))
     assert server.subscriptions[0]["start"] == "0"
     assert one.stop().counts == {"gaps longer than the vendor replays": 1}
 
 
-def test_a_mapping_that_is_no_text(server, start):
+def test_a_malformed_mapping_is_counted(server, start):
     one = begun(server, start())
     mapping = bytearray(
         bytes(
@@ -191,7 +191,7 @@ def test_a_mapping_that_is_no_text(server, start):
 
 
 @pytest.mark.parametrize(("code", "kind"), [("AUTH_FAILED", UsageError), ("INTERNAL_ERROR", FeedError)])
-def test_error_messages(server, start, code, kind):
+def test_error_messages_of_the_vendor_end_the_connection(server, start, code, kind):
     one = begun(server, start())
     server.publish("tcbbo", tcbbo(ts=NS))
     server.error("as told", int(getattr(dbn.ErrorCode, code)))
@@ -213,7 +213,7 @@ def test_bad_rows_are_counted(server, start):
     }
 
 
-def test_an_id_that_changes_its_meaning(server, start):
+def test_an_instrument_id_may_change_its_meaning(server, start):
     one = begun(server, start())
     server.publish("tcbbo", tcbbo(ts=NS))
     server.map(7, SYMBOLS[8])
@@ -258,7 +258,7 @@ def test_trades_and_quotes_are_joined(server, start, tmp_path):
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_joined_and_resumed(server, start, tmp_path, apart):
+def test_a_resumed_join_has_the_same_quotes(server, start, tmp_path, apart):
     short = {"horizon": 2.0, "advance_every": 1.0}
     trades, quotes = joined_day()
     server.apart = apart
@@ -279,7 +279,7 @@ def test_joined_and_resumed(server, start, tmp_path, apart):
     assert "late quotes" not in two.stop().counts
 
 
-def test_stocks_with_the_quotes_of_their_venue(start, tmp_path):
+def test_stocks_have_the_quotes_of_their_venue(start, tmp_path):
     symbols = {7: "SPY"}
     trades = [trade(7, ts=NS + 10 * n, venue=2) for n in range(20)]
     quotes = [book(10**9 - n, 10**9 + 10**7 * n, NS + 10 * n - 3) for n in range(20)]
@@ -311,7 +311,7 @@ def test_stocks_with_the_quotes_of_their_venue(start, tmp_path):
         ("databento:OPRA.PILLAR?symbols=SPY.OPT,SPY%20%20%20261218C00500000", "is part of SPY.OPT"),
     ],
 )
-def test_specs(text, said):
+def test_invalid_feed_texts_are_refused(text, said):
     with pytest.raises(UsageError) as error:
         databento(parse_spec(text))
     assert said in str(error.value)

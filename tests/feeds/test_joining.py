@@ -75,7 +75,7 @@ def test_before_any_data_nothing_is_due():
     assert join.floor is None
 
 
-def test_a_late_quote_restates_the_trades_after_it_and_no_others():
+def test_a_late_quote_updates_only_later_trades():
     join = LiveJoin()
     join.add_quotes(quotes(("A", 1, 0, 100), ("A", 5, 0, 500)))
     join.add_trades(trades(("A", 2, 1), ("A", 3, 2), ("A", 4, 3), ("A", 6, 4), ("B", 4, 5)))
@@ -90,7 +90,7 @@ def test_a_late_quote_restates_the_trades_after_it_and_no_others():
 
 @pytest.mark.parametrize("order", [(3, 1, 2), (1, 2, 3), (2, 3, 1)])
 @pytest.mark.parametrize("together", [True, False])
-def test_of_quotes_of_one_time_the_last_number_wins_however_they_come(order, together):
+def test_of_simultaneous_quotes_the_highest_number_wins(order, together):
     join = LiveJoin()
     rows = [("A", 1, seq, 100 * seq) for seq in order]
     join.add_trades(trades(("A", 2, 1)))
@@ -104,7 +104,7 @@ def test_of_quotes_of_one_time_the_last_number_wins_however_they_come(order, tog
 
 
 @pytest.mark.parametrize("bids", [(100, 200), (200, 100), (None, 200), (200, None)])
-def test_quotes_of_one_time_and_number_give_one_answer_in_either_order(bids):
+def test_equal_quote_times_and_numbers_join_in_any_order(bids):
     join = LiveJoin()
     join.add_trades(trades(("A", 2, 1)))
     given_ = []
@@ -114,7 +114,7 @@ def test_quotes_of_one_time_and_number_give_one_answer_in_either_order(bids):
     assert given_[-1] == (1, 200, 1)
 
 
-def test_settling_tells_of_the_quotes_that_changed():
+def test_advance_returns_the_changed_quotes():
     join = LiveJoin(horizon=10, advance_every=5)
     join.add_quotes(quotes(("A", 0, 0, 100), ("A", 1, 0, 200), ("B", 2, 0, 300)))
     assert join.floor == at(-10)
@@ -138,7 +138,7 @@ def test_settling_tells_of_the_quotes_that_changed():
     assert said(join.due()) == [(1, None, None), (2, 500, 5), (3, 500, 5), (4, 300, 2), (5, 500, 5)]
 
 
-def test_settling_forgets_but_gives_what_was_due():
+def test_advance_drops_old_rows_but_keeps_due_trades():
     join = LiveJoin(horizon=10, advance_every=0)
     join.add_trades(trades(*[("A", second, second) for second in range(100)]))
     join.add_quotes(quotes(*[("A", second, 0, second) for second in range(100)]))
@@ -150,7 +150,7 @@ def test_settling_forgets_but_gives_what_was_due():
     assert sum(len(block.trades) for block in join._blocks) == 11
 
 
-def test_what_comes_too_late_is_counted():
+def test_rows_that_arrive_too_late_are_counted():
     join = LiveJoin(horizon=10, advance_every=0)
     join.add_quotes(quotes(("A", 5, 0, 500), ("A", 50, 0, 5000)))
     join.advance()
@@ -167,7 +167,7 @@ def test_what_comes_too_late_is_counted():
     assert join.advance().equals(quotes(("B", 30, 0, 300)))
 
 
-def test_old_quotes_a_source_opens_with_stand_and_are_kept():
+def test_old_quotes_at_the_start_are_used():
     join = LiveJoin(horizon=10, advance_every=5)
     join.add_trades(trades(("A", 3600, 1)))
     join.add_quotes(quotes(("A", 7, 0, 700), ("A", 3, 0, 300)))
@@ -176,7 +176,7 @@ def test_old_quotes_a_source_opens_with_stand_and_are_kept():
     assert (join.floor, join.late) == (at(3590), 0)
 
 
-def test_a_restored_quote_stands_and_is_not_told_again():
+def test_a_restored_quote_is_used_and_not_returned_again():
     join = LiveJoin(horizon=10, advance_every=0)
     join.restore(quotes(("A", 1, 0, 100), ("A", 3, 0, 300), ("A", 3, 1, 310), ("B", 2, 0, 200)))
     assert join.floor is None
@@ -187,7 +187,7 @@ def test_a_restored_quote_stands_and_is_not_told_again():
     assert join.advance().equals(quotes(("B", 6, 0, 600)))
 
 
-def test_what_was_given_stays_as_it_was():
+def test_returned_frames_do_not_change_later():
     join = LiveJoin()
     join.add_trades(trades(("A", 2, 1), ("A", 3, 2)))
     first = join.due()
@@ -200,7 +200,7 @@ def test_what_was_given_stays_as_it_was():
 
 
 @pytest.mark.parametrize("name", ["instrument", "ts"])
-def test_a_row_without_name_or_time_is_named(name):
+def test_a_row_without_instrument_or_time_is_an_error(name):
     lacking = pl.when(pl.int_range(pl.len()) != 1).then(pl.col(name)).alias(name)
     with pytest.raises(FeedError, match=f"quotes: row 1 has no {name}"):
         LiveJoin().add_quotes(quotes(("A", 1, 0, 1), ("A", 2, 0, 1)).with_columns(lacking))
@@ -210,7 +210,7 @@ def test_a_row_without_name_or_time_is_named(name):
 
 @pytest.mark.parametrize("argument", ["horizon", "advance_every"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_a_length_that_is_none_is_named(argument, value):
+def test_an_invalid_duration_is_refused(argument, value):
     with pytest.raises(UsageError, match=f"{argument} is {value}"):
         LiveJoin(**{argument: value})
 
@@ -288,7 +288,7 @@ def brute_force(rows):
     span=st.sampled_from([1, 8, 60]),
     restarts=st.integers(0, 3),
 )
-def test_the_final_quotes_depend_on_neither_order_nor_restarts(seed, many, span, restarts):
+def test_final_quotes_do_not_depend_on_order_or_restarts(seed, many, span, restarts):
     rng = random.Random(seed)
     rows = []
     for number in range(many):
@@ -312,7 +312,7 @@ def test_the_final_quotes_depend_on_neither_order_nor_restarts(seed, many, span,
     assert [(join.late, join.late_trades) for join in joins] == [(0, 0)] * len(joins)
 
 
-def test_what_is_held_does_not_grow():
+def test_the_join_holds_bounded_memory():
     rng = random.Random(5)
     join = LiveJoin(horizon=2, advance_every=1)
     most = 0
@@ -327,7 +327,7 @@ def test_what_is_held_does_not_grow():
     assert len(join._quotes) < 8
 
 
-def test_one_garbage_time_makes_nothing_late():
+def test_one_invalid_time_makes_no_row_late():
     now = at(100)
     join = LiveJoin(horizon=10, advance_every=5, now=lambda: now)
     join.add_quotes(quotes(("A", 90_000, 0, 9)))

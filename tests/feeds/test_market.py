@@ -59,7 +59,7 @@ def share(frame: pl.DataFrame, what: pl.Expr) -> float:
 # --- what every tape holds to
 
 
-def test_a_tape_has_the_columns_of_prints_and_the_rows_asked_for(any_tape: pl.DataFrame) -> None:
+def test_a_tape_has_the_columns_and_rows_requested(any_tape: pl.DataFrame) -> None:
     assert dict(any_tape.schema) == TAPE_SCHEMA
     assert any_tape.height in (400_000, 1_000_000)
     assert any_tape["seq"].equals(pl.int_range(1, any_tape.height + 1, eager=True).alias("seq"))
@@ -71,7 +71,7 @@ def test_a_tape_has_the_columns_of_prints_and_the_rows_asked_for(any_tape: pl.Da
     assert any_tape.select(pl.col("ts").is_between(opens, closes, closed="left").all()).item()
 
 
-def test_every_row_is_a_possible_print(any_tape: pl.DataFrame) -> None:
+def test_every_row_is_a_valid_print(any_tape: pl.DataFrame) -> None:
     possible = {
         "price": pl.col("price") >= 100,
         "cents": pl.col("price") % 100 == 0,
@@ -90,7 +90,7 @@ def test_every_row_is_a_possible_print(any_tape: pl.DataFrame) -> None:
     assert quotes.n_unique() == 2  # all five are known, or none is
 
 
-def test_symbols_roots_and_venues_are_names_of_the_field(any_tape: pl.DataFrame) -> None:
+def test_symbols_roots_and_venues_are_real_names(any_tape: pl.DataFrame) -> None:
     pairs = any_tape.select(pl.col("symbol", "root").cast(pl.String)).unique()
     assert all(underlying_of(root) == symbol for symbol, root in pairs.iter_rows())
     assert all(name.isalpha() and name.isupper() and len(name) <= 5 for name in pairs["symbol"])
@@ -105,7 +105,7 @@ def test_symbols_roots_and_venues_are_names_of_the_field(any_tape: pl.DataFrame)
 # --- what makes it look like a real one
 
 
-def test_conditions_are_mixed_as_on_a_real_tape(any_tape: pl.DataFrame) -> None:
+def test_conditions_have_realistic_shares(any_tape: pl.DataFrame) -> None:
     shares = dict(any_tape["condition"].cast(pl.String).value_counts(normalize=True).iter_rows())
     assert shares["AUTO"] + shares["ISOI"] == pytest.approx(0.50, abs=0.02)
     assert shares["SLAN"] + shares["SLAI"] == pytest.approx(0.23, abs=0.02)
@@ -120,7 +120,7 @@ def test_conditions_are_mixed_as_on_a_real_tape(any_tape: pl.DataFrame) -> None:
     assert 0 < shares["REGULAR"] < 0.02
 
 
-def test_prints_fall_at_the_bid_at_the_ask_and_inside_as_on_a_real_tape(any_tape: pl.DataFrame) -> None:
+def test_prices_relative_to_the_quote_are_realistic(any_tape: pl.DataFrame) -> None:
     price, bid, ask = pl.col("price"), pl.col("bid"), pl.col("ask")
     quoted = any_tape.filter(bid < ask)
     assert share(quoted, price == bid) == pytest.approx(0.46, abs=0.025)
@@ -135,7 +135,7 @@ def test_a_few_quotes_are_missing_crossed_or_locked(any_tape: pl.DataFrame) -> N
     assert share(any_tape, pl.col("bid") == pl.col("ask")) == pytest.approx(0.001, abs=0.0005)
 
 
-def test_spreads_grow_with_the_price_and_keep_to_ticks(any_tape: pl.DataFrame) -> None:
+def test_spreads_grow_with_price_and_respect_ticks(any_tape: pl.DataFrame) -> None:
     bid, ask = pl.col("bid"), pl.col("ask")
     quoted = any_tape.filter(bid < ask).with_columns(spread=ask - bid)
     by_price = [quoted.filter(bid.is_between(low, high))["spread"].median()
@@ -169,7 +169,7 @@ def test_a_day_is_busy_at_its_open_and_close(tape: pl.DataFrame) -> None:
     assert halves[:7] == sorted(halves[:7], reverse=True)
 
 
-def test_few_names_make_most_prints_of_a_small_market(tape: pl.DataFrame) -> None:
+def test_few_names_have_most_prints_of_a_small_market(tape: pl.DataFrame) -> None:
     counts = tape["symbol"].cast(pl.String).value_counts(sort=True, normalize=True)
     assert counts.height == 40
     top = dict(counts.head(3).iter_rows())
@@ -185,7 +185,7 @@ def test_many_names_trade_thinly_in_a_large_market(wide: pl.DataFrame) -> None:
     assert "ZAAB" in counts["symbol"]
 
 
-def test_traded_strikes_are_near_the_money_and_expiries_near_in_time(any_tape: pl.DataFrame) -> None:
+def test_traded_strikes_and_expiries_are_near(any_tape: pl.DataFrame) -> None:
     away = any_tape.select((pl.col("strike") / pl.col("underlying")).log().abs()).to_series()
     assert away.median() < 0.03
     assert away.quantile(0.99) < 0.7
@@ -198,7 +198,7 @@ def test_traded_strikes_are_near_the_money_and_expiries_near_in_time(any_tape: p
     assert share(any_tape, days > 365) < 0.05
 
 
-def test_an_options_price_is_near_its_intrinsic_value_or_above(tape: pl.DataFrame) -> None:
+def test_an_option_s_price_is_near_or_above_intrinsic_value(tape: pl.DataFrame) -> None:
     gain = pl.col("underlying") - pl.col("strike")
     intrinsic = pl.max_horizontal(0, pl.when(pl.col("right") == "C").then(gain).otherwise(-gain))
     quoted = tape.filter(pl.col("bid") < pl.col("ask"))
@@ -217,7 +217,7 @@ def test_a_chain_has_fixed_strikes_and_the_known_expiries() -> None:
             assert all(found >= day and found.weekday() < 5 for found in listed)
 
 
-def test_a_price_moves_evenly_from_slice_to_slice_and_from_day_to_day() -> None:
+def test_prices_are_continuous_across_slices_and_days() -> None:
     spy = session(ALWAYS, DAY).vstack(session(ALWAYS, DAY + timedelta(days=1)))
     spy = spy.filter(pl.col("symbol") == "SPY").sort("ts")
     moves = spy.select(pl.col("underlying").log().diff().abs()).to_series()
@@ -225,7 +225,7 @@ def test_a_price_moves_evenly_from_slice_to_slice_and_from_day_to_day() -> None:
     assert 0.008 < np.log(spy["underlying"].max() / spy["underlying"].min()) < 0.1
 
 
-def test_signed_flow_drifts_so_that_its_running_sum_has_trends(tape: pl.DataFrame) -> None:
+def test_cumulative_flow_has_trends(tape: pl.DataFrame) -> None:
     buys = (
         tape.filter(pl.col("symbol") == "SPY")
         .group_by(pl.col("ts").dt.truncate("10m"))
@@ -237,14 +237,14 @@ def test_signed_flow_drifts_so_that_its_running_sum_has_trends(tape: pl.DataFram
     assert 0.05 < buys.max() - buys.min() < 0.3
 
 
-def test_the_true_side_is_nearly_always_the_quotes_side_at_the_quotes(any_tape: pl.DataFrame) -> None:
+def test_true_and_quoted_sides_nearly_always_agree(any_tape: pl.DataFrame) -> None:
     quoted = any_tape.filter(pl.col("bid") < pl.col("ask"))
     at_ask, at_bid = pl.col("price") == pl.col("ask"), pl.col("price") == pl.col("bid")
     agreed = share(quoted.filter(at_ask | at_bid), at_ask == (pl.col("true_side") == "buy"))
     assert 0.96 < agreed < 0.999
 
 
-def test_each_cancel_has_an_earlier_print_of_its_own(any_tape: pl.DataFrame) -> None:
+def test_each_cancel_has_its_own_earlier_print(any_tape: pl.DataFrame) -> None:
     assert set(any_tape.filter(family() == "cancel")["condition"]) == {"CANC", "CNCL"}
     contract = ["symbol", "root", "expiry", "right", "strike", "size", "price"]
     cancels = any_tape.filter(family() == "cancel").select(*contract, cancelled="ts")
@@ -258,7 +258,7 @@ def test_each_cancel_has_an_earlier_print_of_its_own(any_tape: pl.DataFrame) -> 
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50)), max_size=60), st.integers(0, 9))
-def test_no_print_is_cancelled_twice_or_before_its_report(rows: list[tuple[bool, int]], seed: int) -> None:
+def test_prints_are_cancelled_once_and_after_their_report(rows: list[tuple[bool, int]], seed: int) -> None:
     places = np.flatnonzero([cancel for cancel, _ in rows])
     reported = np.array([10 * place + delay for place, (_, delay) in enumerate(rows)], dtype=np.int64)
     cancels, targets = cancelled(np.random.default_rng(seed), places, reported)
@@ -268,7 +268,7 @@ def test_no_print_is_cancelled_twice_or_before_its_report(rows: list[tuple[bool,
     assert (reported[targets] < reported[cancels]).all()
 
 
-def test_late_prints_come_after_prints_that_followed_them(any_tape: pl.DataFrame) -> None:
+def test_late_prints_are_reported_after_later_prints(any_tape: pl.DataFrame) -> None:
     behind = any_tape.with_columns(behind=pl.col("ts").cum_max() - pl.col("ts"))
     late = behind.filter(family() == "late")
     assert set(late["condition"]) == {"LATE", "OSEQ"}
@@ -289,7 +289,7 @@ def digest(frame: pl.DataFrame) -> str:
     return hashlib.sha256(frame.write_csv().encode()).hexdigest()
 
 
-def test_a_seed_makes_the_same_tape_in_another_process(small: pl.DataFrame) -> None:
+def test_a_seed_gives_the_same_tape_in_another_process(small: pl.DataFrame) -> None:
     code = (
         "import hashlib, polars as pl; from datetime import date; from flowtape.simulation.tape import Market;"
         "market = Market(seed=3, prints_per_day=20_000, stock_prints_per_day=0);"
@@ -301,7 +301,7 @@ def test_a_seed_makes_the_same_tape_in_another_process(small: pl.DataFrame) -> N
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"underlyings": 41}, {"prints_per_day": 20_001}])
-def test_another_setting_makes_another_tape(small: pl.DataFrame, change: dict[str, int]) -> None:
+def test_another_setting_gives_another_tape(small: pl.DataFrame, change: dict[str, int]) -> None:
     other = session(replace(SMALL, **change)).head(20_000)
     assert not other["price"].equals(small["price"])
 
@@ -315,7 +315,7 @@ def test_another_day_is_another_tape(small: pl.DataFrame) -> None:
 @given(
     cuts=st.lists(st.integers(0, 23_400 * 10**6), max_size=6), rows=st.sampled_from([1_000, 7_777, 250_000])
 )
-def test_pieces_of_a_day_are_the_day(small: pl.DataFrame, cuts: list[int], rows: int) -> None:
+def test_pieces_of_a_day_add_up_to_it(small: pl.DataFrame, cuts: list[int], rows: int) -> None:
     opens = datetime(2026, 6, 3, 9, 30, tzinfo=NEW_YORK)
     closes = opens.replace(hour=16, minute=0)
     bounds = [opens, *(opens + timedelta(microseconds=cut) for cut in sorted(cuts)), closes]
@@ -327,7 +327,7 @@ def test_pieces_of_a_day_are_the_day(small: pl.DataFrame, cuts: list[int], rows:
     assert pl.concat(pieces).equals(small)
 
 
-def test_days_can_be_made_in_any_order(small: pl.DataFrame) -> None:
+def test_days_can_be_generated_in_any_order(small: pl.DataFrame) -> None:
     for day in (date(2031, 1, 2), date(2026, 6, 2), date(1999, 12, 31)):
         assert session(SMALL, day).height == 20_000
     assert session(SMALL).equals(small)
@@ -349,7 +349,7 @@ def test_a_session_is_a_weekdays_regular_hours() -> None:
 @pytest.mark.parametrize(
     ("day", "hours"), [(date(2026, 3, 8), 23), (date(2026, 11, 1), 25), (date(2026, 6, 6), 24)]
 )
-def test_an_always_open_market_trades_through_every_hour_of_every_date(day: date, hours: int) -> None:
+def test_an_always_open_market_trades_at_every_hour(day: date, hours: int) -> None:
     frame = session(ALWAYS, day)
     assert frame.height == 20_000
     assert frame.select(pl.col("ts").dt.truncate("1h").n_unique()).item() == hours

@@ -41,7 +41,7 @@ def feed_of(server, symbols=f"{SPY},{PUT}", market="options", **limits):
     return massive(parse_spec(text), Limits(**{"rest_lag": 0.02} | limits))
 
 
-def test_option_prints(server, start):
+def test_option_prints_are_delivered_with_their_quotes(server, start):
     one = begun(server, start())
     assert (one.feed.source, one.feed.assets, one.feed.symbols) == (
         "massive:us_options_opra (live)",
@@ -69,7 +69,7 @@ def test_option_prints(server, start):
     assert one.outlet.counts == {}
 
 
-def test_stock_prints(server, start):
+def test_stock_prints_are_delivered_with_their_quotes(server, start):
     one = begun(server, start("SPY,TpC", "stocks"))
     assert (one.feed.source, one.feed.symbols) == ("massive:us_stocks_sip (live)", ("SPY", "T.PRC"))
     server.quote("SPY", NS, 500.0, 500.02)
@@ -97,7 +97,7 @@ def test_corrections_of_rest_are_left_out_and_counted(server, start):
     assert one.outlet.counts == {"correction 8 (original of a cancel), left out": 1}
 
 
-def test_trades_of_one_number_are_told(server, start):
+def test_trades_with_a_repeated_number_are_counted(server, start):
     one = begun(server, start("SPY", "stocks"))
     server.say(
         "["
@@ -128,7 +128,7 @@ def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start):
 
 
 @pytest.mark.parametrize("stage", ["admission", "stream"])
-def test_a_refusal_is_told_in_the_vendors_words(server, start, stage):
+def test_a_refusal_has_the_vendor_s_message(server, start, stage):
     if stage == "admission":
         server.refuse = "max_connections"
         one = start()
@@ -140,13 +140,13 @@ def test_a_refusal_is_told_in_the_vendors_words(server, start, stage):
     assert "max_connections" in str(error)
 
 
-def test_a_server_that_cannot_be_reached_is_told(server, start):
+def test_an_unreachable_server_is_reported(server, start):
     server.stop()
     error = start(open=0.3).ended()
     assert str(error) == "Massive: not connected within 0.3 s"
 
 
-def test_rest_refuses_a_wrong_key_in_its_own_words(server, start, monkeypatch):
+def test_a_key_that_rest_refuses_is_a_usage_error(server, start, monkeypatch):
     monkeypatch.setenv("MASSIVE_API_KEY", "wrong-secret-7")
     error = start("SPY").ended()
     assert type(error) is UsageError
@@ -154,14 +154,14 @@ def test_rest_refuses_a_wrong_key_in_its_own_words(server, start, monkeypatch):
     assert "wrong-secret" not in str(error)
 
 
-def test_a_delayed_plan_is_told(server, start):
+def test_a_delayed_plan_is_reported(server, start):
     server.rest_says = {"status": "DELAYED", "results": []}
     one = begun(server, start(cursor=str(NS)))
     one.outlet.until(lambda: one.outlet.counts.get(DELAYED, 0) >= 4)
     one.stop()
 
 
-def test_a_long_quiet_gap_is_leapt_over_and_what_follows_fetched_in_windows(server, start):
+def test_a_long_quiet_gap_is_skipped(server, start):
     hour = 3600 * 10**9
     for n in range(3):
         server.trade(SPY, NS - 65 * hour + n, 1.05, 1 + n, live=False)
@@ -180,7 +180,7 @@ def test_a_long_quiet_gap_is_leapt_over_and_what_follows_fetched_in_windows(serv
     assert set(widths) == {WINDOW}
 
 
-def test_trap_alike_trades_are_kept_apart_after_a_time_ahead_of_the_clock(server, start):
+def test_a_future_time_does_not_merge_equal_trades(server, start):
     one = begun(server, start())
     now = time.time_ns()
     server.trade(SPY, now + 600 * 10**9, 9.0, 9)
@@ -192,7 +192,7 @@ def test_trap_alike_trades_are_kept_apart_after_a_time_ahead_of_the_clock(server
     assert one.stop().prints()["size"].to_list().count(1) == 3
 
 
-def test_contracts_listed_later_are_fetched_and_taken_up(server, start):
+def test_contracts_listed_later_are_fetched_and_subscribed(server, start):
     server.contracts["SPY"] = [SPY]
     one = begun(server, start("SPY", list_every=0.2))
     one.outlet.until(lambda: one.outlet.got)
@@ -209,7 +209,7 @@ def test_contracts_listed_later_are_fetched_and_taken_up(server, start):
     again.stop()
 
 
-def test_a_day_of_the_files_is_not_taken_again(server, tmp_path):
+def test_a_day_from_files_gets_no_live_prints(server, tmp_path):
     feed = feed_of(server)
     with contextlib.closing(open_store(tmp_path / "store")) as store:
         ingestor = Ingestor(store)
@@ -228,6 +228,6 @@ def test_a_day_of_the_files_is_not_taken_again(server, tmp_path):
         ("massive:stocks?symbol=SPY", "symbol is none of"),
     ],
 )
-def test_a_text_that_cannot_be_used_is_named(text, wrong):
+def test_an_invalid_feed_text_is_refused_by_name(text, wrong):
     with pytest.raises(UsageError, match=wrong):
         massive(parse_spec(text))

@@ -44,7 +44,7 @@ def all_of(path):
     return pl.concat([batch.prints for batch in tape.batches])
 
 
-def test_every_print_comes_once_and_in_file_order(tape):
+def test_prints_are_delivered_once_in_file_order(tape):
     feed, outlet = replay(parse_spec(f"replay:{tape}?speed=1e6")), Outlet(3000)
     feed.run(outlet, None)
     assert pl.concat([one.prints for one in outlet.got]).equals(all_of(tape))
@@ -52,7 +52,7 @@ def test_every_print_comes_once_and_in_file_order(tape):
 
 
 @pytest.mark.parametrize("most", [1, 700, 2999])
-def test_another_goes_on_where_the_first_was_left(tape, most):
+def test_a_second_replay_resumes_at_the_cursor(tape, most):
     first, second = Outlet(most), Outlet(3000 - most)
     replay(parse_spec(f"replay:{tape}?speed=1e6")).run(first, None)
     done = sum(one.prints.height for one in first.got)
@@ -65,7 +65,7 @@ def test_another_goes_on_where_the_first_was_left(tape, most):
     assert pl.concat([one.prints for one in first.got + second.got]).equals(all_of(tape))
 
 
-def test_a_replay_says_what_it_is(tape):
+def test_a_replay_describes_itself(tape):
     feed = replay(parse_spec(f"replay:{tape}?speed=60"))
     assert str(feed.replay) == "replay; day=2026-05-12; speed=60"
     early = all_of(tape).head(200)
@@ -73,7 +73,7 @@ def test_a_replay_says_what_it_is(tape):
     assert feed.replay.symbol in early["symbol"].cast(str).to_list()
 
 
-def test_a_replay_that_has_ended_has_nothing_to_load(tape):
+def test_a_finished_replay_has_no_backlog(tape):
     whole, again = Outlet(3000), Outlet(0)
     replay(parse_spec(f"replay:{tape}?speed=1e6")).run(whole, None)
     assert whole.got[0].backlog.done == 1
@@ -81,7 +81,7 @@ def test_a_replay_that_has_ended_has_nothing_to_load(tape):
     assert [(one.prints.height, one.backlog.done) for one in again.got] == [(0, 1.0)]
 
 
-def test_no_print_comes_before_its_time(tape):
+def test_no_print_is_delivered_before_its_time(tape):
     feed = replay(parse_spec(f"replay:{tape}?speed=1e5"))
 
     class Timed(Outlet):
@@ -92,7 +92,7 @@ def test_no_print_comes_before_its_time(tape):
     feed.run(Timed(1000), None)
 
 
-def test_the_tape_s_clock_runs_at_its_speed_and_stops():
+def test_the_tape_clock_runs_at_its_speed_and_stops():
     clock = TapeClock(10**18, 1000.0)
     first = clock.now_ns()
     assert first >= 10**18
@@ -112,7 +112,7 @@ def test_the_tape_s_clock_runs_at_its_speed_and_stops():
         ("replay:x.csv?speed=0", "speed is '0'"),
     ],
 )
-def test_a_text_that_cannot_be_used_is_named(text, wrong):
+def test_an_invalid_feed_text_is_refused_by_name(text, wrong):
     with pytest.raises(UsageError, match=wrong):
         open_feeds([text], TapeClock(0, 1))
 
@@ -123,7 +123,7 @@ def test_a_credential_is_refused_and_not_repeated():
     assert "db-1234" not in str(refused.value)
 
 
-def test_a_replay_is_alone(tape):
+def test_a_replay_excludes_other_feeds(tape):
     with pytest.raises(UsageError, match="sets the clock"):
         open_feeds([f"replay:{tape}", "simulate:"], TapeClock(0, 1))
     with pytest.raises(UsageError, match="given twice"):

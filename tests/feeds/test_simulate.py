@@ -39,7 +39,7 @@ def of(frame: pl.DataFrame, assets: Assets) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_tape_reads_back_as_it_was_made(tmp_path: Path, small: pl.DataFrame, suffix: str) -> None:
+def test_a_tape_reads_back_unchanged(tmp_path: Path, small: pl.DataFrame, suffix: str) -> None:
     path = tmp_path / f"tape{suffix}"
     assert write_tape(SMALL, DAY, path) == 20_000
     (tape,) = open_tapes([path])
@@ -49,7 +49,7 @@ def test_a_tape_reads_back_as_it_was_made(tmp_path: Path, small: pl.DataFrame, s
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_parquet_tape_has_prices_in_usd_and_the_true_side(tmp_path: Path, small: pl.DataFrame) -> None:
+def test_a_parquet_tape_has_usd_prices_and_true_sides(tmp_path: Path, small: pl.DataFrame) -> None:
     write_tape(SMALL, DAY, tmp_path / "tape.parquet")
     read = pl.read_parquet(tmp_path / "tape.parquet")
     small = of(small, "option")
@@ -60,7 +60,7 @@ def test_a_parquet_tape_has_prices_in_usd_and_the_true_side(tmp_path: Path, smal
 
 
 @pytest.mark.parametrize(("assets", "rows"), [("option", 20_000), ("stock", 15_000), ("both", 35_000)])
-def test_a_tape_holds_the_assets_asked_for(
+def test_a_tape_holds_the_requested_assets(
     tmp_path: Path, small: pl.DataFrame, assets: Assets, rows: int
 ) -> None:
     assert write_tape(SMALL, DAY, tmp_path / "tape.csv", assets=assets) == rows
@@ -79,7 +79,7 @@ def test_a_tape_holds_the_assets_asked_for(
         (Market(prints_per_day=0, stock_prints_per_day=0), "option", 7_001, 0),
     ],
 )
-def test_rows_asked_for_are_shared_as_the_market_shares_them(
+def test_requested_rows_are_shared_between_the_assets(
     tmp_path: Path, market: Market, assets: Assets, options: int, stocks: int
 ) -> None:
     assert write_tape(market, DAY, tmp_path / "tape.parquet", assets=assets, rows=7_001) == 7_001
@@ -93,7 +93,7 @@ def test_writing_a_tape_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
-def test_rows_are_exact_over_several_days_and_progress_tells_of_them(tmp_path: Path) -> None:
+def test_rows_are_exact_and_progress_reports_them(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     days = [DAY + timedelta(days=1), DAY]
     wrote = write_tape(
@@ -108,7 +108,7 @@ def test_rows_are_exact_over_several_days_and_progress_tells_of_them(tmp_path: P
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "arrow"])
-def test_a_format_can_be_named_and_a_tape_be_empty(tmp_path: Path, form: str) -> None:
+def test_a_tape_may_have_a_format_and_no_rows(tmp_path: Path, form: str) -> None:
     assert write_tape(SMALL, DAY, tmp_path / "tape", format=form, rows=0) == 0
     read = {"parquet": pl.read_parquet, "csv": pl.read_csv, "arrow": pl.read_ipc}[form](tmp_path / "tape")
     assert read.shape == (0, len(READ) + 2)
@@ -134,14 +134,14 @@ def test_a_tape_that_fails_leaves_no_file(tmp_path: Path) -> None:
         (DAY, "x.csv", -1, "rows: -1 is negative"),
     ],
 )
-def test_a_tape_that_cannot_be_written_is_refused(
+def test_invalid_arguments_of_a_tape_are_refused(
     tmp_path: Path, days: date | list[date], name: str, rows: int | None, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         write_tape(SMALL, days, tmp_path / name, rows=rows)
 
 
-def test_assets_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+def test_unknown_assets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="assets: 'bond' is none of option, stock, both"):
         write_tape(SMALL, DAY, tmp_path / "x.csv", assets="bond")  # type: ignore[arg-type]
 
@@ -224,7 +224,7 @@ def test_nothing_is_delivered_before_it_is_reported(always: pl.DataFrame) -> Non
     assert always["ts"][got.height + 200] > START + timedelta(hours=2)
 
 
-def test_catching_up_comes_in_large_frames_of_one_date_each() -> None:
+def test_a_late_feed_delivers_large_frames_of_one_date() -> None:
     market = Market(hours="always")
     end = datetime(2026, 6, 5, 15, 0, 0, 250, tzinfo=UTC)
     got = list(live(market, end - timedelta(hours=36), FakeClock(ns(end))).due())
@@ -236,7 +236,7 @@ def test_catching_up_comes_in_large_frames_of_one_date_each() -> None:
         assert dates.n_unique() == 1
 
 
-def test_a_quiet_market_still_gives_a_sign_of_life() -> None:
+def test_a_quiet_market_gives_signs_of_life() -> None:
     saturday = datetime(2026, 6, 6, 12, tzinfo=UTC)
     clock = FakeClock(ns(saturday))
     feed = live(SMALL, saturday, clock)
@@ -262,7 +262,7 @@ def test_a_feed_follows_its_clock_until_it_is_stopped(always: pl.DataFrame) -> N
     assert read.equals(always.head(read.height))
 
 
-def test_stopping_a_feed_cuts_its_wait_short() -> None:
+def test_a_stopped_feed_ends_its_wait() -> None:
     stop, delivered = threading.Event(), threading.Event()
     feed = live(ALWAYS, START, FakeClock(ns(START)), stop=stop, interval=3600)
     reader = threading.Thread(target=lambda: [delivered.set() for _ in feed], daemon=True)
@@ -273,7 +273,7 @@ def test_stopping_a_feed_cuts_its_wait_short() -> None:
     assert not reader.is_alive()
 
 
-def test_a_feed_since_an_instant_without_a_time_zone_is_refused() -> None:
+def test_a_start_without_a_time_zone_is_refused() -> None:
     with pytest.raises(UsageError, match="since: 2026-06-03"):
         live(SMALL, datetime(2026, 6, 3), FakeClock(0))  # noqa: DTZ001
     with pytest.raises(UsageError, match="cursor: -2 lies before 1970"):

@@ -11,7 +11,7 @@ from flowtape.cli import commands
     ("words", "assets"),
     [([], ["option"]), (["--asset", "stock"], ["stock"]), (["--asset", "both"], ["option", "stock"])],
 )
-def test_the_command_writes_the_asset_asked_for(tmp_path: Path, words: list[str], assets: list[str]) -> None:
+def test_the_command_writes_the_requested_asset(tmp_path: Path, words: list[str], assets: list[str]) -> None:
     path = tmp_path / "tape.parquet"
     done = CliRunner().invoke(
         commands, ["simulate", str(path), "--prints", "500", "--day", "2026-06-03", *words]

@@ -67,7 +67,7 @@ def small() -> pl.DataFrame:
 # --- what every tape holds to
 
 
-def test_each_asset_has_its_rows_and_a_count_of_its_own(both: pl.DataFrame) -> None:
+def test_each_asset_has_its_own_number_of_rows(both: pl.DataFrame) -> None:
     assert dict(both.schema) == TAPE_SCHEMA
     for asset in (options_of(both), stocks_of(both)):
         assert asset["seq"].equals(pl.int_range(1, 400_001, eager=True).alias("seq"))
@@ -78,7 +78,7 @@ def test_identities_are_unique_and_prints_conform(both: pl.DataFrame) -> None:
     assert conform(both).equals(both.select(list(SCHEMA)))
 
 
-def test_a_stock_has_no_contract_and_its_symbol_is_no_index(stocks: pl.DataFrame) -> None:
+def test_a_stock_has_no_contract_and_is_no_index(stocks: pl.DataFrame) -> None:
     assert stocks.select(pl.col(CONTRACT).is_null().all()).row(0) == (True,) * 4
     assert stocks.drop(*CONTRACT, *QUOTE, "quote_seq").null_count().sum_horizontal().item() == 0
     names = stocks.select(pl.col("symbol", "root").cast(pl.String))
@@ -87,7 +87,7 @@ def test_a_stock_has_no_contract_and_its_symbol_is_no_index(stocks: pl.DataFrame
     assert not {"SPX", "VIX", "RUT"} & set(names["symbol"])
 
 
-def test_every_row_is_a_possible_print(stocks: pl.DataFrame) -> None:
+def test_every_row_is_a_valid_print(stocks: pl.DataFrame) -> None:
     opens, closes = Market().session(DAY) or (None, None)
     possible = {
         "price": pl.col("price") >= 10_000,
@@ -108,7 +108,7 @@ def test_every_row_is_a_possible_print(stocks: pl.DataFrame) -> None:
 # --- what makes it look like a real one
 
 
-def test_prints_fall_at_the_bid_at_the_ask_and_inside_as_on_a_real_tape(quoted: pl.DataFrame) -> None:
+def test_prices_relative_to_the_quote_are_realistic(quoted: pl.DataFrame) -> None:
     price, bid, ask = pl.col("price"), pl.col("bid"), pl.col("ask")
     assert share(quoted, price == bid) == pytest.approx(0.45, abs=0.015)
     assert share(quoted, price == ask) == pytest.approx(0.43, abs=0.015)
@@ -168,7 +168,7 @@ def test_a_day_is_busy_at_its_open_and_close(stocks: pl.DataFrame) -> None:
     assert halves[-1] > 1.7 * min(halves)
 
 
-def test_conditions_are_regular_but_for_late_prints_and_cancels(stocks: pl.DataFrame) -> None:
+def test_conditions_are_regular_late_or_cancels(stocks: pl.DataFrame) -> None:
     shares = dict(stocks["condition"].cast(pl.String).value_counts(normalize=True).iter_rows())
     assert set(shares) == {"STK_REGULAR", "STK_SOLD", "CANC"}
     assert shares["STK_SOLD"] == pytest.approx(0.0014, abs=0.0006)
@@ -176,7 +176,7 @@ def test_conditions_are_regular_but_for_late_prints_and_cancels(stocks: pl.DataF
 
 
 @pytest.mark.parametrize("tape", ["both", "stocks"])
-def test_rows_come_in_order_of_report_and_late_prints_late(tape: str, request: pytest.FixtureRequest) -> None:
+def test_rows_are_in_order_of_report(tape: str, request: pytest.FixtureRequest) -> None:
     frame: pl.DataFrame = request.getfixturevalue(tape)
     behind = frame.with_columns(behind=pl.col("ts").cum_max() - pl.col("ts"))
     late = behind.filter(family() == "late")
@@ -185,7 +185,7 @@ def test_rows_come_in_order_of_report_and_late_prints_late(tape: str, request: p
     assert share(behind, pl.col("behind") > timedelta(0)) > 0.003
 
 
-def test_each_cancel_has_an_earlier_print_of_its_own(both: pl.DataFrame, stocks: pl.DataFrame) -> None:
+def test_each_cancel_has_its_own_earlier_print(both: pl.DataFrame, stocks: pl.DataFrame) -> None:
     cancels = stocks.filter(family() == "cancel")
     alike = ["symbol", "size", "price", "venue", *QUOTE]
     found = stocks.filter(family() != "cancel").join(cancels, on=alike, nulls_equal=True)
@@ -194,7 +194,7 @@ def test_each_cancel_has_an_earlier_print_of_its_own(both: pl.DataFrame, stocks:
     assert removals(both).height == both.select((family() == "cancel").sum()).item()
 
 
-def test_the_true_side_is_nearly_always_the_quotes_side_at_the_quotes(quoted: pl.DataFrame) -> None:
+def test_true_and_quoted_sides_nearly_always_agree(quoted: pl.DataFrame) -> None:
     at_ask, at_bid = pl.col("price") == pl.col("ask"), pl.col("price") == pl.col("bid")
     agreed = share(quoted.filter(at_ask | at_bid), at_ask == (pl.col("true_side") == "buy"))
     assert 0.96 < agreed < 0.999
@@ -211,7 +211,7 @@ def test_fills_of_a_sweep_print_together(stocks: pl.DataFrame) -> None:
 # --- the same market as the options'
 
 
-def test_a_stocks_quote_stands_about_the_underlying_its_options_see(both: pl.DataFrame) -> None:
+def test_stock_quotes_surround_the_options_underlying_price(both: pl.DataFrame) -> None:
     # A cancel repeats the quote of the print it cancels.
     by_time = both.filter(family() != "cancel").sort("ts").with_columns(pl.col("symbol").cast(pl.String))
     quotes = stocks_of(by_time).filter(pl.col("bid") < pl.col("ask")).select("ts", "symbol", "bid", "ask")
@@ -238,7 +238,7 @@ def test_stocks_are_bought_when_their_options_are(both: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5_000])
-def test_neither_asset_changes_the_others_rows(small: pl.DataFrame, count: int) -> None:
+def test_one_asset_does_not_change_the_other_s_rows(small: pl.DataFrame, count: int) -> None:
     options = session(replace(SMALL, stock_prints_per_day=count))
     assert options_of(options).equals(options_of(small))
     assert stocks_of(options).height == count
@@ -263,7 +263,7 @@ def test_thin_names_trade_too() -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(cuts=st.lists(st.integers(0, 23_400 * 10**6), max_size=6), rows=st.sampled_from([700, 7_777, 250_000]))
-def test_pieces_of_a_day_are_the_day(small: pl.DataFrame, cuts: list[int], rows: int) -> None:
+def test_pieces_of_a_day_add_up_to_it(small: pl.DataFrame, cuts: list[int], rows: int) -> None:
     opens = datetime(2026, 6, 3, 9, 30, tzinfo=NEW_YORK)
     closes = opens.replace(hour=16, minute=0)
     bounds = [opens, *(opens + timedelta(microseconds=cut) for cut in sorted(cuts)), closes]
@@ -275,7 +275,7 @@ def test_pieces_of_a_day_are_the_day(small: pl.DataFrame, cuts: list[int], rows:
     assert pl.concat(pieces).equals(small)
 
 
-def test_a_seed_makes_the_same_tape_in_another_process(small: pl.DataFrame) -> None:
+def test_a_seed_gives_the_same_tape_in_another_process(small: pl.DataFrame) -> None:
     code = (
         "import hashlib, polars as pl; from datetime import date; from flowtape.simulation.tape import Market;"
         "market = Market(seed=3, prints_per_day=12_000, stock_prints_per_day=8_000);"

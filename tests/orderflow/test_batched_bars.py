@@ -24,7 +24,7 @@ LARGE = [row(ts=T0 + 10, seq=31, price=10**10, bid=None, ask=None)]
         [OPTIONS, [], LARGE],
     ],
 )
-def test_bars_of_batches_are_those_of_one_frame(batches: list[list[dict[str, object]]]) -> None:
+def test_bars_of_batches_equal_bars_of_one_frame(batches: list[list[dict[str, object]]]) -> None:
     batched = BatchedBars()
     for rows in batches:
         assert batched.add(frame(rows))
@@ -32,11 +32,11 @@ def test_bars_of_batches_are_those_of_one_frame(batches: list[list[dict[str, obj
     assert_frame_equal(batched.bars().sort(BY), whole.sort(BY))
 
 
-def test_a_row_that_may_repeat_another_is_refused() -> None:
+def test_a_tape_with_possible_duplicates_is_not_batched() -> None:
     batched = BatchedBars()
     assert batched.add(frame(OPTIONS))
     assert not batched.add(frame(OPTIONS[-1:]))
 
 
-def test_a_rule_that_looks_at_other_prints_is_refused() -> None:
+def test_a_rule_that_needs_other_prints_is_not_batched() -> None:
     assert not BatchedBars("tick").add(frame(OPTIONS))

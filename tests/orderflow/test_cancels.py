@@ -27,7 +27,7 @@ def test_a_cancel_removes_the_latest_earlier_print() -> None:
     assert removed(row(ts=T0), row(ts=T0 + 1), cancel(ts=T0 + 2), row(ts=T0 + 3)) == [None, 2, None, None]
 
 
-def test_a_cancel_of_a_cancelled_print_removes_the_one_before() -> None:
+def test_a_second_cancel_removes_the_print_before() -> None:
     assert removed(row(ts=T0), row(ts=T0 + 1), cancel(ts=T0 + 2), cancel(ts=T0 + 3)) == [3, 2, None, None]
 
 
@@ -35,7 +35,7 @@ def test_a_cancel_never_removes_a_cancel() -> None:
     assert removed(row(ts=T0), cancel(ts=T0 + 1), cancel(ts=T0 + 2)) == [1, None, None]
 
 
-def test_a_cancel_that_finds_nothing_removes_nothing_later() -> None:
+def test_a_cancel_never_removes_a_later_print() -> None:
     assert removed(cancel(ts=T0), row(ts=T0 + 1), cancel(ts=T0 + 2)) == [None, 2, None]
 
 
@@ -51,21 +51,21 @@ def test_a_cancel_that_finds_nothing_removes_nothing_later() -> None:
         {"ts": T0 + DAY},
     ],
 )
-def test_a_cancel_names_contract_size_price_and_day(other: dict[str, object]) -> None:
+def test_a_cancel_matches_contract_size_price_and_day(other: dict[str, object]) -> None:
     assert removed(row(ts=T0), cancel(**{"ts": T0 + 1} | other)) == [None, None]
 
 
-def test_prints_of_one_instant_are_in_order_of_sequence() -> None:
+def test_prints_of_one_instant_are_ordered_by_sequence() -> None:
     prints, later = [row(ts=T0, seq=seq) for seq in (5, 2, 4)], cancel(ts=T0 + 1, seq=6)
     assert removed(*prints, later) == [1, None, None, None]
 
 
-def test_the_order_of_rows_changes_nothing() -> None:
+def test_row_order_does_not_change_removals() -> None:
     rows = [row(ts=T0, seq=1), row(ts=T0 + 1, seq=2), cancel(ts=T0 + 2, seq=3), cancel(ts=T0 + 3, seq=4)]
     assert removed(*reversed(rows)) == [None, None, 2, 3]
 
 
-def test_rows_that_count_are_prints_that_stand() -> None:
+def test_cancels_and_removed_prints_do_not_count() -> None:
     rows = frame([row(ts=T0, seq=1), row(ts=T0 + 1, seq=2), cancel(ts=T0 + 2, seq=3)])
     found = counted(rows)
     assert found is not None
@@ -75,7 +75,7 @@ def test_rows_that_count_are_prints_that_stand() -> None:
     assert counted(bare).to_list() == [True, False, False]  # type: ignore[union-attr]
 
 
-def test_rows_like_the_wanted_are_all_found() -> None:
+def test_maybe_in_finds_every_wanted_row() -> None:
     rows = pl.DataFrame({"a": [*range(500_000)], "b": [None if one % 3 else one for one in range(500_000)]})
     wanted = rows.gather_every(1000)
     found = maybe_in(rows, wanted, ("a", "b"))

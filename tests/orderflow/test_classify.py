@@ -23,16 +23,16 @@ from tapes import T0, frame, row
         ({"price": 13_000, "quote_ts": T0 - 3_600 * 10**9}, "buy"),
     ],
 )
-def test_the_quote_rule_compares_price_and_middle(changes: dict[str, object], side: str) -> None:
+def test_the_quote_rule_compares_price_with_the_midpoint(changes: dict[str, object], side: str) -> None:
     assert sign(frame([row(**changes)]))["side"].to_list() == [side]
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_sides_alone_are_those_of_signed_prints(rule: str) -> None:
+def test_sides_equals_the_column_that_sign_adds(rule: str) -> None:
     prints = frame([row(ts=T0 + seq, seq=seq, price=11_000 + 137 * seq % 2_100) for seq in range(1, 40)])
     assert sides(prints, rule).equals(sign(prints, rule)["side"])
 
 
-def test_a_rule_without_a_name_is_refused() -> None:
+def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(UsageError, match="rule: 'x' is none of quote, "):
         sides(frame([row()]), "x")

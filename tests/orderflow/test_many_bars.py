@@ -87,7 +87,7 @@ def bar(rows: list[dict[str, int]]) -> dict[str, int | None]:
     st.sampled_from([3, 10**6, 10**11]),
     st.sampled_from([3, 2**31 - 1]),
 )
-def test_bars_are_plain_sums_of_prints(rows: int, seed: int, most: int, largest: int) -> None:
+def test_bars_equal_sums_in_plain_python(rows: int, seed: int, most: int, largest: int) -> None:
     prints = prints_of(rows, seed, most, largest)
     expected = summed(prints)
     bars = aggregate(prints, BY)
@@ -97,7 +97,7 @@ def test_bars_are_plain_sums_of_prints(rows: int, seed: int, most: int, largest:
         assert {name: found[name] for name in FIELDS if name in wanted} == wanted
 
 
-def test_bars_of_many_prints_are_plain_sums() -> None:
+def test_bars_of_many_prints_equal_plain_sums() -> None:
     prints = prints_of(STREAMED * 2 + 1000, 1, 10**6, 1000)
     expected = summed(prints)
     bars = aggregate(prints, BY)
@@ -145,7 +145,7 @@ def test_reading_batch_by_batch_gives_the_same_bars(
         assert_frame_equal(bars.sort(*by, "minute"), whole.sort(*by, "minute"))
 
 
-def test_bars_before_an_instant_hold_no_later_print(tmp_path: Path) -> None:
+def test_bars_at_an_instant_hold_no_later_print(tmp_path: Path) -> None:
     path = tape(tmp_path / "tape.csv")
     noon = datetime(2026, 5, 12, 14, 3, 7, tzinfo=UTC)
     prints = flowtape.read(path).filter(pl.col("ts") < noon)
@@ -166,6 +166,6 @@ def test_files_read_twice_warn_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", [("symbol",), ("asset", "symbol", "venue"), ("asset", "symbol", "symbol")])
-def test_bars_are_kept_by_columns_of_their_key(tmp_path: Path, by: tuple[str, ...]) -> None:
+def test_invalid_key_columns_of_bars_are_refused(tmp_path: Path, by: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="by: "):
         flowtape.read_minutes(tape(tmp_path / "tape.csv"), by=by)

@@ -40,7 +40,7 @@ def test_five_prints_make_two_bars() -> None:
     assert [puts[f"{side}_volume"] for side in ("buy", "sell", "mid")] == [0, 7, 0]
 
 
-def test_of_two_largest_prints_the_first_tells_the_time() -> None:
+def test_the_first_of_equal_largest_prints_gives_the_time() -> None:
     calls = bars_of(FIVE)["C", MINUTE]
     assert (calls["biggest"], calls["biggest_ts"], calls["last_ts"]) == (5, T0 + 1, T0 + 59 * SECOND)
 
@@ -52,7 +52,7 @@ def test_a_cancelled_print_is_in_no_bar() -> None:
     assert (bars.height, calls["sell_volume"], calls["trades"], calls["low"]) == (2, 0, 3, 12_000)
 
 
-def test_a_print_that_does_not_count_is_left_out_of_sums() -> None:
+def test_uncounted_prints_are_left_out_of_sums() -> None:
     prints = sign(frame(FIVE))
     counted = pl.Series([True, False, True, True, True])
     found = aggregate(prints, KEY, counted=counted).sort("minute")
@@ -68,13 +68,13 @@ def test_bars_of_stocks_have_a_first_and_a_last_price() -> None:
     assert (bar["open_ts"], bar["close_ts"], bar["first_ts"]) == (T0 + 1, T0 + 3, T0 + 1)
 
 
-def test_bars_of_parts_merge_to_the_bar_of_all() -> None:
+def test_bars_of_parts_merge_to_the_whole_bar() -> None:
     prints = sign(frame(FIVE))
     key = (*KEY, "minute")
     parts = pl.concat([aggregate(prints[:2], KEY), aggregate(prints[2:], KEY)])
     assert merge(parts, key).sort(key).equals(aggregate(prints, KEY).sort(key))
 
 
-def test_prints_without_a_side_are_refused() -> None:
+def test_prints_without_a_side_column_are_refused() -> None:
     with pytest.raises(UsageError, match=r"sign\(prints\)"):
         minutes(frame(FIVE))

@@ -14,7 +14,7 @@ COLUMNS = [
 ]
 
 
-def test_a_packed_key_gives_its_columns_back() -> None:
+def test_a_packed_key_restores_its_columns() -> None:
     key = PackedKey.of(COLUMNS)
     assert key is not None
     rows = pl.DataFrame(COLUMNS)
@@ -23,6 +23,6 @@ def test_a_packed_key_gives_its_columns_back() -> None:
     assert packed.select(key.unpacked).equals(rows)
 
 
-def test_columns_wider_than_64_bits_make_no_key() -> None:
+def test_columns_wider_than_64_bits_have_no_key() -> None:
     wide = pl.Series("wide", [0, 2**40])
     assert PackedKey.of([wide, wide.alias("other")]) is None

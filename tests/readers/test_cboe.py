@@ -55,7 +55,7 @@ def units(text):
     return int(Decimal(text) * 10_000)
 
 
-def test_sample_against_plain_python(sample):
+def test_the_sample_equals_a_plain_python_reader(sample):
     assert guess(sample) == "cboe"
     tape, prints = read_all(sample)
     assert (tape.source, tape.format, tape.rejects.count) == ("cboe", "cboe", 0)
@@ -84,7 +84,7 @@ def test_sample_against_plain_python(sample):
         assert ts == local.astimezone(UTC)
 
 
-def test_sample_sizes_and_mids_against_plain_python(sample):
+def test_sample_sizes_and_mids_equal_plain_python(sample):
     _, prints = read_all(sample)
     with sample.open() as lines:
         rows = list(csv.reader(lines))[1:]
@@ -98,14 +98,14 @@ def test_sample_sizes_and_mids_against_plain_python(sample):
         assert found["underlying"] == (round((bid + ask) / 2) if bid > 0 and ask > 0 else None)
 
 
-def test_trap_rows_alike_but_for_their_sequence_are_all_read(sample):
+def test_rows_that_differ_only_in_sequence_are_all_read(sample):
     _, prints = read_all(sample)
     alike = prints.group_by("ts", "expiry", "strike", "right", "price", "size").len()
     assert prints.height - alike.height == 45
     assert prints["seq"].n_unique() == prints.height
 
 
-def test_trap_cancel_chain_of_the_sample(sample):
+def test_the_cancel_chain_of_the_sample_is_read(sample):
     _, prints = read_all(sample)
     chain = prints.filter(pl.col("seq").is_in([81100456, 84292740, 84365192])).sort("ts")
     assert chain["seq"].to_list() == [81100456, 84292740, 84365192]
@@ -113,7 +113,7 @@ def test_trap_cancel_chain_of_the_sample(sample):
     assert [FAMILY_OF[name] for name in chain["condition"]] == ["multileg", "cancel", "late"]
 
 
-def test_trap_order_of_rows_and_batches_do_not_matter(sample, write):
+def test_row_order_and_batch_size_do_not_matter(sample, write):
     lines = sample.read_text().splitlines()
     shuffled = lines[1:]
     random.Random(1).shuffle(shuffled)
@@ -122,7 +122,7 @@ def test_trap_order_of_rows_and_batches_do_not_matter(sample, write):
     assert straight.sort("seq").equals(mixed.sort("seq"))
 
 
-def test_larger_file_in_bounded_batches(write):
+def test_a_large_file_is_read_in_bounded_batches(write):
     exchanges = [
         (5, 10, "1.0000", 20, "1.1000"),
         (7, 5, "1.0000", 9, "1.2000"),
@@ -165,7 +165,7 @@ def test_larger_file_in_bounded_batches(write):
         ({"venue": ""}, "exchange_id is blank or no name of at most 32 printable characters: None"),
     ],
 )
-def test_bad_rows(write, changed, reason):
+def test_bad_rows_are_rejected_with_their_reason(write, changed, reason):
     path = write("x.csv", [HEADER, row(), row(**changed), row(seq=8)])
     tape, prints = read_all(path)
     assert prints["seq"].to_list() == [7, 8]
@@ -174,7 +174,7 @@ def test_bad_rows(write, changed, reason):
         read_all(path, strict=True)
 
 
-def test_exchanges_that_do_not_match_their_number(write):
+def test_a_wrong_number_of_exchanges_is_a_bad_row(write):
     group = (5, 10, "1.0000", 20, "1.1000")
     cut = row([group, group]).rsplit(",", 1)[0]
     tape, prints = read_all(write("x.csv", [HEADER, row([group]), cut, row([group]) + ",1"]))
@@ -183,13 +183,13 @@ def test_exchanges_that_do_not_match_their_number(write):
     assert faults(tape) == [(2, f"{reason}: '2'"), (3, f"{reason}: '1'")]
 
 
-def test_last_line_cut_off(write):
+def test_a_last_line_cut_off_is_an_error(write):
     content = "\n".join([HEADER, row(), row()[:40]]).encode()
     with pytest.raises(TapeError, match=r"x\.csv: truncated: row 2 is cut off"):
         read_all(write("x.csv", content))
 
 
-def test_a_quote_of_zero_is_kept_and_a_blank_one_is_unknown(write):
+def test_a_zero_quote_is_kept_and_a_blank_is_unknown(write):
     lines = [
         HEADER,
         row(bid="0.0000", ask="0.0000", ubid="0", uask="0"),
@@ -206,7 +206,7 @@ def test_underlying_mid_is_rounded_half_to_even(write):
     assert prints["underlying"].to_list() == [140_002, 140_002]
 
 
-def test_names_times_and_conditions(write):
+def test_names_times_and_conditions_are_converted(write):
     lines = [
         HEADER,
         row(condition=999),
@@ -224,20 +224,20 @@ def test_names_times_and_conditions(write):
     }
 
 
-def test_a_file_without_the_exchanges_columns(write):
+def test_the_columns_of_the_exchanges_are_optional(write):
     header = HEADER[: HEADER.index(",number_of_exchanges")]
     _, prints = read_all(write("x.csv", [header, row().rsplit(",", 1)[0]]))
     assert prints.select("price", "bid_size").rows() == [(10_500, None)]
 
 
-def test_wrong_format(write):
+def test_a_wrong_format_is_an_error(write):
     with pytest.raises(
         TapeError, match=r"x\.csv: expected a Cboe option trades CSV; no column underlying_symbol"
     ):
         read_all(write("x.csv", ["a,b", "1,2"]), kind="cboe")
 
 
-def test_sources_name(sample):
+def test_the_source_name_can_be_replaced(sample):
     tape, _ = read_all(sample, source="mine")
     assert tape.source == "mine"
     assert Counter() == tape.notes

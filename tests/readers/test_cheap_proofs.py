@@ -37,7 +37,7 @@ def times(draw: st.DrawFn) -> list[str]:
 
 
 @given(times())
-def test_times_of_one_length_are_read_as_any_others(texts: list[str]) -> None:
+def test_times_of_one_length_equal_times_of_mixed_length(texts: list[str]) -> None:
     alone = instants(pl.Series("ts", texts), Counter(), "UTC")
     beside = instants(pl.Series("ts", [*texts, ODD_TIME]), Counter(), "UTC")
     assert alone.to_list() == beside.to_list()[:-1]
@@ -67,7 +67,7 @@ def lines(asset: str, made: list[tuple[str, ...]]) -> list[str]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=6), st.sampled_from(["option", "stock"]))
-def test_a_row_is_read_the_same_beside_any_other(
+def test_a_row_does_not_depend_on_its_neighbours(
     tmp_path_factory: pytest.TempPathFactory, made: list[tuple[str, ...]], asset: str
 ) -> None:
     """A row whose numbers are words makes the reader look at every row."""
@@ -86,7 +86,7 @@ def test_a_row_is_read_the_same_beside_any_other(
     assert_frame_equal(alone[1], beside[1])
 
 
-def test_a_parquet_file_of_options_is_read_as_its_csv(tmp_path: Path) -> None:
+def test_a_parquet_file_of_options_equals_its_csv(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     values = [
         ("1.25", f"{size}", "1.2", "1.3", "5", "6", f"{size + 1}") for size in (7, 0, 2**31, 2**50, -1, 3)

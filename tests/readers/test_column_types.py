@@ -37,7 +37,7 @@ def write_typed(tmp_path, **columns):
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_column_of_a_wrong_type_is_an_error_that_names_both(tmp_path, name, kind):
+def test_a_wrong_type_is_an_error_with_column_and_type(tmp_path, name, kind):
     if name == "condition" and kind == "list":
         return
     with pytest.raises(
@@ -51,7 +51,7 @@ def test_a_column_of_a_wrong_type_is_an_error_that_names_both(tmp_path, name, ki
     ("quote_ts", pa.array([DAY]), "Date"), ("symbol", pa.array([5]), "Int64"), ("symbol", pa.nulls(1), "Null"),
     ("price", pa.array([TS]), "Datetime"), ("right", pa.array([1.0]), "Float64"), ("price", pa.nulls(1), "Null"),
 ])  # fmt: skip
-def test_a_type_that_only_some_columns_take(tmp_path, name, values, shown):
+def test_some_types_are_valid_for_some_columns_only(tmp_path, name, values, shown):
     with pytest.raises(TapeError, match=rf"the column {name} is of the type {shown}"):
         read_all(write_typed(tmp_path, **{name: values}))
 
@@ -78,13 +78,13 @@ def test_a_column_without_values_is_unknown(tmp_path, name, empty):
     pa.array([3]).dictionary_encode(), pa.array(["3"], pa.large_string()), pa.array(["3"], pa.string_view()),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["seq", "size", "bid_size", "price", "strike", "underlying"])
-def test_a_number_of_any_type_is_the_number(tmp_path, name, values):
+def test_numbers_of_every_type_are_read(tmp_path, name, values):
     _, prints = read_all(write_typed(tmp_path, **{name: values}))
     assert prints[name].item() == 3 * (10_000 if name in ("price", "strike", "underlying") else 1)
 
 
 @pytest.mark.parametrize("value", [4.5, "4.5", Decimal("4.5"), pa.scalar(2**64 - 1, pa.uint64())])
-def test_a_sequence_number_that_is_not_whole_is_a_bad_row(tmp_path, value):
+def test_a_fractional_sequence_number_is_a_bad_row(tmp_path, value):
     tape, prints = read_all(write_typed(tmp_path, seq=pa.array([value])))
     assert (prints.height, [row for row, _ in faults(tape)]) == (0, [1])
     assert faults(tape)[0][1].startswith("seq is not a whole number: ")
@@ -98,7 +98,7 @@ def test_a_sequence_number_that_is_not_whole_is_a_bad_row(tmp_path, value):
     pa.array(["2026-05-15"]), pa.array(["2026-05-15 00:00:00"]), pa.array(["2026-05-15T20:15:00-04:00"]),
     pa.array(["2026-05-15"]).dictionary_encode(), pa.array([DAY], pa.date64()),
 ])  # fmt: skip
-def test_an_expiry_of_any_type_is_its_local_date(tmp_path, values):
+def test_expiries_of_every_type_are_local_dates(tmp_path, values):
     _, prints = read_all(write_typed(tmp_path, expiry=values))
     assert prints["expiry"].to_list() == [DAY]
 
@@ -107,14 +107,14 @@ def test_an_expiry_of_any_type_is_its_local_date(tmp_path, values):
     "05/06/2026", "05/15/2026", "15MAY26", "2026-5-15", "26-05-15", "2026-02-30", "19891231", "2100-01-01",
     20588, 1778803200, 20261301, 20260515.5, date(1985, 1, 1), date(9999, 12, 31), datetime(2200, 1, 1),  # noqa: DTZ001
 ])  # fmt: skip
-def test_what_is_no_expiry_is_a_bad_row(tmp_path, value):
+def test_an_invalid_expiry_is_a_bad_row(tmp_path, value):
     tape, prints = read_all(write_typed(tmp_path, expiry=pa.array([value])))
     [(row, reason)] = faults(tape)
     assert (row, prints.height) == (1, 0)
     assert reason.startswith("expiry is not a date from 1990 to 2099, YYYY-MM-DD or YYYYMMDD: ")
 
 
-def test_a_float32_is_the_shortest_decimal_that_gives_it(tmp_path):
+def test_a_float32_becomes_its_shortest_decimal(tmp_path):
     cents = range(1, 2_000_000, 331)
     usd = pl.Series([cent / 100 for cent in cents])
     short = usd.cast(pl.Float32)
@@ -132,12 +132,12 @@ def test_a_float32_is_the_shortest_decimal_that_gives_it(tmp_path):
     assert (flowtape.sign(prints)["side"] == "mid").all()
 
 
-def test_a_float16_is_the_shortest_decimal_that_gives_it():
+def test_a_float16_becomes_its_shortest_decimal():
     usd = [1.1, 5.99, 0.05, None, 65.0]
     assert shortest_floats(pl.DataFrame({"a": pl.Series(usd, dtype=pl.Float16)}))["a"].to_list() == usd
 
 
-def test_a_file_of_bad_rows_alone_is_an_error_of_its_own(write):
+def test_a_file_with_only_bad_rows_has_its_own_error(write):
     path = write(
         "x.csv", ["ts,symbol,price,size", "2026-05-12T14:00:00Z,A,x,1", "2026-05-12T14:00:00Z,A,1,0"]
     )

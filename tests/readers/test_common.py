@@ -24,7 +24,7 @@ def rows_of(path, names=("a", "b"), chunk=None, max_rows=10**6, **options):
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "x.csv.zst"])
-def test_decompressed_by_content_not_by_name(write, name):
+def test_compression_is_recognised_by_content(write, name):
     plain = write(name, TEXT)
     path = plain.rename(plain.with_name("no-suffix"))
     assert common.head(path, 10) == TEXT[:10]
@@ -37,7 +37,7 @@ def test_decompressed_by_content_not_by_name(write, name):
         assert stream.read() == TEXT
 
 
-def test_several_members_and_frames(tmp_path):
+def test_several_gzip_members_and_zstd_frames_are_read(tmp_path):
     skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"skip"
     halves = TEXT[:1000], TEXT[1000:]
     (tmp_path / "gz").write_bytes(b"".join(map(gzip.compress, halves)) + bytes(512))
@@ -49,7 +49,7 @@ def test_several_members_and_frames(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 @pytest.mark.parametrize("kept", [0.3, 0.9999])
-def test_truncated_compressed_file(write, suffix, kept):
+def test_a_truncated_compressed_file_is_an_error(write, suffix, kept):
     path = write(f"x.csv.{suffix}", TEXT)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
@@ -57,7 +57,7 @@ def test_truncated_compressed_file(write, suffix, kept):
         stream.read()
 
 
-def test_truncated_between_zstd_blocks(tmp_path):
+def test_a_zstd_file_cut_between_blocks_is_an_error(tmp_path):
     """zstandard's own reader takes a frame without its end for a whole one."""
     path = tmp_path / "x.csv.zst"
     compressor = zstandard.ZstdCompressor(write_content_size=False).compressobj()
@@ -67,7 +67,7 @@ def test_truncated_between_zstd_blocks(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_corrupt_compressed_file(write, suffix):
+def test_a_corrupt_compressed_file_is_an_error(write, suffix):
     path = write(f"x.csv.{suffix}", TEXT)
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 50] = b"\xff" * 50
@@ -76,14 +76,14 @@ def test_corrupt_compressed_file(write, suffix):
         stream.read()
 
 
-def test_a_small_file_that_expands_to_much_is_read_in_pieces(write):
+def test_a_highly_compressed_file_is_read_in_pieces(write):
     for suffix in ("gz", "zst"):
         path = write(f"zeros.{suffix}", bytes(100_000_000))
         with common.open_stream(path) as stream:
             assert max(map(len, stream)) < 50_000_000
 
 
-def test_head_of_what_cannot_be_read(tmp_path, write):
+def test_head_of_an_unreadable_file_is_an_error(tmp_path, write):
     with pytest.raises(TapeError, match=r"x\.csv: empty file"):
         common.head(write("x.csv", b""))
     with pytest.raises(TapeError, match=r"x\.csv\.gz: empty file"):
@@ -94,13 +94,13 @@ def test_head_of_what_cannot_be_read(tmp_path, write):
         common.head(tmp_path)
 
 
-def test_guess_of_a_file_that_is_no_tape(write):
+def test_a_file_that_is_not_a_tape_is_refused(write):
     for content in (b"hello\n", b"\x89PNG\r\n\x1a\n\0\0\0", b"a,b\n1,2\n"):
         with pytest.raises(TapeError, match="not a tape of a known format"):
             guess(write("x", content))
 
 
-def test_csv_in_chunks_is_the_same(write, monkeypatch):
+def test_csv_chunks_equal_the_whole_file(write, monkeypatch):
     path = write("x.csv.gz", b"a,b\n" + TEXT)
     whole, _, _ = rows_of(path)
     monkeypatch.setattr(delimited, "CHUNK_BYTES", 10_000)
@@ -111,7 +111,7 @@ def test_csv_in_chunks_is_the_same(write, monkeypatch):
     assert whole[common.ROW].to_list() == list(range(1, ROWS + 1))
 
 
-def test_chunks_are_bounded_in_rows(write):
+def test_csv_chunks_are_bounded_in_rows(write):
     path = write("x.csv", b"a,b\n" + TEXT)
     table = common.Csv(path, "a test file", ("a",))
     chunks = list(table.chunks(("b",), Rejects(), Counter(), 4096))
@@ -122,7 +122,7 @@ def test_chunks_are_bounded_in_rows(write):
     assert chunks[-1].done == 1.0
 
 
-def test_byte_order_mark_crlf_blank_lines_and_quotes(write):
+def test_csv_variants_are_read(write):
     content = b'\xef\xbb\xbfa,b\r\n1,"x, y"\r\n\r\n"2",\r\n3,"he said ""no"""\r\n'
     frame, rejects, notes = rows_of(write("x.csv", content))
     assert frame.rows() == [("1", "x, y", 1), ("2", None, 3), ("3", 'he said "no"', 4)]
@@ -130,7 +130,7 @@ def test_byte_order_mark_crlf_blank_lines_and_quotes(write):
     assert notes == {"blank lines": 1}
 
 
-def test_bad_lines_are_rejected_with_their_rows(write):
+def test_bad_lines_are_rejected_with_their_row_numbers(write):
     lines = [
         b"1,one",
         b"2",
@@ -157,13 +157,13 @@ def test_a_nul_far_into_the_file_is_a_bad_row(write):
     assert [(reject.row, reject.reason) for reject in rejects.first] == [(20_001, "a NUL byte")]
 
 
-def test_one_field_too_many_and_one_too_few_do_not_cancel_out(write):
+def test_extra_and_missing_fields_do_not_cancel_out(write):
     frame, rejects, _ = rows_of(write("x.csv", b"a,b\n1,1\n2\n3,3,3\n"))
     assert frame["a"].to_list() == ["1"]
     assert [reject.row for reject in rejects.first] == [2, 3]
 
 
-def test_last_line_cut_off(write):
+def test_a_cut_last_line_of_a_csv_is_an_error(write):
     with pytest.raises(TapeError, match=r"x\.csv: truncated: row 2 is cut off after 1 of 2 fields"):
         rows_of(write("x.csv", b"a,b\n1,1\n22"))
     frame, _, notes = rows_of(write("x.csv", b"a,b\n1,1\n2,2"))
@@ -181,12 +181,12 @@ def test_last_line_cut_off(write):
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "expected a test file, found a binary file"),
     ],
 )
-def test_what_is_no_such_csv(write, content, message):
+def test_a_csv_without_the_expected_columns_is_an_error(write, content, message):
     with pytest.raises(TapeError, match=message):
         rows_of(write("x.csv", content))
 
 
-def test_a_line_without_end_is_not_held(write, monkeypatch):
+def test_an_endless_line_is_an_error(write, monkeypatch):
     monkeypatch.setattr(delimited, "MAX_LINE", 1000)
     monkeypatch.setattr(delimited, "CHUNK_BYTES", 100)
     monkeypatch.setattr(stream_module, "_PIECE", 100)
@@ -233,7 +233,7 @@ def field_cases():
 
 
 @pytest.mark.parametrize(("make", "good", "bad"), list(field_cases()))
-def test_fields(make, good, bad):
+def test_fields_convert_valid_and_reject_invalid_values(make, good, bad):
     values = [value or None for value in good] + [value or None for value in bad]
     rejects = Rejects()
     parsed = common.parse(text_frame("x", values), [make("x")], rejects, "file")
@@ -243,7 +243,7 @@ def test_fields(make, good, bad):
     assert rejects.first[0].reason == f"{make('x').what}: {bad[0]!r}"
 
 
-def test_a_row_is_rejected_once():
+def test_a_bad_row_is_reported_once():
     raw = pl.DataFrame({common.ROW: [1, 2], "p": ["x", "1"], "s": ["x", "1"]})
     rejects = Rejects()
     parsed = common.parse(raw, [common.price("p"), *common.size("option", "s")], rejects, "file")
@@ -255,7 +255,7 @@ def utc(*parts):
     return datetime(*parts, tzinfo=UTC)
 
 
-def test_instants():
+def test_iso_instants_are_converted_to_utc():
     notes = Counter()
     texts = pl.Series([
         "2016-06-01 09:30:00", "2016-01-04 09:30:00.5", "2024-06-14T09:55:03.122-04:00",
@@ -273,7 +273,7 @@ def test_instants():
     )
 
 
-def test_the_two_odd_hours_of_the_clock():
+def test_repeated_and_skipped_hours_of_the_clock():
     notes = Counter()
     texts = pl.Series(
         ["2016-11-06 00:59:59", "2016-11-06 01:30:00", "2016-11-06 02:00:00", "2016-03-13 02:30:00"]

@@ -42,7 +42,7 @@ def sample(shared: Path, schema: str) -> Path:
     return shared / f"data/databento/opra-pillar-aapl-2025-02-20.{schema}.dbn.zst"
 
 
-def test_sample_trades(shared: Path) -> None:
+def test_sample_trades_equal_the_official_decoder(shared: Path) -> None:
     path = sample(shared, "trades")
     assert guess(path) == "databento"
     tape, prints = read(path)
@@ -64,7 +64,7 @@ def test_sample_trades(shared: Path) -> None:
     )
 
 
-def test_sample_tbbo_carries_the_quote_of_the_venue_and_says_so(shared: Path) -> None:
+def test_sample_tbbo_has_venue_quotes_and_notes_it(shared: Path) -> None:
     path = sample(shared, "tbbo")
     tape, prints = read(path)
     levels = [record.levels[0] for record in decoded(path)]
@@ -77,7 +77,7 @@ def test_sample_tbbo_carries_the_quote_of_the_venue_and_says_so(shared: Path) ->
 
 
 @pytest.mark.parametrize("schema", ["trades", "tbbo"])
-def test_sample_joined_with_cbbo_by_the_end_of_its_second(shared: Path, schema: str) -> None:
+def test_sample_cbbo_quotes_are_joined_by_their_second(shared: Path, schema: str) -> None:
     paths = [sample(shared, name) for name in (schema, "cbbo-1s", "definition")]
     tape, prints = read(*paths)
     expected = []
@@ -91,7 +91,7 @@ def test_sample_joined_with_cbbo_by_the_end_of_its_second(shared: Path, schema: 
     assert tape.files == tuple(paths)
 
 
-def test_sample_joined_with_mbp_uses_the_consolidated_records_only(shared: Path) -> None:
+def test_sample_mbp_join_uses_consolidated_records_only(shared: Path) -> None:
     tape, prints = read(sample(shared, "trades"), sample(shared, "mbp-1"))
     quotes = decoded(sample(shared, "mbp-1"))
     nbbo = [quote.ts_event for quote in quotes if quote.publisher_id == 30]
@@ -116,7 +116,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("dbn") / "many.dbn.zst", "tcbbo", records)
 
 
-def test_many_tcbbo_records_as_the_official_decoder_gives_them(many: Path) -> None:
+def test_tcbbo_records_equal_the_official_decoder(many: Path) -> None:
     tape, prints = read(many)
     contracts = {7: ("AAPL", "AAPL", "C", 2_500_000), 8: ("SPX", "SPXW", "P", 59_000_000)}
     contracts[9] = ("AAPL", "AAPL1", "C", 2_475_000)
@@ -144,7 +144,7 @@ def test_many_tcbbo_records_as_the_official_decoder_gives_them(many: Path) -> No
 
 
 @pytest.mark.parametrize("batch_rows", [3001, 50_000])
-def test_batches_of_any_size_hold_the_same_prints(many: Path, batch_rows: int) -> None:
+def test_batch_size_does_not_change_prints(many: Path, batch_rows: int) -> None:
     (tape,) = databento.read([many], Options(batch_rows=batch_rows))
     batches = list(tape.batches)
     assert sum(batch.rows for batch in batches) == 200_000
@@ -199,7 +199,7 @@ def test_trades_take_the_last_quote_strictly_before(tmp_path: Path, batch_rows: 
     assert tape.notes == {databento.QUOTES_TRADES: unused}
 
 
-def test_quotes_in_several_files(tmp_path: Path) -> None:
+def test_quotes_of_several_files_are_joined(tmp_path: Path) -> None:
     trades, quotes = stream_of_trades_and_quotes(2)
     half = OPEN + 15 * SECOND
     files = [write(tmp_path / "trades.dbn", "trades", trades)]
@@ -212,7 +212,7 @@ def test_quotes_in_several_files(tmp_path: Path) -> None:
     assert quotes_of(read(*reversed(files))[1]) == last_before(trades, quotes)
 
 
-def test_a_sampled_quote_is_dated_by_the_end_of_its_second(tmp_path: Path) -> None:
+def test_a_sampled_quote_has_its_second_s_end_as_time(tmp_path: Path) -> None:
     trades = [trade(ts=OPEN + SECOND + step) for step in (-1, 0, 1)]
     # The last sale lies before every trade; the quote is of the second's end all the same.
     quotes = [cbbo(1 * 10**9, 2 * 10**9, OPEN), cbbo(3 * 10**9, 4 * 10**9, OPEN + SECOND, last=OPEN - SECOND)]
@@ -222,7 +222,7 @@ def test_a_sampled_quote_is_dated_by_the_end_of_its_second(tmp_path: Path) -> No
     assert prints["bid"].to_list() == [10_000, 10_000, 30_000]
 
 
-def test_mbp_quotes_of_a_venue_and_trades_are_no_nbbo(tmp_path: Path) -> None:
+def test_mbp_records_of_venues_and_trades_are_not_nbbo(tmp_path: Path) -> None:
     quotes = [
         mbp(10**9, 2 * 10**9, OPEN - 3, venue=30),
         mbp(5 * 10**9, 6 * 10**9, OPEN - 2, venue=26),
@@ -258,7 +258,7 @@ def test_undefined_quotes_are_null(tmp_path: Path) -> None:
     assert prints["ask"].to_list() == [13_000, None, 13_000]
 
 
-def test_an_arrival_before_the_event_still_has_a_number(tmp_path: Path) -> None:
+def test_an_arrival_before_its_event_is_numbered(tmp_path: Path) -> None:
     _, prints = read(write(tmp_path / "t.dbn", "tcbbo", [tcbbo(delay=-3), tcbbo(delay=-3)]))
     assert prints["copy"].to_list() == [-3 << 10, (-3 << 10) + 1]
 
@@ -284,7 +284,7 @@ LAYOUTS = {1: dbn.InstrumentDefMsgV1, 2: dbn.InstrumentDefMsgV2, 3: dbn.Instrume
 
 
 @pytest.mark.parametrize("version", LAYOUTS)
-def test_definitions_of_every_version(tmp_path: Path, version: int) -> None:
+def test_definitions_of_every_dbn_version_are_read(tmp_path: Path, version: int) -> None:
     midnight = datetime(2025, 2, 21, tzinfo=UTC)
     records = [
         definition(LAYOUTS[version], 7, "AAPL  250221C00250000", midnight),
@@ -305,14 +305,14 @@ def test_definitions_of_every_version(tmp_path: Path, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
-def test_trades_of_every_version(tmp_path: Path, version: int) -> None:
+def test_trades_of_every_dbn_version_are_read(tmp_path: Path, version: int) -> None:
     path = write(tmp_path / "t.dbn", "tcbbo", [tcbbo(), tcbbo(contract=8)], version=version)
     assert path.read_bytes()[3] == version
     assert read(path)[1]["root"].to_list() == ["AAPL", "SPXW"]
 
 
 @pytest.mark.parametrize("version", [1, 3])
-def test_a_live_recording_mixes_mappings_trades_and_quotes(tmp_path: Path, version: int) -> None:
+def test_a_recording_of_mixed_records_is_read(tmp_path: Path, version: int) -> None:
     open_end = {"start_ts": dbn.UNDEF_TIMESTAMP, "end_ts": dbn.UNDEF_TIMESTAMP, "ts_out": OPEN}
     if version == 1:
         mapping = dbn.SymbolMappingMsgV1(30, 7, OPEN, "AAPL.OPT", SYMBOLS[7], **open_end)
@@ -340,7 +340,7 @@ def test_a_live_recording_mixes_mappings_trades_and_quotes(tmp_path: Path, versi
         read(short)
 
 
-def test_files_of_two_days_become_two_tapes_with_their_own_quotes(tmp_path: Path) -> None:
+def test_files_of_two_days_become_two_tapes(tmp_path: Path) -> None:
     files, day = [], 86_400 * SECOND
     for n in range(2):
         start, span = MIDNIGHT + n * day, {(7, date(2025, 2, 20 + n), date(2025, 2, 21 + n)): SYMBOLS[7]}
@@ -354,7 +354,7 @@ def test_files_of_two_days_become_two_tapes_with_their_own_quotes(tmp_path: Path
     assert bids == [[10_000], [20_000]]
 
 
-def test_venues_are_the_package_s_names() -> None:
+def test_venue_names_equal_the_official_package() -> None:
     venues = publishers.VENUES["OPRA.PILLAR"]
     for number, name in venues.items():
         assert f"OPRA.PILLAR.{name} ({number})" in str(trade(venue=number))
@@ -364,5 +364,5 @@ def test_venues_are_the_package_s_names() -> None:
     assert unknown == []
 
 
-def test_an_unknown_venue_goes_by_its_number(tmp_path: Path) -> None:
+def test_an_unknown_venue_is_named_by_its_number(tmp_path: Path) -> None:
     assert read(write(tmp_path / "t.dbn", "trades", [trade(venue=999)]))[1]["venue"].to_list() == ["999"]

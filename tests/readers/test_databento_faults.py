@@ -37,7 +37,7 @@ BAD = {
 }
 
 
-def test_each_bad_record_is_reported_and_the_rest_kept(tmp_path: Path) -> None:
+def test_bad_records_are_reported_and_others_kept(tmp_path: Path) -> None:
     records = [tcbbo(ts=OPEN - SECOND)]
     for bad in BAD.values():
         records += [bad, tcbbo()]
@@ -54,13 +54,13 @@ def test_each_bad_record_is_reported_and_the_rest_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_strict_stops_at_the_first_bad_record(tmp_path: Path, reason: str) -> None:
+def test_a_strict_read_stops_at_the_first_bad_record(tmp_path: Path, reason: str) -> None:
     path = write(tmp_path / "t.dbn", "tcbbo", [tcbbo(), tcbbo(), BAD[reason]])
     with pytest.raises(RowError, match=f"t.dbn: row 3: {reason}"):
         read(path, strict=True)
 
 
-def test_more_prints_alike_than_copy_can_number_are_rejected(tmp_path: Path) -> None:
+def test_equal_prints_beyond_the_copy_limit_are_rejected(tmp_path: Path) -> None:
     path = write(tmp_path / "t.dbn", "tcbbo", [tcbbo()] * 1030 + [tcbbo(ts=OPEN + 1)])
     tape, prints = read(path, batch_rows=100)
     assert prints.height == 1025
@@ -68,13 +68,13 @@ def test_more_prints_alike_than_copy_can_number_are_rejected(tmp_path: Path) -> 
     assert [reject.row for reject in tape.rejects.first] == list(range(1025, 1031))
 
 
-def test_a_symbol_that_is_no_contract_rejects_its_trades(tmp_path: Path) -> None:
+def test_trades_of_an_invalid_contract_are_rejected(tmp_path: Path) -> None:
     symbols = {7: "AAPL  250231C00250000", 8: "AAPL.OPT", 9: "AAPL  250221C00000000"}
     tape, prints = read(write(tmp_path / "t.dbn", "trades", [trade(n) for n in symbols], symbols=symbols))
     assert (prints.height, tape.rejects.count) == (0, 3)
 
 
-def test_a_bad_record_of_a_mixed_file_has_its_number_in_the_file(tmp_path: Path) -> None:
+def test_bad_records_are_numbered_within_their_file(tmp_path: Path) -> None:
     path = write(tmp_path / "t.dbn", "tcbbo", [tcbbo(), trade(), trade(), tcbbo(size=0)])
     tape, prints = read(path)
     assert prints.height == 1
@@ -82,7 +82,7 @@ def test_a_bad_record_of_a_mixed_file_has_its_number_in_the_file(tmp_path: Path)
     assert tape.notes == {databento.OTHER_RECORDS: 2}
 
 
-def test_quotes_of_other_symbols_are_not_the_tape_s(tmp_path: Path) -> None:
+def test_quotes_of_other_symbols_are_not_joined(tmp_path: Path) -> None:
     trades = write(tmp_path / "t.dbn", "trades", [trade()], symbols={7: SYMBOLS[7]})
     quotes = write(tmp_path / "q.dbn", "cmbp-1", [cmbp(1, 2, OPEN)], symbols={8: SYMBOLS[8]})
     with pytest.raises(TapeError, match="a cmbp-1 file holds no prints"):
@@ -102,7 +102,9 @@ def test_quotes_of_other_symbols_are_not_the_tape_s(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_files_that_are_no_tape(tmp_path: Path, schema: str, more: dict[str, Any], reason: str) -> None:
+def test_files_without_a_tape_are_refused(
+    tmp_path: Path, schema: str, more: dict[str, Any], reason: str
+) -> None:
     path = write(tmp_path / "x.dbn", schema, [trade()], **more)
     with pytest.raises(TapeError, match=f"x.dbn: .*{reason}"):
         read(path)
@@ -115,7 +117,7 @@ def damaged(path: Path, data: bytes) -> str:
     return str(caught.value)
 
 
-def test_wrong_files(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     whole, path = metadata("trades") + bytes(trade()) * 5, tmp_path / "x.dbn"
     assert "empty" in damaged(path, b"")
     assert "not a DBN file" in damaged(path, b"ts,price\n1,2\n")
@@ -140,7 +142,7 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path: Path, suffix: str) -> None:
     assert read(path)[1].height == 21
 
 
-def test_trades_far_out_of_order_are_an_error_and_not_a_wrong_quote(tmp_path: Path) -> None:
+def test_trades_far_out_of_order_are_an_error(tmp_path: Path) -> None:
     trades = [trade(ts=OPEN + n * SECOND, seq=n) for n in (0, 60, 1)]
     quotes = [cmbp(10**9, 2 * 10**9, OPEN + n * SECOND - 1) for n in (60, 0)]
     with pytest.raises(TapeError, match="order of time"):

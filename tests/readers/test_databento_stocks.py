@@ -68,7 +68,7 @@ def bookings(count: int) -> list[Any]:
     return records
 
 
-def test_trades_with_their_quote_in_one_record(tmp_path: Path) -> None:
+def test_trades_with_their_own_quote_are_read(tmp_path: Path) -> None:
     path = write(
         tmp_path / "t.dbn.zst",
         "tbbo",
@@ -122,7 +122,7 @@ def test_files_without_a_trade_are_refused_by_name(tmp_path: Path) -> None:
         flowtape.read([])
 
 
-def test_a_print_is_one_print_by_whatever_schema_it_comes(tmp_path: Path) -> None:
+def test_a_print_is_the_same_in_every_schema(tmp_path: Path) -> None:
     sales = [sale(n, venue=2, delay=1000) for n in range(30)]
     files = {
         "trades": [trade(**about, seq=n) for n, about in enumerate(sales)],
@@ -144,7 +144,7 @@ def test_a_print_is_one_print_by_whatever_schema_it_comes(tmp_path: Path) -> Non
     assert counts == [(30, 0, 0), (0, 0, 30), (0, 30, 0), (0, 0, 30)]
 
 
-def test_trades_with_the_book_of_their_venue_by_hand(tmp_path: Path) -> None:
+def test_trades_are_joined_with_their_venue_s_book(tmp_path: Path) -> None:
     quotes = [
         book(100 * USD, 101 * USD, OPEN),
         book(102 * USD, 103 * USD, OPEN + 10),
@@ -179,7 +179,7 @@ EVENTS = st.lists(
 
 @settings(deadline=None, max_examples=25)
 @given(EVENTS, st.integers(1, 20))
-def test_a_print_takes_its_own_venue_s_last_quote_before_it(events: Any, batch_rows: int) -> None:
+def test_a_print_gets_the_last_quote_of_its_venue(events: Any, batch_rows: int) -> None:
     """DBEQ.BASIC mixes venues and has no quote of them all: against a search in plain Python."""
     events = sorted(events, key=lambda event: event[3])
     sales = [event[1:4] for event in events if event[0]] or [(7, 39, 5)]
@@ -207,7 +207,7 @@ def test_a_print_takes_its_own_venue_s_last_quote_before_it(events: Any, batch_r
     assert tape.notes == {databento.VENUE_QUOTES: len(sales)}
 
 
-def test_the_best_of_all_venues_is_for_every_print_and_before_any_venue_s(tmp_path: Path) -> None:
+def test_the_best_quote_of_all_venues_has_priority(tmp_path: Path) -> None:
     trades = [trade(ts=OPEN + 10, venue=venue, price=USD) for venue in (81, 82)]
     files = [
         write(tmp_path / "t.dbn", "trades", trades, "XNAS.BASIC"),
@@ -229,22 +229,20 @@ def test_the_best_of_all_venues_is_for_every_print_and_before_any_venue_s(tmp_pa
 
 
 @pytest.mark.parametrize(("schema", "record"), [("bbo-1s", bbo), ("cbbo-1s", cbbo)])
-def test_sampled_quotes_are_dated_by_the_end_of_their_second(
-    tmp_path: Path, schema: str, record: Any
-) -> None:
+def test_sampled_quotes_have_the_time_of_their_second_s_end(tmp_path: Path, schema: str, record: Any) -> None:
     quotes = [record(USD, 2 * USD, OPEN), record(3 * USD, 4 * USD, OPEN + SECOND, last=OPEN - SECOND)]
     trades = [trade(ts=OPEN + SECOND + step, venue=2) for step in (-1, 0, 1)]
     _, prints = read(write(tmp_path / "t.dbn", "trades", trades), write(tmp_path / "q.dbn", schema, quotes))
     assert prints["bid"].to_list() == [10_000, 10_000, 30_000]
 
 
-def test_an_aggregated_quote_is_no_single_venue_s(tmp_path: Path) -> None:
+def test_an_aggregated_quote_is_not_noted_as_a_venue_quote(tmp_path: Path) -> None:
     record = book(USD, 2 * USD, action=T, price=USD, size=1, venue=95)
     tape, prints = read(write(tmp_path / "t.dbn", "tbbo", [record], "EQUS.MINI"))
     assert (tape.source, prints["venue"].to_list(), tape.notes) == ("databento:EQUS.MINI", ["EQUS"], {})
 
 
-def test_of_a_consolidated_tape_only_the_nbbo_is_used(tmp_path: Path) -> None:
+def test_a_consolidated_tape_is_joined_with_the_nbbo_only(tmp_path: Path) -> None:
     quotes = [book(USD, 2 * USD, OPEN - 9, venue=135), book(3 * USD, 4 * USD, OPEN - 5, venue=124)]
     trades = write(tmp_path / "t.dbn", "trades", [trade(venue=124)], "EQUS.SIP")
     sampled = [bbo(USD, 2 * USD, OPEN - 9, venue=135), bbo(3 * USD, 4 * USD, OPEN - 5, venue=124)]
@@ -282,7 +280,7 @@ def test_symbols_by_date_from_metadata_and_definitions(tmp_path: Path) -> None:
     assert tape.notes == {}
 
 
-def test_a_stock_is_never_an_option_nor_an_option_a_stock(tmp_path: Path) -> None:
+def test_stocks_and_options_are_never_confused(tmp_path: Path) -> None:
     osi = {7: "AAPL  250221C00250000", 8: "AAPL"}
     for dataset, symbol in (("XNAS.ITCH", (8, "AAPL", None)), ("OPRA.PILLAR", (7, "AAPL", "C"))):
         records = [trade(number, price=number * USD) for number in osi]
@@ -306,7 +304,7 @@ def test_files_of_two_datasets_are_not_joined(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_trades", [True, False])
-def test_a_live_recording(tmp_path: Path, with_trades: bool) -> None:
+def test_a_recording_of_stocks_is_read(tmp_path: Path, with_trades: bool) -> None:
     kinds = dbn.SType.RAW_SYMBOL, dbn.SType.INSTRUMENT_ID
     open_end = {"start_ts": dbn.UNDEF_TIMESTAMP, "end_ts": dbn.UNDEF_TIMESTAMP}
     records = [dbn.SymbolMappingMsg(2, 7, OPEN, kinds[0], "ALL_SYMBOLS", kinds[0], "AAPL", **open_end)]
@@ -320,7 +318,7 @@ def test_a_live_recording(tmp_path: Path, with_trades: bool) -> None:
     assert tape.notes[databento.VENUE_QUOTES] == 50
 
 
-def test_venues_are_the_package_s_names() -> None:
+def test_stock_venue_names_equal_the_official_package() -> None:
     for dataset, venues in publishers.VENUES.items():
         for number, name in venues.items():
             assert f"{dataset}.{name} ({number})" in str(trade(venue=number))

@@ -33,7 +33,7 @@ VENDORS = {
 @pytest.mark.parametrize("kind", VENDORS)
 @pytest.mark.parametrize("sign", ["\t", ";", "|"])
 @pytest.mark.parametrize("quoted", [False, True])
-def test_tabs_semicolons_and_bars_separate_as_commas_do(write, kind, sign, quoted):
+def test_tabs_semicolons_and_bars_are_separators(write, kind, sign, quoted):
     header, row, _ = VENDORS[kind]
     mark = '"' if quoted else ""
     lines = [sign.join(f"{mark}{cell}{mark}" for cell in text.split(",")) for text in (header, row, row)]
@@ -65,7 +65,7 @@ def test_a_column_that_is_used_may_not_be_repeated(write, kind):
 
 @pytest.mark.parametrize("word", ["", '""', "NaN", "nan", "NA", "N/A", "null", "NULL", "None", "NaT", "<NA>"])
 @pytest.mark.parametrize("kind", ["cboe", "thetadata", "table"])
-def test_words_for_nothing_in_a_quote_are_an_unknown_quote(write, kind, word):
+def test_words_for_missing_values_make_an_unknown_quote(write, kind, word):
     header, _, make = VENDORS[kind]
     names = ("bid", "ask") if kind == "cboe" else ("bid", "ask", "bid_size", "ask_size")
     if kind == "table":
@@ -81,12 +81,12 @@ def test_other_words_in_a_quote_are_a_bad_row(write):
     assert [row for row, _ in faults(tape)] == [1, 2, 3]
 
 
-def test_a_ticker_may_be_a_word_for_nothing(write):
+def test_a_ticker_may_equal_a_word_for_missing(write):
     _, prints = read_all(write("x.csv", [HEADER, line(symbol="NA"), line(symbol="nan", seq="8")]))
     assert prints["symbol"].to_list() == ["NA", "NAN"]
 
 
-def test_a_file_with_every_cell_quoted_is_the_same(write):
+def test_quoted_cells_are_read_like_plain_ones(write):
     frame = pl.DataFrame({name: [value, None if name in ("bid", "ask", "quote_ts", "seq") else value]
                           for name, value in zip(HEADER.split(","), line().split(","), strict=True)})  # fmt: skip
     plain = read_all(write("x.csv", frame.write_csv().encode()))[1]
@@ -105,7 +105,7 @@ def test_a_file_with_every_cell_quoted_is_the_same(write):
     ("2026-05-12", "bad"), ("12.05.2026 14:00", "bad"), ("05/12/2026 14:00", "bad"), ("2026-13-12 14:00", "bad"),
     ("2026-05-12 25:00", "bad"), ("2026-05-12 14:00:00+99", "bad"), ("14:00:00", "bad"), ("now", "bad"),
 ])  # fmt: skip
-def test_iso_times(write, text, expected):
+def test_iso_times_are_read(write, text, expected):
     content = [HEADER, line(ts=f'"{text}"'), line(ts="2026-05-12T14:00:00Z")]
     tape, prints = read_all(write("x.csv", content))
     if expected == "bad":
@@ -115,7 +115,7 @@ def test_iso_times(write, text, expected):
         assert prints["ts"].to_list()[1] == TS
 
 
-def test_short_forms_of_vendors_times(write):
+def test_short_forms_of_vendor_times_are_read(write):
     rows = [
         test_thetadata.row(trade="2024-06-14 10:00:00.5-04", quote="20240614T140000Z", sequence=n)
         for n in range(3)
@@ -126,7 +126,7 @@ def test_short_forms_of_vendors_times(write):
     assert prints["quote_ts"].to_list() == [at] * 3
 
 
-def test_numbers_of_a_sequence(write):
+def test_sequence_numbers_are_whole_and_exact(write):
     rows = [
         line(seq="3.0"),
         line(seq="4.5"),
@@ -139,7 +139,7 @@ def test_numbers_of_a_sequence(write):
     assert faults(tape) == [(2, "seq is not a whole number: '4.5'"), (5, "seq is not a whole number: 'x'")]
 
 
-def test_a_row_without_a_sequence_number_has_none(write):
+def test_a_blank_sequence_number_is_zero(write):
     tape, prints = read_all(
         write("x.csv", [HEADER, line(seq=""), line(seq="NaN"), line(seq='""'), line(seq="5")])
     )
@@ -147,6 +147,6 @@ def test_a_row_without_a_sequence_number_has_none(write):
     assert prints["seq"].to_list() == [0, 0, 0, 5]
 
 
-def test_an_unknown_header_says_what_separates_it(write):
+def test_the_error_for_an_unknown_header_names_its_separator(write):
     with pytest.raises(TapeError, match="its first line has 3 names between semicolons"):
         read_all(write("x.csv", ["when;what;how much", "1;2;3"]))

@@ -70,7 +70,7 @@ def options_of(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".pandas.csv", ".arrow"])
-def test_every_way_to_export_gives_the_prints_of_the_file(tmp_path: Path, suffix: str) -> None:
+def test_every_export_has_the_prints_of_its_file(tmp_path: Path, suffix: str) -> None:
     files = options_of(tmp_path)
     ways = WAYS if suffix in (".csv", ".pandas.csv") else [(True, True)]
     for pretty_px, pretty_ts in ways:
@@ -88,7 +88,7 @@ def test_every_way_to_export_gives_the_prints_of_the_file(tmp_path: Path, suffix
     assert guess(made["trades"]) == "databento"
 
 
-def test_exports_of_stocks_are_those_of_their_dataset(tmp_path: Path) -> None:
+def test_exports_of_stocks_equal_their_dbn_files(tmp_path: Path) -> None:
     records = [
         book(
             100 * USD,
@@ -112,7 +112,7 @@ def test_exports_of_stocks_are_those_of_their_dataset(tmp_path: Path) -> None:
     assert found["symbol"].unique().sort().to_list() == ["AAPL", "BRK.B"]
 
 
-def test_samples_exported_are_the_samples(shared: Path, tmp_path: Path) -> None:
+def test_exported_samples_equal_the_samples(shared: Path, tmp_path: Path) -> None:
     files = {}
     for schema in ("trades", "tbbo", "cbbo-1s", "mbp-1"):
         sample = next((shared / "data/databento").glob(f"*.{schema}.dbn.zst"))
@@ -133,7 +133,7 @@ def test_samples_exported_are_the_samples(shared: Path, tmp_path: Path) -> None:
             flowtape.read(exported(files[schema], ".csv"))
 
 
-def test_rows_of_an_export_that_are_none_are_named(tmp_path: Path) -> None:
+def test_bad_rows_of_an_export_are_named(tmp_path: Path) -> None:
     csv = exported(options_of(tmp_path)["trades"], ".csv")
     header, *rows = csv.read_text().splitlines()
     cells = [row.split(",") for row in rows]
@@ -166,7 +166,9 @@ def test_rows_of_an_export_that_are_none_are_named(tmp_path: Path) -> None:
         ({"publisher_id": "1"}, "is of no dataset that is read"),
     ],
 )
-def test_exports_that_are_not_read_say_why(tmp_path: Path, changed: dict[str, str], message: str) -> None:
+def test_unsupported_exports_are_refused_with_the_reason(
+    tmp_path: Path, changed: dict[str, str], message: str
+) -> None:
     csv = exported(options_of(tmp_path)["trades"], ".csv")
     header, *rows = csv.read_text().splitlines()
     names = header.split(",")

@@ -112,7 +112,7 @@ def test_a_dbn_time_out_of_range_is_a_bad_record(tmp_path):
 
 
 @pytest.mark.parametrize("text", [*NEVER, AHEAD, "1970-01-01T00:00:00Z"])
-def test_a_quote_time_out_of_range_is_no_quote(write, text):
+def test_a_quote_with_time_out_of_range_is_unknown(write, text):
     path = write("x.csv", table("2026-05-12T13:59:59Z", text, text, name="quote_ts"))
     for strict in (False, True):
         tape, prints = read_all(path, strict=strict)
@@ -123,7 +123,7 @@ def test_a_quote_time_out_of_range_is_no_quote(write, text):
         assert note == f"quote_ts {REASON}: quote taken as unknown (the first: x.csv: row 2: {text!r})"
 
 
-def test_a_strict_read_names_the_first_bad_row_of_all_columns_and_reasons(write):
+def test_a_strict_read_names_the_first_bad_row(write):
     lines = [f"2026-05-12T14:00:{second:02}Z,A,1,1" for second in range(60)]
     lines[50] = "2610-12-01T14:34:33Z,A,1,1"
     lines[40] = "2026-05-12T14:00:40Z,A,1"
@@ -141,7 +141,7 @@ def test_a_strict_read_names_the_first_bad_row_of_all_columns_and_reasons(write)
             read_all(write("x.csv", content), strict=True, batch_rows=rows)
 
 
-def test_a_mapping_is_that_of_a_table(write):
+def test_a_mapping_implies_the_format_table(write):
     path = write("x.csv", [test_cboe.HEADER.partition(",{")[0], test_cboe.row()])
     names = {"ts": "quote_datetime", "symbol": "underlying_symbol", "price": "trade_price", "size": "trade_size",
              "expiry": "expiration", "right": "option_type"}  # fmt: skip

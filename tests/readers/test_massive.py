@@ -28,7 +28,7 @@ def quote(ticker=SPY, ts=0, bid="1.0", ask="1.1", seq=1):
     return f"{ticker},301,{ask},20,302,{bid},10,{seq},{NS + ts}"
 
 
-def test_trades_alone(write):
+def test_trades_without_quotes_are_read(write):
     path = write("2024-06-14.csv.gz", [TRADES, trade(), trade(SPXW, price="2")])
     assert guess(path) == "massive"
     tape, prints = read_all(path)
@@ -48,7 +48,7 @@ def test_trades_alone(write):
     assert prints["ts"].cast(pl.Int64).to_list() == [NS, NS]
 
 
-def test_trap_tickers_without_padding(write):
+def test_tickers_without_padding_are_read(write):
     tickers = [
         "O:A240621C00000500",
         "O:AAPL1240621P00150000",
@@ -76,14 +76,14 @@ def test_trap_tickers_without_padding(write):
         ('"9999,209"', "AUTO"),
     ],
 )
-def test_trap_several_conditions(write, conditions, name):
+def test_the_strictest_of_several_conditions_applies(write, conditions, name):
     """The condition of most consequence stands for the trade; before 2019-11-04 there are none."""
     tape, prints = read_all(write("x.csv", [TRADES, trade(conditions=conditions)]))
     assert prints["condition"].to_list() == [name]
     assert bool(tape.notes) == (conditions == "9999")
 
 
-def test_trap_restated_rows_are_left_out_and_counted(write):
+def test_restated_rows_are_left_out_and_counted(write):
     lines = [
         trade(correction=value, ts=place) for place, value in enumerate(["", 0, 1, 2, 7, 8, 10, 11, 12, 12])
     ]
@@ -110,7 +110,7 @@ def test_equal_rows_without_a_sequence_are_numbered(write):
     assert prints["seq"].to_list() == [77]
 
 
-def test_participant_time_where_there_is_no_sip_time(write):
+def test_participant_time_replaces_a_missing_sip_time(write):
     header = TRADES.replace("sip_timestamp", "participant_timestamp")
     _, prints = read_all(write("x.csv", [header, trade(ts=5)]))
     assert prints["ts"].cast(pl.Int64).to_list() == [NS + 5]
@@ -120,7 +120,7 @@ def test_participant_time_where_there_is_no_sip_time(write):
     assert (prints["ts"].cast(pl.Int64) - NS).to_list() == [7, 9]
 
 
-def test_trap_the_last_quote_strictly_before(write):
+def test_a_trade_gets_the_last_quote_strictly_before(write):
     trades = write("t.csv", [TRADES, *[trade(ts=ts) for ts in (10, 11, 20, 21)]])
     quotes = write(
         "q.csv.gz",
@@ -147,7 +147,7 @@ def market(count, seed=3):
 
 
 @pytest.mark.parametrize("order", ["ticker", "time"])
-def test_larger_files_in_either_order_against_plain_python(write, monkeypatch, order):
+def test_large_files_in_either_order_equal_plain_python(write, monkeypatch, order):
     monkeypatch.setattr(quotes_module, "_HELD_ROWS", 500)
     trades, quotes = market(20_000)
     key = (lambda row: row[:2]) if order == "ticker" else (lambda row: row[1])
@@ -184,7 +184,7 @@ def test_files_out_of_order_are_a_clear_error(write, monkeypatch):
         list(open_tapes(files, options=Options(batch_rows=300))[0].batches)
 
 
-def test_days_are_paired(write):
+def test_quotes_are_paired_with_trades_by_day(write):
     day = 86_400 * 10**9
     trades = [write(f"t{n}.csv", [TRADES, trade(conditions='"209,227"', ts=n * day + 50)]) for n in range(3)]
     quotes = [write(f"q{n}.csv", [QUOTES, quote(ts=n * day, bid=f"1.0{n}")]) for n in (2, 0)]
@@ -213,7 +213,7 @@ def test_days_are_paired(write):
         ({"ts": -NS + 1_718_373_600_000}, "sip_timestamp is no time in nanoseconds: '1718373600000'"),
     ],
 )
-def test_bad_rows(write, changed, reason):
+def test_bad_rows_are_rejected_with_their_reason(write, changed, reason):
     path = write("x.csv", [TRADES, trade(), trade(**changed), trade()])
     tape, prints = read_all(path)
     assert faults(tape) == [(2, reason)]
@@ -239,7 +239,7 @@ def test_bad_quotes_are_reported_under_their_file(write):
     assert [(reject.file, reject.row) for reject in tape.rejects.first] == [("q.csv", 2), ("q.csv", 3)]
 
 
-def test_truncated_quotes_are_found_though_no_trade_needs_them(write, monkeypatch):
+def test_unused_quotes_are_checked_for_truncation(write, monkeypatch):
     monkeypatch.setattr(delimited, "CHUNK_BYTES", 1000)
     monkeypatch.setattr(stream, "_PIECE", 1000)
     trades = write("t.csv", [TRADES, trade(ts=1)])
@@ -249,7 +249,7 @@ def test_truncated_quotes_are_found_though_no_trade_needs_them(write, monkeypatc
         read_all(trades, quotes)
 
 
-def test_wrong_formats(write):
+def test_wrong_formats_are_refused(write):
     with pytest.raises(TapeError, match="expected a Massive trades CSV; no column ticker"):
         read_all(write("x.csv", ["a,b", "1,2"]), kind="massive")
     with pytest.raises(TapeError, match="expected one of the columns sip_timestamp, participant_timestamp"):

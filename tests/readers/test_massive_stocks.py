@@ -38,7 +38,7 @@ def quote(ticker="AAPL", ts=0, bid="214.1", ask="214.2", seq=1):
     return f"{ticker},11,{ask},4,12,{bid},3,1,604,{NS + ts - 400},{seq},{NS + ts},3,0"
 
 
-def test_trades_alone(write):
+def test_stock_trades_without_quotes_are_read(write):
     path = write("2024-06-14.csv.gz", [TRADES, trade(), trade("BRK.A", 5, price="612000.5", size="1", seq=8)])
     assert guess(path) == "massive"
     tape, prints = read_all(path)
@@ -55,7 +55,7 @@ def test_trades_alone(write):
     assert (tape.rejects.count, tape.notes) == (0, {})
 
 
-def test_trap_case_is_part_of_a_ticker(write):
+def test_case_is_part_of_a_ticker(write):
     """`TPC` is a company, `TpC` a preferred share of `T`: in upper case they would be one."""
     tickers = ["TPC", "TpC", "Xr", "Xrw", "X.Aw", "X.WS", "ZVZZT"]
     lines = [trade(ticker, seq=n) for n, ticker in enumerate(sorted(tickers))]
@@ -67,7 +67,7 @@ def test_trap_case_is_part_of_a_ticker(write):
     }  # fmt: skip
 
 
-def test_conditions_are_of_another_vocabulary(write):
+def test_stock_conditions_have_their_own_vocabulary(write):
     """201 to 248 are OPRA's numbers at Massive; a stock's mean something else whatever they are."""
     texts = ["", '"12,37"', "201", "41", "14", "16", '"15,8"']
     tape, prints = read_all(
@@ -103,7 +103,7 @@ def test_restated_rows_are_left_out_and_counted(write):
         ({"seq": ""}, "sequence_number is not a whole number: None"),
     ],
 )
-def test_bad_rows(write, changed, reason):
+def test_bad_rows_of_stocks_are_rejected(write, changed, reason):
     tape, prints = read_all(write("x.csv", [TRADES, trade(), trade(**changed), trade(size="3.0")]))
     assert faults(tape) == [(2, reason)]
     assert prints["size"].to_list() == [1_000_000, 30_000]
@@ -117,7 +117,7 @@ EVENTS = st.lists(
 
 @settings(deadline=None, max_examples=25)
 @given(EVENTS, st.booleans(), st.integers(1, 20))
-def test_the_last_quote_strictly_before_by_the_sip_s_time(events, by_ticker, batch_rows):
+def test_quotes_are_joined_by_sip_time(events, by_ticker, batch_rows):
     key = (lambda event: event[1:3]) if by_ticker else (lambda event: event[2])
     events = sorted(events, key=key)
     sales = [event[1:3] for event in events if event[0]] or [("A", 9)]

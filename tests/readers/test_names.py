@@ -34,7 +34,7 @@ def line(symbol: str = "XYZ", venue: str = "C", at: int = 0) -> str:
 
 
 @pytest.mark.parametrize("name", ["S" * 33, "S\x1bP", "S\tP", "SÉ", "S P", "S\x7f"])
-def test_what_is_no_symbol_is_a_bad_row_in_every_reader(write, name: str) -> None:
+def test_an_invalid_symbol_is_a_bad_row_in_every_reader(write, name: str) -> None:
     files = {
         "table": ([TABLE, line(), line(name)], "symbol", NO_SYMBOL),
         "cboe": ([CBOE, cboe_row(), cboe_row(root=name)], "root", NO_SYMBOL),
@@ -47,26 +47,26 @@ def test_what_is_no_symbol_is_a_bad_row_in_every_reader(write, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["V" * 33, "V\x1b", "É"])
-def test_what_is_no_venue_is_a_bad_row(write, name: str) -> None:
+def test_an_invalid_venue_is_a_bad_row(write, name: str) -> None:
     tape, _ = read_all(write("x.csv", [TABLE, line(), line(venue=name)]))
     assert faults(tape) == [(2, f"venue is {NO_NAME}: {name!r}")]
     tape, _ = read_all(write("y.csv", [TRADES, massive_trade(), massive_trade(exchange=name)]))
     assert faults(tape) == [(2, f"exchange is {NO_NAME}: {name!r}")]
 
 
-def test_names_take_one_form(write) -> None:
+def test_names_are_converted_to_one_form(write) -> None:
     _, prints = read_all(write("x.csv", [TABLE, line(" ^xyz ", " xnas "), line("ES=F", "")]))
     assert prints.select("symbol", "root", "venue").rows() == [("XYZ", "XYZ", "XNAS"), ("ES=F", "ES=F", "")]
 
 
-def test_long_tickers_are_no_stocks() -> None:
+def test_overlong_tickers_have_no_symbol() -> None:
     assert symbol_of("A" * 33) is None
     assert symbol_of("A" * 20 + "~~~~~~~") is None
     assert symbol_of("A" * 16) == "A" * 16
 
 
 @pytest.mark.parametrize(("column", "many"), MAX_NAMES.items())
-def test_more_names_than_there_are_is_an_error(tmp_path, column: str, many: int) -> None:
+def test_too_many_symbols_are_an_error(tmp_path, column: str, many: int) -> None:
     names = {"symbol": "XYZ", "venue": "C"} | {column: [f"N{n}" for n in range(many + 1)]}
     path = tmp_path / "x.parquet"
     pl.DataFrame({"ts": [NS] * (many + 1), **names, "price": 1.0, "size": 1}).write_parquet(path)
@@ -74,7 +74,7 @@ def test_more_names_than_there_are_is_an_error(tmp_path, column: str, many: int)
         read_all(path)
 
 
-def test_more_roots_than_there_are_is_an_error(write) -> None:
+def test_too_many_roots_are_an_error(write) -> None:
     lines = (massive_trade(f"O:{n:06d}240621C00500000") for n in range(MAX_NAMES["root"] + 1))
     with pytest.raises(TapeError, match="more than 100,000 distinct names as root"):
         read_all(write("x.csv", [TRADES, *lines]))
@@ -102,7 +102,7 @@ def test_a_small_file_of_blank_lines_ends_at_once(tmp_path, content: bytes, mess
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_data_that_becomes_too_much_is_refused(tmp_path, monkeypatch, suffix: str) -> None:
+def test_data_that_expands_too_much_is_refused(tmp_path, monkeypatch, suffix: str) -> None:
     monkeypatch.setattr("flowtape.readers.stream.FREE_BYTES", 2**24)
     path = tmp_path / f"x.csv.{suffix}"
     data = (TABLE + "\n").encode() + (line() + "\n").encode() * 2**20
@@ -166,7 +166,7 @@ def test_a_header_that_is_not_utf_8_is_named(write) -> None:
 
 
 @pytest.mark.parametrize(("column", "many"), MAX_NAMES.items())
-def test_too_many_names_are_refused_though_each_was_met(tmp_path, column: str, many: int) -> None:
+def test_the_limit_of_names_includes_known_names(tmp_path, column: str, many: int) -> None:
     names = [f"M{n}" for n in range(many + 1)]
     for chosen in (names[: many // 2], names[many // 2 :], names):
         path = tmp_path / "x.parquet"
@@ -180,7 +180,7 @@ def test_too_many_names_are_refused_though_each_was_met(tmp_path, column: str, m
             assert read_all(path)[1].height == len(chosen)
 
 
-def test_a_bad_name_is_a_bad_row_each_time_it_comes(write) -> None:
+def test_a_repeated_bad_name_is_rejected_each_time(write) -> None:
     lines = [TABLE, line(), line("a b"), line("xyz"), line()]
     for number in range(3):
         tape, prints = read_all(write(f"{number}.csv", lines))

@@ -27,7 +27,7 @@ def read(write, header, *rows):
 
 
 @pytest.mark.parametrize("column", ["symbol", "root", "ticker"])
-def test_options_and_stocks_stand_in_one_column(write, column):
+def test_options_and_stocks_may_share_a_column(write, column):
     names = [
         "AAPL  250221C00250000",
         "O:SPXW250221P05900000",
@@ -48,7 +48,7 @@ def test_options_and_stocks_stand_in_one_column(write, column):
     assert prints["condition"].to_list() == ["SLAN", "CSTP", "OPEN", "STK_SWEEP", "STK_OPENING", "unknown"]
 
 
-def test_contracts_that_are_none_are_bad_rows(write):
+def test_invalid_contracts_are_bad_rows(write):
     tape, found = read(
         write,
         "ts,symbol,price,size",
@@ -66,7 +66,7 @@ def test_contracts_that_are_none_are_bad_rows(write):
     ]
 
 
-def test_an_option_s_symbol_of_another_kind_is_no_stock(write):
+def test_other_spellings_of_options_are_not_stocks(write):
     names = [
         ".SPY260515C500",
         "SPY_051526C500",
@@ -81,7 +81,7 @@ def test_an_option_s_symbol_of_another_kind_is_no_stock(write):
     assert [name for _, name, *_ in found] == ["C123"]
 
 
-def test_a_symbol_and_the_columns_of_a_contract_agree(write):
+def test_an_osi_symbol_must_match_the_contract_columns(write):
     header = "ts,symbol,expiry,right,strike,price,size"
     name = "SPXW  250221P05900000"
     tape, found = read(
@@ -92,7 +92,7 @@ def test_a_symbol_and_the_columns_of_a_contract_agree(write):
     assert faults(tape) == [(2, f"{what}: '{name}'")]
 
 
-def test_an_asset_and_an_osi_symbol_agree(write):
+def test_an_osi_symbol_must_match_the_asset(write):
     rows = [
         f"{TS},option,SPXW  250221P05900000,1,1",
         f"{TS},stock,SPXW  250221P05900000,1,1",
@@ -117,7 +117,7 @@ def test_either_of_symbol_and_root_may_be_a_contract(write):
     st.integers(1, 99_999_999),
     st.sampled_from(["padded", "plain", "massive"]),
 )
-def test_every_contract_comes_back_out_of_its_symbol(root, expiry, right, strike, form):
+def test_every_osi_symbol_is_parsed_to_its_contract(root, expiry, right, strike, form):
     terms = f"{expiry:%y%m%d}{right}{strike:08d}"
     name = {"padded": f"{root:<6}{terms}", "plain": f"{root}{terms}", "massive": f"O:{root}{terms}"}[form]
     found = osi.contracts(pl.Series([name, "SPY"]))
@@ -127,11 +127,11 @@ def test_every_contract_comes_back_out_of_its_symbol(root, expiry, right, strike
         asked(name, "option")
 
 
-def test_names_without_a_contract_cost_no_join():
+def test_plain_names_have_no_contracts():
     assert osi.contracts(pl.Series(["SPY", "BRK.B", None, "X:BTCUSD"], dtype=pl.Categorical)) is None
 
 
-def test_frames_and_questions_refuse_an_osi_symbol():
+def test_frames_and_queries_refuse_an_osi_symbol():
     ts = datetime(2025, 2, 20, 14, 30, tzinfo=UTC)
     frame = pl.DataFrame(
         {

@@ -63,7 +63,7 @@ def test_text_float_decimal_and_nanos_round_alike(amounts: list[int]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, MAX_NANOS // prices.NANOS))
-def test_binary_noise_is_no_finer_price(units: int) -> None:
+def test_binary_noise_does_not_count_as_a_finer_price(units: int) -> None:
     noisy = np.nextafter(units / 1e4, 1e9).item()
     texts = pl.Series([f"{units // 10_000}.{units % 10_000:04d}", repr(units / 10_000), repr(noisy)])
     assert pl.select(prices.nanos(pl.lit(texts))).to_series().to_list() == [units * prices.NANOS] * 3
@@ -84,7 +84,7 @@ def amounts_near(middle: int) -> st.SearchStrategy[int]:
         st.tuples(amounts_near(10**9), amounts_near(10**9), amounts_near(10**9)), min_size=1, max_size=30
     )
 )
-def test_rounding_gives_no_print_a_wrong_side(rows: list[tuple[int, int, int]]) -> None:
+def test_rounding_never_gives_a_wrong_side(rows: list[tuple[int, int, int]]) -> None:
     frame = pl.DataFrame(rows, schema=["price", "bid", "ask"], orient="row")
     notes = Counter[str]()
     made = prices.rounded(frame, lambda what, many: notes.update({what: many}))
@@ -164,7 +164,7 @@ WAYS = [of_table, of_parquet, of_massive, of_thetadata, of_cboe, of_tcbbo, of_tr
         ("40.480000000000004", "40.48", "40.480000000000004", "mid", set()),
     ],
 )
-def test_no_reader_gives_a_wrong_side(tmp_path, files, price, bid, ask, side, notes) -> None:
+def test_no_reader_changes_a_side_by_rounding(tmp_path, files, price, bid, ask, side, notes) -> None:
     tape, prints = read_all(*files(tmp_path, price, bid, ask))
     assert sign(prints)["side"].to_list() == [side]
     assert prints["price"].item() == half_to_even(round(Decimal(price).scaleb(9)))

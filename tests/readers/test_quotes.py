@@ -62,7 +62,7 @@ def streamed(trades, quotes, rows=(3, 2), **order) -> list[tuple]:
 
 @settings(max_examples=50, deadline=None)
 @given(TRADES, QUOTES)
-def test_last_quote_strictly_before_in_any_order(trades, quotes):
+def test_the_join_takes_the_last_quote_strictly_before(trades, quotes):
     joined = join_quotes(trades_frame(trades), quotes_frame(quotes), ["ticker"])
     assert answers(joined) == oracle(trades, quotes)
     assert joined.select("ticker", "ts").equals(trades_frame(trades))
@@ -70,7 +70,7 @@ def test_last_quote_strictly_before_in_any_order(trades, quotes):
 
 @settings(max_examples=50, deadline=None)
 @given(TRADES, QUOTES, st.booleans(), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 20))
-def test_streamed_in_either_order(trades, quotes, grouped, rows, held):
+def test_the_streamed_join_equals_the_oracle(trades, quotes, grouped, rows, held):
     key = (lambda row: row[:2]) if grouped else (lambda row: row[1])
     trades, quotes = sorted(trades, key=key), sorted(quotes, key=key)
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +80,7 @@ def test_streamed_in_either_order(trades, quotes, grouped, rows, held):
 
 @settings(max_examples=50, deadline=None)
 @given(TRADES, QUOTES, st.randoms(use_true_random=False))
-def test_rows_late_within_the_slack(trades, quotes, random):
+def test_late_rows_within_the_slack_are_joined(trades, quotes, random):
     trades = sorted(trades, key=lambda row: row[1] + random.randint(0, 2))
     quotes = sorted(quotes, key=lambda row: row[1] + random.randint(0, 2))
     with pytest.MonkeyPatch.context() as patch:
@@ -90,7 +90,7 @@ def test_rows_late_within_the_slack(trades, quotes, random):
 
 @settings(max_examples=50, deadline=None)
 @given(TRADES, QUOTES, st.booleans())
-def test_in_no_order_the_answer_is_right_or_refused(trades, quotes, grouped):
+def test_unordered_files_are_joined_correctly_or_refused(trades, quotes, grouped):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_HELD_ROWS", 4)
         try:
@@ -100,7 +100,7 @@ def test_in_no_order_the_answer_is_right_or_refused(trades, quotes, grouped):
     assert found == oracle(trades, quotes)
 
 
-def test_out_of_order_is_a_clear_error(monkeypatch):
+def test_files_out_of_order_are_an_error(monkeypatch):
     monkeypatch.setattr(module, "_HELD_ROWS", 2)
     quotes = quotes_frame([("a", ts, 0) for ts in (1, 2, 3, 4, 5, 1)])
     join = QuoteJoin(parts(quotes, 1), ["ticker"])
@@ -111,7 +111,7 @@ def test_out_of_order_is_a_clear_error(monkeypatch):
         join.finish()
 
 
-def test_quotes_held_stay_bounded(monkeypatch):
+def test_the_number_of_held_quotes_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "_HELD_ROWS", 1000)
     join = QuoteJoin(parts(quotes_frame([("a", ts, 0) for ts in range(50_000)]), 100), ["ticker"])
     most = 0

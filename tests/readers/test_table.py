@@ -93,7 +93,7 @@ def encoded(frame, name):
     ],
 )
 @pytest.mark.parametrize("rows", [500, 500_000])
-def test_every_kind_of_file_reads_alike(write, name, rows):
+def test_all_kinds_of_files_give_the_same_prints(write, name, rows):
     table, expected = usd()
     path = write(name, encoded(table, name))
     assert guess(path) == "table"
@@ -108,7 +108,7 @@ def test_every_kind_of_file_reads_alike(write, name, rows):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "ipc"])
-def test_typed_columns_as_prints_have_them(write, kind):
+def test_columns_typed_as_prints_are_read(write, kind):
     table, expected = usd()
     typed = table.cast({name: kind for name, kind in SCHEMA.items() if name in READ and name not in MONEY})
     extra = typed.with_columns(true_side=pl.lit("buy"), source=pl.lit("simulated").cast(pl.Categorical))
@@ -117,7 +117,7 @@ def test_typed_columns_as_prints_have_them(write, kind):
     assert tape.source == "simulated"
 
 
-def test_integers_are_usd_unless_a_unit_is_told(write):
+def test_integers_are_usd_unless_a_unit_is_given(write):
     frame = pl.DataFrame({"ts": [NS], "symbol": ["A"], "price": [105], "size": [1]})
     path = write("x.parquet", columnar(frame, "parquet"))
     assert read_all(path)[1]["price"].item() == 1_050_000
@@ -130,7 +130,7 @@ def test_integers_are_usd_unless_a_unit_is_told(write):
     )
 
 
-def test_a_unit_in_the_files_own_metadata(write, tmp_path):
+def test_a_unit_in_the_file_metadata_applies(write, tmp_path):
     frame = pl.DataFrame({"ts": [NS], "symbol": ["A"], "price": [105], "size": [1]})
     path = tmp_path / "x.parquet"
     frame.write_parquet(path, metadata={"price_unit": "0.0001"})
@@ -149,7 +149,7 @@ def test_a_unit_in_the_files_own_metadata(write, tmp_path):
         pl.Series(["40.48", "0.05"]),
     ],
 )
-def test_prices_of_every_type(write, prices):
+def test_prices_of_every_type_are_read(write, prices):
     frame = pl.DataFrame({"ts": [NS, NS + 1], "symbol": ["A", "A"], "price": prices, "size": [1, 1]})
     _, prints = read_all(write("x.parquet", columnar(frame, "parquet")))
     assert prints["price"].to_list() == [404_800, 500]
@@ -167,7 +167,7 @@ def test_prices_of_every_type(write, prices):
         pl.Series([datetime(2024, 6, 14, 14, tzinfo=UTC)]).dt.convert_time_zone("Asia/Tokyo"),
     ],
 )
-def test_times_of_every_type(write, times):
+def test_times_of_every_type_are_read(write, times):
     frame = pl.DataFrame({"ts": times, "root": ["SPXW"], "price": [1.0], "size": [1]})
     _, prints = read_all(write("x.arrow", columnar(frame, "ipc")))
     assert prints["ts"].cast(pl.Int64).item() == NS
@@ -176,7 +176,7 @@ def test_times_of_every_type(write, times):
     )  # fmt: skip
 
 
-def test_mapping(write):
+def test_mapping_renames_columns_and_sets_units(write):
     lines = ["time,und,px,qty,cond", "2024-06-14 10:00:00,^xyz,1.05,3,18", "2024-06-14 10:00:01,^xyz,1.05,3,"]
     mapping = write("m.toml", [
         'time_zone = "America/New_York"', 'source = "mine"', 'condition_vocabulary = "nanex"', "[columns]",
@@ -191,7 +191,7 @@ def test_mapping(write):
     ]
 
 
-def test_a_mapped_column_is_not_read_under_its_own_name_too(write):
+def test_a_mapped_column_is_not_read_twice(write):
     path = write("x.csv", ["ts,underlying,price,size,source", "2024-06-14T14:00Z,SPY,1.05,3,XNAS"])
     mapping = write("m.toml", ["[columns]", 'symbol = "underlying"', 'venue = "source"'])
     tape, prints = read_all(path, kind="table", mapping=mapping)
@@ -220,20 +220,20 @@ def test_a_file_of_foreign_columns_asks_for_a_mapping(write):
         ("a = ", "mapping m.toml: "),
     ],
 )
-def test_a_mapping_that_cannot_be_used(write, line, message):
+def test_an_invalid_mapping_is_refused(write, line, message):
     path = write("x.csv", ["ts,symbol,price,size", f"{NS},A,1,1"])
     with pytest.raises((UsageError, TapeError)) as error:
         read_all(path, mapping=write("m.toml", [line]))
     assert message in str(error.value)
 
 
-def test_a_mapping_that_is_missing(write, tmp_path):
+def test_a_missing_mapping_is_refused(write, tmp_path):
     path = write("x.csv", ["ts,symbol,price,size", f"{NS},A,1,1"])
     with pytest.raises(UsageError, match=r"mapping none\.toml"):
         read_all(path, mapping=tmp_path / "none.toml")
 
 
-def test_source_is_one_or_named(write):
+def test_a_table_has_one_source_or_a_given_one(write):
     lines = ["ts,symbol,price,size,source", f"{NS},A,1,1,one", f"{NS},A,1,1,two"]
     path = write("x.csv", lines)
     with pytest.raises(TapeError, match=r"prints of more than one source \(one, two\)"):
@@ -242,7 +242,7 @@ def test_source_is_one_or_named(write):
     assert read_all(write("y.csv", lines[:2]))[0].source == "one"
 
 
-def test_options_and_stocks_in_one_table(write):
+def test_a_table_may_hold_options_and_stocks(write):
     lines = [
         "ts,asset,symbol,expiry,right,strike,price,size",
         f"{NS},stock,A,,,,1,1",
@@ -277,7 +277,7 @@ STOCK = ("stock", "BRK.B", "BRK.B", None, None, None)
     ],
 )
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_stock_needs_no_columns_of_an_option(write, names, cells, kind):
+def test_a_stock_needs_no_contract_columns(write, names, cells, kind):
     lines = [f"ts,price,size,{names}", f"{NS},214.15,100,{cells}"]
     path = write("x.csv", lines)
     if kind == "parquet":
@@ -290,7 +290,7 @@ def test_a_stock_needs_no_columns_of_an_option(write, names, cells, kind):
 
 
 @pytest.mark.parametrize("rows", [1, 100])
-def test_roots_of_options_and_tickers_of_stocks_in_one_table(write, rows):
+def test_only_option_roots_become_underlyings(write, rows):
     """`SPXW` is a root of SPX, and `AAPL1` one of AAPL; a stock of that name would be itself."""
     lines = ["ts,asset,root,expiry,right,strike,price,size"]
     for n, root in enumerate(("SPXW", "AAPL1", "SPXW")):
@@ -302,7 +302,7 @@ def test_roots_of_options_and_tickers_of_stocks_in_one_table(write, rows):
     assert prints["seq"].to_list() == [0] * 6
 
 
-def test_an_option_in_a_table_without_contracts_is_a_bad_row(write):
+def test_an_option_without_contract_columns_is_a_bad_row(write):
     lines = ["ts,asset,symbol,price,size", f"{NS},option,A,1,1", f"{NS},stock,A,1,1"]
     tape, prints = read_all(write("x.csv", lines))
     assert faults(tape) == [(1, "an option without expiry, right or strike")]
@@ -317,7 +317,7 @@ def test_equal_rows_without_a_sequence_are_numbered(write):
         assert prints["copy"].to_list() == [1, 2, 1, 2, 1, 2, 1, 2, 1]
 
 
-def test_conditions_by_code_or_name_and_numbers_by_vocabulary(write):
+def test_conditions_are_read_by_code_name_or_number(write):
     frame = pl.DataFrame(
         {
             "ts": [NS] * 4, "symbol": "A", "expiry": date(2024, 6, 21), "right": "C", "strike": 5.0, "price": 1.0,
@@ -362,7 +362,7 @@ def test_conditions_by_code_or_name_and_numbers_by_vocabulary(write):
         ("venue", None, None),
     ],
 )  # fmt: skip
-def test_bad_rows(write, column, value, reason):
+def test_bad_rows_are_rejected_with_their_reason(write, column, value, reason):
     table, _ = usd(1200)
     bad = pl.when(pl.int_range(pl.len()) == 1001).then(pl.lit(value, table.schema[column]))
     table = table.with_columns(bad.otherwise(pl.col(column)).alias(column))
@@ -378,7 +378,7 @@ def test_bad_rows(write, column, value, reason):
             read_all(path, strict=True)
 
 
-def test_nan_is_no_quote(write):
+def test_nan_is_an_unknown_quote(write):
     frame = pl.DataFrame(
         {"ts": [NS], "symbol": ["A"], "price": [1.0], "size": [1], "bid": [float("nan")], "ask": [1.1]}
     )
@@ -388,7 +388,7 @@ def test_nan_is_no_quote(write):
 
 @pytest.mark.parametrize("name", ["x.csv.gz", "x.csv.zst", "x.parquet", "x.arrow", "stream.arrow"])
 @pytest.mark.parametrize("kept", [0.6, 0.99])
-def test_truncated_files(write, name, kept):
+def test_truncated_tables_are_an_error(write, name, kept):
     table, _ = usd()
     path = write(name, encoded(table, name))
     data = path.read_bytes()
@@ -397,20 +397,20 @@ def test_truncated_files(write, name, kept):
         read_all(path, kind="table")
 
 
-def test_a_last_line_cut_off(write):
+def test_a_last_line_cut_off_is_an_error(write):
     path = write("x.csv", f"ts,symbol,price,size\n{NS},A,1,1\n{NS},A".encode())
     with pytest.raises(TapeError, match="row 2 is cut off after 2 of 4 fields"):
         read_all(path)
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.arrow", "stream.arrow"])
-def test_no_rows(write, name):
+def test_a_table_without_rows_is_an_error(write, name):
     table, _ = usd(0)
     with pytest.raises(TapeError, match=f"{name}: no rows"):
         read_all(write(name, encoded(table, name)))
 
 
-def test_wrong_formats(write):
+def test_wrong_formats_are_refused(write):
     with pytest.raises(TapeError, match=r"x: expected a table of prints .*, found a binary file"):
         read_all(write("x", b"\x89PNG\r\n\x1a\n\0\0"), kind="table")
     with pytest.raises(
@@ -428,7 +428,7 @@ def test_wrong_formats(write):
         read_all(write("x", b""), kind="table")
 
 
-def test_what_a_stock_says_of_a_contract_is_left_out(write):
+def test_contract_columns_of_a_stock_are_ignored(write):
     header = "ts,symbol,asset,expiry,right,strike,price,size"
     stocks = [
         f"{TEXT_TS},A,stock,{rest},1,1" for rest in (",,0.0", "0,-,0", "1970-01-01,X,nan", "2026-05-15,C,500")
@@ -438,7 +438,7 @@ def test_what_a_stock_says_of_a_contract_is_left_out(write):
     assert faults(tape) == [(5, "strike is not a price in USD within bounds: '0'")]
 
 
-def test_the_store_s_view_is_read_as_the_tape_it_came_from(write, tmp_path):
+def test_an_exported_view_equals_its_tape(write, tmp_path):
     header = "ts,symbol,asset,expiry,right,strike,price,size,bid,ask,condition,seq"
     rows = [
         f"{TEXT_TS},A,stock,,,,10.05,0.25,10,10.1,@,1", f"{TEXT_TS},A,option,2026-05-15,C,500,1.1,3,1,1.1,I,2",
@@ -459,7 +459,7 @@ def test_the_store_s_view_is_read_as_the_tape_it_came_from(write, tmp_path):
     assert bars[0] == bars[1]
 
 
-def test_a_frame_of_the_library_s_own_is_refused_as_a_tape(write):
+def test_a_saved_library_frame_is_refused_as_a_tape(write):
     rows = ["ts,symbol,price,size,bid,ask", f"{TEXT_TS},A,1.05,7,1,1.1"]
     prints = flowtape.read(write("x.csv", rows))
     with pytest.raises(TapeError, match="prices are integers of 1/10,000 USD, and a table's are USD"):

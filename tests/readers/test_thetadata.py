@@ -56,7 +56,7 @@ def units(text):
     return int((Decimal(text) * 10_000).quantize(1, ROUND_HALF_EVEN))
 
 
-def test_sample_against_plain_python(sample):
+def test_the_sample_equals_a_plain_python_reader(sample):
     assert guess(sample) == "thetadata"
     tape, prints = read_all(sample)
     assert (tape.source, tape.rejects.count) == ("thetadata", 0)
@@ -90,7 +90,7 @@ def test_sample_against_plain_python(sample):
     assert tape.notes == {"quotes stamped at their trade's own instant, kept": same}
 
 
-def test_trap_sequence_is_signed_and_wraps(sample, write):
+def test_sequence_numbers_are_signed_and_wrap(sample, write):
     _, prints = read_all(sample)
     assert prints["seq"].min() < 0
     wrapped = [row(sequence=2**31 - 1), row(sequence=-(2**31))]
@@ -98,12 +98,12 @@ def test_trap_sequence_is_signed_and_wraps(sample, write):
     assert prints["seq"].to_list() == [2**31 - 1, -(2**31)]
 
 
-def test_trap_binary_noise_in_prices(write):
+def test_binary_noise_of_prices_is_removed(write):
     _, prints = read_all(write("x.csv", [HEADER, row(price="40.480000000000004", ask="41.410000000000004")]))
     assert prints.select("price", "ask").row(0) == (404_800, 414_100)
 
 
-def test_a_quote_stamped_after_its_trade_is_unknown(write):
+def test_a_quote_later_than_its_trade_is_unknown(write):
     times = ["10:00:00.499", "10:00:00.500", "10:00:00.501"]
     lines = [row(quote=f"2024-06-14 {time}-04:00") for time in times] + [row(quote="")]
     tape, prints = read_all(write("x.csv", [HEADER, *lines]))
@@ -116,7 +116,7 @@ def test_a_quote_stamped_after_its_trade_is_unknown(write):
     }
 
 
-def test_times_without_an_offset_are_of_new_york(write):
+def test_times_without_an_offset_are_new_york_time(write):
     lines = [row(trade="2024-06-14T10:00:00.500", quote="2024-06-14T09:59:00"), row()]
     _, prints = read_all(write("x.csv.gz", [HEADER, *lines]))
     assert prints["ts"].to_list() == [datetime(2024, 6, 14, 14, 0, 0, 500_000, UTC)] * 2
@@ -142,7 +142,7 @@ def test_times_without_an_offset_are_of_new_york(write):
         ({"condition": "AUTO"}, "condition is not a number: 'AUTO'"),
     ],
 )
-def test_bad_rows(write, changed, reason):
+def test_bad_rows_are_rejected_with_their_reason(write, changed, reason):
     path = write("x.csv", [HEADER, row(), row(**changed), row()])
     tape, prints = read_all(path)
     assert faults(tape) == ([(2, reason)] if reason else [])
@@ -152,7 +152,7 @@ def test_bad_rows(write, changed, reason):
             read_all(path, strict=True)
 
 
-def test_larger_file_in_bounded_batches(write):
+def test_a_large_file_is_read_in_bounded_batches(write):
     lines = [row(sequence=number, price=f"{number / 100}", size=number % 9 + 1) for number in range(20_000)]
     path = write("x.csv.zst", [HEADER, *lines])
     [tape] = open_tapes([path])
@@ -162,7 +162,7 @@ def test_larger_file_in_bounded_batches(write):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_truncated_files(write, suffix):
+def test_truncated_files_are_an_error(write, suffix):
     path = write(f"x.csv{suffix}", [HEADER, *[row(sequence=number) for number in range(500)]])
     data = path.read_bytes()
     path.write_bytes(data[: len(data) - len(data) // 9])
@@ -170,7 +170,7 @@ def test_truncated_files(write, suffix):
         read_all(path)
 
 
-def test_empty_header_only_and_wrong_format(write):
+def test_empty_and_wrong_files_are_an_error(write):
     with pytest.raises(TapeError, match="empty file"):
         read_all(write("x.csv", b""), kind="thetadata")
     with pytest.raises(TapeError, match="no rows, only a header"):
@@ -190,7 +190,7 @@ def stock(**changed):
     return ",".join([values[0], *values[4:]])
 
 
-def test_stocks(write):
+def test_stock_files_are_read(write):
     path = write("x.csv", [STOCK_HEADER, stock(), stock(symbol="SPXW", price="130.2501", size=300)])
     assert guess(path) == "thetadata"
     tape, prints = read_all(path)
@@ -219,7 +219,7 @@ def test_stocks(write):
         ((148, 255, "", "", ""), "unknown"),
     ],
 )
-def test_a_stock_s_extended_conditions_count(write, numbers, name):
+def test_extended_conditions_of_stocks_apply(write, numbers, name):
     changed = dict(zip(("condition", "e1", "e2", "e3", "e4"), numbers, strict=True))
     tape, prints = read_all(write("x.csv", [STOCK_HEADER, stock(**changed), stock(**changed)]))
     assert prints["condition"].to_list() == [name] * 2
@@ -227,7 +227,7 @@ def test_a_stock_s_extended_conditions_count(write, numbers, name):
     assert tape.notes == (unknown if name == "unknown" else {})
 
 
-def test_stocks_without_a_symbol_are_known_and_refused(write):
+def test_a_stock_file_without_symbol_is_refused(write):
     path = write("x.csv", [UNNAMED, stock().partition(",")[2]])
     assert guess(path) == "thetadata"
     with pytest.raises(TapeError, match=r"x\.csv: a ThetaData stock trade_quote CSV without a column symbol"):

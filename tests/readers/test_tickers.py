@@ -29,19 +29,19 @@ def test_a_share_has_one_symbol_in_every_convention(suffixes):
     assert symbol_of(wanted) == wanted
 
 
-def test_shares_of_one_company_have_symbols_of_their_own():
+def test_each_share_class_has_its_own_symbol():
     assert len({symbol_of(f"XYZ{suffixes[0]}") for suffixes in SUFFIXES}) == len(SUFFIXES)
 
 
 @pytest.mark.parametrize(
     "name", ["", "X.", "X ", "AAPL  250221C00250000", "O:SPY", "AAPLx", "aapl", ".A", "1A", "A,B"]
 )
-def test_what_is_no_ticker(name):
+def test_invalid_tickers_have_no_symbol(name):
     assert symbol_of(name) is None
 
 
 @given(st.lists(st.from_regex(r"[A-Z]{1,5}([-^#+=.prw][A-Z]?)?", fullmatch=True) | st.none()))
-def test_a_column(tickers):
+def test_a_column_of_tickers_is_converted(tickers):
     column = pl.Series("t", tickers, pl.String)
     found = symbols_of(column)
     assert found.to_list() == [None if name is None else symbol_of(name) for name in tickers]

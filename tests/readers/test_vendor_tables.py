@@ -22,7 +22,7 @@ def alpaca(conditions, *, symbol="AAPL", tape="C"):
     )  # fmt: skip
 
 
-def test_a_frame_of_alpaca_s_trades_is_read_without_a_mapping(tmp_path):
+def test_alpaca_trade_frames_need_no_mapping(tmp_path):
     frame = alpaca([["@", "I"], ["@", "F"], ["@"], ["B"], ["@", "M"]])
     frame.write_parquet(tmp_path / "a.parquet")
     texts = frame.with_columns(
@@ -40,7 +40,7 @@ def test_a_frame_of_alpaca_s_trades_is_read_without_a_mapping(tmp_path):
         assert list(tape.notes.values()) == [1]
 
 
-def test_alpaca_s_options_are_contracts_and_its_tapes_have_their_letters(tmp_path):
+def test_alpaca_options_become_contracts_and_tapes_set_conditions(tmp_path):
     option = alpaca([["a"], ["I"]], symbol="SPXW250221C05900000").drop("tape", "id")
     option.write_parquet(tmp_path / "o.parquet")
     _, prints = read_all(tmp_path / "o.parquet")

@@ -43,7 +43,7 @@ def plain_t(increments):
     st.integers(10, 40),
     st.integers(0, 90),
 )
-def test_divergence_is_what_a_plain_loop_finds(flows, prices, lookback, second_open):
+def test_divergence_equals_a_plain_loop(flows, prices, lookback, second_open):
     minute = 1000 + np.cumsum([gap for gap, _ in flows])
     net = ints(*(volume for _, volume in flows))
     price_minute = 1000 + np.cumsum([gap for gap, _ in prices])
@@ -71,7 +71,7 @@ def test_divergence_is_what_a_plain_loop_finds(flows, prices, lookback, second_o
     assert found.price_t.tolist() == pytest.approx([one[4] for one in expected], abs=0.5000001)
 
 
-def test_the_four_states():
+def test_divergence_has_four_states():
     minute = np.arange(100, 160)
     opens = np.full(60, 100)
     wiggle = np.tile([-1, 1], 30)
@@ -85,7 +85,7 @@ def test_the_four_states():
         assert set(states(found)[: LEAST - 1]) == {"flat"}
 
 
-def test_flow_that_never_changes_is_as_sure_as_can_be():
+def test_constant_increments_have_the_largest_t():
     minute = np.arange(100, 130)
     found = divergence(minute, np.full(30, 5), np.full(30, 100), minute, np.full(30, 7), 30)
     assert found.flow_t[-1] == 99_999
@@ -93,7 +93,7 @@ def test_flow_that_never_changes_is_as_sure_as_can_be():
     assert states(found)[-1] == "flat"
 
 
-def test_a_minute_without_a_price_in_its_session_is_left_out():
+def test_minutes_before_the_session_s_first_price_are_left_out():
     minute = ints(100, 101, 200, 201)
     opens = ints(100, 100, 200, 200)
     found = divergence(minute, ints(1, 1, 1, 1), opens, ints(101, 150), ints(5, 6), 10)
@@ -103,7 +103,7 @@ def test_a_minute_without_a_price_in_its_session_is_left_out():
     assert len(nothing.place) == len(nothing.state) == 0
 
 
-def test_what_stands_before_the_window_changes_no_statistic():
+def test_earlier_minutes_do_not_change_statistics():
     minute, net = np.arange(0, 300), RANDOM.integers(-20, 21, 300)
     price = 10_000 + np.cumsum(RANDOM.integers(-5, 6, 300))
     opens = np.zeros(300, np.int64)
@@ -113,7 +113,7 @@ def test_what_stands_before_the_window_changes_no_statistic():
     assert whole.price_t[200:].tolist() == late.price_t.tolist()
 
 
-def test_chance_alone_passes_the_limit_as_often_as_student_promises():
+def test_the_false_alarm_rate_of_divergence_is_student_s():
     tapes, length, alarms, seen = 400, 390, np.zeros(4), 0
     over = np.zeros(2)
     minute = np.arange(length)
@@ -146,7 +146,7 @@ def day_of(minutes, net, hours=HOURS, end=CLOSE + 1000):
     return found, {part.name: part for part in found.parts}
 
 
-def test_parts_of_a_day():
+def test_parts_of_a_day_have_their_sums():
     found, parts = day_of(
         [OPEN - 5, OPEN, OPEN + 59, OPEN + 60, OPEN + 194, OPEN + 195, OPEN + 300, CLOSE - 1, CLOSE],
         [100, 1, 2, -4, 8, -16, 32, 64, 1000],
@@ -163,13 +163,13 @@ def test_parts_of_a_day():
     assert (parts["morning"].end, parts["afternoon"].start) == (OPEN + 195, OPEN + 195)
 
 
-def test_the_mean_weighs_minutes_and_not_prints():
+def test_the_mean_line_weighs_minutes_equally():
     _, parts = day_of([OPEN, OPEN + 59], [10, 50])
     assert parts["open"].mean == (59 * 10 + 60, 60)
     assert parts["midday"].mean == (240 * 60, 240)
 
 
-def test_a_day_under_way_and_a_day_that_ends_early():
+def test_partial_and_early_closing_days_have_their_parts():
     _, parts = day_of([OPEN], [5], end=OPEN + 100)
     assert {name: part.end - part.start for name, part in parts.items()} == {
         "open": 60, "midday": 40, "morning": 100,
@@ -181,7 +181,7 @@ def test_a_day_under_way_and_a_day_that_ends_early():
     }  # fmt: skip
 
 
-def test_a_day_without_a_session_is_outside():
+def test_prints_of_a_day_without_session_are_outside():
     found, parts = day_of([OPEN, OPEN + 9], [5, -7], Hours(TUESDAY, None, None))
     assert [part.name for part in found.parts] == ["outside"]
     assert parts["outside"].mean is None
@@ -192,7 +192,7 @@ def test_a_day_without_a_session_is_outside():
 
 
 @given(st.dictionaries(st.integers(OPEN - 60, CLOSE + 60), st.integers(-99, 99), min_size=1, max_size=50))
-def test_no_volume_is_lost_between_the_parts(flows):
+def test_parts_add_up_to_the_day(flows):
     minutes = sorted(flows)
     found, parts = day_of(minutes, [flows[one] for one in minutes])
     rest = parts["outside"].net if "outside" in parts else 0
@@ -210,7 +210,7 @@ def plain_drift(net, squares, history):
     return drift(ints(net), ints(squares), past, 4 * past**2)
 
 
-def test_z_is_the_normal_deviate_of_students_tail():
+def test_z_is_the_normal_deviate_of_student_s_tail():
     past_net, past_squares = ints([10], [-30], [20], [5], [-15]), ints([400], [900], [500], [100], [1000])
     past = past_net[:, 0] / np.sqrt(past_squares[:, 0])
     t = (2 - past.mean()) / (past.std(ddof=1) * math.sqrt(1 + 1 / 5))
@@ -221,7 +221,7 @@ def test_z_is_the_normal_deviate_of_students_tail():
     assert found.stretched[0] == (abs(found.z[0]) >= 200)
 
 
-def test_without_a_past_the_volume_ranks():
+def test_without_history_drift_ranks_by_volume():
     none = np.empty((0, 3), np.int64)
     found = drift(ints(100, -100, 0), ints(2500, 2501, 0), none, none)
     assert not found.has_z.any()
@@ -231,7 +231,7 @@ def test_without_a_past_the_volume_ranks():
     assert not alike.has_z[0]
 
 
-def test_z_has_no_infinity():
+def test_z_is_finite():
     past = ints([0, 0], [1, 1], [0, 1], [0, 0], [1, 0])
     found = drift(ints(10**9, -(10**9)), ints(1, 1), past, past)
     assert abs(found.z).max() <= 9_999
@@ -240,7 +240,7 @@ def test_z_has_no_infinity():
 
 
 @pytest.mark.parametrize("sessions", [3, 4, 10])
-def test_chance_alone_is_stretched_as_often_as_a_normal_promises(sessions):
+def test_the_false_alarm_rate_of_drift_is_normal(sessions):
     symbols, length = 6_000, 60
     minutes = RANDOM.integers(-50, 51, (sessions + 1, length, symbols))
     net, squares = minutes.sum(axis=1), (minutes**2).sum(axis=1)
@@ -275,7 +275,7 @@ def plain_turns(line):
 
 
 @given(st.lists(st.integers(-5, 5), max_size=60))
-def test_turns_are_what_a_plain_search_finds(line):
+def test_turning_points_equal_a_plain_search(line):
     found = turning_points(np.array(line, np.int64), 100)
     listed = [
         (-size, at, high)
@@ -286,7 +286,7 @@ def test_turns_are_what_a_plain_search_finds(line):
     assert listed == plain_turns(line)
 
 
-def test_the_largest_turns_come_first():
+def test_turning_points_are_sorted_by_prominence():
     line = ints(0, 5, 3, 9, -4, 1, 0, 8)
     found = turning_points(line, 2)
     assert (found.place.tolist(), found.high.tolist(), found.prominence.tolist()) == (
