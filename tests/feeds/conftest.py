@@ -1,4 +1,4 @@
-"""Fixtures of live feeds: the right keys, a stand-in, and feeds that are stopped when the test ends."""
+"""Fixtures of live feeds: valid keys, a stand-in, and feeds that stop when the test ends."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from feeds.lines import KEYS, LINES
 
 @pytest.fixture
 def keys(monkeypatch):
-    """The keys that the stand-ins take, in the environment."""
+    """Set the keys that the stand-ins accept in the environment."""
     for name, key in KEYS.items():
         monkeypatch.delenv(f"{name}_FILE", raising=False)
         monkeypatch.setenv(name, key)
@@ -16,7 +16,7 @@ def keys(monkeypatch):
 
 @pytest.fixture
 def run():
-    """Run a feed: `run(feed, cursor, outlet)`."""
+    """Return a function that runs a feed: `run(feed, cursor, outlet)`."""
     running = []
 
     def go(feed, cursor=None, outlet=None):
@@ -31,7 +31,7 @@ def run():
 
 @pytest.fixture
 def start(server, run, request):
-    """Run a feed of the module's `feed_of`, or the given one."""
+    """Return a function that runs the module's `feed_of`, or a given feed."""
 
     def go(*asked, cursor=None, feed=None, outlet=None, **limits):
         return run(feed or request.module.feed_of(server, *asked, **limits), cursor, outlet)
@@ -41,7 +41,7 @@ def start(server, run, request):
 
 @pytest.fixture
 def line(request):
-    """The line that a test is run over, with its stand-in."""
+    """Return the vendor's line under test, with its stand-in."""
     one = LINES[request.param]()
     with one.server:
         yield one

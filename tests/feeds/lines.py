@@ -1,7 +1,7 @@
 """The vendors' feeds of the contract tests, each with a stand-in that speaks the vendor's protocol.
 
-A line publishes numbered trades and quotes: number n happens n tenths of a second after `NS`. A further vendor is a
-further class in `LINES`.
+A line publishes numbered trades and quotes: number n happens n tenths of a second after `NS`. A new vendor is a new
+class in `LINES`.
 """
 
 import threading
@@ -35,10 +35,13 @@ NS = (time.time_ns() // SECOND - 120) * SECOND
 
 
 class Line:
-    """Attributes: `variables` of the environment with the keys; `module` of the vendor's client; `extra` of the
-    package that installs it; `joins` (trades and quotes come apart); `repeats` (a message that comes twice is one
-    trade); `pages` (gaps are filled by REST); `gap_quotes` (with their quotes); `unit` of times (ns); `program` that
-    runs the stand-in."""
+    """One vendor's feed with its stand-in.
+
+    Attributes: `variables` are the environment variables with the keys; `module` is the vendor's client; `extra` is the
+    extra that installs it; `joins`: trades and quotes arrive separately; `repeats`: a repeated message is one trade;
+    `pages`: gaps are filled by REST; `gap_quotes`: with their quotes; `unit` is the resolution of times (ns); `program`
+    runs the stand-in.
+    """
 
     joins, repeats, pages, gap_quotes, unit = True, True, True, True, 1
     server_type = make = None
@@ -50,14 +53,14 @@ class Line:
         self.server = self.server_type(*(KEYS[name] for name in self.variables))
 
     def where(self, port=None):
-        """The options of a `--feed` that name the stand-in."""
+        """Return the `--feed` options that name the stand-in."""
 
     def feed(self, port=None, **limits):
         quick = {"rest_lag": 0.02} | limits
         return self.make(parse_spec(f"{self.text}&{self.where(port or self.server.port)}"), Limits(**quick))
 
     def started(self, running):
-        """Wait until the feed is past its subscriptions."""
+        """Wait until the feed has subscribed."""
         return begun(self.server, running)
 
     def trade(self, n, live=True, size=None, ts=None):
@@ -66,7 +69,7 @@ class Line:
         self.server.trade(self.names[n % 2], ts, self.price(n) + 0.05, size, live=live, **self.more)
 
     def quote(self, n, live=True, ts=None):
-        """The quote that is in force for trade n."""
+        """Publish the prevailing quote of trade n."""
         ts = NS + n * TENTH - TENTH // 2 if ts is None else ts
         self.server.quote(self.names[n % 2], ts, self.price(n), self.price(n) + 0.1, live=live)
 
@@ -79,15 +82,15 @@ class Line:
         self.server.trade(self.names[0], NS, -1.0, 1, **self.more)
 
     def stall(self):
-        """From now on a gap takes for ever to be filled."""
+        """Make the next gap impossible to fill."""
         self.server.rest_hangs = True
 
     def stalled(self):
-        """Whether the feed waits for the gap."""
+        """Return whether the feed waits for the gap."""
         return bool(self.server.requests)
 
     def commands(self):
-        """What the stand-in as a program is told, to have one trade of size 4."""
+        """Return the commands that make the stand-in program publish one trade of size 4."""
         return [["trade", self.names[0], NS, 1.05, {"size": 4}], ["repeat", 2]]
 
 
@@ -128,7 +131,7 @@ class AlpacaOptions(AlpacaStocks):
 
 
 class DatabentoQuoted(Line):
-    """Records that carry their quote."""
+    """Records with their own quote."""
 
     variables, module, extra = ("DATABENTO_API_KEY",), "databento", "databento"
     joins = repeats = pages = False
@@ -159,7 +162,7 @@ class DatabentoQuoted(Line):
         pass
 
     def bad_trades(self):
-        # No mapping has told what 99 is.
+        # Instrument 99 has no mapping.
         self.server.symbols[99] = "AAPL  250221C00999000"
         record = tcbbo if self.schema == "tcbbo" else trade
         self.server.publish(self.schema, record(ts=NS, size=0), record(contract=99, ts=NS))
@@ -175,7 +178,7 @@ class DatabentoQuoted(Line):
 
 
 class DatabentoJoined(DatabentoQuoted):
-    """Trades and quotes that come apart."""
+    """Trades and quotes that arrive separately."""
 
     joins, schema = True, "trades"
     text = f"{DatabentoQuoted.text}&schema=trades"
@@ -202,7 +205,7 @@ LINES = {
 
 
 def lines(which=lambda line: True):
-    """Run a test over the lines that the predicate takes."""
+    """Run a test over the lines for which the predicate is true."""
     return pytest.mark.parametrize(
         "line", [name for name, line in LINES.items() if which(line)], indirect=True
     )
@@ -214,7 +217,7 @@ paging = lines(lambda line: line.pages)
 
 
 def tape(line, low, high, live=True):
-    """Trades from one number to another, every third with a new quote."""
+    """Publish trades from one number to another, every third with a new quote."""
     for n in range(low, high):
         if n % 3 == 0:
             line.quote(n, live)
@@ -226,7 +229,7 @@ def instants(prints):
 
 
 def until(true):
-    """Wait for what no outlet tells of."""
+    """Wait for a state that outlets do not report."""
     ends = time.monotonic() + WAIT
     while not true() and time.monotonic() < ends:
         threading.Event().wait(0.005)

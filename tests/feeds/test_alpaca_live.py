@@ -37,7 +37,7 @@ NO_QUOTES = "option prints of a gap, of which the vendor keeps no quotes"
 
 
 def counting(prints: pl.DataFrame) -> pl.DataFrame:
-    """The rows of some prints that count."""
+    """Return the prints that count."""
     mask = counted(prints)
     return prints if mask is None else prints.filter(mask)
 
@@ -68,7 +68,7 @@ def test_option_prints_are_delivered_with_their_quotes(server, start):
         ("SPY", "SPY", date(2026, 12, 18), "C", 5_000_000, 11_000, 3, "MCTP", "C"),
         ("SPX", "SPXW", date(2026, 12, 18), "P", 54_005_000, 20_000, 1, "AUTO", "N"),
     ]
-    # The second quote is of the trade's own nanosecond: not before it.
+    # The second quote has the trade's own nanosecond, so it is not before the trade.
     assert prints.select("bid", "ask", "bid_size", "ask_size").row(0) == (10_000, 11_000, 10, 20)
     assert prints.select(pl.col("ts", "quote_ts").cast(pl.Int64) - NS).rows() == [(3, 0), (123_456_789, None)]
     assert one.outlet.counts == {}
@@ -128,7 +128,7 @@ def test_option_prints_of_a_gap_without_quotes_are_counted(server, start):
 
 
 def test_a_gap_of_several_windows_has_no_duplicates(server, start):
-    # Rows on the bounds of windows, alike but for nothing.
+    # Equal rows at the bounds of windows.
     for second in (0, 10, 10, 20, 30, 30, 30):
         server.trade(SPY, NS + second * 10**9, 1.05, 1, live=False)
     one = begun(server, start(cursor=str(NS), window=10 * 10**9))
@@ -231,7 +231,7 @@ def test_malformed_messages_are_counted_and_skipped(server, start):
         "s": 2,
         "c": "I",
     }
-    # The rest of a frame counts though part of it is none.
+    # The valid messages of a frame count, even if others are malformed.
     server.say(msgpack.packb([7, {"T": "t", "S": 7}, {"S": SPY}, {"T": "?"}, {"T": "b", "S": SPY}, good]))
     server.trade(SPY, NS, -1.0)
     server.trade(SPY, NS, 1.0, 1.5)
@@ -266,7 +266,7 @@ def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start):
     server.trade("SPY270115C00500000", NS + MS, 1.05)
     server.trade(contracts[0], NS + MS, 1.05)
     one.outlet.until_prints(2)
-    # The next to expire have quotes.
+    # The first contracts to expire have quotes.
     assert one.stop().prints().sort("expiry")["bid"].to_list() == [10_000, None]
     assert isinstance(start("QQQ").ended(), UsageError)
 
@@ -326,7 +326,7 @@ def test_an_invalid_feed_text_is_refused_by_name(text, wrong):
 
 
 class Told:
-    """Lets a test wait until something was shown or committed."""
+    """Lets a test wait until prints are shown or committed."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -344,7 +344,7 @@ class Told:
 
 
 class Kept:
-    """A store that lives on while servers over it come and go."""
+    """A store that outlives its servers."""
 
     def __init__(self, path):
         self.store, self.now = open_store(path), time.time_ns()
@@ -367,7 +367,7 @@ class Kept:
 
 
 def tape(server, low, high):
-    """A part of a tape of two stocks, with a cancel and a correction now and then."""
+    """Publish a part of a tape of two stocks, with some cancels and corrections."""
     for n in range(low, high):
         symbol, ts = ("SPY", "QQQ")[n % 2], NS - 60 * 10**9 + n * 300 * MS
         if n % 5 == 0:
@@ -397,7 +397,7 @@ def test_the_store_is_complete_after_cuts_and_restarts(server, tmp_path):
         tape(server, low + 60, low + 80)
         server.release(reverse=True)
         live.stop()
-        # While no server runs.
+        # No server runs here.
         tape(server, low + 80, low + 100)
         tape(undisturbed, low, low + 100)
     last = disturbed.live(feed_of(server, "SPY,QQQ", "stocks"))

@@ -1,4 +1,4 @@
-"""What every live feed of a vendor does, by the vendor's own client against a stand-in over real sockets."""
+"""Every vendor's live feed, by the vendor's own client, against a stand-in over real sockets."""
 
 import contextlib
 import gc
@@ -202,7 +202,7 @@ def test_malformed_messages_are_counted_without_loss_of_trades(line, run):
     outlet, cursor = one.outlet, None
     outlet.until(lambda: outlet.counts.get(NOT_UNDERSTOOD) == len(line.garbage))
     if not line.pages:
-        # What is no record leaves no way to tell where the next one begins.
+        # After malformed bytes the start of the next record is unknown.
         assert isinstance(one.ended(), FeedError)
         cursor = str(NS)
         one = line.started(run(one.feed, cursor, outlet))
@@ -307,7 +307,7 @@ class Shown:
 
 @pytest.fixture
 def serve(tmp_path):
-    """Take a feed into a store, as the server does."""
+    """Return a function that ingests a feed into a store, as the server does."""
     with contextlib.ExitStack() as ends:
 
         def go(feed):

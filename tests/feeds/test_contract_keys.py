@@ -1,4 +1,4 @@
-"""How every live feed of a vendor treats its credentials."""
+"""Credentials of every vendor's live feed."""
 
 import logging
 import sys
@@ -22,7 +22,7 @@ def test_a_refused_key_is_an_error_without_the_key(line, run, monkeypatch, caplo
     assert type(error) is UsageError
     assert f"{', '.join(line.variables)}: refused by " in str(error)
     seen = repr(error) + repr(error.__cause__) + "".join(capfd.readouterr())
-    # The stand-in runs in this process too, and may well write what it received.
+    # The stand-in runs in this process too, and may log what it received.
     ours = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]
     assert "wrong-" not in seen + "".join(ours)
 
@@ -30,7 +30,7 @@ def test_a_refused_key_is_an_error_without_the_key(line, run, monkeypatch, caplo
 @every
 def test_logs_contain_no_keys(line, run, caplog, capfd):
     caplog.set_level(logging.DEBUG)
-    # The program's own logging, which another test may have set up, lets it tell of failures only.
+    # The program's own logging, if another test has set it up, reports only failures.
     caplog.set_level(logging.DEBUG, "urllib3.connectionpool")
     line.server.key_in_pages = True
     tape(line, 0, 150, live=False)

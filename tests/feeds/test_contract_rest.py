@@ -1,4 +1,4 @@
-"""How every live feed that fills its gaps by REST fetches its pages."""
+"""REST pages of every live feed that fills its gaps by REST."""
 
 import re
 import time
@@ -76,5 +76,5 @@ def test_a_window_with_many_rows_is_fetched_in_shorter_ones(line, run):
     one.outlet.until_prints(350)
     prints = one.stop().prints()
     assert instants(prints) == [NS + n * TENTH for n in range(350)]
-    # The width that fits is kept, so that few windows are fetched in vain.
+    # The width that fits is kept, so few windows are fetched twice.
     assert len(line.server.requests) < 150

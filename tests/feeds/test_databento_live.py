@@ -39,7 +39,7 @@ def feed_of(server, more="", symbols=SYMBOLS_ASKED, dataset="OPRA.PILLAR", **lim
 
 
 def file_of(tmp_path, schema, records, name="day.dbn", symbols=SYMBOLS, **more):
-    """The records as a file of the vendor's."""
+    """Write the records as a DBN file."""
     today = datetime.now(UTC).date()
     spans = {
         (number, today - timedelta(days=2), today + timedelta(days=2)): osi for number, osi in symbols.items()
@@ -51,7 +51,7 @@ def file_of(tmp_path, schema, records, name="day.dbn", symbols=SYMBOLS, **more):
 
 
 def day(count=400, seed=5):
-    """Prints of a minute, some of them twins in packets of one `ts_recv`."""
+    """Return prints of a minute, some of them equal within a packet of one `ts_recv`."""
     random, records, at = np.random.default_rng(seed), [], NS
     while len(records) < count:
         at += int(random.integers(1, 300_000_000))
@@ -223,7 +223,7 @@ def test_an_instrument_id_may_change_its_meaning(server, start):
 
 
 def joined_day():
-    """Trades, and quotes each of a time of its own."""
+    """Return trades, and quotes with distinct times."""
     random = np.random.default_rng(3)
     trades, quotes, at = [], [], NS
     for _ in range(600):

@@ -1,4 +1,4 @@
-"""Trades and quotes that arrive apart: the same answer in any order of arrival, over any restart, in bounded memory."""
+"""The live join gives one result in any order of arrival, over restarts, in bounded memory."""
 
 import random
 
@@ -22,13 +22,13 @@ def at(seconds):
 
 
 def quotes(*rows):
-    """Rows of instrument, seconds, seq, bid."""
+    """Return quotes from rows of instrument, seconds, seq, bid."""
     full = [(name, at(ts), seq, bid, bid and bid + 100, 1, 2) for name, ts, seq, bid in rows]
     return pl.DataFrame(full, schema=STANDING, orient="row")
 
 
 def trades(*rows):
-    """Rows of instrument, seconds, number."""
+    """Return trades from rows of instrument, seconds, number."""
     full = [(name, at(ts), number) for name, ts, number in rows]
     frame = pl.DataFrame(
         full, schema={"instrument": pl.String, "ts": pl.Int64, "number": pl.Int64}, orient="row"
@@ -37,7 +37,7 @@ def trades(*rows):
 
 
 def said(frame):
-    """Of prints given: number, bid and the quote's second."""
+    """Return the number, bid and quote second of prints."""
     ts = frame["quote_ts"].to_physical()
     return [
         (number, bid, None if quote is None else (quote - T0) / SECOND)
@@ -219,7 +219,7 @@ HORIZON = 4
 
 
 def arrivals(rng, rows):
-    """Rows (kind, instrument, second, number, bid) late by less than the horizon, some twice, in batches."""
+    """Return batches of rows (kind, instrument, second, number, bid), late by less than the horizon, some twice."""
     late = [
         (row[2] + rng.uniform(0, HORIZON * 0.99), row) for row in rows for _ in range(rng.choice((1, 1, 2)))
     ]
@@ -240,7 +240,7 @@ def feed(join, batch):
 
 
 def run(join, rng, batches, given_, kept, until=None):
-    """Feed batches; what is given and the place to go on from are kept together, as the caller of a feed does."""
+    """Feed batches, and store deliveries with their cursor, as the caller of a feed does."""
     cursor = None
     for index, batch in enumerate(batches):
         if index == until:
@@ -258,7 +258,7 @@ def run(join, rng, batches, given_, kept, until=None):
 
 
 def final_quotes(given_):
-    """Of each trade the copy with the latest `quote_ts`, of two with one the later given."""
+    """Return each trade's copy with the latest `quote_ts`; of equal ones, the later copy."""
     final = {}
     for frame in given_:
         for number, bid, second in said(frame) if len(frame) else ():

@@ -31,13 +31,13 @@ def session(market: Market, day: date = DAY) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def tape() -> pl.DataFrame:
-    """A session's options."""
+    """Return the options of a session."""
     return session(Market(stock_prints_per_day=0))
 
 
 @pytest.fixture(scope="module")
 def wide() -> pl.DataFrame:
-    """A session of five thousand underlyings."""
+    """Return a session of five thousand underlyings."""
     return session(Market(underlyings=5_000, prints_per_day=1_000_000, stock_prints_per_day=0))
 
 
@@ -56,7 +56,7 @@ def share(frame: pl.DataFrame, what: pl.Expr) -> float:
     return float(frame.select(what.mean()).item())
 
 
-# --- what every tape holds to
+# --- properties of every tape
 
 
 def test_a_tape_has_the_columns_and_rows_requested(any_tape: pl.DataFrame) -> None:
@@ -102,7 +102,7 @@ def test_symbols_roots_and_venues_are_real_names(any_tape: pl.DataFrame) -> None
     assert index["venue"].unique().to_list() == ["XCBO"]
 
 
-# --- what makes it look like a real one
+# --- realism
 
 
 def test_conditions_have_realistic_shares(any_tape: pl.DataFrame) -> None:

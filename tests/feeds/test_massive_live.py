@@ -60,7 +60,7 @@ def test_option_prints_are_delivered_with_their_quotes(server, start):
         ("SPY", "SPY", date(2026, 12, 18), "C", 5_000_000, 11_000, 3, "MCTP", "312"),
         ("SPX", "SPXW", date(2026, 12, 18), "P", 54_005_000, 20_000, 1, "AUTO", "312"),
     ]
-    # The second quote is of the trade's own millisecond: not before it.
+    # The second quote has the trade's own millisecond, so it is not before the trade.
     assert prints.select("bid", "ask", "bid_size", "ask_size").row(0) == (10_000, 11_000, 10, 20)
     assert prints.select(pl.col("ts", "quote_ts").cast(pl.Int64) - NS).rows() == [
         (3 * MS, 0),

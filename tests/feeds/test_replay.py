@@ -1,4 +1,4 @@
-"""A file played again: the tape's own clock, in order, gone on with after an end at any place."""
+"""A replay runs by the tape's clock, in file order, and resumes at any cursor."""
 
 import threading
 from datetime import date
@@ -15,7 +15,7 @@ from flowtape.simulation.tape import Market, write_tape
 
 
 class Outlet:
-    """Keeps what it is given; stops the feed once it has so many prints."""
+    """Collects deliveries, and stops the feed after a number of prints."""
 
     def __init__(self, most=None):
         self.stop, self.got, self.most = threading.Event(), [], most

@@ -26,7 +26,7 @@ def ns(instant: datetime) -> int:
 
 @pytest.fixture(scope="module")
 def small() -> pl.DataFrame:
-    """One session of SMALL, options and stocks."""
+    """Return one session of SMALL, options and stocks."""
     opens = datetime(2026, 6, 3, 13, 30, tzinfo=UTC)
     return pl.concat(SMALL.prints(opens, opens + timedelta(hours=6, minutes=30)))
 
@@ -163,7 +163,7 @@ SPAN = 8 * 3600 * 10**9
 
 @pytest.fixture(scope="module")
 def always() -> pl.DataFrame:
-    """The always-open market from START on: eight hours, of two New York dates."""
+    """Return eight hours of the always-open market from START on, over two New York dates."""
     return pl.concat(ALWAYS.prints(START, START + timedelta(hours=8)))
 
 

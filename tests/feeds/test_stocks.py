@@ -44,13 +44,13 @@ def share(frame: pl.DataFrame, what: pl.Expr) -> float:
 
 @pytest.fixture(scope="module")
 def both() -> pl.DataFrame:
-    """A default session: options and stocks."""
+    """Return a default session of options and stocks."""
     return session(Market())
 
 
 @pytest.fixture(scope="module")
 def stocks(both: pl.DataFrame) -> pl.DataFrame:
-    """The stocks' prints, sizes in shares."""
+    """Return the stocks' prints, sizes in shares."""
     return stocks_of(both).with_columns(pl.col(SIZES) // SIZE_SCALE["stock"])
 
 
@@ -64,7 +64,7 @@ def small() -> pl.DataFrame:
     return session(SMALL)
 
 
-# --- what every tape holds to
+# --- properties of every tape
 
 
 def test_each_asset_has_its_own_number_of_rows(both: pl.DataFrame) -> None:
@@ -105,7 +105,7 @@ def test_every_row_is_a_valid_print(stocks: pl.DataFrame) -> None:
     assert stocks["venue"].n_unique() == len(STOCK_VENUES)
 
 
-# --- what makes it look like a real one
+# --- realism
 
 
 def test_prices_relative_to_the_quote_are_realistic(quoted: pl.DataFrame) -> None:

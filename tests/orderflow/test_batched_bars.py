@@ -1,4 +1,4 @@
-"""Bars of prints that are added batch by batch."""
+"""Minute bars of prints that are added in batches."""
 
 import pytest
 from polars.testing import assert_frame_equal

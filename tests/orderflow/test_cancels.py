@@ -1,4 +1,4 @@
-"""Which print a cancel removes, by hand."""
+"""Cancels and the prints they remove, in small examples."""
 
 from datetime import date
 
@@ -16,7 +16,7 @@ def cancel(**changes: object) -> dict[str, object]:
 
 
 def removed(*rows: dict[str, object]) -> list[int | None]:
-    """By row, when it was removed, in ns after `T0`."""
+    """Return when each row was removed, in ns after `T0`."""
     at = resolve(frame([one | {"seq": one["seq"] or place} for place, one in enumerate(rows, 1)]))[
         "removed_at"
     ]

@@ -1,4 +1,4 @@
-"""The aggressor of a few prints, by hand."""
+"""Trade classification of a few prints."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Minute bars against the plainest sum there is, and the ways to make them against each other."""
+"""Minute bars equal plain sums, and all ways to make them agree."""
 
 import warnings
 from collections import defaultdict
@@ -24,7 +24,7 @@ BY = ("asset", "symbol", "right")
 
 
 def prints_of(rows: int, seed: int, most: int, largest: int) -> pl.DataFrame:
-    """Prints of options and stocks at few instants, many of them alike."""
+    """Return prints of options and stocks at few instants, many of them equal."""
     made = np.random.default_rng(seed)
     stock = made.random(rows) < 0.5
     ts = START + made.integers(0, 5, rows) * 20_000_000_000 + made.integers(0, 3, rows)
@@ -48,7 +48,7 @@ def prints_of(rows: int, seed: int, most: int, largest: int) -> pl.DataFrame:
 
 
 def summed(prints: pl.DataFrame) -> dict[tuple[object, ...], dict[str, int | None]]:
-    """Bars by a Python loop over the prints."""
+    """Return bars from a Python loop over the prints."""
     groups = defaultdict(list)
     rows = prints.with_columns(pl.col("ts").to_physical(), pl.col("venue").cast(pl.String)).iter_rows(
         named=True
@@ -108,7 +108,7 @@ def test_bars_of_many_prints_equal_plain_sums() -> None:
 
 
 def tape(path: Path, *, rising: bool = True, in_time: bool = True) -> Path:
-    """A tape of 400 prints of options and stocks, of which some are cancelled much later."""
+    """Write a tape of 400 prints of options and stocks, some of them cancelled much later."""
     made = np.random.default_rng(7)
     lines = ["ts,asset,symbol,root,expiry,right,strike,price,size,bid,ask,condition,venue,seq"]
     opened: list[str] = []

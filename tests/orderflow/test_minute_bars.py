@@ -1,4 +1,4 @@
-"""Minute bars of a few prints, by hand."""
+"""Minute bars of a few prints."""
 
 import polars as pl
 import pytest

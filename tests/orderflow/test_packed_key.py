@@ -1,4 +1,4 @@
-"""Several columns as one number, and back."""
+"""Key columns packed into one integer, and restored."""
 
 from datetime import date
 

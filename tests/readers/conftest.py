@@ -1,4 +1,4 @@
-"""What the reader tests share: files written as the vendors write them."""
+"""Fixtures of the reader tests: files in the vendors' formats."""
 
 import gzip
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a text file of lines (or bytes as they are), compressed as its name says."""
+    """Return a function that writes a file of lines or bytes, compressed by its suffix."""
 
     def _write(name: str, content: Sequence[str] | bytes) -> Path:
         data = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()

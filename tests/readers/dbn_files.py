@@ -1,4 +1,4 @@
-"""DBN files made with the official package, and read with it record by record in plain Python."""
+"""DBN files written and read with the official package, record by record in plain Python."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def definition(
 
 
 def metadata(schema: str | None, symbols: Any = SYMBOLS, version: int = 3, **more) -> bytes:
-    """`symbols`: OSI by id, or by (id, first day, day after the last)."""
+    """Return metadata. `symbols` maps an id, or (id, first day, day after the last), to an OSI symbol."""
     spans = [key if isinstance(key, tuple) else (key, DAY, date(2025, 2, 21)) for key in symbols]
     mappings = [
         SimpleNamespace(

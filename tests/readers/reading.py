@@ -1,4 +1,4 @@
-"""A whole tape at once, and what it left out."""
+"""Read a whole tape, and list its bad rows."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ LATER = ("quote_seq", "quote_class", "copy", "corrects", "price_flags")
 
 
 def read_all(*paths: Path, kind: str | None = None, **options: object) -> tuple[Tape, pl.DataFrame]:
-    """The only tape of some files, and all its prints."""
+    """Return the only tape of some files, and all its prints."""
     [tape] = open_tapes(paths, kind, Options(**options))
     frames = [batch.prints for batch in tape.batches]
     return tape, pl.concat(frames)
 
 
 def faults(tape: Tape) -> list[tuple[int, str]]:
-    """The rejected rows and why, by row."""
+    """Return the rejected rows with their reasons, by row."""
     return sorted((reject.row, reject.reason) for reject in tape.rejects.first)

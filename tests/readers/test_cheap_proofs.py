@@ -1,4 +1,4 @@
-"""What is proved of a whole column gives the same prints as looking at every row."""
+"""Checks of whole columns give the same prints as checks of every row."""
 
 from collections import Counter
 from pathlib import Path
@@ -70,7 +70,7 @@ def lines(asset: str, made: list[tuple[str, ...]]) -> list[str]:
 def test_a_row_does_not_depend_on_its_neighbours(
     tmp_path_factory: pytest.TempPathFactory, made: list[tuple[str, ...]], asset: str
 ) -> None:
-    """A row whose numbers are words makes the reader look at every row."""
+    """A row with words in place of numbers makes the reader check every row."""
     path = tmp_path_factory.mktemp("csv") / "x.csv"
 
     def read(last: str) -> tuple[list[tuple[int, str]], pl.DataFrame]:

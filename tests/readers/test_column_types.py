@@ -1,4 +1,4 @@
-"""Every type a column of a table may come in: its value, "unknown", or an error that names column and type."""
+"""Each type of a table's column gives values, unknown values, or an error with column and type."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal

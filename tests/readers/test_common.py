@@ -58,7 +58,7 @@ def test_a_truncated_compressed_file_is_an_error(write, suffix, kept):
 
 
 def test_a_zstd_file_cut_between_blocks_is_an_error(tmp_path):
-    """zstandard's own reader takes a frame without its end for a whole one."""
+    """The stream reader of `zstandard` accepts an incomplete frame."""
     path = tmp_path / "x.csv.zst"
     compressor = zstandard.ZstdCompressor(write_content_size=False).compressobj()
     path.write_bytes(compressor.compress(TEXT) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
@@ -199,7 +199,7 @@ def text_frame(name, values):
 
 
 def field_cases():
-    """A field, values it takes with what they become, and values it rejects."""
+    """Yield a field, its valid values with their results, and its invalid values."""
     june = date(2024, 6, 21)
     yield (
         common.price,

@@ -1,4 +1,4 @@
-"""DBN files, against the official decoder read record by record in plain Python."""
+"""DBN files are read as the official decoder reads them, record by record."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_sample_mbp_join_uses_consolidated_records_only(shared: Path) -> None:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200,000 tcbbo records of three contracts; many share a packet, some all that could tell them apart."""
+    """Write 200,000 tcbbo records of three contracts. Many share a packet; some are equal in all fields."""
     random, records, ts, recv = Random(7), [], OPEN, OPEN + 200_000
     for _ in range(200_000):
         if random.random() < 0.5:
@@ -155,7 +155,7 @@ def test_batch_size_does_not_change_prints(many: Path, batch_rows: int) -> None:
 
 
 def stream_of_trades_and_quotes(seed: int) -> tuple[list[Any], list[Any]]:
-    """Trades and cmbp-1 records as they arrive: event times up to a second late, many of them equal."""
+    """Return trades and cmbp-1 records in order of arrival: event times up to a second late, many equal."""
     random, arriving = Random(seed), []
     for _ in range(30_000):
         contract, ts = random.choice((7, 8, 9)), OPEN + random.randrange(3000) * SECOND // 100
@@ -214,7 +214,7 @@ def test_quotes_of_several_files_are_joined(tmp_path: Path) -> None:
 
 def test_a_sampled_quote_has_its_second_s_end_as_time(tmp_path: Path) -> None:
     trades = [trade(ts=OPEN + SECOND + step) for step in (-1, 0, 1)]
-    # The last sale lies before every trade; the quote is of the second's end all the same.
+    # The last trade precedes all trades here, but the quote has the time of the second's end.
     quotes = [cbbo(1 * 10**9, 2 * 10**9, OPEN), cbbo(3 * 10**9, 4 * 10**9, OPEN + SECOND, last=OPEN - SECOND)]
     prints = read(write(tmp_path / "t.dbn", "trades", trades), write(tmp_path / "q.dbn", "cbbo-1s", quotes))[
         1
@@ -274,7 +274,7 @@ def test_an_instrument_id_means_another_contract_on_another_date(tmp_path: Path)
     first = write(tmp_path / "t.dbn", "trades", [trade(ts=ts) for ts in times], symbols=symbols)
     tape, prints = read(first, write(tmp_path / "q.dbn", "cmbp-1", quotes))
     assert prints["root"].to_list() == ["AAPL", "AAPL", "MSFT", "MSFT"]
-    # AAPL's quote is none of MSFT's, though both are instrument 7; one quote came on a day without a mapping.
+    # AAPL and MSFT are instrument 7 on different days. One quote is of a day without a mapping.
     assert prints["bid"].to_list() == [None, 30_000, None, None]
     assert [reject.row for reject in tape.rejects.first] == [5]
     assert tape.notes[databento.QUOTES_UNPLACED] == 1
@@ -288,7 +288,7 @@ def test_definitions_of_every_dbn_version_are_read(tmp_path: Path, version: int)
     midnight = datetime(2025, 2, 21, tzinfo=UTC)
     records = [
         definition(LAYOUTS[version], 7, "AAPL  250221C00250000", midnight),
-        # The date, right and strike of the symbol win over the record's own.
+        # Expiry, right and strike of the symbol have priority over the record's own.
         definition(LAYOUTS[version], 8, "AAPL  250321P00240000", midnight),
         definition(LAYOUTS[version], 9, "not an OSI", midnight, strike=123, right="P"),
     ]

@@ -1,4 +1,4 @@
-"""DBN files with bad records, cut short, or of no use: each is reported, none is read as what it is not."""
+"""Bad records and unusable DBN files are reported, and never misread."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path: Path, suffix: str) -> None:
     pack = {"dbn": bytes, "dbn.zst": zstandard.ZstdCompressor().compress, "dbn.gz": gzip.compress}[suffix]
     packed, path = pack(whole), tmp_path / f"x.{suffix}"
     for cut in range(0, len(packed), 7):
-        # A raw file cut between two records is a shorter file: nothing in it can tell.
+        # A raw file cut between two records is a valid shorter file.
         if suffix != "dbn" or cut <= len(start) or (cut - len(start)) % len(record):
             damaged(path, packed[:cut])
     path.write_bytes(packed)

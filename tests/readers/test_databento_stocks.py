@@ -1,4 +1,4 @@
-"""DBN files of US equities: the same prints from every schema, each with the right venue's quote."""
+"""DBN files of US equities give the same prints from every schema, with the right venue's quote."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def write(path: Path, schema: str | None, records: Sequence[Any], dataset: str =
 
 
 def sale(n: int, **more) -> dict[str, Any]:
-    """What the n-th trade is, in whatever schema it comes."""
+    """Return the fields of the n-th trade, which are the same in every schema."""
     return {"contract": 7 + n % 2, "ts": OPEN + n // 3, "price": (150 + n) * USD, "size": n + 1, **more}
 
 
 def bookings(count: int) -> list[Any]:
-    """A venue's `mbp-1`: before each trade, and in its T record, the bid is 100 USD and a cent for each before."""
+    """Return a venue's `mbp-1`: at trade n, and in its T record, the bid is 100 USD plus n cents."""
     records = []
     for n in range(count):
         about = sale(n, venue=2, seq=n)
@@ -100,7 +100,7 @@ def test_the_trades_of_an_mbp_file_are_those_of_tbbo(tmp_path: Path) -> None:
     assert prints.equals(expected)
     assert prints["bid"].to_list() == [1_000_000 + 100 * n for n in range(40)]
     assert (tape.rejects.count, tape.notes) == (0, {databento.VENUE_QUOTES: 40})
-    # What is wrong with a trade is told by its number among all the file's records.
+    # A bad trade is reported by its number among all the file's records.
     bad = [*records[:3], book(USD, USD, OPEN, price=UNDEF, size=1, action=T)]
     tape, _ = read(write(tmp_path / "b.dbn", "mbp-1", bad))
     assert [(reject.row, reject.reason.split(" (")[0]) for reject in tape.rejects.first] == [
@@ -180,7 +180,7 @@ EVENTS = st.lists(
 @settings(deadline=None, max_examples=25)
 @given(EVENTS, st.integers(1, 20))
 def test_a_print_gets_the_last_quote_of_its_venue(events: Any, batch_rows: int) -> None:
-    """DBEQ.BASIC mixes venues and has no quote of them all: against a search in plain Python."""
+    """DBEQ.BASIC mixes venues without a common quote. The result equals a search in plain Python."""
     events = sorted(events, key=lambda event: event[3])
     sales = [event[1:4] for event in events if event[0]] or [(7, 39, 5)]
     changes = [event[1:] for event in events if not event[0]] or [(7, 39, 0, 1)]
@@ -223,7 +223,7 @@ def test_the_best_quote_of_all_venues_has_priority(tmp_path: Path) -> None:
     assert tape.notes == {databento.VENUE_QUOTES: 2}
     record = book(6 * USD, 7 * USD, action=T, price=USD, size=1, venue=81)
     own = write(tmp_path / "o.dbn", "tbbo", [record], "XNAS.BASIC")
-    # A venue's own book has nothing to add to its trades' own quotes; the best of all has.
+    # The best quote of all venues replaces a trade's own quote; a venue's book does not.
     assert quotes_of(read(own, files[2])[1]) == [(60_000, 70_000, None)]
     assert quotes_of(read(own, files[1])[1]) == [(None, None, None)]
 
@@ -322,7 +322,7 @@ def test_stock_venue_names_equal_the_official_package() -> None:
     for dataset, venues in publishers.VENUES.items():
         for number, name in venues.items():
             assert f"{dataset}.{name} ({number})" in str(trade(venue=number))
-    # One that is missing would go by its number, and by its name once it is added: two prints of one.
+    # A missing venue would be named by its number, and by its name once added: two prints of one.
     named = [str(trade(venue=number)) for number in range(300)]
     for dataset, venues in publishers.VENUES.items():
         assert sum(f"{dataset}." in text for text in named) == len(venues), dataset

@@ -1,4 +1,4 @@
-"""CSV as programs write it: quotes, separators, words for nothing, headers, times."""
+"""Variants of CSV: quotes, separators, words for missing values, headers, times."""
 
 from datetime import UTC, datetime
 

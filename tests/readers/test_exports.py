@@ -1,4 +1,4 @@
-"""Databento's own exports give the prints of the DBN file they were made of."""
+"""Databento's own exports give the prints of their DBN file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAYS = [(pretty_px, pretty_ts) for pretty_px in (True, False) for pretty_ts in (
 
 
 def exported(path: Path, suffix: str, **how: Any) -> Path:
-    """An export of a DBN file beside it, made by the vendor's package."""
+    """Write an export of a DBN file beside it, with the vendor's package."""
     out = path.with_name(f"{path.name}-{len(list(path.parent.iterdir()))}{suffix}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -48,7 +48,7 @@ def prints_of(*paths: Path) -> pl.DataFrame:
 
 
 def options_of(folder: Path) -> dict[str, Path]:
-    """Files of one market, with undefined quotes, equal times, prices of nine places and a quote crossed."""
+    """Write files of one market, with undefined and crossed quotes, equal times and prices of nine places."""
     trades = [
         trade(
             ts=OPEN + n,

@@ -1,4 +1,4 @@
-"""Instants that no print can have: before the exchanges' calendar, or ahead of the clock."""
+"""Instants out of range, before the exchanges' calendar or ahead of the clock, are bad rows."""
 
 import time
 from datetime import UTC, date, datetime, timedelta

@@ -77,7 +77,7 @@ def test_tickers_without_padding_are_read(write):
     ],
 )
 def test_the_strictest_of_several_conditions_applies(write, conditions, name):
-    """The condition of most consequence stands for the trade; before 2019-11-04 there are none."""
+    """The condition with the strictest effect applies; files before 2019-11-04 have none."""
     tape, prints = read_all(write("x.csv", [TRADES, trade(conditions=conditions)]))
     assert prints["condition"].to_list() == [name]
     assert bool(tape.notes) == (conditions == "9999")

@@ -56,7 +56,7 @@ def test_stock_trades_without_quotes_are_read(write):
 
 
 def test_case_is_part_of_a_ticker(write):
-    """`TPC` is a company, `TpC` a preferred share of `T`: in upper case they would be one."""
+    """`TPC` is a company and `TpC` a preferred share of `T`, so case must be kept."""
     tickers = ["TPC", "TpC", "Xr", "Xrw", "X.Aw", "X.WS", "ZVZZT"]
     lines = [trade(ticker, seq=n) for n, ticker in enumerate(sorted(tickers))]
     _, prints = read_all(write("x.csv", [TRADES, *lines]))
@@ -68,7 +68,7 @@ def test_case_is_part_of_a_ticker(write):
 
 
 def test_stock_conditions_have_their_own_vocabulary(write):
-    """201 to 248 are OPRA's numbers at Massive; a stock's mean something else whatever they are."""
+    """Massive's numbers 201 to 248 are OPRA's. A stock's numbers have other meanings."""
     texts = ["", '"12,37"', "201", "41", "14", "16", '"15,8"']
     tape, prints = read_all(
         write("x.csv", [TRADES, *(trade(conditions=text, seq=n) for n, text in enumerate(texts))])
@@ -122,14 +122,14 @@ def test_quotes_are_joined_by_sip_time(events, by_ticker, batch_rows):
     events = sorted(events, key=key)
     sales = [event[1:3] for event in events if event[0]] or [("A", 9)]
     changes = [event[1:] for event in events if not event[0]] or [("A", 3, 50)]
-    # The order of files is told by their first rows: those of one ticker after the other look grouped.
+    # The reader finds a file's order from its first rows. Rows of one ticker after another look grouped.
     heads = [[row[0] for row in rows[:batch_rows]] for rows in (sales, changes)]
     grouped = [rows == sorted(rows, key=lambda row: row[:2]) for rows in (sales, changes)]
     assume(by_ticker or any(head != sorted(head) for head in heads) or all(grouped))
     expected = []
     for ticker, ts in sales:
         before = [change for change in changes if change[0] == ticker and change[1] < ts]
-        # Of one instant the last in the file, whose sequence is the highest.
+        # Of quotes of one instant the last in the file counts; its sequence is the highest.
         best = max(enumerate(before), key=lambda entry: (entry[1][1], entry[0]), default=(0, None))[1]
         expected.append((best[2] * 10_000, best[1]) if best else (None, None))
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Names that are no names, files that are no tapes, and counts that add up."""
+"""Invalid names and files that are not tapes are refused, and counts add up."""
 
 import gzip
 import resource

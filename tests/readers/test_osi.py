@@ -1,4 +1,4 @@
-"""Contracts that stand in a symbol: read as the contract they are, and never stored as a stock."""
+"""OSI symbols in a column of symbols are read as contracts, and never as stocks."""
 
 from datetime import UTC, date, datetime
 

@@ -1,4 +1,4 @@
-"""The one rounding of prices, and the sides it must not change, through every reader."""
+"""Every reader rounds prices alike, and rounding never gives a wrong side."""
 
 from collections import Counter
 from decimal import ROUND_HALF_EVEN, Decimal

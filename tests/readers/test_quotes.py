@@ -29,7 +29,7 @@ def quotes_frame(rows: list[tuple[str, int, int]]) -> pl.DataFrame:
 
 
 def oracle(trades, quotes) -> list[tuple]:
-    """The last quote strictly before each trade, by looking at every quote for every trade."""
+    """Return the last quote strictly before each trade, from a search over all quotes."""
     answers = []
     for ticker, ts in trades:
         best = None
@@ -53,7 +53,7 @@ def parts(frame: pl.DataFrame, size: int):
 
 
 def streamed(trades, quotes, rows=(3, 2), **order) -> list[tuple]:
-    """The answers of a `QuoteJoin` fed both in parts of so many rows."""
+    """Return the result of a `QuoteJoin` of trades and quotes in parts of `rows` rows."""
     join = QuoteJoin(parts(quotes_frame(quotes), rows[1]), ["ticker"], **order)
     found = [answer for part in parts(trades_frame(trades), rows[0]) for answer in answers(join.attach(part))]
     join.finish()

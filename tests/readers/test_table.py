@@ -27,7 +27,7 @@ MONEY = ("strike", "price", "bid", "ask", "underlying")
 
 
 def usd(count=COUNT):
-    """A table with the columns of a print, prices in USD; and what must be read from it."""
+    """Return a table with the columns of a print, prices in USD, and its expected prints."""
     n = pl.int_range(count)
     units = pl.DataFrame({"n": range(count)}).select(
         (NS + n * 1_000_001).cast(pl.Datetime("ns", "UTC")).alias("ts"),
@@ -291,7 +291,7 @@ def test_a_stock_needs_no_contract_columns(write, names, cells, kind):
 
 @pytest.mark.parametrize("rows", [1, 100])
 def test_only_option_roots_become_underlyings(write, rows):
-    """`SPXW` is a root of SPX, and `AAPL1` one of AAPL; a stock of that name would be itself."""
+    """`SPXW` is a root of SPX and `AAPL1` one of AAPL. A stock of that name keeps its symbol."""
     lines = ["ts,asset,root,expiry,right,strike,price,size"]
     for n, root in enumerate(("SPXW", "AAPL1", "SPXW")):
         lines += [f"{NS + n},stock,{root},,,,1,1", f"{NS + n},option,{root},2024-06-21,P,5,1,1"]

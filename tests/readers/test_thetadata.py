@@ -196,7 +196,7 @@ def test_stock_files_are_read(write):
     tape, prints = read_all(path)
     assert dict(prints.schema) == SCHEMA
     assert (tape.source, tape.rejects.count, dict(tape.notes)) == ("thetadata", 0, {})
-    # A stock's ticker is no OPRA root: nothing is mapped.
+    # A stock's ticker is not an OPRA root, so it is not mapped.
     assert prints.drop("ts", "quote_ts", "underlying", *LATER).rows() == [
         ("stock", "BRK.B", "BRK.B", None, None, None, 10_500, 20_000, 10_000, 11_000, 100_000, 200_000,
          "STK_REGULAR", "6", 5),

@@ -25,7 +25,7 @@ def test_a_share_has_one_symbol_in_every_convention(suffixes):
     wanted = "XYZ" + cms.replace(" ", ".")
     assert {symbol_of(f"XYZ{suffix}") for suffix in suffixes} == {wanted}
     assert symbol_of("XYZ" + suffixes[0].replace(".", "/")) == wanted
-    # A symbol is the same read again, and one the service can be asked for.
+    # A symbol is read as itself, and is valid in queries.
     assert symbol_of(wanted) == wanted
 
 

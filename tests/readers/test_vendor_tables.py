@@ -1,4 +1,4 @@
-"""Vendors' tables that are not their flat files: a frame of Alpaca's package, Massive's files as Parquet."""
+"""Vendors' other tables: frames of Alpaca's package, Massive's files as Parquet."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""The readings by hand-made figures, and beside slow and plain references."""
+"""Signals equal known figures and plain reference implementations."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ def states(found):
 
 
 def plain_t(increments):
-    """The t-statistic of a mean, in hundredths, by the statistics module."""
+    """Return the t-statistic of a mean, in hundredths, from the statistics module."""
     if len(increments) < LEAST:
         return 0
     mean, spread = statistics.fmean(increments), statistics.stdev(increments)
@@ -126,7 +126,7 @@ def test_the_false_alarm_rate_of_divergence_is_student_s():
         over += [(abs(t[ready]) >= 200).sum() for t in (found.flow_t, found.price_t)]
         seen += ready.sum()
     promised = 2 * stats.t.sf(2, 29)
-    # Neighbours share most of their look-back: 400 tapes of 361 minutes are about 400 × 12 that do not.
+    # Adjacent look-backs overlap: 400 tapes of 361 minutes have about 400 × 12 independent ones.
     assert over / seen == pytest.approx([promised] * 2, abs=0.012)
     assert alarms[1] / seen == pytest.approx(promised**2 / 2, abs=0.0012)
     assert alarms[2:].sum() / seen == pytest.approx(promised**2 / 2, abs=0.0012)
@@ -205,7 +205,7 @@ def test_parts_add_up_to_the_day(flows):
 
 
 def plain_drift(net, squares, history):
-    """Of one symbol; each earlier session's volume all in one minute, but for the last one's."""
+    """Return the drift of one symbol. Each earlier session but the last has its volume in one minute."""
     past = np.array(history, np.int64)[:, None]
     return drift(ints(net), ints(squares), past, 4 * past**2)
 
@@ -253,7 +253,7 @@ def test_the_false_alarm_rate_of_drift_is_normal(sessions):
 
 
 def plain_prominence(line, at):
-    """How far one must come down from a high, on either side, before higher ground or the end."""
+    """Return the prominence of a high: the least descent to higher ground or the end, on either side."""
     bases = []
     for side in (line[at::-1], line[at:]):
         higher = next((place for place, value in enumerate(side) if value > line[at]), len(side))
