@@ -153,6 +153,14 @@ def test_no_page_is_of_one_machine():
         assert not re.search(r"/(work|root|home|Users)/", text_of(page)), page.name
 
 
+def test_pages_use_the_words_of_the_field():
+    others = re.compile(
+        r"standing quote|\bboards?\b|\bplanted\b|\btidy\b|side door|made good|as it was then", re.I
+    )
+    pages = [page for page in PAGES if page.name not in {"CHANGELOG.md", "RESULTS.md", "cli.md"}]
+    assert [(page.name, found) for page in pages for found in others.findall(text_of(page))] == []
+
+
 def rows(page, title=""):
     """The names in code that begin the rows of a page's tables, from a heading on."""
     text = text_of(page)
