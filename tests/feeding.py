@@ -1,4 +1,4 @@
-"""A feed run by a test: on a thread, with an outlet that keeps what it is given."""
+"""Run a feed on a thread, with an outlet that collects deliveries."""
 
 import threading
 
@@ -11,8 +11,7 @@ WAIT = 10.0
 
 
 class Outlet:
-    """Keeps what it is given and lets the test wait for it. While `open` is not set it takes nothing, as a full queue
-    does."""
+    """Collects deliveries and lets the test wait for them. While `open` is not set it blocks, like a full queue."""
 
     def __init__(self):
         self.stop, self.got, self.counts, self.signs = threading.Event(), [], {}, 0
@@ -53,7 +52,7 @@ class Outlet:
 
 
 def kept(frames):
-    """What a store keeps of deliveries: the later quote of each row."""
+    """Return the rows that a store would keep: each with its later quote."""
     frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
     rows = frame.sort("quote_ts", nulls_last=False, maintain_order=True)
     rows = rows.unique(IDENTITY, keep="last", maintain_order=True)
@@ -61,7 +60,7 @@ def kept(frames):
 
 
 class Running:
-    """A feed on a thread, with what ended it."""
+    """A feed on a thread, and the error that ended it."""
 
     def __init__(self, feed, cursor=None, outlet=None):
         self.feed, self.outlet, self.error = feed, outlet or Outlet(), None
@@ -76,11 +75,11 @@ class Running:
 
     @property
     def cursor(self):
-        """Where another run goes on."""
+        """Return the cursor for another run."""
         return self.outlet.got[-1].cursor
 
     def ended(self):
-        """What the run ended with, None where it was told to end."""
+        """Return the error that ended the run, None if it was stopped."""
         self.thread.join(WAIT)
         assert not self.thread.is_alive()
         return self.error
@@ -92,6 +91,6 @@ class Running:
 
 
 def begun(server, one):
-    """Wait until a feed is past its subscriptions."""
+    """Wait until a feed has subscribed."""
     assert server.started.acquire(timeout=WAIT), one.ended()
     return one

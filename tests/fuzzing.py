@@ -1,7 +1,7 @@
-"""Tapes and frames that nobody would write, and what must hold of whatever is read of them.
+"""Random tapes and frames, and the properties of every read of them.
 
-Nothing but a `FlowtapeError` may be raised. Every row is a print, or is counted with its reason, or both: kept and left
-out add up to the rows there are. No number depends on the order of rows, the size of batches or the form of the file.
+Only a `FlowtapeError` may be raised. Every row is a print, or is counted with its reason, or both. Kept and omitted
+rows add up to all rows. No result depends on the order of rows, the batch size or the file format.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ _VARIED = {
 
 @dataclass
 class Reading:
-    """What a file comes to: the prints, and what was left out; or the kind of error."""
+    """The result of a read: the prints and the omitted rows, or the class of the error."""
 
     prints: pl.DataFrame | None = None
     reasons: Counter[str] = field(default_factory=Counter)
@@ -133,7 +133,7 @@ class Reading:
 
 
 def read(path: Path, rows: int | None, batch_rows: int, kind: str | None = None) -> Reading:
-    """Read a file and check what must hold of it; `rows` is how many rows it has (None: not known)."""
+    """Read a file and check its properties; `rows` is its number of rows (None: unknown)."""
     options = Options(batch_rows=batch_rows)
     try:
         [tape] = open_tapes([path], kind, options)
@@ -160,7 +160,7 @@ def _check_counts(tape: Tape, given: int, kept: int, rows: int | None) -> None:
 
 
 def _check_strict(path: Path, tape: Tape, options: Options, kind: str | None) -> None:
-    """A strict read ends at the first of the rows that are left out, and only if there is one."""
+    """Check that a strict read fails at the first bad row, and only if there is one."""
     strict = Options(batch_rows=options.batch_rows, strict=True)
     try:
         for batch in open_tapes([path], kind, strict)[0].batches:
@@ -172,7 +172,7 @@ def _check_strict(path: Path, tape: Tape, options: Options, kind: str | None) ->
 
 
 def check_prints(prints: pl.DataFrame) -> None:
-    """What holds of all prints."""
+    """Check the properties of all prints."""
     assert dict(prints.schema) == SCHEMA
     low, high = EARLIEST, latest_instant() + 10**9
     option = pl.col("asset") == "option"
@@ -189,8 +189,7 @@ def check_prints(prints: pl.DataFrame) -> None:
 
 
 def same(one: Reading, other: Reading) -> None:
-    """The same rows in another order, in batches of another size,
-    or in another form of file make the same numbers."""
+    """Check that two reads give the same results, whatever the order of rows, batch size or file format."""
     assert one.error == other.error
     if one.prints is None or other.prints is None:
         return
@@ -210,14 +209,14 @@ def _plain(prints: pl.DataFrame) -> pl.DataFrame:
 
 
 def bars(prints: pl.DataFrame) -> pl.DataFrame:
-    """The minute bars of prints, in one order."""
+    """Return the minute bars of prints, sorted."""
     made = _plain(flowtape.minutes(flowtape.sign(prints)))
     return made.sort(made.columns, nulls_last=True)
 
 
 @st.composite
 def rows_of(draw: st.DrawFn, form: dict[str, str]) -> list[dict[str, str]]:
-    """Up to nine rows of a format, some of whose cells hold anything."""
+    """Return up to nine rows of a format, some with random cells."""
     many = draw(st.integers(1, 9))
     varied = [name for name in form if name in _VARIED]
     rows = [form | {name: draw(st.sampled_from(_VARIED[name])) for name in varied[:6]} for _ in range(many)]
@@ -228,7 +227,7 @@ def rows_of(draw: st.DrawFn, form: dict[str, str]) -> list[dict[str, str]]:
 
 
 def as_csv(rows: list[dict[str, str]], sign: str, *, quoted: bool) -> bytes:
-    """Rows as a CSV file."""
+    """Return rows as a CSV file."""
     out = io.StringIO()
     writer = csv.writer(
         out, delimiter=sign, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL, lineterminator="\n"
@@ -239,7 +238,7 @@ def as_csv(rows: list[dict[str, str]], sign: str, *, quoted: bool) -> bytes:
 
 @st.composite
 def typed_tables(draw: st.DrawFn) -> pa.Table:
-    """A table of prints, a few of whose columns are missing, of another type, or hold anything."""
+    """Return a table of prints with some columns missing, of another type, or random."""
     many = draw(st.integers(1, 6))
     names = [name for name in TABLE if draw(st.integers(0, 15))]
     columns: dict[str, pa.Array] = {name: _good(name, many, draw) for name in names}
@@ -282,7 +281,7 @@ _OF_TYPE = (
 
 @cache
 def _values(kind: pa.DataType) -> st.SearchStrategy[object]:
-    """Values of a type, or none."""
+    """Return a strategy of values of a type, or null."""
     if pa.types.is_dictionary(kind):
         return _values(kind.value_type)
     if pa.types.is_list(kind):
@@ -301,13 +300,13 @@ def _values(kind: pa.DataType) -> st.SearchStrategy[object]:
             else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         )
     elif kind.unit == "s":
-        # Polars turns seconds into milliseconds before anything can look at them.
+        # Polars converts seconds to milliseconds before the reader sees them.
         low, high = -(2**53), 2**53
     return st.none() | st.sampled_from([number for number in INTEGERS if low <= number <= high])
 
 
 def write_table(table: pa.Table, path: Path, form: str) -> None:
-    """A table as a file."""
+    """Write a table to a file."""
     if form == "parquet":
         pq.write_table(table, path)
         return
@@ -316,7 +315,7 @@ def write_table(table: pa.Table, path: Path, form: str) -> None:
 
 
 def use_frame(frame: pl.DataFrame) -> pl.DataFrame | type[FlowtapeError]:
-    """The bars of a frame given to the library, or the kind of error."""
+    """Return the library's bars of a frame, or the class of the error."""
     try:
         signed = flowtape.sign(frame)
         made = _plain(flowtape.minutes(signed))
@@ -328,5 +327,5 @@ def use_frame(frame: pl.DataFrame) -> pl.DataFrame | type[FlowtapeError]:
 
 
 def reordered(table: pa.Table, order: list[int]) -> pa.Table:
-    """The rows of a table in another order."""
+    """Return the rows of a table in another order."""
     return pa.concat_tables([table.slice(row, 1) for row in order]) if order else table

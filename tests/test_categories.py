@@ -1,4 +1,4 @@
-"""Judgements of texts that are kept for the process."""
+"""Properties of texts, cached for the process."""
 
 import gc
 

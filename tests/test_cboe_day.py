@@ -1,4 +1,4 @@
-"""The Cboe sample from file to answer: known figures, any order, any cut, twice."""
+"""The Cboe sample from file to answer: known figures, in any order, split or repeated."""
 
 import hashlib
 import json
@@ -76,7 +76,7 @@ def test_the_sample_has_its_golden_answer(tape, tmp_path):
 
 
 def test_the_cancel_chain_counts_once(tape, tmp_path):
-    """A print outside its NBBO (81100456), its cancel a quarter of an hour on, a re-report 24 seconds later."""
+    """A print outside its NBBO (81100456) is cancelled after 15 minutes and reported again 24 seconds later."""
     ingested(tmp_path / "x.duckdb", [tape])
     store = open_store(tmp_path / "x.duckdb", read_only=True)
     prints = every_print(store)

@@ -1,4 +1,4 @@
-"""Side and family are stored with a print; no answer classifies again."""
+"""Side and family are stored with a print, and queries do not classify again."""
 
 import itertools
 import os
@@ -181,7 +181,7 @@ def test_a_server_names_outdated_days_until_they_are_rebuilt(tmp_path, monkeypat
 
 
 class WithoutFrames:
-    """A store that refuses to give all prints of a span as a frame."""
+    """A store that refuses to return the prints of a span as a frame."""
 
     def __init__(self, store):
         self.store = store

@@ -1,4 +1,4 @@
-"""Sale conditions of stocks: what each code does, whoever names it."""
+"""Sale conditions of stocks: the effect of each code, in every vendor's vocabulary."""
 
 import re
 from collections import Counter
@@ -32,7 +32,7 @@ STOCKS = [one for one in CONDITIONS if one.asset == "stock"]
 
 
 def told(text, vocabulary="codes", at=AT_TEN, tape=None):
-    """Condition, price flags and notes of one text."""
+    """Return the condition, price flags and notes of one text."""
     notes = Counter()
     tapes = None if tape is None else pl.Series([tape])
     frame = stock_conditions(pl.Series([text]), pl.Series([at], dtype=Timestamp), notes, vocabulary, tapes)
@@ -43,7 +43,7 @@ def test_names_of_conditions_are_only_added_at_the_end():
     assert CONDITION_NAMES[:4] == ("unknown", "REGULAR", "CANC", "OSEQ")
     assert CONDITION_NAMES[44:46] == ("EXHT", "STK_SWEEP")
     assert CONDITION_NAMES[-1] == "STK_DETAIL"
-    # The table reader tells options' conditions from stocks' by place.
+    # The table reader distinguishes conditions of options and stocks by their position.
     assert CONDITION_NAMES[: len(OPTION_NAMES)] == OPTION_NAMES
     assert len(CONDITION_NAMES) == 81 == len(set(CONDITION_NAMES))
 

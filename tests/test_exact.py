@@ -1,4 +1,4 @@
-"""Whole numbers beyond 64 bits, against Python's own."""
+"""Integers beyond 64 bits equal Python's."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Fractional shares, sums beyond 64 bits, the one limit on a print, and the prints that may set a stock's prices."""
+"""Fractional shares, sums beyond 64 bits, the limit of a print, and the prints that may set a stock's prices."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def asked(kept, route, **arguments):
 
 
 def from_tape(path, asset="stock"):
-    """What `flowtape cumulative --tape` prints."""
+    """Return the output of `flowtape cumulative --tape`."""
     text = io.StringIO()
     arguments = ["SPY", "--tape", str(path), "--asset", asset, "--at", AT.isoformat(), "--as", "json"]
     with redirect_stdout(text):
@@ -66,7 +66,7 @@ def from_library(path, asset="stock"):
 
 
 def three_ways(kept, path, asset="stock"):
-    """The points of one tape by the server, the command and the library, which must agree."""
+    """Return the points of one tape from the server, the command and the library, after a check that they agree."""
     kept.take_file(path, "table")
     points = asked(kept, f"{asset}s/SPY/cumulative", minutes=240, at=AT.isoformat())["points"]
     assert points == from_tape(path, asset) == from_library(path, asset)
@@ -282,7 +282,7 @@ def test_stream_changes_match_rounded_sums(nets, dropped, fresh):
 
 
 def _body(nets, first):
-    """A cumulative body of minutes whose net volumes are in 1/10,000 share."""
+    """Return a cumulative body for minutes whose net volumes are in 1/10,000 share."""
     points, running = [], 0
     for place, net in enumerate(nets):
         running += net

@@ -1,4 +1,4 @@
-"""A caller's frame → prints: what a type makes clear is converted, all else is refused by column, row and value."""
+"""Frames of a caller become prints: clear types are converted, others refused by column, row and value."""
 
 import math
 import re
@@ -27,7 +27,7 @@ ROW = {
 
 
 def frame(rows: int = 3, **changed: object) -> pl.DataFrame:
-    """A frame of equal rows, but for columns given as a series or as one value, and for their `seq`."""
+    """Return a frame of rows that differ in `seq`, with columns replaced by a series or one value."""
     columns = {name: [value] * rows for name, value in ROW.items()} | {"seq": list(range(1, rows + 1))}
     whole = {
         name: value if isinstance(value, list | pl.Series) else [value] * rows
@@ -37,7 +37,7 @@ def frame(rows: int = 3, **changed: object) -> pl.DataFrame:
 
 
 def net(prints: object) -> int:
-    """The net volume of a frame, by the library."""
+    """Return the net volume of a frame, from the library."""
     line = flowtape.cumulative(flowtape.minutes(flowtape.sign(prints)), "spy")
     return line["net_volume"].sum()
 
@@ -249,7 +249,7 @@ def test_every_column_is_converted_or_refused(column: str, values: list[object],
         return  # Polars itself cannot hold the column.
     made = made_or_refused(given_)
     if isinstance(made, str):
-        # An integer price makes those beside it integers, too.
+        # An integer price requires integers in the other prices too.
         assert f"column {column}" in made or (column == "price" and "as price is" in made)
         return
     assert dict(made.schema) == SCHEMA

@@ -1,4 +1,4 @@
-"""Readers and frames on inputs that nobody would write. `make fuzz` gives them 100,000; `make test` a few."""
+"""Readers and frames on random inputs: 100,000 in `make fuzz`, a few in `make test`."""
 
 import os
 
@@ -14,7 +14,7 @@ INPUTS = int(os.environ.get("FLOWTAPE_FUZZ", "300"))
 
 
 def inputs(share, each):
-    """The settings of a test that gets a share of the inputs, so many an example."""
+    """Return the settings of a test with a share of the inputs, `each` of them an example."""
     return settings(
         max_examples=max(5, round(INPUTS * share / each)),
         deadline=None,
@@ -38,7 +38,7 @@ def test_fuzzed_csv_is_read_or_refused(folder, data):
     sign, quoted = data.draw(st.sampled_from((",", ",", "\t", ";"))), data.draw(st.booleans())
     path = folder / "x.csv"
     path.write_bytes(as_csv(rows, ",", quoted=False))
-    # A file that is not recognised any more is told what it is.
+    # The format is given where the damaged file is no longer recognised.
     one = read(path, len(rows), data.draw(st.integers(1, 10)), kind.partition("-")[0])
     shuffled = data.draw(st.permutations(rows))
     path.write_bytes(as_csv(shuffled, sign, quoted=quoted))

@@ -1,4 +1,4 @@
-"""Rows that are one print and rows that are several: whatever the order of rows, and of files."""
+"""Duplicates and equal prints are told apart, in any order of rows and files."""
 
 import itertools
 from collections import Counter
@@ -53,7 +53,7 @@ def csv(tmp_path):
 
 
 def ingested(path, files, **options):
-    """The outcomes of an ingest of files one after the other; afterwards the counts add up."""
+    """Return the outcomes of an ingest of files one after another, after a check of the counts."""
     with closing(make_store(path)) as store:
         outcomes = [
             outcome
@@ -80,7 +80,7 @@ def kept(path):
 
 
 def sums(path):
-    """Net volume and count of a store's minute bars."""
+    """Return the net volume and the number of trades of a store's minute bars."""
     with closing(make_store(path)) as store:
         store.point()
         bars = store.bars(store.catalog.series["series"], 0, 2**31 - 1)
@@ -141,7 +141,7 @@ def lines_of(trades, seq=None):
 @settings(max_examples=examples(25), deadline=None)
 @given(st.lists(TRADE, max_size=14), st.randoms(use_true_random=False), st.integers(1, 4), st.integers(1, 3))
 def test_row_order_and_file_splits_do_not_change_answers(tmp_path_factory, trades, chance, files, batch_rows):
-    """Equal rows stay in one file: rows without a sequence in two files merge (docs/reference/store.md)."""
+    """Equal rows are in one file, because rows without a sequence in two files merge (docs/reference/store.md)."""
     folder = tmp_path_factory.mktemp("orders")
     counts = Counter(trades)
     groups = [[trade] * many for trade, many in counts.items()]
@@ -236,7 +236,7 @@ def test_corrections_of_one_frame_stand_alone(csv):
 
 @pytest.mark.parametrize("order", [("live", "file"), ("file", "live"), ("live", "file", "live", "file")])
 def test_a_vendor_s_file_replaces_its_feed_s_day(tmp_path, order):
-    """The feed cuts times to the millisecond, so its rows cannot be told to be those of the file."""
+    """The feed cuts times to the millisecond, so its rows cannot be matched with those of the file."""
     lots = {
         "live": ("massive:us_options_opra (live)", [row(ts=T0), row(ts=T0 + 10**6)]),
         "file": ("massive:us_options_opra", [row(ts=T0 + 123), row(ts=T0 + 10**6 + 5), row(ts=T0 + 10**7)]),

@@ -1,4 +1,4 @@
-"""What is not loaded yet is refused, what is whole is answered; a simulated week comes newest date first."""
+"""Queries of data still loading are refused; a simulated week is loaded newest date first."""
 
 import asyncio
 import itertools
@@ -142,7 +142,7 @@ def test_streams_of_a_loading_simulated_market_say_so(tmp_path):
 
 
 class Outlet:
-    """Keeps what a feed puts; ends it when no past is missing, or after so many deliveries."""
+    """Collects deliveries; stops the feed when nothing is missing, or after a number of deliveries."""
 
     def __init__(self, most=None):
         self.stop, self.got, self.most = threading.Event(), [], most
@@ -213,7 +213,7 @@ def test_a_simulated_feed_resumes_without_repeats(most, seconds):
     rest = run(later, first[-1].cursor)
     both = prints_of([*first, *rest])
     assert keys(both).is_unique().all()
-    # Each date is whole or has no print at all, but for the present one.
+    # Each date but the present one is complete or empty.
     counts = trading_days(both["ts"]).alias("day").value_counts().sort("day")
     assert set(counts["count"][:-1]) == {1300}
     assert counts.height >= 8

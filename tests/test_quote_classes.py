@@ -1,4 +1,4 @@
-"""Which of two quotes of one print counts, and what is said where prints have none."""
+"""The better of two quotes of one print counts, and prints without a quote cause a warning."""
 
 from contextlib import closing
 from datetime import timedelta
@@ -23,7 +23,7 @@ SAMPLE = "databento/opra-pillar-aapl-2025-02-20.{}.dbn.zst"
 
 
 def ingested(path, *lots):
-    """The outcomes of an ingest of lots of files, and the net volume of the store afterwards."""
+    """Return the outcomes of ingests of groups of files, and the net volume of the store afterwards."""
     outcomes = []
     with closing(make_store(path)) as store:
         ingestor = Ingestor(store)
@@ -66,7 +66,7 @@ COLUMNS = ("quote_class", "quote_ts", "quote_seq", "bid", "ask", "bid_size", "as
 
 
 def rank(quote):
-    """A quote by the contract's precedence, unknown parts least."""
+    """Return a quote's rank by the contract's precedence; unknown parts are least."""
     return (
         QUOTE_CLASSES.index(quote["quote_class"]),
         *(-1 if quote[name] is None else quote[name] for name in COLUMNS[1:]),

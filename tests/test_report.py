@@ -1,4 +1,4 @@
-"""The day on paper and the line in the terminal, as a user has them."""
+"""Reports and the terminal's chart, as a user runs them."""
 
 import json
 import re
@@ -47,7 +47,7 @@ class Said(NamedTuple):
 
 @pytest.fixture
 def report(folder, monkeypatch):
-    """Runs the command in this process: each of its own takes seconds to start."""
+    """Return a function that runs the command in this process, which saves seconds of start-up."""
     monkeypatch.chdir(folder)
 
     def run(out, *more):

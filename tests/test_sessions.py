@@ -1,4 +1,4 @@
-"""Sessions: known days, what must hold of every day, and a plain loop that says the same."""
+"""Sessions: known days, properties of every day, and equality with a plain loop."""
 
 import csv
 import runpy
@@ -33,7 +33,7 @@ def new_york(instant):
 
 @cache
 def of_years(kind, first, last):
-    """The sessions of whole years, by their date."""
+    """Return the sessions of whole years, by date."""
     found = calendar.sessions(*kind, ns(f"{first - 1}-12-31"), ns(f"{last + 1}-01-01"))
     return [session for session in found if first <= session.day.year <= last]
 

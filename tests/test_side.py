@@ -20,7 +20,7 @@ ALL_RULES = tuple(RULES)
 
 
 def tape(rows: list[dict]) -> pl.DataFrame:
-    """A frame of prints from rows that say only what matters to a test."""
+    """Return a frame of prints from rows with only the fields that a test needs."""
     base = {
         "ts": OPEN, "asset": "option", "symbol": "VIX", "root": "VIX", "expiry": date(2026, 3, 18),
         "right": "C", "strike": 200_000, "price": 100, "size": 1, "condition": "AUTO", "venue": "C",
@@ -36,12 +36,12 @@ def signs(frame: pl.DataFrame, rule, **options) -> list[int]:
 
 
 def one(rule="quote", max_quote_age=None, **row) -> tuple[str, str | None]:
-    """Side and deciding layer of a single print."""
+    """Return the side and the deciding layer of a single print."""
     signed = sign(tape([row]), rule, max_quote_age)
     return signed["side"][0], signed["decided_by"][0]
 
 
-# What RULES say, in plain Python and exact fractions, one print at a time.
+# RULES in plain Python and exact fractions, one print at a time.
 
 
 def compare(left, right) -> int:
@@ -54,7 +54,7 @@ def valid(row) -> bool:
 
 
 def different(rows: list[dict], place: int, step: int) -> int:
-    """The sign of a print against the last (step −1) or next (+1) different price of its contract."""
+    """Return the sign of a print against the last (step −1) or next (+1) different price of its contract."""
     order = sorted(
         range(len(rows)), key=lambda i: (rows[i]["ts"], rows[i]["seq"], rows[i]["venue"], rows[i]["price"])
     )
@@ -160,7 +160,7 @@ def test_the_unit_of_prices_does_not_change_sides(rows, factor):
 @fewer
 @given(prints_apart)
 def test_a_mirrored_market_has_mirrored_sides(rows):
-    # Far from zero, where a bid of nothing is not the mirror of an ask of nothing.
+    # Far from zero, because a bid of 0 is valid and an ask of 0 is not.
     frame = tape(rows).with_columns(pl.col("price", "bid", "ask") + 100)
     mirrored = frame.with_columns(
         price=1000 - pl.col("price"),
@@ -206,7 +206,7 @@ def test_prints_without_a_side_are_mid(rows):
 def test_families_without_a_side_are_mid_under_every_rule(rule):
     tail = {"bid": 80, "ask": 100, "bid_size": 1, "ask_size": 2}
     for name in CONDITION_NAMES:
-        # The third print has a quote, a tick and a reverse tick that all say buy.
+        # The quote, tick and reverse tick of the third print all give buy.
         rows = [{"price": 90}, {"price": 95}, {"price": 100, "condition": name, **tail}, {"price": 97}]
         signed = sign(tape(rows), rule)[2]
         if name in UNSIDED:
@@ -395,7 +395,7 @@ SIZE, BID_SIZE, ASK_SIZE = pl.col("size"), pl.col("bid_size"), pl.col("ask_size"
 
 
 def near(value: pl.Expr, other: pl.Expr) -> pl.Expr:
-    """Taken for equal by `numpy.isclose(…, atol=1e-4)`, with which tclf compares, but not equal."""
+    """Return true for unequal values that `numpy.isclose(…, atol=1e-4)`, which tclf uses, takes for equal."""
     return ((value - other).abs() <= 1e-4 + 1e-5 * other.abs()) & (value != other)
 
 
@@ -455,7 +455,7 @@ def trades() -> pl.DataFrame:
 
 
 def touched(trades: pl.DataFrame, rules: Iterable[str]) -> pl.DataFrame:
-    """A column for each known difference of these rules: the rows it may touch."""
+    """Return a column for each known difference of these rules, with the rows that it may affect."""
     known = {reason: where for rule in rules for reason, (where, _) in DIFFERENCES[rule].items()}
     return trades.select(
         pl.lit(False).alias("-"), *(where.fill_null(False).alias(r) for r, where in known.items())
@@ -468,7 +468,7 @@ def test_sides_equal_tclf_except_known_differences(trades, rule):
     differs = ours != pl.Series(GOLDEN["sides"][rule])
     may = touched(trades, [rule])
     assert not (differs & ~may.select(x=pl.any_horizontal("*"))["x"]).any()
-    # Counted, so that a difference that grows, or is there no more, is seen.
+    # Counted, so that the test fails if a difference grows or disappears.
     assert {reason: (differs & may[reason]).sum() for reason in may.columns[1:]} == {
         reason: count for reason, (_, count) in DIFFERENCES[rule].items()
     }

@@ -1,4 +1,4 @@
-"""Which symbol is meant: roots of options, symbols of stocks, classes of shares."""
+"""The symbol that a text means: roots of options, symbols of stocks, classes of shares."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Pipes, devices and huge files where a command expects a small file: it says so and ends."""
+"""Commands refuse pipes, devices and huge files in place of small files."""
 
 import os
 
@@ -63,6 +63,6 @@ def test_an_unreadable_credential_is_refused(odd, monkeypatch):
 
 
 def test_a_read_error_of_a_tape_is_reported():
-    # Reading the memory at address 0 fails as a bad disk does.
+    # A read of memory at address 0 fails like a read of a bad disk.
     with pytest.raises(TapeError, match="mem: cannot be read: Input/output error"):
         open_tapes(["/proc/self/mem"])

@@ -1,4 +1,4 @@
-"""A server that speaks as Alpaca does: the streams (`/v1beta1/opra`, `/v2/sip`, …) in msgpack, and the REST pages."""
+"""A stand-in for Alpaca: the streams (`/v1beta1/opra`, `/v2/sip`, …) in msgpack, and the REST pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHANNELS = {"t": "trades", "q": "quotes", "x": "trades", "c": "trades"}
 class AlpacaServer(WebsocketServer):
     """Times are ns.
 
-    Further faults: `error(code)`; `refuse` is an error's code in place of admission; `symbol_limit` (of quotes).
+    Further faults: `error(code)`; `refuse`, the code of an error instead of authentication; `symbol_limit` of quotes.
     """
 
     def __init__(self, key: str = "right-key", secret: str = "right-secret", port: int = 0) -> None:
@@ -37,14 +37,14 @@ class AlpacaServer(WebsocketServer):
 
     @property
     def url(self) -> str:
-        """The base of the streams."""
+        """Return the base address of the streams."""
         return f"ws://127.0.0.1:{self.port}"
 
     def trade(
         self, symbol: str, ts: int, price: float, size: float = 1, *, conditions: str | list[str] | None = None,
         exchange: str = "C", id: int | None = None, live: bool = True,
     ) -> None:  # fmt: skip
-        """Publish a trade, a stock's with an id; with `live` off it is only kept for REST."""
+        """Publish a trade, with an id if it is a stock's. Without `live` it is only in REST."""
         row: dict[str, Any] = {"x": exchange, "p": price, "s": size}
         if _option(symbol):
             row["c"] = conditions or "I"
@@ -57,7 +57,7 @@ class AlpacaServer(WebsocketServer):
         self, symbol: str, ts: int, bid: float, ask: float, *, bid_size: int = 10, ask_size: int = 20,
         live: bool = True,
     ) -> None:  # fmt: skip
-        """Publish a quote; REST keeps those of stocks. With `live` off it is only kept."""
+        """Publish a quote. REST has those of stocks. Without `live` it is only in REST."""
         row: dict[str, Any] = {"bx": "C", "bp": bid, "bs": bid_size, "ax": "X", "ap": ask, "as": ask_size}
         row |= {"c": "A"} if _option(symbol) else {"c": ["R"], "z": "B"}
         if not _option(symbol):
@@ -65,7 +65,7 @@ class AlpacaServer(WebsocketServer):
         self._tell({"T": "q", "S": symbol, "t": ts, **row}, live=live)
 
     def cancel(self, symbol: str, id: int, ts: int, *, live: bool = True) -> None:
-        """Take back a stock's trade at a later time."""
+        """Cancel a stock's trade at a later time."""
         row = self._struck(symbol, id, "canceled")
         event = {"i": id, "x": row["x"], "p": row["p"], "s": row["s"], "a": "C", "z": "B"}
         self._tell({"T": "x", "S": symbol, "t": ts, **event}, live=live)
@@ -73,7 +73,7 @@ class AlpacaServer(WebsocketServer):
     def correct(
         self, symbol: str, id: int, ts: int, price: float, size: float, *, new_id: int, live: bool = True
     ) -> None:
-        """Put another trade in the place of a stock's trade at a later time."""
+        """Correct a stock's trade at a later time."""
         row = self._struck(symbol, id, "incorrect")
         right = {"x": row["x"], "p": price, "s": size, "i": new_id, "c": row["c"], "z": "B", "u": "corrected"}
         self._keep(self.trades, symbol, ts, right)
@@ -82,7 +82,7 @@ class AlpacaServer(WebsocketServer):
         self._tell({"T": "c", "S": symbol, "t": ts, **event}, live=live)
 
     def error(self, code: int) -> None:
-        """Send an error to all."""
+        """Send an error to all connections."""
         self.say(msgpack.packb([{"T": "error", "code": code, "msg": ERRORS[code]}]))
 
     def _struck(self, symbol: str, id: int, why: str) -> dict[str, Any]:
@@ -100,15 +100,15 @@ class AlpacaServer(WebsocketServer):
             self.publish(event | {"t": msgpack.Timestamp.from_unix_nano(event["t"])})
 
     def packed(self, events: list[dict[str, Any]]) -> bytes:
-        """See `WebsocketServer.packed`."""
+        """Return a frame of events."""
         return msgpack.packb(events)
 
     def wanted(self, event: dict[str, Any]) -> set[str]:
-        """See `WebsocketServer.wanted`."""
+        """Return the topics that an event belongs to."""
         return {f"{CHANNELS[event['T']]} {name}" for name in (event["S"], "*")}
 
     async def converse(self, connection: ServerConnection) -> None:
-        """See `WebsocketServer.converse`."""
+        """Authenticate a connection and accept its subscriptions."""
         await _say_to(connection, T="success", msg="connected")
         asked = msgpack.unpackb(await connection.recv())
         right = {"action": "auth", "key": self.key, "secret": self.secret}
@@ -140,12 +140,12 @@ class AlpacaServer(WebsocketServer):
         self.started.release()
 
     def upgrade(self, path: str) -> Response | None:
-        """See `WebsocketServer.upgrade`."""
+        """Return an HTTP answer for an address without a stream; None to accept the connection."""
         self.paths.append(path)
         return None if path in STREAMS else page(404, {"message": "endpoint not found."})
 
     def answer(self, path: str, asked: dict[str, str], request: Request) -> Response:
-        """See `WebsocketServer.answer`."""
+        """Return a page of REST."""
         keys = tuple(request.headers.get(f"APCA-API-{name}") for name in ("KEY-ID", "SECRET-KEY"))
         if keys != (self.key, self.secret):
             return page(401, {"code": 40110000, "message": "request is not authorized"})
@@ -175,7 +175,7 @@ class AlpacaServer(WebsocketServer):
         if table is None:
             return None
         low, high = _ns(asked["start"]), _ns(asked["end"]) if "end" in asked else 2**63
-        # As at the vendor, the end is inclusive.
+        # The end is inclusive, as at the vendor.
         rows = [
             (symbol, row)
             for symbol in sorted(asked["symbols"].split(","))
@@ -190,7 +190,7 @@ def _option(symbol: str) -> bool:
 
 
 def _rfc3339(ns: int) -> str:
-    """The vendor's times: nanoseconds, without zeros at the end."""
+    """Return a time in the vendor's format: nanoseconds without trailing zeros."""
     text = datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return text + f".{ns % 10**9:09d}".rstrip("0").rstrip(".") + "Z"
 

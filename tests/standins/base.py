@@ -1,5 +1,5 @@
-"""What the vendors' stand-ins have in common: a thread with an event loop, a websocket with REST pages beside it on one
-local port, and faults on demand."""
+"""Shared code of the vendors' stand-ins: a thread with an event loop, a websocket and REST pages on one local port, and
+faults on demand."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PAGE = 100
 
 
 class StandIn(ABC):
-    """A server on a thread of its own.
+    """A server on its own thread.
 
-    `started` is released once for each connection that is admitted, subscribed and, where it asked for a replay, has
-    it.
+    `started` is released once for each connection that is authenticated and subscribed, and has received its replay if
+    it requested one.
     """
 
     def __init__(self, port: int) -> None:
@@ -42,12 +42,12 @@ class StandIn(ABC):
         """Listen, call `listening`, and serve until `stopping` is set."""
 
     def listening(self, port: int) -> None:
-        """Tell the thread that started the server."""
+        """Report the port to the thread that started the server."""
         self.port = port
         self._ready.set()
 
     def start(self) -> StandIn:
-        """Listen; returns once it does."""
+        """Start the server, and return once it listens."""
         self._thread.start()
         if not self._ready.wait(10):
             raise RuntimeError("the stand-in does not listen")
@@ -66,7 +66,7 @@ class StandIn(ABC):
         self.stop()
 
     def do(self, work: Callable[[], Any]) -> None:
-        """Do something on the server's thread, where all its state is changed; returns once it is done."""
+        """Run `work` on the server's thread, which owns all state, and return once it is done."""
 
         async def done() -> None:
             found = work()
@@ -84,16 +84,15 @@ class StandIn(ABC):
 
 
 class WebsocketServer(StandIn):
-    """A vendor's websocket and REST pages. What is published is kept for REST at once, and sent to who has subscribed.
+    """A vendor's websocket and REST pages. Published events are at once in REST, and are sent to their subscribers.
 
-    Faults of the websocket: `cut()`, `cut_after(n)`, `say(data)` for garbage, `silence()` (no pongs, nothing sent),
-    `hold()` and `release()` (later events are sent, all at once, in reverse with `reverse=True`), `repeat` (each event
-    so many times), `refuse` (in place of admission), `mute` (no answer to a connection), `hang_up` (the line is cut
-    before the admission).
+    Faults of the websocket: `cut()`, `cut_after(n)`, `say(data)` for malformed data, `silence()` (no pongs, no data),
+    `hold()` and `release()` (held events are sent together, in reverse order with `reverse=True`), `repeat` (the number
+    of copies of each event), `refuse` (instead of authentication), `mute` (no answer to a connection), `hang_up`
+    (disconnect before authentication).
 
-    Faults of REST: `rest_broken`, `rest_stuck` (a page comes again and again), `rest_says` (in place of any page),
-    `rest_hangs` (requests are taken and not answered), `busy` (so many requests are answered with 429 and
-    `retry_after`).
+    Faults of REST: `rest_broken`, `rest_stuck` (the same page repeats), `rest_says` (the body instead of any page),
+    `rest_hangs` (requests are not answered), `busy` (the number of requests answered with 429 and `retry_after`).
     """
 
     def __init__(self, port: int) -> None:
@@ -117,38 +116,38 @@ class WebsocketServer(StandIn):
 
     @property
     def rest_url(self) -> str:
-        """The base of the REST pages."""
+        """Return the base address of the REST pages."""
         return f"http://127.0.0.1:{self.port}"
 
     @abstractmethod
     async def converse(self, connection: ServerConnection) -> None:
-        """Admit a connection and take its subscriptions (`subscribed`)."""
+        """Authenticate a connection and accept its subscriptions (`subscribed`)."""
 
     @abstractmethod
     def packed(self, events: list[dict[str, Any]]) -> str | bytes:
-        """A frame of events."""
+        """Return a frame of events."""
 
     @abstractmethod
     def wanted(self, event: dict[str, Any]) -> set[str]:
-        """The topics that an event belongs to."""
+        """Return the topics that an event belongs to."""
 
     @abstractmethod
     def answer(self, path: str, asked: dict[str, str], request: Request) -> Response:
-        """A page of REST."""
+        """Return a page of REST."""
 
     def connected(self) -> bool:
-        """Whether anybody has subscribed."""
+        """Return whether a client has subscribed."""
         return any(self.topics.values())
 
     def number(self, given: int | None) -> int:
-        """The given number, or the next."""
+        """Return the given number, or the next one."""
         self._next = self._next + 1 if given is None else max(self._next, given)
         return self._next if given is None else given
 
     def keep(
         self, table: dict[str, list[dict[str, Any]]], symbol: str, row: dict[str, Any], time: str
     ) -> None:
-        """Have a row for REST, in the order of the column `time`."""
+        """Add a row to REST, in the order of the column `time`."""
 
         def work() -> None:
             rows = table.setdefault(symbol, [])
@@ -158,7 +157,7 @@ class WebsocketServer(StandIn):
         self.do(work)
 
     def publish(self, event: dict[str, Any]) -> None:
-        """Send an event to who has subscribed."""
+        """Send an event to its subscribers."""
         self.events.append(event)
         if self.held is not None:
             self.held.append(event)
@@ -166,28 +165,28 @@ class WebsocketServer(StandIn):
             self.do(lambda: self._send(event))
 
     def say(self, data: str | bytes) -> None:
-        """Send a frame to all, whatever it is."""
+        """Send any frame to all connections."""
         self.do(lambda: self._say(data))
 
     def cut(self) -> None:
-        """Break every connection without a farewell."""
+        """Break every connection without a closing handshake."""
         self.do(self._cut)
 
     def cut_after(self, events: int) -> None:
-        """Break every connection once so many further events were sent; what follows is sent to none."""
+        """Break every connection after a number of further events. Later events are not sent."""
         self.until_cut = events
 
     def silence(self) -> None:
-        """From now on send nothing and read nothing, so that pings go unanswered."""
+        """Stop sending and reading, so that pings are not answered."""
         self._silent = True
         self.do(lambda: [one.transport.pause_reading() for one in self.topics])
 
     def hold(self) -> None:
-        """Keep back what is published from now on (not from REST)."""
+        """Hold events published from now on. REST has them at once."""
         self.held = []
 
     def release(self, *, reverse: bool = False) -> None:
-        """Send what was kept back."""
+        """Send the held events."""
         events, self.held = self.held or [], None
         for event in reversed(events) if reverse else events:
             self.do(lambda event=event: self._send(event))
@@ -216,19 +215,19 @@ class WebsocketServer(StandIn):
         self.topics.clear()
 
     async def serve(self) -> None:
-        """See `StandIn.serve`."""
+        """Serve the websocket and REST until the server stops."""
         async with serve(
             self._converse, "127.0.0.1", self.port, process_request=self._request, ping_interval=None,
             close_timeout=1,
         ) as server:  # fmt: skip
             self.listening(server.sockets[0].getsockname()[1])
             await self.stopping.wait()
-            # A client that does not read does not say goodbye either.
+            # A client that does not read does not close its connection.
             if self._silent:
                 self._cut()
 
     async def _converse(self, connection: ServerConnection) -> None:
-        # A client may go away at any time, in the midst of the admission, too.
+        # A client may disconnect at any time, also during authentication.
         with contextlib.suppress(websockets.ConnectionClosed):
             if self.mute:
                 await connection.wait_closed()
@@ -237,7 +236,7 @@ class WebsocketServer(StandIn):
         self.topics.pop(connection, None)
 
     def subscribe(self, connection: ServerConnection, topics: Iterable[str]) -> None:
-        """From now on a connection is told of topics; of none where it was cut meanwhile."""
+        """Subscribe a connection to topics, unless it has been cut meanwhile."""
         if connection.state is websockets.State.OPEN:
             self.topics.setdefault(connection, set()).update(topics)
 
@@ -254,11 +253,11 @@ class WebsocketServer(StandIn):
         return self.answer(url.path, asked, request)
 
     def upgrade(self, path: str) -> Response | None:
-        """What to answer to a websocket's address; None to take the connection."""
+        """Return an HTTP answer for an address without a websocket; None to accept the connection."""
         return None
 
     def fault(self) -> Response | None:
-        """What REST answers in place of any page."""
+        """Return the answer of REST under a fault; None without one."""
         if self.busy > 0:
             self.busy -= 1
             return page(429, {"message": "too many requests"}, ("Retry-After", self.retry_after))
@@ -266,15 +265,18 @@ class WebsocketServer(StandIn):
 
 
 def page(status: int, body: Any, *more: tuple[str, str]) -> Response:
-    """An answer of REST."""
+    """Return an answer of REST."""
     data = json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Content-Length": str(len(data)), "Connection": "close"}
     return Response(status, HTTPStatus(status).phrase, Headers(headers | dict(more)), data)
 
 
 def main(server: StandIn) -> None:
-    """Serve as a program of its own: print the port, and do what standard input says until it ends, one JSON array a
-    line: `["trade", "SPY", 1700000000000000000, 1.05, {"size": 4}]`, `["cut"]`, `["repeat", 2]`."""
+    """Serve as a separate program: print the port, and run the commands of standard input until it ends.
+
+    A command is one JSON array a line: `["trade", "SPY", 1700000000000000000, 1.05, {"size": 4}]`, `["cut"]`,
+    `["repeat", 2]`.
+    """
     with server:
         print(server.port, flush=True)
         for line in sys.stdin:

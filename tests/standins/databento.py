@@ -1,8 +1,9 @@
-"""A server that speaks as Databento's live gateway does: the challenge, the subscriptions, then DBN with heartbeats,
-symbol mappings, the replay from a start, and what is published; with faults on demand.
+"""A stand-in for Databento's live gateway: the challenge, the subscriptions, then DBN with heartbeats, symbol mappings,
+the replay from a start, and published records; with faults on demand.
 
-What is published is kept for replays, and sent to who has subscribed and started. As a program of its own it prints
-its port and reads commands, one JSON array a line: `["publish", "tcbbo", "<hex of a record>", ...]`, `["cut"]`, ….
+Published records are kept for replays, and sent to clients that have subscribed and started. As a separate program it
+prints its port and reads commands, one JSON array a line: `["publish", "tcbbo", "<hex of a record>", ...]`, `["cut"]`,
+….
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from standins.base import StandIn, main
 
 
 class DatabentoServer(StandIn):
-    """`symbols` are OSI symbols by instrument id. `records` are those published, in order, with their schema;
-    `subscriptions` are the requests of all connections, as their fields.
+    """The gateway. `symbols` are OSI symbols by instrument id, `records` the published records with their schema, in
+    order, and `subscriptions` the fields of all requests.
 
-    Faults: `cut()`, `cut_after(n)`, `say(bytes)` for garbage, `error(text)`, `silence()` (nothing more is sent, not
-    even heartbeats), `hold()` and `release(reverse=...)` (later records are sent, all at once), `repeat` (each record
-    so many times), `refuse` (a text in place of admission), `mute` (no answer to a connection), `hang_up` (the line is
-    cut before the admission), `unfinished` (a replay is never said to be finished). `apart`: a replay sends one schema
-    after the other.
+    Faults: `cut()`, `cut_after(n)`, `say(bytes)` for malformed data, `error(text)`, `silence()` (no data and no
+    heartbeats), `hold()` and `release(reverse=...)` (held records are sent together), `repeat` (the number of copies of
+    each record), `refuse` (a message instead of authentication), `mute` (no answer to a connection), `hang_up`
+    (disconnect before authentication), `unfinished` (a replay is never reported as finished). With `apart`, a replay
+    sends one schema after another.
     """
 
     def __init__(
@@ -51,27 +52,27 @@ class DatabentoServer(StandIn):
         self._lines: set[asyncio.StreamWriter] = set()
 
     def publish(self, schema: str, *records: Any) -> None:
-        """Publish records (of `databento_dbn`, their bytes, or those as hex) in this order."""
+        """Publish records (of `databento_dbn`, their bytes, or their bytes as hex) in this order."""
         self.do(lambda: self._publish(schema, map(_bytes, records)))
 
     def keep(self, schema: str, *records: Any) -> None:
-        """Have records for replays only: what happened before, or while the line was cut."""
+        """Add records to replays only, as if they were sent before or during an outage."""
         self.records += [(schema, _bytes(record)) for record in records]
 
     def say(self, data: bytes) -> None:
-        """Send any bytes to all."""
+        """Send any bytes to all connections."""
         self.do(lambda: self._say(data))
 
     def error(self, text: str, code: int | None = None) -> None:
-        """Send an error message to all."""
+        """Send an error message to all connections."""
         self.say(bytes(dbn.ErrorMsg(_now(), text, True, None if code is None else dbn.ErrorCode(code))))
 
     def system(self, text: str, code: int) -> None:
-        """Send a system message to all."""
+        """Send a system message to all connections."""
         self.say(bytes(dbn.SystemMsg(_now(), text, dbn.SystemCode(code))))
 
     def map(self, number: int, symbol: str) -> None:
-        """From now on an instrument id means another symbol."""
+        """Map an instrument id to another symbol from now on."""
         self.symbols[number] = symbol
         self.say(_mapping(number, symbol))
 
@@ -80,28 +81,28 @@ class DatabentoServer(StandIn):
         self.do(self._cut)
 
     def cut_after(self, records: int) -> None:
-        """Break every connection once so many further records were sent, of a replay, too."""
+        """Break every connection after a number of further records, those of a replay included."""
         self.until_cut = records
 
     def silence(self) -> None:
-        """From now on send nothing."""
+        """Stop sending."""
         self._silent = True
 
     @property
     def lines(self) -> int:
-        """How many connections there are, admitted or not."""
+        """Return the number of connections, authenticated or not."""
         return len(self._lines)
 
     def connected(self) -> bool:
-        """Whether anybody has subscribed."""
+        """Return whether a client has subscribed."""
         return bool(self._sessions)
 
     def hold(self) -> None:
-        """Keep back what is published from now on."""
+        """Hold records published from now on."""
         self._held = []
 
     def release(self, *, reverse: bool = False) -> None:
-        """Send what was kept back."""
+        """Send the held records."""
         held, self._held = self._held or [], None
         self.do(lambda: self._send_all(reversed(held) if reverse else held))
 
@@ -128,12 +129,12 @@ class DatabentoServer(StandIn):
             self.until_cut -= len(records)
             if self.until_cut <= 0:
                 self.until_cut = None
-                # What was written before still goes out.
+                # Data written before is still sent.
                 line.close()
                 self._sessions.pop(line, None)
 
     def _wanted(self, asked: Iterable[Mapping[str, str]]) -> dict[str, set[int]]:
-        """The instruments of each schema."""
+        """Return the requested instruments of each schema."""
         wanted: dict[str, set[int]] = {}
         for one in asked:
             wanted.setdefault(one["schema"], set()).update(self._ids(one))
@@ -157,7 +158,7 @@ class DatabentoServer(StandIn):
         self._sessions.clear()
 
     async def serve(self) -> None:
-        """See `StandIn.serve`."""
+        """Serve connections until the server stops."""
         server = await asyncio.start_server(self._converse, "127.0.0.1", self.port, limit=2**24)
         self.listening(server.sockets[0].getsockname()[1])
         await self.stopping.wait()
@@ -192,7 +193,7 @@ class DatabentoServer(StandIn):
         if self.refuse is not None or not right:
             line.write(f"success=0|error={self.refuse or 'Authentication failed.'}\n".encode())
             await line.drain()
-            # The client hangs up.
+            # The client has disconnected.
             await reader.read()
             return False
         line.write(b"success=1|session_id=1\n")
@@ -232,7 +233,7 @@ class DatabentoServer(StandIn):
         replayed = [one for one in asked if "start" in one]
         for part in [[one] for one in replayed] if self.apart else [replayed]:
             wanted = self._wanted(part)
-            # The start is the same for all that one client asks of a schema.
+            # A client requests the same start in all subscriptions of a schema.
             starts = {one["schema"]: int(one["start"]) for one in part}
             chosen = [
                 record
@@ -291,6 +292,6 @@ def _metadata(dataset: str) -> bytes:
 
 
 if __name__ == "__main__":
-    # The first line of standard input are the symbols by id.
+    # The first line of standard input has the symbols by id.
     named = {int(number): symbol for number, symbol in json.loads(sys.stdin.readline()).items()}
     main(DatabentoServer(named, *sys.argv[1:2]))

@@ -1,4 +1,4 @@
-"""A server that speaks as Massive does: the websocket of a market (`/options`, `/stocks`) and the REST pages."""
+"""A stand-in for Massive: the websocket of a market (`/options`, `/stocks`) and the REST pages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from standins.base import PAGE, WebsocketServer, main, page
 
 
 class MassiveServer(WebsocketServer):
-    """Times of `trade` and `quote` are ns; REST has them whole, the websocket in ms.
+    """Times of `trade` and `quote` are ns; the websocket sends them in ms, REST in ns.
 
-    Further faults: `refuse` is a status in place of admission, `key_in_pages` (the address of the next page has the
-    key).
+    Further faults: `refuse`, a status instead of authentication; `key_in_pages`: the address of the next page contains
+    the key.
     """
 
     def __init__(self, key: str = "right-key", port: int = 0) -> None:
@@ -26,7 +26,7 @@ class MassiveServer(WebsocketServer):
 
     @property
     def url(self) -> str:
-        """Host and port of the websocket."""
+        """Return the host and port of the websocket."""
         return f"127.0.0.1:{self.port}"
 
     def trade(
@@ -34,7 +34,7 @@ class MassiveServer(WebsocketServer):
         exchange: int = 312, correction: int | None = None, seq: int | None = None, id: str | None = None,
         live: bool = True,
     ) -> None:  # fmt: skip
-        """Publish a trade; with `live` off it is only kept for REST."""
+        """Publish a trade. Without `live` it is only in REST."""
         seq = self.number(seq)
         row = {
             "conditions": list(conditions), "exchange": exchange, "price": price, "size": size, "sip_timestamp": ts,
@@ -56,7 +56,7 @@ class MassiveServer(WebsocketServer):
         self, ticker: str, ts: int, bid: float, ask: float, *, bid_size: int = 10, ask_size: int = 20,
         seq: int | None = None, live: bool = True,
     ) -> None:  # fmt: skip
-        """Publish a quote; with `live` off it is only kept for REST."""
+        """Publish a quote. Without `live` it is only in REST."""
         seq = self.number(seq)
         row = {
             "bid_price": bid, "ask_price": ask, "bid_size": bid_size, "ask_size": ask_size, "bid_exchange": 302,
@@ -71,7 +71,7 @@ class MassiveServer(WebsocketServer):
         self._both(self.quotes, ticker, row, event, live=live)
 
     def status(self, status: str, message: str) -> None:
-        """Send a status message to all."""
+        """Send a status message to all connections."""
         self.say(json.dumps([{"ev": "status", "status": status, "message": message}]))
 
     def _both(
@@ -83,15 +83,15 @@ class MassiveServer(WebsocketServer):
             self.publish(event)
 
     def packed(self, events: list[dict[str, Any]]) -> str:
-        """See `WebsocketServer.packed`."""
+        """Return a frame of events."""
         return json.dumps(events)
 
     def wanted(self, event: dict[str, Any]) -> set[str]:
-        """See `WebsocketServer.wanted`."""
+        """Return the topics that an event belongs to."""
         return {f"{event['ev']}.{event['sym']}", f"{event['ev']}.*"}
 
     async def converse(self, connection: ServerConnection) -> None:
-        """See `WebsocketServer.converse`."""
+        """Authenticate a connection and accept its subscriptions."""
         await self._answer(connection, "connected", "Connected Successfully")
         asked = json.loads(await connection.recv())
         if self.refuse is not None:
@@ -112,7 +112,7 @@ class MassiveServer(WebsocketServer):
         await connection.send(json.dumps([{"ev": "status", "status": status, "message": message}]))
 
     def answer(self, path: str, asked: dict[str, str], request: Request) -> Response:
-        """See `WebsocketServer.answer`."""
+        """Return a page of REST."""
         if request.headers.get("Authorization") != f"Bearer {self.key}":
             return page(401, {"status": "ERROR", "error": "Unknown API Key"})
         if fault := self.fault():
