@@ -18,6 +18,8 @@ from flowtape.pipeline.maintenance import seal_closed
 from flowtape.pipeline.report import Report
 from flowtape.readers import Options, Reject, Tape, open_tapes
 
+BATCH_ROWS = 300_000
+"""Rows of a batch: of a million a commit takes as long, and memory twice as much."""
 SHOWN_REJECTS = 1000
 
 
@@ -130,7 +132,13 @@ def ingest(
 
 def _open(request: Request) -> list[Tape]:
     mapping = None if request.mapping is None else Path(request.mapping)
-    options = Options(strict=request.strict, mapping=mapping, source=request.source, symbol=request.symbol)
+    options = Options(
+        strict=request.strict,
+        mapping=mapping,
+        source=request.source,
+        symbol=request.symbol,
+        batch_rows=BATCH_ROWS,
+    )
     return open_tapes(request.files, request.format, options)
 
 
