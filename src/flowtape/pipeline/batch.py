@@ -1,4 +1,4 @@
-"""A batch of prints between the reader and the store: its rows, its minute bars, and the changes it makes."""
+"""A batch of prints between the reader and the store: its prints, its rows, and the changes it makes to the minute bars."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from flowtape.model.conditions import is_cancel
+from flowtape.model.prints import SIZE_SCALE
 from flowtape.orderflow.minute_bars import FIELDS, NS_PER_MINUTE, aggregate
 from flowtape.storage.catalog import BAR_KEY, RIGHTS
 
@@ -26,7 +27,7 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A batch before the store is asked: each row once, as prints with `side`, `family`, `series` and `symbol_id`,
-    as rows, and as the bars of prints that are all new. It is valid while the catalog has the same `epoch`.
+    and as rows. It is valid while the catalog has the same `epoch`.
 
     `given` counts the rows of the batch. `prints` leaves out `duplicates` (further rows of one key) and `corrected`
     (rows that another row of the batch corrects). `counted` counts prints that are no cancels, `unquoted` those of
@@ -35,7 +36,6 @@ class Prepared:
 
     prints: pl.DataFrame
     rows: pl.DataFrame
-    bars: pl.DataFrame
     given: int
     epoch: int
     duplicates: int
@@ -45,8 +45,17 @@ class Prepared:
 
     def only(self, mask: pl.Series) -> Prepared:
         """Return the batch with the rows of a mask."""
-        prints = self.prints.filter(mask)
-        return replace(self, prints=prints, rows=self.rows.filter(mask), bars=bars_of(prints))
+        return replace(self, prints=self.prints.filter(mask), rows=self.rows.filter(mask))
+
+    def volumes(self) -> dict[tuple[str, str], float]:
+        """Return the contracts or shares of the prints that count, by asset and side."""
+        sums = (
+            self.prints.filter(~is_cancel())
+            .group_by("asset", "side")
+            .agg(pl.col("size").sum())
+            .cast({"asset": pl.String, "side": pl.String})
+        )
+        return {(asset, side): many / SIZE_SCALE[asset] for asset, side, many in sums.iter_rows()}
 
 
 def bars_of(prints: pl.DataFrame) -> pl.DataFrame:

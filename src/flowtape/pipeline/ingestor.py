@@ -17,7 +17,7 @@ import polars as pl
 from flowtape.cache.cache import Cache
 from flowtape.model.conditions import is_cancel
 from flowtape.model.prints import SCHEMA as PRINTS
-from flowtape.model.prints import SIZE_SCALE, Side, check, conform, trading_days
+from flowtape.model.prints import check, conform, trading_days
 from flowtape.orderflow.classify import in_force
 from flowtape.orderflow.identity import PRECEDENCE, better, current, unique
 from flowtape.orderflow.minute_bars import NS_PER_MINUTE
@@ -140,7 +140,6 @@ class Ingestor:
                     self._keep_cursors(cursors, standing or {})
             self.generation += 1
             if batch is not None and change is not None:
-                report.volumes = self._volumes(change.bars)
                 _count(batch, report)
                 self._show(change)
 
@@ -178,7 +177,6 @@ class Ingestor:
         return Prepared(
             fresh,
             rows,
-            bars_of(fresh),
             counted=many[0],
             unquoted=many[1],
             given=prints.height,
@@ -194,8 +192,7 @@ class Ingestor:
             return batch
         epoch, rows = self.store.catalog.encode(batch.prints)
         prints = batch.prints.with_columns(rows["series"], rows["symbol_id"])
-        bars = bars_of(prints)
-        return dataclasses.replace(batch, prints=prints, rows=rows, bars=bars, epoch=epoch)
+        return dataclasses.replace(batch, prints=prints, rows=rows, epoch=epoch)
 
     def _keep(self, batch: Prepared, source: str, replace: bool, report: Report) -> Change:
         """Write a batch in the open transaction; return its changes to the minute bars."""
@@ -224,13 +221,16 @@ class Ingestor:
         report.corrections += corrected.replacing
         self.store.append_prints(clustered(batch.rows))
         self._recent.add(batch.rows)
-        self.store.append_bars(batch.bars)
+        # Without a cache a store that makes its bars of the prints needs none.
+        bars = bars_of(batch.prints if self.window is not None or self.store.shared else batch.prints.head(0))
+        self.store.append_bars(bars)
         self.classifications.add(of_days)
         cancels = batch.prints.select(is_cancel()).to_series()
         report.cancels += int(cancels.sum())
-        if batch.bars.height:
-            self._newest = max(self._newest, batch.bars.select(pl.col("minute").max()).item())
-        change = Change(batch.bars, dropped=dropped)
+        if bars.height:
+            self._newest = max(self._newest, bars.select(pl.col("minute").max()).item())
+        report.volumes = batch.volumes()
+        change = Change(bars, dropped=dropped)
         rows = pl.concat([batch.rows, corrected.gone.select(batch.rows.columns)])
         days = pl.concat([days, trading_days(gone["ts"])])
         cancels = pl.concat([cancels, pl.repeat(False, gone.height, eager=True).alias(cancels.name)])
@@ -282,18 +282,6 @@ class Ingestor:
         elif self._newest - self._compacted > COMPACT_MINUTES:
             self.store.compact(self._compacted, self._newest)
             self._compacted = self._newest
-
-    def _volumes(self, bars: pl.DataFrame) -> dict[tuple[str, str], float]:
-        """Return the contracts or shares of some bars, by asset and side."""
-        assets = self.store.catalog.series["asset"].gather(bars["symbol_id"].cast(pl.UInt32))
-        sums = bars.group_by(assets.cast(pl.String)).agg(
-            pl.col(f"{side}_volume").sum() for side in Side.categories
-        )
-        return {
-            (asset, side): many / SIZE_SCALE[asset]
-            for asset, *rest in sums.iter_rows()
-            for side, many in zip(Side.categories, rest, strict=True)
-        }
 
     def _show(self, change: Change) -> None:
         """Publish the changes of a commit to the cache."""

@@ -22,6 +22,7 @@ from flowtape.storage.catalog import (
     typed,
 )
 from flowtape.storage.dialect import CANCELS, DUCKDB
+from flowtape.storage.duckdb_bars import of_symbols
 from flowtape.storage.duckdb_days import Days, between, day_overlaps, days_of
 from flowtape.storage.duckdb_tables import PRINT_COLUMNS
 
@@ -135,16 +136,31 @@ class DuckStore(Days):
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
         """See `Store.prints`."""
-        which = f"SEMI JOIN keys USING (series) WHERE size >= {min_size}"
+        which = f"SEMI JOIN keys USING (series) WHERE size >= {min_size} AND {self._whose(series)}"
         return self._prints(start, end, which, own=False, keys=series.alias("series").to_frame())
 
     def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
         """See `Store.underlying`."""
-        sql = f"""WITH p AS (SELECT {", ".join(ROWS)} FROM print_rows SEMI JOIN keys USING (series)
-                       WHERE {between(start, end)} AND underlying IS NOT NULL),
-                 newest AS (SELECT max(ts) AS ts FROM p GROUP BY epoch_ns(ts) // 60000000000)
-            SELECT p.* FROM p SEMI JOIN newest USING (ts)"""
-        return last_mids(self.catalog, self._frame(sql, keys=series.alias("series").to_frame()))
+        which = f"{between(start, end)} AND {self._whose(series)} AND underlying IS NOT NULL"
+        keys = series.alias("series").to_frame()
+        # The rows of the last instants are few, and only their columns are read.
+        with self._one_state():
+            instants = self._frame(
+                "SELECT max(ts) AS ts FROM print_rows SEMI JOIN keys USING (series)"
+                f" WHERE {which} GROUP BY epoch_ns(ts) // 60000000000",
+                keys=keys,
+            )["ts"].to_physical()
+            named = ", ".join(f"make_timestamp_ns({ts})" for ts in instants)
+            rows = self._frame(
+                f"SELECT {', '.join(ROWS)} FROM print_rows SEMI JOIN keys USING (series)"
+                f" WHERE {which} AND ts IN ({named or 'NULL'})",
+                keys=keys,
+            )
+        return last_mids(self.catalog, rows)
+
+    def _whose(self, series: pl.Series) -> str:
+        """Return the predicate of the symbols of some series: rows lie in order of symbols, so others are skipped."""
+        return of_symbols(self.catalog.series["symbol_id"].gather(series.cast(pl.UInt32)).unique().to_list())
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
         """See `Store.prints_of`; sees the open transaction."""
@@ -161,7 +177,7 @@ class DuckStore(Days):
     def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
         """See `Store.removed_since`."""
         sql = f"""SELECT {", ".join(ROWS)} FROM print_rows SEMI JOIN keys USING (series)
-            WHERE {between(start, end)} AND removed_at >= make_timestamp_ns({at})"""
+            WHERE {between(start, end)} AND {self._whose(series)} AND removed_at >= make_timestamp_ns({at})"""
         return self._frame(sql, keys=series.alias("series").to_frame())
 
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:

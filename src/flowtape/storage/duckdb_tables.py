@@ -56,8 +56,8 @@ def _summed(units: str, digits: int = 38) -> str:
 
 
 def _notional(upper: str, lower: str) -> str:
-    """SQL for Σ price · size over bars in 1/10,000 USD, as a decimal, of the two columns that hold it."""
-    return _summed(f"(sum({upper}) * {2**BITS}::HUGEINT + sum({lower}))")
+    """SQL for Σ price · size of a bar in 1/10,000 USD, as a decimal, of the two columns that hold it."""
+    return _sized(f"({upper} * {2**BITS}::HUGEINT + {lower})", 38)
 
 
 def _of_side(value: str, side: str) -> str:
@@ -105,17 +105,12 @@ CREATE VIEW minutes AS WITH counted AS (
     CASE any_value(asset) WHEN 'stock' THEN arg_max(price, (sets_ends, ts, seq, place, price)) END / 1e4 AS close
     FROM counted GROUP BY ALL;
 CREATE VIEW minute_bars AS SELECT asset, symbol, {_named(RIGHTS[:-1])}[bar_rows."right" + 1] AS "right",
-    make_timestamp(minute::BIGINT * 60000000) AS minute,
-    {", ".join(f"{_summed(f'sum({n})')} AS {n}" for n in VOLUMES)},
+    make_timestamp(minute::BIGINT * 60000000) AS minute, {", ".join(f"{_sized(n, 38)} AS {n}" for n in VOLUMES)},
     {", ".join(f"{_notional(*pair)} AS {side}_notional" for side, pair in NOTIONALS.items())},
-    sum(trades)::HUGEINT AS trades,
-    arg_max(high, (ifnull(sets_range, 1), high)) / 1e4 AS high,
-    arg_min(low, (-ifnull(sets_range, 1), low)) / 1e4 AS low, {_summed("max(biggest)", 18)} AS biggest,
-    make_timestamp_ns(arg_min(biggest_ts, (-biggest, biggest_ts))) AS biggest_ts,
-    make_timestamp_ns(max(last_ts)) AS last_ts,
-    arg_min(open, (-sets_ends, open_ts, open_seq, open_venue, open)) / 1e4 AS open,
-    arg_max(close, (sets_ends, close_ts, close_seq, close_venue, close)) / 1e4 AS close
-    FROM bar_rows JOIN (SELECT DISTINCT symbol_id, asset, symbol FROM series) USING (symbol_id) GROUP BY ALL;
+    trades::HUGEINT AS trades, high / 1e4 AS high, low / 1e4 AS low, {_sized("biggest", 18)} AS biggest,
+    make_timestamp_ns(biggest_ts) AS biggest_ts, make_timestamp_ns(last_ts) AS last_ts,
+    open / 1e4 AS open, close / 1e4 AS close
+    FROM bar_rows JOIN (SELECT DISTINCT symbol_id, asset, symbol FROM series) USING (symbol_id);
 CREATE VIEW removals AS SELECT print_id, ts, asset, symbol, root, expiry, "right", {_STRIKE},
     {_sized("size", 18)} AS size, price / 1e4 AS price, {_named(CONDITION_NAMES)}[condition + 1] AS condition,
     name AS venue, seq, copy, removed_at
