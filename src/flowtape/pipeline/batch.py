@@ -1,4 +1,4 @@
-"""A batch of prints between the reader and the store: its prints, its rows, and the changes it makes to the minute bars."""
+"""A batch of prints between the reader and the store: prints, rows, and the changes to the minute bars."""
 
 from __future__ import annotations
 
