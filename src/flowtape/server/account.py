@@ -1,4 +1,4 @@
-"""What a key's holder may ask on any plan: about the key itself, and which symbols there are."""
+"""`/v1/account` and `/v1/symbols`, which every plan may ask: the key's own use, and the symbols with stored prints."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NOTE = "The symbols of which this store keeps prints, options and stocks togethe
 
 
 class AccountBody(msgspec.Struct, kw_only=True):
-    """A key's plan and its use today. `user_id` is the key's public id. `daily_limit` and `remaining` are numbers in
-    text, or `unlimited`. `usage_today` counts requests, and is 0 where there is no limit. `resets_at` is the next
-    midnight UTC."""
+    """A key's plan and its use today. `user_id` is the key's public id. `daily_limit` and `remaining` are numbers
+    as text, or `unlimited`. `usage_today` counts requests, and is 0 for a plan without a limit. `resets_at` is the
+    next midnight UTC."""
 
     user_id: str
     email: str | None
@@ -28,7 +28,7 @@ class AccountBody(msgspec.Struct, kw_only=True):
 
 
 class SymbolsBody(msgspec.Struct, kw_only=True):
-    """The symbols, options' and stocks' together, of which prints are kept, in order. `note` says so in a sentence.
+    """The symbols with stored prints, options and stocks together, in order. `note` says so in a sentence.
     `last_updated` is the time of the newest print, in whole seconds."""
 
     symbols: list[str]
@@ -38,7 +38,7 @@ class SymbolsBody(msgspec.Struct, kw_only=True):
 
 
 def account(key: Key, limit: int | None, used: int, resets: int) -> AccountBody:
-    """The body of `/v1/account`; `resets` is in Unix seconds."""
+    """Return the body of `/v1/account`; `resets` is in Unix seconds."""
     return AccountBody(
         user_id=key.id,
         email=None,
@@ -51,7 +51,7 @@ def account(key: Key, limit: int | None, used: int, resets: int) -> AccountBody:
 
 
 def symbols(store: Store) -> Made:
-    """The body of `/v1/symbols`. Raises `StoreError`."""
+    """Return the body of `/v1/symbols`. Raises `StoreError`."""
     kept = store.catalog.series.head(store.catalog.kept_series)
     names = sorted(kept["symbol"].unique().cast(str))
     span = store.span()

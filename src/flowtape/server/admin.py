@@ -1,7 +1,7 @@
-"""A server's admin socket for commands on the same machine: a Unix socket beside the store.
+"""The admin socket of a server, for commands on the same machine: a Unix socket beside the store.
 
-DuckDB lets one process hold a file. A command that needs a store which a server holds finds the server here
-and has it do the work: one JSON request a line, then any number of `Step`s, then one `Done` or `Failed`.
+DuckDB lets one process open a file. A command that needs a store that a server holds connects to the server and has
+it do the work. The protocol is one JSON request per line, then any number of `Step`s, then one `Done` or `Failed`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from flowtape.server.routes import CUMULATIVE
 from flowtape.storage import Store, shared
 
 LONGEST_PATH = 100
-"""Bytes; a Unix socket's name has room for about this much."""
+"""Bytes of the longest path of a Unix socket."""
 LONGEST_LINE = 2**24
 ALIVE_EVERY = 2.0
-"""Seconds between signs of life while a command is carried out."""
+"""Seconds between two `Alive` messages while a command runs."""
 _LAST_MINUTE = 2**31 - 1
 PATIENCE = 30.0
-"""Seconds without a sign of life after which a command gives up."""
+"""Seconds without a message after which the client gives up."""
 
 
 class Ingest(msgspec.Struct, tag="ingest"):
@@ -56,13 +56,13 @@ class Ingest(msgspec.Struct, tag="ingest"):
 
 
 class Rebuild(msgspec.Struct, tag="rebuild"):
-    """Classify a day's prints again and make its minutes from them; without a day, those of all outdated days."""
+    """Rebuild the sides and minute bars of a day; without a day, of all outdated days."""
 
     day: date | None = None
 
 
 class Cumulative(msgspec.Struct, tag="cumulative"):
-    """The points of the cumulative answer as of an instant (ns)."""
+    """The points of a cumulative answer as of an instant (ns)."""
 
     asset: Literal["option", "stock"]
     symbol: str
@@ -72,7 +72,7 @@ class Cumulative(msgspec.Struct, tag="cumulative"):
 
 
 class Report(msgspec.Struct, tag="report"):
-    """What a report says of a symbol's day; the body is a `report.Day`."""
+    """The content of the report on a symbol's day; the body is a `report.Day`."""
 
     asset: Literal["option", "stock"]
     symbol: str
@@ -80,17 +80,18 @@ class Report(msgspec.Struct, tag="report"):
 
 
 class Progress(msgspec.Struct, tag="progress"):
-    """How far an ingest is."""
+    """The progress of an ingest."""
 
     step: Step
 
 
 class Alive(msgspec.Struct, tag="alive"):
-    """The server has the command and is at it."""
+    """The server is carrying out the command."""
 
 
 class Done(msgspec.Struct, tag="done"):
-    """It is done; the fields that fit the request are set. `table` is an Arrow stream of an answer's rows."""
+    """The command succeeded. The fields that belong to the request are set. `table` is an Arrow stream of an
+    answer's rows."""
 
     outcomes: list[Outcome] = []
     bars: dict[date, int] = {}
@@ -103,7 +104,7 @@ class Done(msgspec.Struct, tag="done"):
 
 
 class Failed(msgspec.Struct, tag="failed"):
-    """It failed, by the name of the error and its text."""
+    """The command failed: the name and the text of the error."""
 
     kind: str
     text: str
@@ -117,7 +118,7 @@ _reply = msgspec.json.Decoder(Reply)
 
 
 def address(store: Path) -> Path:
-    """Where the server of a store listens: beside it, or in a private folder where that name is too long."""
+    """Return the path of a store's admin socket: beside the store, or in a private folder if that path is too long."""
     beside = store.resolve().with_name(f".{store.name}.sock")
     if len(os.fsencode(beside)) <= LONGEST_PATH:
         return beside
@@ -125,8 +126,10 @@ def address(store: Path) -> Path:
 
 
 def _own_folder() -> Path:
-    """A folder in the temporary directory that no other user can write to. Raises `StoreError` where another user may
-    have made it, who would then answer in the server's place."""
+    """Return a folder in the temporary directory that no other user can write to.
+
+    Raises `StoreError` if another user may have made it, since that user could then answer in the server's place.
+    """
     folder = Path(tempfile.gettempdir()) / f"flowtape-{os.getuid()}"
     try:
         with contextlib.suppress(FileExistsError):
@@ -143,10 +146,10 @@ def _own_folder() -> Path:
 
 
 def ask(name: str, command: Command, progress: Callable[[Step], None] = lambda step: None) -> Done | None:
-    """Have the server of a store carry out a command; None where no server holds the store.
+    """Have the server of a store carry out a command; return None if no server holds the store.
 
-    Raises the error the server met, or `StoreError` where it went away in the middle, gives no sign of life for
-    `PATIENCE` seconds, or is another user's.
+    Raises the server's error, or `StoreError` if the server ends before it answers, sends nothing for `PATIENCE`
+    seconds, or belongs to another user.
     """
     if shared(name):
         return None
@@ -187,7 +190,7 @@ def _silent(store: Path) -> StoreError:
 
 
 def _check_owner(line: socket.socket, store: Path) -> None:
-    """Raise `StoreError` where who listens is neither this user nor the owner of the store's file."""
+    """Raise `StoreError` unless the listening process belongs to this user or to the owner of the store's file."""
     if not hasattr(socket, "SO_PEERCRED"):
         return
     _, uid, _ = struct.unpack(
@@ -210,7 +213,7 @@ def _error(reply: Failed) -> FlowtapeError:
 
 
 class AdminSocket:
-    """The server's end of the admin socket."""
+    """The server's side of the admin socket."""
 
     def __init__(self, store: Path, ingestor: Ingestor, flow: Flow) -> None:
         self._path = address(store)
@@ -222,7 +225,8 @@ class AdminSocket:
         self._greeted: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. A socket left by a killed server is replaced: whoever holds the store is the server."""
+        """Listen. A socket left by a killed server is replaced, since only the process that holds the store can be
+        its server."""
         self._path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
@@ -231,12 +235,12 @@ class AdminSocket:
             os.umask(before)
 
     async def stop(self) -> None:
-        """Stop listening; an ingest under way ends after the batch at hand."""
+        """Stop listening. A running ingest ends after its current batch."""
         if self._server is not None:
             self._server.close()
         for stop in self._stops:
             stop.set()
-        # Who has said nothing yet is not waited for.
+        # A client that has sent no command is disconnected.
         for task in self._greeted:
             task.cancel()
         await asyncio.gather(*self._working, return_exceptions=True)
@@ -322,7 +326,7 @@ class AdminSocket:
 
 
 def cumulative(store: Store, command: Cumulative, quote_age: timedelta | None) -> Done:
-    """The points of a cumulative answer, from a store that no server holds."""
+    """Return the points of a cumulative answer from a store that no server holds."""
     with store.snapshot():
         symbol = meant(command.symbol, store.catalog.symbols(command.asset))
         made = queries.cumulative(FlowData(store, None, command.at, quote_age), query_of(command, symbol))
@@ -331,7 +335,7 @@ def cumulative(store: Store, command: Cumulative, quote_age: timedelta | None) -
 
 
 def points_of(command: Cumulative, symbol: str, made: Made, store: Store, simulated: bool) -> Done:
-    """Return the points of a cumulative body; where it has none, when the symbol's newest print is."""
+    """Return the points of a cumulative body."""
     number = store.catalog.symbol_id(command.asset, symbol)
     newest = None
     if number is not None and not getattr(made.body, "points", None):
@@ -340,7 +344,7 @@ def points_of(command: Cumulative, symbol: str, made: Made, store: Store, simula
 
 
 def query_of(command: Cumulative, symbol: str) -> Query:
-    """The query of a command for the symbol that it means."""
+    """Return the query of a command for a symbol."""
     day = command.expiry
     return Query(
         asset=command.asset,

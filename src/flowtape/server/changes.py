@@ -1,4 +1,4 @@
-"""Wakes the hubs of a symbol when its minutes change, when the clock goes on, and when answers are trusted or not."""
+"""Wakes the hubs of a symbol when its minutes, the clock, or the trust in its answers change."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from flowtape.server.hubs import Hub
 
 TICK = 0.1
-"""Seconds between looks at the clock, and at whether answers can be trusted."""
+"""Seconds between two looks at the clock and at the checks of answers."""
 _Place = tuple[str, str]
-"""A route's path, and a symbol as it was asked for (empty: all)."""
+"""A route's path and the symbol of the request (empty: all)."""
 
 
 class Changes:
-    """Wakes hubs. Used from the event loop only.
+    """Wakes hubs. Used on the event loop only.
 
-    The cache tells which symbols a batch changed. The clock, a commit to minutes older than the cache, and whether
-    answers may be trusted are looked at every `TICK`.
+    The cache reports which symbols a batch changed. The clock, commits to minutes older than the cache, and the
+    checks of answers are polled every `TICK`.
     """
 
     def __init__(self, flow: FlowAnswers) -> None:
@@ -38,7 +38,7 @@ class Changes:
         self._symbols[hub.place] = self._flow.meant(hub.query).symbol
 
     def leave(self, hub: Hub) -> None:
-        """Wake a hub no more."""
+        """Stop waking a hub."""
         hubs = self._hubs.get(hub.place, set())
         hubs.discard(hub)
         if not hubs:
@@ -46,7 +46,7 @@ class Changes:
                 known.pop(hub.place, None)
 
     def changed(self, asset: str, symbols: frozenset[str]) -> None:
-        """Minutes of some symbols have changed (none: any may have): wake their hubs, and those of all symbols."""
+        """Wake the hubs of some symbols whose minutes changed (none: any may have), and the hubs of all symbols."""
         for place, hubs in self._hubs.items():
             symbol = self._symbols[place]
             mine = [hub for hub in hubs if hub.asset == asset]
@@ -55,7 +55,7 @@ class Changes:
                 _wake(mine)
 
     async def watch(self) -> None:
-        """Pass on what the cache tells, and look at the rest, until cancelled."""
+        """Forward the changes that the cache reports, and poll the others, until cancelled."""
         loop = asyncio.get_running_loop()
 
         def told(asset: str, symbols: frozenset[str]) -> None:
@@ -71,11 +71,11 @@ class Changes:
                 self._symbols[place] = self._flow.meant(one.query).symbol
                 state = self._flow.state(one.route, one.query)
                 changed, self._states[place] = state != self._states.get(place), state
-                # Where an answer could not be made, what it needs may be there now.
+                # A failed answer may succeed now.
                 _wake(hub for hub in hubs if changed or hub.trouble)
 
     def _look_at_trust(self) -> None:
-        """Wake the hubs of an asset whose answers can be trusted again, or no more."""
+        """Wake the hubs of an asset when the checks of its answers begin or cease to fail."""
         for asset in sorted({hub.asset for hubs in self._hubs.values() for hub in hubs}):
             try:
                 self._flow.check(asset)

@@ -27,17 +27,18 @@ EXPOSE = (b"access-control-expose-headers", EXPOSED)
 ENDPOINT_VERSION = (b"x-endpoint-version", VERSION.encode())
 
 _GZIP_FROM = 1024
-"""Bytes of body from which compression is worth a packet."""
+"""Bytes of body from which compression saves a packet."""
 _GZIP_ASIDE = 65_536
-"""Bytes of body from which compression takes the better part of a millisecond, and leaves the event loop."""
+"""Bytes of body from which compression takes about a millisecond and runs off the event loop."""
 _GZIP_LEVEL = 4
 _LONGEST_LIST = 1024
-"""Bytes of the longest list in a header that is read."""
+"""Bytes of the longest header list that is parsed."""
 _CODING = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([0-9.]+)\s*)?")
 
 
 class EncodedResponse:
-    """One answer, ready to send; `more` are headers of its own, `replay` is what is replayed, where anything is."""
+    """One answer, ready to send. `more` are its own headers, `replay` describes the replay whose prints it shows,
+    if any."""
 
     __slots__ = (
         "__weakref__",
@@ -66,13 +67,14 @@ class EncodedResponse:
 
     @property
     def weight(self) -> int:
-        """Bytes of memory, about: a compressed body may be added later, and is smaller than the plain one."""
+        """Bytes of memory, approximately. A compressed body, which may be added later, is counted as large as the
+        plain one."""
         return (1 + self.packs) * len(self.body)
 
     def pack(self) -> None:
-        """Make the compressed body; two threads may do so at once, and make the same."""
+        """Compress the body. Two threads may do so at once; they get the same bytes."""
         packed = zlib.compress(self.body, _GZIP_LEVEL, zlib.MAX_WBITS | 16)
-        # Compressed bytes are another representation, so the tag is only a weak one for them.
+        # The compressed body is another representation, so its ETag is weak.
         about = b"content-length: %d\r\ncontent-encoding: gzip\r\netag: W/%s\r\n" % (len(packed), self.etag)
         self.gzip_head = self._media + about + self._facts
         self.gzip = packed
@@ -81,7 +83,8 @@ class EncodedResponse:
 def encoded_response(
     made: Made, simulated: bool, format: Format = "json", name: str = "", replay: str = ""
 ) -> EncodedResponse:
-    """An answer in a format; `name` is what a copy may be called, without suffix, and `replay` what is replayed."""
+    """Return an answer in a format. `name` is the file name of a download, without suffix; `replay` as in
+    `EncodedResponse`."""
     more: Headers = []
     if format == "json":
         answer = encode(made, simulated)
@@ -110,13 +113,14 @@ def _facts(answer: Answer, replay: str) -> Headers:
 
 
 def source(simulated: bool, replay: str) -> Headers:
-    """The header that says where prints come from; none where they are neither simulated nor replayed."""
+    """Return the header that marks prints as simulated or replayed; empty for others."""
     sources = ["simulated"] * simulated + [replay] * bool(replay)
     return [(b"x-data-source", ", ".join(sources).encode())] if sources else []
 
 
 def reply(response: EncodedResponse, headers: dict[bytes, bytes], rate: bytes) -> Reply | Awaitable[Reply]:
-    """The reply to a request with these headers: 304, compressed, or plain; `rate` are the lines of its key's quota."""
+    """Return the reply to a request with these headers: 304, compressed, or plain. `rate` holds the header lines of
+    the key's quota."""
     condition = headers.get(b"if-none-match")
     if condition is not None and matches(condition, response.etag):
         return Reply(304, response.unchanged + rate, b"")
@@ -135,7 +139,8 @@ async def _packed_aside(response: EncodedResponse, rate: bytes) -> Reply:
 
 
 def matches(condition: bytes, etag: bytes) -> bool:
-    """Whether an If-None-Match names this tag (compared weakly, as RFC 9110 13.1.2 says); a long one is not read."""
+    """Return whether an If-None-Match names this tag, by the weak comparison of RFC 9110 13.1.2. A long header is
+    not parsed."""
     if condition.strip() == b"*":
         return True
     if len(condition) > _LONGEST_LIST:
@@ -144,9 +149,9 @@ def matches(condition: bytes, etag: bytes) -> bool:
 
 
 def takes_gzip(accepted: bytes) -> bool:
-    """Whether an Accept-Encoding allows gzip, and does not like plain better (RFC 9110 12.5.3).
+    """Return whether an Accept-Encoding allows gzip and does not prefer an uncompressed body (RFC 9110 12.5.3).
 
-    One longer than `_LONGEST_LIST` is not read: then a plain body is sent.
+    A header longer than `_LONGEST_LIST` is not parsed, and the body is sent uncompressed.
     """
     return len(accepted) <= _LONGEST_LIST and _takes_gzip(accepted)
 

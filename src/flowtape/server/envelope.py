@@ -1,6 +1,6 @@
-"""The envelope: the two fields that end every JSON body where the setting `envelope` asks for them.
+"""The envelope: two fields at the end of every JSON body, with the setting `envelope`.
 
-Their names and shapes are those of the FlashAlpha SDK 1.3.0. Without the setting the same facts are in headers alone.
+Their names and shapes are those of the FlashAlpha SDK 1.3.0. Without the setting, headers carry the same facts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _NODE = socket.gethostname()
 
 
 class DataAsOf(msgspec.Struct, kw_only=True):
-    """When each feed last delivered to the server that answers. `node` is the machine's name, `flow_feed` the time of
-    the newest print that the answer could see, null while there is none. flowtape has no other feeds: they are null."""
+    """The time of the newest data of each feed. `node` is the name of the machine, `flow_feed` the time of the
+    newest print that the answer could see, null without one. The other feeds do not exist in flowtape and are null."""
 
     node: str = _NODE
     equity_feed: str | None = None
@@ -33,14 +33,14 @@ class DataAsOf(msgspec.Struct, kw_only=True):
 
 
 class Envelope(msgspec.Struct, kw_only=True):
-    """The fields, in their order."""
+    """The fields of the envelope, in order."""
 
     data_as_of: DataAsOf
     endpoint_version: str = VERSION
 
 
 def enveloped(body: bytes, as_of: int | None) -> bytes:
-    """A JSON object with the envelope at its end; `as_of` in ns UTC."""
+    """Return a JSON object with the envelope at its end; `as_of` is in ns UTC."""
     flow_feed = None if as_of is None else stamp(as_of)
     more = msgspec.json.encode(Envelope(data_as_of=DataAsOf(flow_feed=flow_feed)))
     return body[:-1] + (b"," if body != b"{}" else b"") + more[1:]

@@ -1,4 +1,4 @@
-"""Every answer that is not a success: its status, its body, and what it says.
+"""Every error response: its status, body and message.
 
 Bodies hold no null, no key, no path of the machine and no stack trace.
 """
@@ -19,14 +19,14 @@ _SHOWN = 64
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """What is wrong, as a word for programs and a sentence for people."""
+    """An error: a word for programs and a sentence for people."""
 
     error: str
     message: str
 
 
 class UnauthorizedBody(msgspec.Struct, frozen=True):
-    """No key, or one that is not known."""
+    """No key, or an unknown key."""
 
     title: str = "Unauthorized"
     status: int = 401
@@ -34,7 +34,7 @@ class UnauthorizedBody(msgspec.Struct, frozen=True):
 
 
 class TierBody(msgspec.Struct, frozen=True):
-    """The key's plan is below what the endpoint needs."""
+    """The key's plan is below the plan that the endpoint needs."""
 
     status: Literal["ERROR"]
     error: Literal["tier_restricted"]
@@ -56,7 +56,8 @@ class QuotaBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UnhealthyBody(msgspec.Struct, frozen=True):
-    """Answers may not be trusted now, and why. `loading` is the share that is loaded, absent where nothing is."""
+    """Answers cannot be given now, and the reason. `loading` is the share that is loaded, absent if nothing is
+    loading."""
 
     status: Literal["Unhealthy"]
     reason: str
@@ -64,7 +65,7 @@ class UnhealthyBody(msgspec.Struct, frozen=True):
 
 
 class Refusal(Exception):
-    """An answer that is not a success, on its way to the client."""
+    """An error response, raised on the way to the client."""
 
     def __init__(self, status: int, body: msgspec.Struct, headers: Headers | None = None) -> None:
         super().__init__(status)
@@ -72,41 +73,41 @@ class Refusal(Exception):
         self.body = body
         self.headers = headers or []
         self.rate = b""
-        """The lines that tell the quota of the key that asked."""
+        """The header lines of the quota of the request's key."""
 
 
 def shown(value: str) -> str:
-    """A value as an answer may repeat it: short, printable, without a key."""
-    # A long text is cut first: to look for keys in 60 KB takes time.
+    """Return a value of a request as an error message may repeat it: short, printable, without a key."""
+    # Cut first: a search for keys in 60 KB takes time.
     short = redact(value[: 4 * _SHOWN])
     short = short if len(short) <= _SHOWN else short[:_SHOWN] + "…"
     return "".join(letter if letter.isprintable() else "?" for letter in short)
 
 
 def invalid(name: str, reason: str) -> Refusal:
-    """400: the parameter `name` cannot be used; the reason names its value."""
+    """Return a 400: the parameter `name` cannot be used; `reason` names its value."""
     word = re.sub(r"[A-Z]", lambda found: "_" + found[0].lower(), name)
     return Refusal(400, ErrorBody(f"invalid_{word}", f"{name} {reason}"))
 
 
 def unknown(message: str) -> Refusal:
-    """400: the query has a name that no parameter has, but one is like it."""
+    """Return a 400: the query has an unknown name that resembles a parameter."""
     return Refusal(400, ErrorBody("unknown_parameter", message))
 
 
 def unauthorized() -> Refusal:
-    """401, the same for a missing and a wrong key."""
+    """Return a 401, the same for a missing and a wrong key."""
     return Refusal(401, UnauthorizedBody(), [(b"www-authenticate", b"ApiKey")])
 
 
 def tier_restricted(current: Plan, required: Plan) -> Refusal:
-    """403: the endpoint needs a higher plan."""
+    """Return a 403: the endpoint needs a higher plan."""
     message = f"This endpoint needs the {required} plan or higher; this key is on the {current} plan."
     return Refusal(403, TierBody("ERROR", "tier_restricted", message, current, required))
 
 
 def quota_exceeded(plan: Plan, limit: int, reset_at: str, retry_after: int) -> Refusal:
-    """429: `limit` requests were served today; `retry_after` is in whole seconds."""
+    """Return a 429: `limit` requests were served today; `retry_after` is in whole seconds."""
     above = PLANS[PLANS.index(plan) + 1 :]
     body = QuotaBody(
         status="ERROR",
@@ -121,24 +122,24 @@ def quota_exceeded(plan: Plan, limit: int, reset_at: str, retry_after: int) -> R
 
 
 def not_found(path: str) -> Refusal:
-    """404: no route has this path."""
+    """Return a 404: no route has this path."""
     return Refusal(404, ErrorBody("not_found", f"There is nothing at {shown(path)}."))
 
 
 def unknown_host(host: str) -> Refusal:
-    """421: the page was asked under a name that is not this server's."""
+    """Return a 421: the `Host` header does not name this server."""
     message = f"This server is not known as {shown(host)}; the setting `hosts` names what it may be asked as."
     return Refusal(421, ErrorBody("unknown_host", message))
 
 
 def method_not_allowed(method: str, allow: bytes) -> Refusal:
-    """405: the path is known, the method is not."""
+    """Return a 405: the path does not allow the method."""
     message = f"{shown(method)} is not allowed here; {allow.decode()} are."
     return Refusal(405, ErrorBody("method_not_allowed", message), [(b"allow", allow)])
 
 
 def reason_of(error: FlowtapeError) -> str:
-    """What a client may be told of a store or feed that failed; the error's own text can hold a path."""
+    """Return what a client may know of a store's or feed's error; the error's own text can hold a path."""
     if isinstance(error, Loading):
         return str(error)
     if isinstance(error, FeedError):
@@ -149,18 +150,18 @@ def reason_of(error: FlowtapeError) -> str:
 
 
 def unhealthy(error: FlowtapeError) -> UnhealthyBody:
-    """The body of `/health` while answers may not be trusted."""
+    """Return the body of `/health` while answers cannot be given."""
     done = round(error.done, 4) if isinstance(error, Loading) else msgspec.UNSET
     return UnhealthyBody("Unhealthy", reason_of(error), done)
 
 
 def upstream(error: FlowtapeError) -> Refusal:
-    """502: an answer now could be wrong."""
+    """Return a 502: an answer now could be wrong."""
     if isinstance(error, Loading):
         return Refusal(502, ErrorBody("loading", reason_of(error)), [(b"retry-after", b"1")])
     return Refusal(502, ErrorBody("upstream_unavailable", reason_of(error)))
 
 
 def internal() -> Refusal:
-    """500: a fault of ours; the log has the rest."""
+    """Return a 500: a fault of the server, with details in the log."""
     return Refusal(500, ErrorBody("internal", "The server failed to answer; the failure has been logged."))

@@ -1,4 +1,4 @@
-"""The filters: each one's words, what they mean, and the one text that stands for them in an answer."""
+"""The filters of a request: the words of each one, their meaning, and the text that an answer repeats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowtape.model.query import DateRange
 from flowtape.server.params import DATE_PATTERN, MOST, Chosen, Param, choice, parse_date
 
 MOST_PARTS = 100
-"""Parts of a list: more are refused."""
+"""The most parts of a list."""
 
 _DIGITS = re.compile(r"[0-9]{1,5}", re.ASCII)
 _PRICE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,4}))?", re.ASCII)
@@ -21,7 +21,7 @@ Value = TypeVar("Value", int, date)
 
 
 class _Range(NamedTuple, Generic[Value]):
-    """First and last, both within, and the text that reads as them."""
+    """The first and last value (both included), and the text of the range."""
 
     ends: tuple[Value, Value]
     text: str
@@ -30,7 +30,7 @@ class _Range(NamedTuple, Generic[Value]):
 def _range(
     text: str, parse: Callable[[str], Value], shown: Callable[[Value], str], open_ends: tuple[Value, Value]
 ) -> _Range[Value]:
-    """`a`, `a..b`, `..b` or `a..`; an end left open is one of `open_ends`."""
+    """Return the range of `a`, `a..b`, `..b` or `a..`; an open end is one of `open_ends`."""
     first, dots, last = (part.strip() for part in text.partition(".."))
     if not dots:
         value = parse(first)
@@ -63,7 +63,7 @@ def _expiries(text: str) -> Chosen:
 
 
 def _between(parse: Callable[[str], int], shown: Callable[[int], str]) -> Callable[[str], Chosen]:
-    """A parser of one whole number ≥ 0 or a range of them."""
+    """Return a parser of a whole number ≥ 0 or a range of them."""
 
     def parsed(text: str) -> Chosen:
         return Chosen(*_range(text, parse, shown, (0, MOST)))
@@ -78,7 +78,7 @@ def _days(text: str) -> int:
 
 
 def _price(text: str) -> int:
-    """1/10,000 USD; beyond what a strike can be kept as, the largest."""
+    """Return a strike in 1/10,000 USD, at most the largest that can be stored."""
     found = _PRICE.fullmatch(text)
     if not found:
         raise ValueError("a price to 4 decimals such as 590, or a range such as 590..610")
@@ -91,7 +91,7 @@ def _shown_price(price: int) -> str:
 
 
 def _families(known: tuple[str, ...]) -> Callable[[str], Chosen]:
-    """A parser of a list of families of sale conditions."""
+    """Return a parser of a list of families of sale conditions."""
 
     def parsed(text: str) -> Chosen:
         names = []

@@ -1,4 +1,4 @@
-"""What the routes ask for: answers made on reader threads, kept while nothing they rest on has changed."""
+"""The answers of the routes: computed on reader threads, and cached while nothing that they depend on has changed."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from flowtape.server.logs import event
 from flowtape.server.routes import Route
 
 KEPT = 256 * 2**20
-"""Bytes of bodies, plain and compressed, that are kept ready."""
+"""Bytes of bodies, plain and compressed, that are cached."""
 KEPT_FOR = 60.0
-"""Seconds that an answer is kept without being asked for."""
+"""Seconds that a cached answer stays without being requested."""
 FAILED_FOR = 30.0
-"""Seconds that the server is not healthy after an answer could not be read from the store."""
+"""Seconds that the server is unhealthy after an answer could not be read from the store."""
 READERS = 4
 LOOK_EVERY = 1.0
-"""Seconds between looks at the store and the clock."""
+"""Seconds between two checks of the store and the clock."""
 CLOCK_JUMP_NS = 5 * 10**9
-"""How far the wall clock may part from the steady one between two looks before it is noted."""
+"""The difference between wall clock and monotonic clock, in one check, from which the clock counts as set."""
 Key = tuple[str, Query, Format]
 State = tuple[int, int]
 T = TypeVar("T")
@@ -51,17 +51,20 @@ _log = logging.getLogger(__name__)
 
 
 class FeedState(Protocol):
-    """What the live feeds tell of themselves. `failing` says why their prints cannot be kept, None while they are."""
+    """The state of the live feeds. `failing` is the reason why their prints cannot be stored, None while they are."""
 
     failing: str | None
 
     def silent_for(self, asset: str | None, now_ns: int) -> float | None:
-        """Seconds since the quietest feed of an asset (None: of any) was last heard while its market is open; None
-        when none need speak."""
+        """Return the seconds since the quietest feed of an asset (None: of any) sent a message while its market is
+        open.
+
+        None while all of their markets are closed.
+        """
 
 
 class _Kept:
-    """An answer that is kept: what it rests on, and when it was last used, in steady seconds."""
+    """A cached answer, the state it depends on, and the time of its last use (monotonic seconds)."""
 
     __slots__ = ("response", "state", "used")
 
@@ -71,7 +74,7 @@ class _Kept:
 
 
 class _Making:
-    """An answer on its way. `state` is what it rests on, None until a thread has begun to read."""
+    """An answer that is being computed. `state` is what it depends on, None until a thread begins to read."""
 
     __slots__ = ("done", "state")
 
@@ -81,7 +84,7 @@ class _Making:
 
 
 class Flow:
-    """Answers for the API. Used from the event loop only, but for `make`."""
+    """The answers of the API. Used on the event loop only, except `made`."""
 
     def __init__(
         self,
@@ -113,7 +116,8 @@ class Flow:
         self._making: dict[Key, _Making] = {}
 
     def detail(self) -> str:
-        """Return what `/health` names beside the status: days classified under other settings; empty without any."""
+        """Return the text that `/health` shows beside the status: days classified under other settings; empty for
+        none."""
         days = self._ingestor.classifications.outdated
         if not days:
             return ""
@@ -121,8 +125,10 @@ class Flow:
         return f"Classified under other settings: {span}. `flowtape rebuild --outdated` classifies again."
 
     def check(self, asset: str | None = None) -> None:
-        """Raise `StoreError` or `FeedError` while no answer of an asset (None: of one of them) may be trusted; with
-        None, `Loading` too while anything is still being loaded."""
+        """Raise `StoreError` or `FeedError` while answers of an asset (None: of any asset) cannot be trusted.
+
+        With None, also raise `Loading` while anything is being loaded.
+        """
         if self._unreadable is not None:
             raise StoreError(self._unreadable)
         behind = self._behind()
@@ -135,14 +141,14 @@ class Flow:
             if silent is not None and silent > self._silence_limit:
                 raise FeedError(f"a live feed has delivered nothing for {silent:.0f} s")
         if asset is None:
-            # A store may be damaged where not every answer reads it.
+            # A store may be damaged in a place that not every answer reads.
             at, reason = self._failed
             if time.monotonic() - at < FAILED_FOR:
                 raise StoreError(reason)
             self._backlogs.check()
 
     async def watch(self) -> None:
-        """Look every second whether the store can still be read and the clock still runs on, until cancelled."""
+        """Check every second that the store can be read and that the clock was not set, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self._unreadable = await loop.run_in_executor(None, self._look)
@@ -151,9 +157,9 @@ class Flow:
             await asyncio.sleep(LOOK_EVERY)
 
     def mind_the_clock(self) -> None:
-        """Note when the clock was set; take the window anew when it was set back behind the window's end.
+        """Log a change of the clock; load the cache again if the clock was set back behind the window's end.
 
-        The clock of a replay runs at a speed of its own and nobody sets it.
+        The clock of a replay has its own speed and is never set.
         """
         wall, steady = self._clock.now_ns(), time.monotonic_ns()
         jumped = self._last_look is not None and abs(
@@ -175,7 +181,7 @@ class Flow:
     def answer(
         self, route: Route, query: Query, format: Format
     ) -> EncodedResponse | Awaitable[EncodedResponse]:
-        """The answer of a route: at once where the one that is kept still holds, else later."""
+        """Return the answer of a route: from the cache, or an awaitable that computes it."""
         now = self._clock.now_ns()
         self._window.advance(now // NS_PER_MINUTE)
         query = self.meant(query)
@@ -189,22 +195,22 @@ class Flow:
         return self._shared(route, key, state)
 
     def state(self, route: Route, query: Query) -> State:
-        """What the answer of a route rests on now: the answer stays the same while this does."""
+        """Return the state that a route's answer depends on: the answer is unchanged while the state is."""
         now = self._clock.now_ns()
         self._window.advance(now // NS_PER_MINUTE)
         return self._state(route, self.meant(query), now)
 
     def _state(self, route: Route, query: Query, now: int) -> State:
-        """What an answer rests on: it stays the same while this does."""
+        """Return the state that an answer depends on: the answer is unchanged while the state is."""
         if query.symbol:
             version = self._window.version(query.asset, query.symbol)
             if version < 0:
-                # What the window does not hold, any commit may have changed.
+                # Minutes outside the cache may change with any commit.
                 version -= self._ingestor.generation
         else:
             version = self._window.of(query.asset).version
             if query.at is not None:
-                # Both only rise. The board does not tell of a commit older than the window.
+                # Both numbers only rise. The cross-section does not count commits older than the window.
                 version += self._ingestor.generation
         return version, -1 if query.at is not None else now // route.every
 
@@ -213,12 +219,12 @@ class Flow:
         self._window.listen(told)
 
     async def _shared(self, route: Route, key: Key, state: State) -> EncodedResponse:
-        """Wait for the answer with all who ask for it now."""
+        """Wait for an answer together with all others that ask for it."""
         making = self._making.get(key)
-        # One that no thread has begun will see all that there is now, whatever that will be.
+        # An answer that no thread has begun will see the current state.
         if making is None or making.state not in (None, state):
             making = self._begin(route, key)
-        # Whoever hangs up leaves it to the others.
+        # A client that hangs up must not cancel the answer of the others.
         return await asyncio.shield(making.done)
 
     def _begin(self, route: Route, key: Key) -> _Making:
@@ -233,7 +239,7 @@ class Flow:
             failed = done.cancelled() or done.exception() is not None
             if failed and not done.cancelled() and isinstance(error := done.exception(), StoreError):
                 self._failed = time.monotonic(), str(error)
-            # Where another was begun since, what this one rests on has changed.
+            # If another answer was begun since, the state of this one has changed.
             if self._making.get(key) is making:
                 del self._making[key]
                 if not failed:
@@ -244,15 +250,16 @@ class Flow:
         return making
 
     def made(self, route: Route, query: Query) -> Made:
-        """The body of a route's answer, made in the calling thread."""
+        """Return the body of a route's answer, computed in the calling thread."""
         return self._body(route, self.meant(query), self._clock.now_ns())
 
     async def follow(
         self, route: Route, query: Query, use: Callable[[Made, Callable[[], EncodedResponse]], T]
     ) -> tuple[State, T]:
-        """Make the answer of a route anew in a reader thread, and give its body to `use` there, with what renders it.
+        """Compute the answer of a route in a reader thread, and call `use` there with its body and a function that
+        renders it.
 
-        Returns the state that the answer rests on, and what `use` made of it. A rendered answer is kept for others.
+        Returns the state that the answer depends on, and the result of `use`. A rendered answer is cached.
         """
         query = self.meant(query)
         responses: list[EncodedResponse] = []
@@ -275,7 +282,7 @@ class Flow:
         return state, used
 
     def meant(self, query: Query) -> Query:
-        """Return the query with the symbol it stands for."""
+        """Return the query with the stored spelling of its symbol."""
         if not query.symbol or self._window.version(query.asset, query.symbol) >= 0:
             return query
         symbol = meant(query.symbol, self._ingestor.store.catalog.symbols(query.asset))
@@ -285,7 +292,7 @@ class Flow:
         return self._render(route, query, format, self._body(route, query, now))
 
     def _body(self, route: Route, query: Query, now: int) -> Made:
-        # Before the snapshot begins: what was missing then may be in later states of the store alone.
+        # Taken before the snapshot begins: missing prints can only be in later states of the store.
         missing = self._backlogs.missing()
         data = FlowData(self._ingestor.store, self._window, now, self._ingestor.max_quote_age, missing)
         with self._ingestor.store.snapshot():
@@ -300,15 +307,15 @@ class Flow:
         return self._ingestor.simulated_any(query.asset)
 
     def source(self, query: Query) -> Headers:
-        """The header that says where the prints of a query's answers come from.
+        """Return the header that marks the prints of a query's answers as simulated or replayed.
 
-        While a simulated market is loading any symbol may be one of its own.
+        While a simulated market is loading, every symbol may be simulated.
         """
         loading = self._simulates and self._backlogs.missing() is not None
         return source(loading or self._simulated(self.meant(query)), self._replay)
 
     async def symbols(self, format: Format = "json") -> EncodedResponse:
-        """Every symbol of which prints are kept."""
+        """Return all symbols with stored prints."""
         made = await asyncio.get_running_loop().run_in_executor(self._readers, symbols, self._ingestor.store)
         simulated = any(map(self._ingestor.simulated_any, ("option", "stock")))
         return encoded_response(made, simulated, format, replay=self._replay)
@@ -323,7 +330,7 @@ class Flow:
             self._drop_oldest()
 
     def _drop_unused(self) -> None:
-        """Drop what nobody asked for during `KEPT_FOR`: the memory of a busy hour is given back."""
+        """Drop answers that were not requested during `KEPT_FOR`, to free the memory of a busy hour."""
         while self._kept and next(iter(self._kept.values())).used < time.monotonic() - KEPT_FOR:
             self._drop_oldest()
 
@@ -331,11 +338,11 @@ class Flow:
         self._bytes -= self._kept.popitem(last=False)[1].response.weight
 
     def close(self) -> None:
-        """Let the reader threads go."""
+        """Stop the reader threads."""
         self._readers.shutdown(wait=True)
 
 
 def _file_name(route: Route, query: Query) -> str:
-    """What a copy of the answer may be called, without its suffix: of characters that every file system takes."""
+    """Return the file name of a download, without suffix, with characters that every file system accepts."""
     name = route.path.rpartition("/")[2]
     return f"{_NO_FILE_NAME.sub('-', query.symbol) or query.asset + 's'}-{name}"

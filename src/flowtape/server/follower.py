@@ -1,4 +1,4 @@
-"""Keeps a server's window fresh on a store that other processes write."""
+"""Keeps a server's cache up to date with a store that other processes write."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from flowtape.pipeline.ingestor import Ingestor
 from flowtape.server.logs import Outage
 
 EVERY = 0.25
-"""Seconds between looks at the store."""
+"""Seconds between two looks at the store."""
 _log = logging.getLogger(__name__)
 
 
 class Follower:
-    """Asks the store again and again what changed, on a thread of its own."""
+    """Asks the store repeatedly for new commits, on a thread of its own."""
 
     def __init__(self, ingestor: Ingestor) -> None:
         self._ingestor = ingestor
@@ -28,18 +28,18 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="follower")
 
     def start(self) -> None:
-        """Begin: the window is as the store now."""
+        """Start the thread; the cache has the store's state now."""
         self._seen = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
-        """End, where it has begun; returns once the look at hand is over."""
+        """Stop the thread and wait for its current look. Does nothing before `start`."""
         self._stop.set()
         if self._seen is not None:
             self._thread.join()
 
     def behind(self) -> float:
-        """Seconds since the window was last as the store; 0 before it has begun."""
+        """Seconds since the cache last had the store's state; 0 before `start`."""
         return 0.0 if self._seen is None else time.monotonic() - self._seen
 
     def _run(self) -> None:

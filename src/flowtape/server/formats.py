@@ -14,9 +14,9 @@ import polars as pl
 from flowtape.queries import JSON, table
 
 Format = Literal["json", "csv", "arrow", "parquet", "envelope"]
-"""How an answer is written; `envelope` is JSON where the setting of that name is on."""
+"""The format of an answer; `envelope` is JSON with the setting of that name."""
 FORMATS: tuple[Format, ...] = ("json", "csv", "arrow", "parquet")
-"""What a client may ask for; where it likes several alike, the first."""
+"""The formats that a client may ask for; of equally preferred ones, the first is sent."""
 MEDIA: dict[Format, str] = {
     "json": JSON,
     "envelope": JSON,
@@ -25,14 +25,16 @@ MEDIA: dict[Format, str] = {
     "parquet": "application/vnd.apache.parquet",
 }
 _LONGEST_ACCEPT = 1024
-"""Bytes of the longest Accept header that is read."""
+"""Bytes of the longest Accept header that is parsed."""
 _RANGE = re.compile(r"\s*([\w.+*-]+)/([\w.+*-]+)\s*((?:;[^,]*)?)")
 _QUALITY = re.compile(r";\s*q\s*=\s*([^;\s]*)")
 
 
 def accepted(accept: bytes) -> Format:
-    """The format that an Accept header likes best (RFC 9110 12.5.1); JSON where it likes none of ours, or where it is
-    longer than `_LONGEST_ACCEPT`."""
+    """Return the format that an Accept header prefers (RFC 9110 12.5.1).
+
+    JSON if it accepts none of `FORMATS`, or if it is longer than `_LONGEST_ACCEPT`.
+    """
     return _accepted(accept) if len(accept) <= _LONGEST_ACCEPT else FORMATS[0]
 
 
@@ -46,7 +48,7 @@ def _accepted(accept: bytes) -> Format:
     best, most = FORMATS[0], 0.0
     for name in FORMATS:
         kind = MEDIA[name]
-        # The most specific range that names it decides.
+        # The most specific media range decides.
         quality = ranges.get(kind, ranges.get(kind.split("/")[0] + "/*", ranges.get("*/*", 0.0)))
         if quality > most:
             best, most = name, quality
@@ -64,7 +66,7 @@ def _quality(parameters: str) -> float:
 
 
 def writer(format: Format) -> Callable[[msgspec.Struct], bytes]:
-    """Puts a body's table as CSV (times as in JSON), an Arrow stream or a Parquet file."""
+    """Return a function that encodes a body's table as CSV (times as in JSON), an Arrow stream or a Parquet file."""
     return {"csv": _csv, "arrow": _arrow, "parquet": _parquet}[format]
 
 
@@ -80,12 +82,13 @@ def _csv(body: msgspec.Struct) -> bytes:
 
 
 def _guarded(texts: pl.Expr) -> pl.Expr:
-    """Texts that a spreadsheet would take for formulas, led by an apostrophe (OWASP, "CSV Injection")."""
+    """Return texts with an apostrophe before those that a spreadsheet would run as formulas (OWASP, "CSV
+    Injection")."""
     return texts.str.replace(r"^([=+\-@\t\r])", "'$1")
 
 
 def _sample(body: msgspec.Struct) -> dict[str, Any]:
-    """A row of a body as in JSON; of a body without rows, itself."""
+    """Return the first row of a body as in JSON; of a body without rows, the body itself."""
     found = [value for value in msgspec.structs.astuple(body) if isinstance(value, list)]
     rows = [value[0] for value in found if value]
     sample: dict[str, Any] = msgspec.to_builtins(rows[0] if rows else body)
@@ -93,14 +96,14 @@ def _sample(body: msgspec.Struct) -> dict[str, Any]:
 
 
 def _time_format(text: str | None) -> str:
-    """The format of times that are written as `text` is: whole seconds, or with 3, 6 or 9 decimals."""
+    """Return the format of times like `text`: whole seconds, or 3, 6 or 9 decimals."""
     decimals = len((text or "").partition(".")[2].removesuffix("Z"))
     return f"%Y-%m-%dT%H:%M:%S{f'%.{decimals}f' if decimals else ''}Z"
 
 
 def _arrow(body: msgspec.Struct) -> bytes:
     out = io.BytesIO()
-    # Older readers do not know the newest string layout.
+    # Older readers do not support the newest string layout.
     table(body).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
     return out.getvalue()
 

@@ -1,7 +1,7 @@
-"""The names that a server may be asked by, where no key is asked for.
+"""Checks the `Host` header of requests without a key.
 
-A browser reads a page of this machine for any site whose own name leads here (DNS rebinding). Such a name has a dot and
-is not an address, so addresses and names without a dot are always let through.
+With DNS rebinding, a browser reads pages of this machine for a site whose name resolves to its address. Such a name
+has a dot and is not an address, so addresses and names without a dot are always allowed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from flowtape.settings import Settings
 
 
 class Hosts:
-    """The names of a server, by its settings `hosts`, `host` and `public_url`."""
+    """The names of a server, from its settings `hosts`, `host` and `public_url`."""
 
     def __init__(self, settings: Settings) -> None:
         names = {name.strip().lower().rstrip(".") for name in settings.hosts.split(",")}
@@ -23,7 +23,8 @@ class Hosts:
         self._names = names | {settings.host.lower(), public}
 
     def check(self, given: bytes | None) -> None:
-        """Raise a 421 where a `Host` header names another server. A request without one is no browser's."""
+        """Raise a 421 if a `Host` header names another server. A request without the header does not come from a
+        browser."""
         if given is None or self._any:
             return
         text = given[:256].decode("latin-1").strip().lower()

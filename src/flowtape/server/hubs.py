@@ -1,8 +1,8 @@
-"""Hubs: each follows one answer, and makes the events of its changes once for all who listen.
+"""Hubs: each one follows one answer and makes the events of its changes once for all its clients.
 
-A hub keeps no body. Of a cumulative body it keeps a `Line`, 24 bytes a point, from which the next change is told; of a
-leaderboard a digest. The whole is rendered when somebody needs it. A hub sleeps until `wake` says that its answer may
-have changed.
+A hub stores no body. For a cumulative body it stores a `Line`, 24 bytes per point, from which the next change is
+computed; for a leaderboard a digest. The whole body is rendered when a client needs it. A hub sleeps until `wake`
+says that its answer may have changed.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from flowtape.server.queries import SYMBOL
 from flowtape.server.routes import FlowAnswers, Route
 
 LOOK_EVERY = 0.05
-"""Least seconds between two changes that are told of one symbol."""
+"""The least seconds between two changes of one symbol."""
 LOOK_AT_ALL_EVERY = 1.0
-"""Least seconds between two leaderboards."""
+"""The least seconds between two leaderboards."""
 KEPT_EVENTS = 512
-"""Events a hub keeps at most."""
+"""The most events of a hub."""
 KEPT_OF_ONE = 2**20
-"""Bytes of events a hub keeps at most."""
+"""The most bytes of events of a hub."""
 KEPT_EVENT_BYTES = 64 * 2**20
-"""Bytes of events that all hubs keep together: each its equal share, and no more than `KEPT_OF_ONE`."""
+"""Bytes of events of all hubs together. Each has an equal share, at most `KEPT_OF_ONE`."""
 WIDE = 16_384
-"""Bytes of a line from which one hub at a time is made an answer."""
+"""Bytes of a line from which answers are computed for one hub at a time."""
 
 _log = logging.getLogger(__name__)
 
 
 class Told(NamedTuple):
-    """What a hub makes of an answer: what it keeps of it, the event of its change, and the whole answer where it is
-    needed. The event is empty where nothing changed, or where nothing was told before."""
+    """The result of comparing an answer with the previous one: the stored form, the event of the change, and the
+    whole response if it is needed. The event is empty if nothing changed, or if there was no previous answer."""
 
     kept: Line | bytes
     change: bytes
@@ -59,7 +59,7 @@ class Told(NamedTuple):
 def compare(
     before: Line | bytes | None, whole: bool, made: Made, render: Callable[[], EncodedResponse]
 ) -> Told:
-    """What is to be told of an answer after what was kept of the one before. `render` gives it whole."""
+    """Return the change from the stored form `before` to an answer. `render` returns the whole response."""
     body = made.body
     if isinstance(body, Cumulative):
         now = line_of(body)
@@ -74,8 +74,8 @@ def compare(
 
 @dataclass
 class SharedLimits:
-    """What all hubs hold together: how many there are, and bytes of their lines. `wide` lets one wide body at a time be
-    made, so that many wide streams leave the readers to others."""
+    """The limits that all hubs share: the number of hubs, and the bytes of their lines. `wide` allows one large
+    body at a time to be computed, so that many large streams leave reader threads to other requests."""
 
     hubs: int = 0
     lines: int = 0
@@ -83,12 +83,12 @@ class SharedLimits:
 
     @property
     def share(self) -> int:
-        """Bytes of events that a hub may keep."""
+        """Bytes of events that each hub may keep."""
         return min(KEPT_OF_ONE, KEPT_EVENT_BYTES // max(1, self.hubs))
 
 
 class Hub:
-    """One stream: its events, and who listens."""
+    """The events of one stream, and its clients."""
 
     def __init__(self, flow: FlowAnswers, route: Route, query: Query, shared: SharedLimits) -> None:
         self._flow, self.route, self.query, self._shared = flow, route, query, shared
@@ -101,7 +101,7 @@ class Hub:
         self._told: Line | bytes | None = None
         self._whole: weakref.ref[EncodedResponse] | None = None
         self.trouble = b""
-        """The body of the refusal that was told last; empty while there are answers."""
+        """The body of the last error that was sent; empty while there are answers."""
         self._looking = asyncio.Lock()
         self._changed = asyncio.Event()
         self.number = 0
@@ -110,15 +110,15 @@ class Hub:
 
     @property
     def of_all(self) -> bool:
-        """Whether the answer compares all symbols."""
+        """Whether the answer is a cross-section."""
         return SYMBOL not in self.route.params
 
     def wake(self) -> None:
-        """The answer may have changed."""
+        """Note that the answer may have changed."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Tell each change until cancelled."""
+        """Make an event for each change, until cancelled."""
         pause = LOOK_AT_ALL_EVERY if self.of_all else LOOK_EVERY
         while True:
             await self._changed.wait()
@@ -130,17 +130,17 @@ class Hub:
                 if not self.trouble:
                     event(_log, logging.ERROR, "stream failed", path=self.route.path, error=repr(error))
                 self._fail(errors.internal())
-            # Who takes long leaves as long to others.
+            # A slow answer is followed by a pause of the same length, for other streams.
             await asyncio.sleep(max(time.monotonic() - began, pause))
 
     async def look(self) -> None:
-        """Make the event of what has changed since the last look."""
+        """Make the event of what has changed since the last call."""
         async with self._looking:
             await self._take(whole=False)
             self._forget()
 
     async def whole(self) -> tuple[bytes, int]:
-        """The event that a client begins with, and its number."""
+        """Return the event with the whole answer, and its number."""
         async with self._looking:
             response = None if self._whole is None or self.trouble else self._whole()
             if response is None or self._flow.state(self.route, self.query) != self._seen or self._cannot():
@@ -157,7 +157,8 @@ class Hub:
         return False
 
     async def _take(self, *, whole: bool) -> EncodedResponse | None:
-        """Make the answer as it is now and tell its change. Returns it where the `whole` is needed and there is one."""
+        """Compute the current answer and make the event of its change. Return the response if `whole` is set and
+        there is one."""
         try:
             self._flow.check(self.route.asset)
             async with self._lane():
@@ -184,7 +185,7 @@ class Hub:
         return self._shared.wide if _weight(self._told) > WIDE else nullcontext()
 
     def _fail(self, refusal: errors.Refusal) -> None:
-        """Tell that there is no answer, once for each reason; the next answer is told whole."""
+        """Make an event that there is no answer, once per reason. The next answer is sent whole."""
         data = msgspec.json.encode(refusal.body)
         if data != self.trouble:
             self._publish(b"unavailable", data)
@@ -205,7 +206,7 @@ class Hub:
             listener.set()
 
     def _forget(self) -> None:
-        """Drop the oldest events until the rest fit. None may be left: then who listens is sent the whole."""
+        """Drop the oldest events until the rest fit. If none is left, clients are sent the whole answer."""
         share = self._shared.share
         while self._events and (len(self._events) > KEPT_EVENTS or self._bytes > share):
             self._bytes -= len(self._events.popleft())
@@ -214,19 +215,19 @@ class Hub:
         return b"event: %s\nid: %s-%d\ndata: %s\n\n" % (kind, self._token.encode(), self.number, data)
 
     def since(self, number: int) -> list[bytes] | None:
-        """The events after one; None where not all of them are kept."""
+        """Return the events after one; None if some of them are dropped."""
         missing = self.number - number
         if not 0 <= missing <= len(self._events):
             return None
         return [self._events[place] for place in range(len(self._events) - missing, len(self._events))]
 
     def place_of(self, last_id: str) -> int:
-        """The number of an event by its id; −1 where it is none of this hub."""
+        """Return the number of an event by its id; −1 if it is not of this hub."""
         token, _, number = last_id.partition("-")
         return int(number) if token == self._token and number.isdecimal() and len(number) < 19 else -1
 
     def end(self) -> None:
-        """Stop looking, and give back what is kept."""
+        """Stop the hub and free its memory."""
         if self.task is not None:
             self.task.cancel()
         self._keep(None)

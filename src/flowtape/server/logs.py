@@ -1,4 +1,4 @@
-"""The log: one event a line, as text or JSON, with no key in it."""
+"""The log: one event per line, as text or JSON, without API keys."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ _RAW_KEY = re.compile(r"ft_[A-Za-z0-9_-]{16,}")
 
 
 def redact(text: str) -> str:
-    """The text without API keys: neither our own, wherever they stand, nor anything named `apiKey`."""
+    """Return the text without API keys: flowtape's own, wherever they are, and every value named `apiKey`."""
     return _RAW_KEY.sub(REDACTED, _NAMED_KEY.sub(rf"\g<1>{REDACTED}", text))
 
 
 def event(log: logging.Logger, level: int, name: str, /, **fields: Any) -> None:
-    """Log one event with its fields; an exception being handled is added for errors."""
+    """Log one event with its fields; for errors, with the exception that is being handled."""
     log.log(level, name, extra={"fields": fields}, exc_info=level >= logging.ERROR)
 
 
 class Outage:
-    """Tells of something that goes away and comes back: a line each, however often it is tried meanwhile."""
+    """Logs the beginning and the end of an outage, one line each, however many attempts fail in between."""
 
     def __init__(self, log: logging.Logger, gone: str, back: str, **fields: Any) -> None:
         self._log, self._gone, self._back, self._fields = log, gone, back, fields
         self.away = False
 
     def note(self, reason: str) -> None:
-        """It is away."""
+        """Log the beginning, once."""
         if not self.away:
             self.away = True
             event(self._log, logging.WARNING, self._gone, **self._fields, reason=reason)
 
     def over(self) -> None:
-        """It is there."""
+        """Log the end, once."""
         if self.away:
             self.away = False
             event(self._log, logging.INFO, self._back, **self._fields)
 
 
 class Formatter(logging.Formatter):
-    """Time, level, event, fields; `trace` holds a traceback with its line ends escaped."""
+    """Formats time, level, event and fields. `trace` holds a traceback with escaped line ends."""
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return one line."""
         fields: dict[str, Any] = dict(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[0]:
             fields["trace"] = self.formatException(record.exc_info)
@@ -76,11 +76,11 @@ def _plain(value: Any, *, spaces: bool = False) -> str:
 
 
 _TALKATIVE = ("clickhouse_connect", "urllib3.connectionpool")
-"""They warn of every try that fails; who tries says so once."""
+"""Loggers that warn of every failed attempt, which flowtape logs once itself."""
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send every log of this process to `stream` (standard error by default), as the settings say."""
+    """Send the log of this process to `stream` (standard error by default), as the settings say."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Formatter(as_json=settings.log_format == "json"))
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)

@@ -18,31 +18,31 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class LiveState(Protocol):
-    """What is asked of live feeds at each look."""
+    """The live feeds, read at each scrape."""
 
     queue_prints: int
     queue_limit: int
 
     def feeds(self) -> list[FeedReport]:
-        """How each feed does."""
+        """Return the state of each feed."""
 
 
 class ConnectionState(Protocol):
-    """What is asked of the connections at each look."""
+    """The connections, read at each scrape."""
 
     most: int
 
     @property
     def open(self) -> int:
-        """Connections that are open."""
+        """The number of open connections."""
 
     @property
     def closed(self) -> Mapping[str, int]:
-        """Connections closed so far, by why."""
+        """Connections closed so far, by reason."""
 
 
 class Metrics:
-    """The numbers of one server; may be told of things from any thread, but for `request`."""
+    """The metrics of one server. Every method but `request` may be called from any thread."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -66,14 +66,14 @@ class Metrics:
         )  # fmt: skip
 
     def request(self, route: str, status: int) -> None:
-        """A request was answered; `route` is a template of the route table. Called from the event loop alone."""
+        """Count an answered request; `route` is a template of the route table. Called on the event loop only."""
         place = route, status
         self._requests[place] = self._requests.get(place, 0) + 1
 
     def shown(
         self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
     ) -> None:
-        """See `live.Listener.shown`."""
+        """Count published prints and their delay."""
         for seconds, _ in waits:
             self._show.observe(seconds)
         totals: dict[str, float] = {}
@@ -85,31 +85,33 @@ class Metrics:
                 self._unsided.labels(asset).set(sides.get((asset, "mid"), 0) / total)
 
     def committed(self, seconds: float, prints: int) -> None:
-        """See `live.Listener.committed`."""
+        """Observe a commit of live prints."""
         self._commit.observe(seconds)
         self._prints.inc(prints)
 
     def watch(self, live: LiveState) -> None:
-        """Tell of live feeds too."""
+        """Export the state of live feeds."""
         self._registry.register(_LiveCollector(live))
 
     def watch_counts(self, away: Callable[[], bool]) -> None:
-        """Tell whether shared counts of requests are away."""
+        """Export whether the shared counts of requests are unreachable."""
         gauge = Gauge("flowtape_counts_away", "Whether shared counts are away.", registry=self._registry)
         gauge.set_function(away)
 
     def count_streams(self, clients: Callable[[], int]) -> None:
-        """Tell how many streams are open."""
+        """Export the number of open streams."""
         gauge = Gauge("flowtape_stream_clients", "Streams that are open.", registry=self._registry)
         gauge.set_function(clients)
 
     def watch_connections(self, connections: ConnectionState) -> None:
-        """Tell how many connections are open, and how many were closed for being too many."""
+        """Export how many connections are open, and how many were closed for being too many."""
         self._registry.register(_ConnectionCollector(connections))
 
     def serve(self, host: str, port: int) -> Callable[[], None]:
-        """Serve the page at an address of its own, for a process without the API; gives what ends that. Raises
-        `UsageError` where the address cannot be had."""
+        """Serve the page at an address of its own, for a process without the API; return a function that ends it.
+
+        Raises `UsageError` if the address cannot be used.
+        """
         try:
             server, thread = start_http_server(port, host, self._registry)
         except OSError as error:
@@ -125,12 +127,12 @@ class Metrics:
         return end
 
     def page(self) -> bytes:
-        """All of it, in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
 class _RequestCollector(Collector):
-    """Requests by route and status. A plain dictionary: a counter of the library takes a lock at each request."""
+    """Requests by route and status, in a plain dictionary: a counter of the library takes a lock at each request."""
 
     def __init__(self, requests: dict[tuple[str, int], int]) -> None:
         self._requests = requests

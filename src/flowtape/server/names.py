@@ -1,8 +1,8 @@
 """Checks the names of a request's query parameters.
 
-A route refuses a parameter that only other routes take, and a name that resembles a known parameter, so that no caller
-believes that such a parameter was applied. Names that resemble no parameter are ignored: clients append their own, such
-as `_=1716300000`, to get past a cache.
+A route refuses a parameter that only other routes have, and a name that resembles a known parameter, so that no
+caller believes it was applied. Names that resemble no parameter are ignored, since clients append their own, such
+as `_=1716300000`, to bypass a cache.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from flowtape.server.errors import invalid, shown, unknown
 from flowtape.server.params import KEY_PARAMETER, Param, is_named
 
 LIKE = 0.75
-"""How alike two names must be, from 0 to 1, by `difflib.SequenceMatcher.ratio`."""
+"""The least similarity of two names, from 0 to 1, by `difflib.SequenceMatcher.ratio`."""
 _SHORTEST = 4
-"""Letters of a name from which likeness means something: `t` and `ts` are not meant as `at`."""
+"""Letters of a name from which similarity counts: `t` and `ts` do not mean `at`."""
 _LONGEST = 32
 _OTHER_WORDS = {
     "asof": ("at",), "date": ("at",),
@@ -32,24 +32,27 @@ _OTHER_WORDS = {
     "mindte": ("dte",), "maxdte": ("dte",), "daystoexpiry": ("dte",), "daystoexpiration": ("dte",),
     "aggressor": ("side",), "condition": ("exclude",), "conditions": ("exclude",), "family": ("exclude",),
 }  # fmt: skip
-"""What other programs and other routes call a parameter, and its names here, the likeliest first."""
+"""Names that other programs and routes use for a parameter, and its names here, the most likely first."""
 
 
 def plain(name: str) -> str:
-    """A name without case, hyphens and underscores."""
+    """Return a name in lower case, without hyphens and underscores."""
     return name.lower().replace("_", "").replace("-", "")
 
 
 class Names:
-    """The names that the API knows: of all parameters of all routes, path and query, and `others`."""
+    """The names that the API knows: the parameters of all routes, path and query, and `others`."""
 
     def __init__(self, params: Iterable[Param], others: Iterable[str] = ()) -> None:
         names = (*(param.name for param in params), *others, KEY_PARAMETER)
         self._known = {plain(name): name for name in names}
 
     def check(self, takes: Iterable[str], pairs: list[tuple[str, str]]) -> None:
-        """Raise a 400 for the first name of a query that a route does not take and that the API knows or that is like
-        one it knows. `takes` are the names of the route's query; the key's is always one of them."""
+        """Raise a 400 for the first name of a query that the route does not take and that the API knows or that
+        resembles one.
+
+        `takes` are the names of the route's query; the key's name is always allowed.
+        """
         taken = {plain(name): name for name in (*takes, KEY_PARAMETER)}
         for name, value in pairs:
             if not any(is_named(name, one) for one in taken.values()):
@@ -79,7 +82,7 @@ class Names:
 
 @lru_cache(maxsize=1024)
 def _likest(short: str, names: tuple[str, ...]) -> str | None:
-    """The name that is most like a plain one, or that means the same."""
+    """Return the known name that is most similar to a plain name, or that means the same; None without one."""
     for other in _OTHER_WORDS.get(short, ()):
         if other in names:
             return other

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the route table and the declared bodies."""
+"""The OpenAPI document, generated from the route table and the structs of the bodies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flowtape.version import __version__
 
 
 class HealthyBody(msgspec.Struct, frozen=True):
-    """Answers may be trusted. `detail` names days that were classified under other settings; absent without any."""
+    """Answers can be given. `detail` names days that were classified under other settings; absent for none."""
 
     status: Literal["Healthy"]
     detail: str | msgspec.UnsetType = msgspec.UNSET
@@ -72,7 +72,7 @@ _ERRORS: tuple[tuple[int, str, type[msgspec.Struct], tuple[str, ...]], ...] = (
 
 
 def document(routes: tuple[Route, ...], settings: Settings, url: str = "/") -> dict[str, Any]:
-    """The whole document, as JSON values: the routes and their streams. `url` is the server's address."""
+    """Return the document as JSON values: the routes and their streams. `url` is the server's address."""
     bodies: list[Any] = [*{route.body for route in routes}, *{row[2] for row in _ERRORS}]
     bodies += [
         AccountBody,
@@ -120,7 +120,7 @@ def document(routes: tuple[Route, ...], settings: Settings, url: str = "/") -> d
 
 
 def _add_envelope(components: dict[str, Any], bodies: list[type[msgspec.Struct]]) -> None:
-    """Let the schemas of answers end with the fields of the envelope."""
+    """Append the fields of the envelope to the schemas of answers."""
     envelope = components.pop(Envelope.__name__)
     components[DataAsOf.__name__]["required"] = list(components[DataAsOf.__name__]["properties"])
     for name in {body.__name__ for body in bodies}:
@@ -130,9 +130,11 @@ def _add_envelope(components: dict[str, Any], bodies: list[type[msgspec.Struct]]
 
 
 def _plain(schema: Any) -> Any:
-    """A schema as code generators want it. What would be a choice of types is said in `type`: a text or null is
-    `["string", "null"]`, an integer or another number is a number. Numbers have a `format`, without which Go and Java
-    hold them in 32 bits."""
+    """Return a schema in the form that code generators support.
+
+    A choice of types becomes a `type`: text or null is `["string", "null"]`, integer or number is a number. Numbers
+    get a `format`, since Go and Java use 32 bits without one.
+    """
     if isinstance(schema, list):
         return [_plain(one) for one in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""What is open to all: health, the OpenAPI document, and a page to try it on."""
+"""The pages without a key: health, metrics, the OpenAPI document, its viewer, and the page with the chart."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from flowtape.server.routes import Route
 from flowtape.settings import Settings
 
 ALWAYS = ("/health", "/metrics")
-"""Paths that are answered however many requests an address has under way."""
+"""Paths that are answered regardless of how many requests an address has in progress."""
 GUARDED = ("/metrics", "/docs", "/openapi.json")
-"""Beginnings of paths that are answered only under a name of this server: a page of another site, whose name was made
-to lead here, must not read them."""
+"""Prefixes of paths that are answered only if the `Host` header names this server, so that a page of another site
+cannot read them (DNS rebinding)."""
 Page = Callable[[dict[bytes, bytes]], Awaitable[Reply]]
 
 _HTML = """<!doctype html>
@@ -70,7 +70,7 @@ _JAVASCRIPT = b"text/javascript; charset=utf-8"
 
 
 WEB = Path(__file__).parent / "web"
-"""Where the build puts the page that people look at."""
+"""The folder with the built page."""
 _KINDS = {".js": _JAVASCRIPT, ".css": b"text/css; charset=utf-8", ".svg": b"image/svg+xml"}
 _FLOW_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -81,20 +81,19 @@ _FLOW_HEADERS: Headers = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
 ]
-# Their names change with what is in them.
+# Their names change with their content.
 _KEPT_FOREVER: Headers = [
     (b"cache-control", b"public, max-age=31536000, immutable"),
 ]
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _HOSTS = 8
-"""Addresses whose document is kept ready."""
+"""Hosts whose OpenAPI document is cached."""
 _NOT_BUILT = b"The page is not built: `make serve` builds it. The API is described at /docs.\n"
 
 
 class Pages:
-    """The pages by path. `health` says why answers may not be trusted, None when they may; `detail` what else there
-    is to know, empty for nothing; `metrics` the
-    page for Prometheus."""
+    """The pages by path. `health` returns why answers cannot be given, None when they can; `detail` returns further
+    text, empty for none; `metrics` returns the page for Prometheus."""
 
     def __init__(
         self,
@@ -119,11 +118,11 @@ class Pages:
         }
 
     def find(self, path: str) -> Page | None:
-        """The page at a path."""
+        """Return the page at a path."""
         return self._pages.get(path)
 
     async def _metrics_page(self, headers: dict[bytes, bytes]) -> Reply:
-        # Not for pages of other origins to read.
+        # No CORS header: pages of other origins must not read it.
         body = await asyncio.to_thread(self._metrics)
         length = (b"content-length", b"%d" % len(body))
         return Reply(200, lines([(b"content-type", MEDIA), length, (b"cache-control", b"no-store")]), body)
@@ -137,7 +136,7 @@ class Pages:
 
 
 def _flow_page(folder: Path = WEB) -> dict[str, Page]:
-    """The page that people look at and its files, as they are now: a path of another file is no page."""
+    """Return the chart page and its files, by path; a path outside these is no page."""
     if not (folder / "index.html").is_file():
         return {"/": _not_built}
     files = sorted(file for file in (folder / "assets").iterdir() if file.suffix in _KINDS)
@@ -155,7 +154,7 @@ async def _not_built(headers: dict[bytes, bytes]) -> Reply:
 
 
 class _Static:
-    """A body that never changes: read when first asked for, and kept both plain and compressed."""
+    """A body that never changes: read at the first request, and kept both plain and compressed."""
 
     def __init__(self, read: Callable[[], bytes], kind: bytes, headers: Headers) -> None:
         self._read = read
@@ -177,8 +176,8 @@ class _Static:
 
 
 class _Document:
-    """The OpenAPI document. Programs that import it need the server's whole address: the setting `public_url`, or the
-    address that the document is asked at."""
+    """The OpenAPI document with the server's address, which clients that import it need: the setting `public_url`,
+    or the host of the request."""
 
     def __init__(self, routes: tuple[Route, ...], settings: Settings) -> None:
         self._page = partial(_openapi, routes, settings)
@@ -201,10 +200,10 @@ def _openapi(routes: tuple[Route, ...], settings: Settings, url: str) -> bytes:
 
 
 def _asset(name: str) -> Callable[[], bytes]:
-    """A reader of a file of Swagger UI, as the installed package brings it."""
+    """Return a reader of a file of Swagger UI in the installed package."""
 
     def read() -> bytes:
-        # Found and not imported: the package itself would load a template engine.
+        # Not imported, since the package would load a template engine.
         spec = find_spec("swagger_ui")
         folders = spec.submodule_search_locations if spec else None
         if not folders:

@@ -1,4 +1,4 @@
-"""Parameters: what each one takes, declared once for the parser and for the OpenAPI document."""
+"""Parameters, each declared once for the parser and for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from flowtape.server.errors import invalid, shown
 
 
 def _date_pattern(years: str, leap_years: str) -> str:
-    """A pattern of the dates YYYY-MM-DD of some years, with the days that each month has. No look-ahead, which the
-    regular expressions of Go do not have."""
+    """Return a pattern of the dates YYYY-MM-DD of some years, with the days of each month.
+
+    Without look-ahead, which the regular expressions of Go do not have.
+    """
     long, short = r"(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])", r"(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
     february = r"02-(?:0[1-9]|1[0-9]|2[0-8])"
     return f"(?:(?:{years})-(?:{long}|{short}|{february})|(?:{leap_years})-02-29)"
@@ -24,7 +26,7 @@ def _date_pattern(years: str, leap_years: str) -> str:
 
 _LEAP = "(?:0[48]|[2468][048]|[13579][26])"
 DATE_PATTERN = _date_pattern("(?:19|2[0-2])[0-9]{2}", f"(?:19|2[0-2]){_LEAP}|2000")
-"""Dates of the years 1900 to 2299, as the OpenAPI document has them."""
+"""The pattern of a date in the OpenAPI document: the years 1900 to 2299."""
 _INSTANTS = _date_pattern(
     "197[1-9]|19[89][0-9]|2[01][0-9]{2}|22[0-5][0-9]",
     f"19(?:7[26]|8[048]|9[26])|2[01]{_LEAP}|22(?:0[48]|[24][048]|[135][26])|2000",
@@ -36,12 +38,12 @@ INSTANT_PATTERN = (
 """The pattern of an instant in the OpenAPI document: RFC 3339, years 1971 to 2259, any time zone."""
 KEY_PARAMETER = "apiKey"
 MOST = 2**31 - 1
-"""The largest whole number that clients of every language hold."""
+"""The largest whole number that clients in every language can hold."""
 
 MOST_QUERY = 8192
-"""Bytes of the longest query string that is taken."""
+"""Bytes of the longest query string."""
 MOST_PAIRS = 64
-"""Arguments of a query string that are taken."""
+"""The most arguments of a query string."""
 _LONGEST_NAME = 3 * len(KEY_PARAMETER)
 _LONGEST_KEY = 512
 
@@ -52,15 +54,15 @@ _INSTANT = re.compile(
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = datetime(2262, 1, 1, tzinfo=UTC)
-"""Nanoseconds in 64 bits end in April 2262."""
+"""64-bit nanoseconds end in April 2262."""
 _MAX_DIGITS = 18
 
 
 class Param(msgspec.Struct, frozen=True, kw_only=True):
-    """One parameter, and the field of `Query` that it fills (none where it is empty).
+    """One parameter, and the field of `Query` that it sets (empty for none).
 
-    `parse` raises ValueError with what the value must be, and, where only a part of it is wrong, that part.
-    The `parse` of a `filter` gives a `Chosen`, for a field of `Filter`.
+    `parse` raises `ValueError` with a description of valid values and, if only a part of the text is wrong, that
+    part. The `parse` of a `filter` returns a `Chosen`, for a field of `Filter`.
     """
 
     name: str
@@ -74,7 +76,7 @@ class Param(msgspec.Struct, frozen=True, kw_only=True):
     help: str
 
     def read(self, text: str) -> Any:
-        """The parameter's value; raises a 400 naming the parameter and the text."""
+        """Return the parameter's value; raises a 400 naming the parameter and the text."""
         try:
             return self.parse(text)
         except ValueError as error:
@@ -85,21 +87,21 @@ class Param(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chosen(NamedTuple):
-    """A filter's value, and the text that stands for it in an answer."""
+    """A filter's value, and the text of it in an answer."""
 
     value: Any
     text: str
 
 
 class Given(NamedTuple):
-    """A parameter of a request: as it was written, and its value."""
+    """A parameter of a request: its text and its value."""
 
     text: str
     value: Any
 
 
 def whole(name: str, field: str, default: int, low: int, high: int, help: str) -> Param:
-    """A whole number, clamped to low..high however long it is written."""
+    """Return a parameter that is a whole number of any length, clamped to low..high."""
 
     def parse(text: str) -> int:
         found = _WHOLE.fullmatch(text)
@@ -122,7 +124,7 @@ def whole(name: str, field: str, default: int, low: int, high: int, help: str) -
 
 
 def choice(words: Iterable[str], synonyms: Mapping[str, str] | None = None) -> Callable[[str], str]:
-    """A parser of one of some words, written in any case, or of a synonym of one."""
+    """Return a parser of one of some words, or of a synonym, in any case."""
     names = {word.lower(): word for word in words}
     expected = "one of " + ", ".join(names.values())
     names |= synonyms or {}
@@ -136,13 +138,13 @@ def choice(words: Iterable[str], synonyms: Mapping[str, str] | None = None) -> C
 
 
 def word(name: str, field: str, words: tuple[str, ...], default: str, help: str) -> Param:
-    """One of some words, in any case."""
+    """Return a parameter that is one of some words, in any case."""
     schema = {"type": "string", "enum": [*words], "default": default}
     return Param(name=name, field=field, parse=choice(words), default=default, schema=schema, help=help)
 
 
 def parse_date(text: str) -> date:
-    """A date as YYYY-MM-DD and in no other way."""
+    """Return a date written YYYY-MM-DD."""
     try:
         day = date.fromisoformat(text)
     except ValueError:
@@ -153,7 +155,7 @@ def parse_date(text: str) -> date:
 
 
 def parse_instant(text: str) -> int:
-    """Nanoseconds since 1970, UTC."""
+    """Return an instant in ns since 1970 UTC."""
     found = _INSTANT.fullmatch(text)
     if not found:
         raise ValueError("an instant as 2016-06-01T20:15:00Z")
@@ -188,8 +190,8 @@ def _below_60(minutes: str | None) -> int:
 
 
 def parse_symbol(text: str) -> str:
-    """A symbol, upper case."""
-    # Some letters outside ASCII have ASCII capitals.
+    """Return a symbol in upper case."""
+    # Checked first, since some letters outside ASCII have ASCII capitals.
     name = text.removeprefix("^").upper() if text.isascii() else ""
     if not is_symbol(name):
         raise ValueError(f"a symbol such as SPY, BRK.B or ES=F, at most {SYMBOL_LENGTH} characters")
@@ -197,14 +199,14 @@ def parse_symbol(text: str) -> str:
 
 
 def is_named(name: str, parameter: str) -> bool:
-    """Whether a name of a query is that of a parameter; names are taken in any case."""
+    """Return whether a name of a query is that of a parameter, in any case."""
     return name.lower() == parameter.lower()
 
 
 def key_in(query: bytes) -> bytes:
-    """The key that a query string holds; empty when there is none, more than one, or too many arguments.
+    """Return the key in a query string; empty if there is none, more than one, or too many arguments.
 
-    Only names are decoded, and of a bounded number of arguments: this runs before the key is known.
+    It runs before the key is known, so it decodes only names, and only of a bounded number of arguments.
     """
     given = []
     for part in query.split(b"&", MOST_PAIRS)[:MOST_PAIRS]:
@@ -215,7 +217,7 @@ def key_in(query: bytes) -> bytes:
 
 
 def check_query(query: bytes) -> None:
-    """Raise a 400 where a query string is longer than `MOST_QUERY` or has more than `MOST_PAIRS` arguments."""
+    """Raise a 400 if a query string is longer than `MOST_QUERY` or has more than `MOST_PAIRS` arguments."""
     if len(query) > MOST_QUERY:
         raise invalid("query", f"is {len(query):,} bytes long; at most {MOST_QUERY:,} are taken.")
     pairs = query.count(b"&") + 1
@@ -224,9 +226,9 @@ def check_query(query: bytes) -> None:
 
 
 def query_pairs(query: bytes) -> list[tuple[str, str]]:
-    """The first `MOST_PAIRS` arguments of a query string, percent-decoded.
+    """Return the first `MOST_PAIRS` arguments of a query string, percent-decoded.
 
-    `+` stays a plus: no parameter takes a space, and the offset of an instant is often sent unescaped.
+    `+` stays a plus: no parameter has a space, and the offset of an instant is often sent unescaped.
     """
     pairs = []
     for part in query.decode("latin-1").split("&", MOST_PAIRS)[:MOST_PAIRS]:
@@ -239,10 +241,10 @@ def query_pairs(query: bytes) -> list[tuple[str, str]]:
 def read_all(
     params: tuple[Param, ...], path: Mapping[str, str], pairs: list[tuple[str, str]]
 ) -> dict[str, Given]:
-    """The parameters of a request that were given, by name; names that `params` has not are ignored.
+    """Return the given parameters of a request by name; names that `params` does not have are ignored.
 
-    Raises a 400 for the first parameter that is given twice or cannot be used; a required one that is missing
-    is read as an empty text.
+    A missing required parameter is read as an empty text. Raises a 400 for the first parameter that is given twice
+    or cannot be used.
     """
     values = {}
     for param in params:

@@ -1,4 +1,4 @@
-"""What a request asks: the parameters that are no filters, and the `Query` that a request's parameters make."""
+"""The parameters of a request other than filters, and the `Query` that they form."""
 
 from __future__ import annotations
 
@@ -84,10 +84,8 @@ _MEASURE_HELP = {
 
 
 def measure(asset: Literal["option", "stock"], default: str | None, without: str = "") -> Param:
-    """Return the parameter `measure` of a route, whose `default` is no measure in its query.
-
-    Without a default, `without` says what an answer goes by where the parameter is absent.
-    """
+    """Return the parameter `measure` of a route. With `default` None the query has no measure by default; `without`
+    describes that case in the help."""
     chosen = choice(_MEASURES[asset])
     schema: dict[str, Any] = {"type": "string", "enum": [*_MEASURES[asset]]}
 
@@ -168,7 +166,7 @@ FORMAT = Param(
 
 
 class Request(NamedTuple):
-    """What a target asks: of which query, and in which format; None leaves that to the headers."""
+    """The meaning of a target: its query and its format. The headers choose the format if it is None."""
 
     query: Query
     format: Format | None
@@ -180,7 +178,7 @@ def read_request(
     path: Mapping[str, str],
     pairs: list[tuple[str, str]],
 ) -> Request:
-    """The query of a route's parameters. Raises a 400 for the first that cannot be used."""
+    """Return the query of a route's parameters. Raises a 400 for the first that cannot be used."""
     given = read_all(params, path, pairs)
     _check_span(given)
     fields = {
@@ -210,7 +208,8 @@ def _asked(symbol: str, asset: Literal["option", "stock"]) -> str:
 
 
 def _check_span(given: Mapping[str, Given]) -> None:
-    """`from` and what goes with it: alone among the ways to name a span, and before `to`."""
+    """Raise a 400 if `from` is given with another parameter that names a span, without need of `from`, or not
+    before `to`."""
     begin = given.get("from")
     if begin is None:
         for name in ("to", "cursor"):

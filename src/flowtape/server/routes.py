@@ -1,4 +1,4 @@
-"""The route table: one declaration a route, read by the server and by the OpenAPI document."""
+"""The route table: each route is declared once, for the server and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One flow endpoint. `every` is how long (ns) an answer may be kept while no print comes in."""
+    """One flow endpoint. `every` is how long (ns) an answer stays valid while no print arrives."""
 
     path: str
     asset: Asset
@@ -51,18 +51,18 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlowAnswers(Protocol):
-    """What the application asks of the flow behind it."""
+    """The interface between the application and the answers."""
 
     def answer(
         self, route: Route, query: Query, format: Format
     ) -> EncodedResponse | Awaitable[EncodedResponse]:
-        """The answer of a route."""
+        """Return the answer of a route."""
 
     def state(self, route: Route, query: Query) -> object:
-        """What the answer of a route rests on: the answer stays the same while this does. Cheap."""
+        """Return the state that a route's answer depends on: the answer is unchanged while the state is. Cheap."""
 
     def meant(self, query: Query) -> Query:
-        """Return the query with the symbol it stands for."""
+        """Return the query with the stored spelling of its symbol."""
 
     def listen(self, told: Callable[[str, frozenset[str]], None]) -> None:
         """Call `told` from any thread with the asset and the symbols whose minutes changed (none: any may have)."""
@@ -70,21 +70,25 @@ class FlowAnswers(Protocol):
     async def follow(
         self, route: Route, query: Query, use: Callable[[Made, Callable[[], EncodedResponse]], T]
     ) -> tuple[object, T]:
-        """Make the answer of a route anew, and give its body to `use`, with what renders it. Returns the state that it
-        rests on, and what `use` made of it."""
+        """Compute the answer of a route, and call `use` with its body and a function that renders it.
+
+        Returns the state that the answer depends on, and the result of `use`.
+        """
 
     def source(self, query: Query) -> Headers:
-        """The header that says where the prints of a query's answers come from, as far as it is known now."""
+        """Return the header that marks the prints of a query's answers as simulated or replayed."""
 
     async def symbols(self, format: Format) -> EncodedResponse:
-        """Every symbol of which prints are kept."""
+        """Return all symbols with stored prints."""
 
     def check(self, asset: Asset | None = None) -> None:
-        """Raise `StoreError` or `FeedError` while answers of an asset (None: of any) may not be trusted, and with None
-        `Loading` while some could be incomplete. Called for every request."""
+        """Raise `StoreError` or `FeedError` while answers of an asset (None: of any asset) cannot be trusted.
+
+        With None, also raise `Loading` while anything is being loaded. Called for every request.
+        """
 
     def detail(self) -> str:
-        """Return what `/health` says beside `Healthy`; empty for nothing."""
+        """Return the text that `/health` shows beside `Healthy`; empty for none."""
 
 
 def _lasting(name: str, default: int, high: int = 10_080) -> Param:
@@ -118,19 +122,19 @@ _DRIFT = (
 
 
 def _of_symbol(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
-    """A route of one symbol."""
+    """Return a route of one symbol."""
     path = f"/v1/flow/{asset}s/{{symbol}}/{name}"
     return Route(path=path, asset=asset, params=(SYMBOL, *params, FORMAT), **rest)
 
 
 def _of_all(asset: Asset, name: str, *params: Param, **rest: Any) -> Route:
-    """A route that compares all symbols; ages in its rows are in seconds."""
+    """Return a route of a cross-section; the ages in its rows are in seconds."""
     path = f"/v1/flow/{asset}s/{name}"
     return Route(path=path, asset=asset, params=(*params, FORMAT), every=NS_PER_SECOND, **rest)
 
 
 def _routes(asset: Asset) -> tuple[Route, ...]:
-    """The routes that options and stocks share."""
+    """Return the routes that options and stocks share."""
     filters = _FILTERS[asset]
     expiry, right, split = ((EXPIRY,), (RIGHT,), (SPLIT,)) if asset == "option" else ((), (), ())
     of_minutes = measure(asset, "volume")
@@ -224,17 +228,17 @@ CUMULATIVE = {route.asset: route for route in ROUTES if route.path.endswith("/cu
 
 
 def bare(path: str) -> str:
-    """A path without the one slash that may follow it."""
+    """Return a path without one trailing slash."""
     return path[:-1] if path.endswith("/") and not path.endswith("//") and path != "/" else path
 
 
 MOST_PATH = 512
-"""Bytes of the longest path that is looked at; no route has a longer one."""
+"""Bytes of the longest path that is routed; no route has a longer one."""
 
 
 class Router:
-    """Finds the route of a path. `{name}` in a route's path stands for one segment, percent-decoded. A slash may
-    follow the path."""
+    """Finds the route of a path. `{name}` in a route's path stands for one segment, percent-decoded. A trailing
+    slash is allowed."""
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._tree: dict[str | None, Any] = {}
@@ -245,7 +249,7 @@ class Router:
             branch[None] = route
 
     def find(self, raw_path: bytes) -> tuple[Route, dict[str, str]] | None:
-        """The route and the values of its named segments; None where there is none."""
+        """Return the route and the values of its named segments; None if no route has the path."""
         if len(raw_path) > MOST_PATH:
             return None
         parts = [unquote(part) for part in bare(raw_path.decode("latin-1")).split("/")]

@@ -1,4 +1,4 @@
-"""Runs the application: one address, one process, one event loop, until told to stop."""
+"""Runs the application on one address, in one process with one event loop."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from flowtape.server.streams import MOST as MOST_STREAMS
 
 BACKLOG = 1024
 STREAMS_SHARE = 0.75
-"""The share of all connections that may be streams; the others are for requests that end."""
+"""The share of all connections that may be streams; the rest is for other requests."""
 STOP_WITHIN = 10.0
-"""Seconds that requests under way are given when the server is told to stop."""
+"""Seconds that requests in progress may take when the server is told to stop."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ async def run(
     ready: Callable[[str, int], None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or until `stop` is set where one is given (then no signal is handled).
+    """Serve until SIGTERM or SIGINT, or until `stop` is set if it is given (then no signal is handled).
 
-    Port 0 takes a free one. `ready` is called with the address and the port once connections are accepted.
-    Requests under way are finished before this returns, and the counts of use are written. Raises
-    `UsageError` when the address cannot be used, for instance because another program has the port.
+    Port 0 uses a free port. `ready` is called with address and port once connections are accepted. Requests in
+    progress are finished before this returns, and the counts of requests are written. Raises `UsageError` if the
+    address cannot be used, for instance because another program has the port.
     """
     address, port = free_address(host, port)
     most = most_connections()
@@ -69,17 +69,18 @@ async def run(
         try:
             app.usage.flush()
         except StoreError as error:
-            # Tried again when the counts are closed; raised here it would hide what ended the server.
+            # The counts are written again when they are closed; an error here would hide the one that ended the
+            # server.
             event(_log, logging.ERROR, "counts cannot be written", reason=str(error))
     event(_log, logging.INFO, "stopped")
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
-    """The numeric address and port to listen on; raises `UsageError` if they cannot be had."""
+    """Return the numeric address and port to listen on; raises `UsageError` if it cannot be used."""
     try:
         family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
-            # As the server will bind: connections that linger from an earlier run do not hold the port.
+            # Bind like the server: lingering connections of an earlier run do not hold the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
             name = probe.getsockname()
@@ -89,7 +90,7 @@ def free_address(host: str, port: int) -> tuple[str, int]:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set from now on."""
+    """Return an event that SIGTERM and SIGINT set."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -98,7 +99,7 @@ def stop_on_signals() -> asyncio.Event:
 
 
 async def _finish(connections: Connections) -> None:
-    """Let the requests under way end."""
+    """Let the requests in progress end."""
     if not await connections.finish(STOP_WITHIN):
         event(_log, logging.WARNING, "stopped with requests under way", seconds=STOP_WITHIN)
     for task in connections.tasks:

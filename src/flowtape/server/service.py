@@ -1,4 +1,4 @@
-"""A whole server: store, window, engine, live feed, admin socket and HTTP, wired together and taken down in order."""
+"""A complete server: store, cache, ingestor, live feeds, admin socket and HTTP, started and stopped in order."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ready:
-    """A server that accepts connections: where, and a key that lives as long as it does (simulated and replayed
-    tapes only). `newest` is the time of the newest print it keeps, ns UTC; `replay` what it replays, if anything, and
-    `simulated` whether its feed is the simulated market."""
+    """The address of a server that accepts connections, and for simulated and replayed tapes a key that is valid
+    until it ends. `newest` is the time of the newest stored print (ns UTC), `replay` describes the replay, if any,
+    and `simulated` says whether its feed is the simulated market."""
 
     host: str
     port: int
@@ -62,13 +62,13 @@ class Ready:
 
 
 class Announcer(Protocol):
-    """Who tells the user how a server starts."""
+    """Reports the start of a server to the user."""
 
     def listening(self, server: Ready) -> None:
-        """Connections are accepted; answers may still be loading."""
+        """Connections are accepted; the cache may still be loading."""
 
     def loading(self, done: float) -> None:
-        """So large a share (0 to 1) of what answers rest on is loaded; called again and again."""
+        """The share `done` (0 to 1) of the data is loaded. Called repeatedly."""
 
     def ready(self, server: Ready) -> None:
         """Every answer is complete from now on."""
@@ -76,14 +76,14 @@ class Announcer(Protocol):
 
 @dataclass(frozen=True)
 class Sources:
-    """What a server takes in by itself: live feeds (`--feed` texts), and files."""
+    """The sources that a server ingests: live feeds (`--feed` texts) and files."""
 
     feeds: tuple[str, ...] = ()
     tape: Request | None = None
 
 
 def serve(settings: Settings, sources: Sources, announcer: Announcer) -> None:
-    """Serve until told to stop by SIGTERM or SIGINT. Raises `StoreError`, `StoreBusy`, `UsageError`."""
+    """Serve until SIGTERM or SIGINT. Raises `StoreError`, `StoreBusy`, `UsageError`."""
     free_address(settings.host, settings.port)
     check_place(settings)
     with ExitStack() as stack:
@@ -156,12 +156,12 @@ async def _serve(
 
 
 def _is_demo(feed: Feed) -> bool:
-    """Return whether a feed is simulated or replayed: its server prints a key that ends with the server."""
+    """Return whether a feed is simulated or replayed; its server prints a key that is valid until the server ends."""
     return feed.source == SIMULATED or isinstance(feed, ReplayFeed)
 
 
 def _backlogs(store: Store, feeds: Sequence[Feed], sources: Sources) -> Backlogs:
-    """What is missing at the start."""
+    """Return what is missing at the start."""
     backlogs = Backlogs()
     names = [feed.name for feed in feeds if _is_demo(feed)]
     if store.span() is not None:
@@ -174,7 +174,7 @@ def _backlogs(store: Store, feeds: Sequence[Feed], sources: Sources) -> Backlogs
 
 
 async def _announce(announcer: Announcer, server: Ready, backlogs: Backlogs, store: Store) -> None:
-    """Tell how far the loading is, and when it is done."""
+    """Report the progress of loading, and its end."""
     while (missing := backlogs.missing()) is not None:
         announcer.loading(missing.done)
         await asyncio.sleep(0.1)
@@ -183,7 +183,7 @@ async def _announce(announcer: Announcer, server: Ready, backlogs: Backlogs, sto
 
 
 class _Start:
-    """What a server does once it accepts connections: it loads the window, starts its feeds, takes its files."""
+    """The work of a server after it accepts connections: load the cache, start the feeds, ingest the files."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class _Start:
         self._failure: Exception | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Do it all; where the window cannot be loaded, have the server stop."""
+        """Do the work; stop the server if the cache cannot be loaded."""
         try:
             await asyncio.to_thread(self._begin)
         except Exception as error:
@@ -211,12 +211,12 @@ class _Start:
             await asyncio.to_thread(self._take, self._tape)
 
     def raise_failure(self) -> None:
-        """Raise what kept the window from being loaded."""
+        """Raise the error that kept the cache from being loaded."""
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
-        """End what is under way at its next step."""
+        """End the work at its next step."""
         self._stop.set()
         self._maintenance.stop()
 
@@ -247,7 +247,7 @@ class _Start:
             self._backlogs.end(_FILES)
 
     def _tell(self, step: Step) -> None:
-        # What is read is not yet committed, and of several files this may not be the last.
+        # A tape that is read is not yet committed, and further files may follow.
         self._backlogs.set(_FILES, Backlog(min(step.done, 0.99)))
 
 

@@ -1,7 +1,7 @@
 """Counts of requests that several servers share, in Redis or Valkey.
 
-Who asks is never kept waiting for it: an address that does not answer within `PATIENCE` is away, and is asked again
-aside, by `probe`, until it is back.
+Requests never wait long for them: an address that does not answer within `PATIENCE` counts as unreachable, and
+`probe` asks again in the background.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flowtape.server.logs import Outage
 PATIENCE = 0.5
 """Seconds."""
 KEPT = 2 * 86_400
-"""Seconds that a day's count is kept after it was last added to."""
+"""Seconds that a day's count is kept after its last change."""
 _SCHEMES = ("redis", "rediss")
 _log = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 class SharedCounts:
     """Requests by key and UTC day at an address `redis://user:password@host:port/number`.
 
-    Raises `UsageError`, which names the address without its password, where it cannot be understood. Any thread may
-    call.
+    May be called from any thread. Raises `UsageError`, with the address but not its password, if the address is
+    invalid.
     """
 
     def __init__(self, address: str) -> None:
@@ -49,7 +49,7 @@ class SharedCounts:
                 wrap_exceptions=True,
                 socket_connect_timeout=PATIENCE,
                 socket_timeout=PATIENCE,
-                # A request that is sent again would count again.
+                # A retry would count a request twice.
                 retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
             )
         except ValueError:
@@ -63,12 +63,15 @@ class SharedCounts:
 
     @property
     def away(self) -> bool:
-        """Whether they did not answer when last asked."""
+        """Whether the address was unreachable at the last attempt."""
         return self._outage.away
 
     def add(self, key: str, day: int, many: int = 1) -> int | None:
-        """Count requests of a key; gives how many there are on that day with them. None while away: whether they were
-        counted is then not known at the first failure, and they were not at all later ones."""
+        """Count requests of a key; return the key's count of that day, with them. None while the address is
+        unreachable.
+
+        At the first failure the requests may have been counted; at later ones they were not.
+        """
         if self.away:
             return None
         try:
@@ -78,7 +81,7 @@ class SharedCounts:
             return None
 
     def get(self, key: str, day: int) -> int | None:
-        """Requests of a key on a day; None while away."""
+        """Return the requests of a key on a day; None while the address is unreachable."""
         if self.away:
             return None
         try:
@@ -88,12 +91,12 @@ class SharedCounts:
             return None
 
     def probe(self) -> None:
-        """Look whether what was away is back."""
+        """Check whether an unreachable address is back."""
         if self.away and self._storage.check():
             self._outage.over()
 
     def close(self) -> None:
-        """Let go."""
+        """Close the connections."""
         self._storage.storage.connection_pool.disconnect()
 
     def _gone(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""The SQLite file of a node: keys, and the requests each has made on each UTC day.
+"""The SQLite file of a node: keys, and the requests of each key by UTC day.
 
 Any number of processes on the machine may share it.
 """
@@ -39,19 +39,19 @@ _ADD = "INSERT INTO usage VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET used = used
 
 
 class FileLedger:
-    """The keys of a file: see `keys.Ledger`."""
+    """The keys of a file (`keys.Ledger`)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db, self._held = _open(path, _KEYS)
 
     def version(self) -> int:
-        """See `Ledger.version`."""
+        """Return a number that changes whenever a key is made or revoked."""
         with _errors(self._path):
             return int(self._db.execute("SELECT number FROM changes").fetchall()[0][0])
 
     def read(self) -> dict[bytes, Key]:
-        """See `Ledger.read`."""
+        """Return the valid keys by their SHA-256."""
         with _errors(self._path):
             rows = self._db.execute("SELECT digest, id, plan, label, created FROM keys WHERE revoked IS NULL")
             return {
@@ -59,7 +59,7 @@ class FileLedger:
             }
 
     def add(self, digest: bytes, key: Key) -> None:
-        """See `Ledger.add`."""
+        """Store a key. Raises `UsageError` if a valid key has its label."""
         row = (key.id, digest, key.plan, key.label, key.created)
         try:
             with _errors(self._path), self._change():
@@ -68,18 +68,18 @@ class FileLedger:
             raise label_taken(key.label) from None
 
     def revoke(self, key: Key, at: int) -> None:
-        """See `Ledger.revoke`."""
+        """Make a key invalid; `at` is ns since 1970 UTC."""
         with _errors(self._path), self._change():
             self._db.execute("UPDATE keys SET revoked = ? WHERE id = ?", (at, key.id))
 
     def close(self) -> None:
-        """See `Ledger.close`."""
+        """Close the file."""
         self._db.close()
         self._held.release()
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        """A transaction that tells other processes that the keys have changed."""
+        """A transaction after which other processes see that the keys have changed."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -91,25 +91,25 @@ class FileLedger:
 
 
 class FileCounts:
-    """Requests by key and UTC day, in a file. Raises `StoreError` where it cannot be opened, read or written."""
+    """Requests by key and UTC day, in a file. Raises `StoreError` if it cannot be opened, read or written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db, self._held = _open(path, _USAGE)
         self.unfolded = False
-        """Whether SQLite's log holds counts that are not in the file itself."""
+        """Whether SQLite's write-ahead log holds counts that are not in the file itself."""
 
     def counted(self, day: int) -> dict[str, int]:
-        """Requests of each key on a day."""
+        """Return the requests of each key on a day."""
         with _errors(self._path):
             rows = self._db.execute("SELECT key, used FROM usage WHERE day = ?", (day,))
             return dict(rows.fetchall())
 
     def reserve(self, key: str, day: int, many: int, limit: int) -> int | None:
-        """Count requests of a key before they are made, where with them no more than `limit` (≥ `many`) are counted.
+        """Count requests of a key before they are made, if at most `limit` (≥ `many`) are counted with them.
 
-        Returns how many are counted with them, None where they would be too many. They are in the file before this
-        returns, so they outlive the process, and the count is exact however many processes share the file.
+        Returns the count with them, None if they would exceed the limit. They are in the file before this returns,
+        so they outlive the process, and the count is exact for any number of processes.
         """
         with _errors(self._path):
             rows = self._db.execute(_RESERVE, (key, day, many, limit)).fetchall()
@@ -117,8 +117,10 @@ class FileCounts:
         return int(rows[0][0]) if rows else None
 
     def write(self, batch: dict[tuple[str, int], int]) -> None:
-        """Add requests by key and day, negative ones for what was reserved and not used, and fold SQLite's log into the
-        file. What is written is taken from the batch. Runs in any thread."""
+        """Add requests by key and day (negative for unused reservations), and merge SQLite's log into the file.
+
+        Written entries are removed from the batch. Runs in any thread.
+        """
         self.unfolded = False
         with _errors(self._path), closing(_connect(self._path)) as db:
             if batch:
@@ -135,7 +137,7 @@ class FileCounts:
 
 
 def _open(path: Path, schema: str) -> tuple[sqlite3.Connection, Held]:
-    """Open the file, made where there is none, with the tables of `schema`."""
+    """Open the file with the tables of `schema`; create it if it does not exist."""
     with _errors(path):
         need_folder(path)
         _make(path)
@@ -155,9 +157,9 @@ def _open(path: Path, schema: str) -> tuple[sqlite3.Connection, Held]:
 
 
 def _make(path: Path) -> None:
-    """Make the file, open to its owner alone from the first moment, or check the one that is there by its path.
+    """Create the file, readable by its owner only from the first moment, or check the existing one by its path.
 
-    A file that is there is never opened here: this process may have it open in SQLite, and closing another descriptor
+    An existing file is never opened here: this process may have it open in SQLite, and closing another descriptor
     of it would drop SQLite's locks (see `files.Held`).
     """
     try:
@@ -172,7 +174,7 @@ def _make(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # No automatic checkpoint: it would sync the disk in the middle of a request; `FileCounts.write` does it.
+    # No automatic checkpoint, which would sync the disk within a request; `FileCounts.write` does it.
     db = sqlite3.connect(path, timeout=0.5, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA wal_autocheckpoint = 0")
@@ -190,7 +192,8 @@ def _errors(path: Path) -> Iterator[None]:
 
 
 def _reason(path: Path, error: OSError | sqlite3.Error) -> str:
-    """What is wrong, for people: SQLite does not say which of the file and its folder it could not use."""
+    """Return the reason of an error for people: SQLite does not say whether it could not use the file or its
+    folder."""
     reason = getattr(error, "strerror", None) or str(error)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):

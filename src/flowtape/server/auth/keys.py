@@ -1,7 +1,7 @@
-"""API keys: who may ask. Where they are kept is a `Ledger`: a file (`keyfile`) or the store (`keystore`).
+"""API keys. They are stored in a `Ledger`: a file (`keyfile`) or the store (`keystore`).
 
-Only the SHA-256 of a key is kept, so a key can be shown once, when it is made. Any number of processes may use a
-ledger: `flowtape keys` changes it while a server runs, and the server reads it again when it has changed.
+Only the SHA-256 of a key is stored, so a key can be shown only once, when it is made. Any number of processes may
+use a ledger: `flowtape keys` changes it while a server runs, and the server reads it again when it has changed.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ from flowtape.settings import KEYS_IN_STORE, PLANS, Plan, Settings
 from flowtape.storage import check_name, shared
 
 CHECK_EVERY = 0.25
-"""Seconds between looks for keys made or revoked by another process."""
+"""Seconds between two checks for keys made or revoked by another process."""
 
 LONGEST = 256
-"""Bytes of the longest text that is looked at as a key."""
+"""Bytes of the longest text that can be a key."""
 
 _log = logging.getLogger(__name__)
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it is kept: its short `id` and `label` are no secret; `created` is ns since 1970, UTC."""
+    """A key as it is stored. Its short `id` and `label` are no secret; `created` is ns since 1970 UTC."""
 
     id: str
     plan: Plan
     label: str
     created: int
     stored: bool = True
-    """False for a key that lives only in this process."""
+    """False for a key that exists only in this process."""
 
 
 class Ledger(Protocol):
-    """Where keys are kept. Every method raises `StoreError` where that cannot be read or written; any thread may call,
+    """The storage of keys. Every method raises `StoreError` if it cannot be read or written. Any thread may call,
     one at a time."""
 
     def version(self) -> int:
-        """Another number whenever a key was made or revoked, whoever did; cheap."""
+        """Return a number that changes whenever a key is made or revoked, by any process. Cheap."""
 
     def read(self) -> dict[bytes, Key]:
-        """The keys that may be used, by their SHA-256."""
+        """Return the valid keys by their SHA-256."""
 
     def add(self, digest: bytes, key: Key) -> None:
-        """Keep a key; raises `UsageError` where another that may be used has its label."""
+        """Store a key. Raises `UsageError` if a valid key has its label."""
 
     def revoke(self, key: Key, at: int) -> None:
-        """From now on a key may not be used; `at` is ns since 1970, UTC."""
+        """Make a key invalid from now on; `at` is ns since 1970 UTC."""
 
     def close(self) -> None:
-        """Let go. May be called again."""
+        """Close the storage. May be called again."""
 
 
 def plan_named(name: str) -> Plan:
-    """The plan of this name, in any case; raises `UsageError` naming the value."""
+    """Return the plan of this name, in any case; raises `UsageError` with the name."""
     for plan in PLANS:
         if plan.lower() == name.strip().lower():
             return plan
@@ -72,13 +72,13 @@ def plan_named(name: str) -> Plan:
 
 
 def label_taken(label: str) -> UsageError:
-    """What a ledger raises where a label is taken."""
+    """Return the error for a label that another key has."""
     return UsageError(f"there is already a key with the label {label!r}")
 
 
 def check_place(settings: Settings) -> None:
-    """Raise `UsageError` where the setting `keys` or `store` names no place for them, and `StoreError` where
-    the store is a folder, pipe or device."""
+    """Raise `UsageError` if the setting `keys` or `store` names no place for keys, `StoreError` if the store is a
+    folder, pipe or device."""
     if not shared(settings.store):
         check_name(settings.store)
         store = Path(settings.store)
@@ -90,14 +90,14 @@ def check_place(settings: Settings) -> None:
             " many processes share (clickhouse://…); a DuckDB file is held by one"
         )
     if settings.keys_path is not None and (shared(settings.keys) or settings.keys.startswith(KEYS_IN_STORE)):
-        # Not shown: who takes it for the store's address may have put a password into it.
+        # Not shown: a user who confuses it with the store's address may have put a password into it.
         raise UsageError(
             f"setting keys takes a file's path, or {KEYS_IN_STORE!r} alone for keys in the store; this is neither"
         )
 
 
 def keys_of(settings: Settings) -> Keys:
-    """The keys that the settings name. Raises `StoreError`, `UsageError`."""
+    """Return the keys that the settings name. Raises `StoreError`, `UsageError`."""
     check_place(settings)
     if settings.keys_path is None:
         from flowtape.server.auth.keystore import StoreLedger
@@ -110,9 +110,9 @@ def keys_of(settings: Settings) -> Keys:
 
 
 class Keys:
-    """The keys of a ledger, held in memory; what is known stays good while the ledger is away.
+    """The keys of a ledger, in memory; known keys stay valid while the ledger is unreachable.
 
-    `clock` gives ns since 1970, UTC. Raises `StoreError` where the ledger cannot be read or written.
+    `clock` returns ns since 1970 UTC. Raises `StoreError` if the ledger cannot be read or written.
     """
 
     def __init__(self, ledger: Ledger, clock: Callable[[], int] = time.time_ns) -> None:
@@ -130,7 +130,8 @@ class Keys:
             raise
 
     def create(self, plan: str, label: str = "") -> str:
-        """Make a key on a plan and return it; it cannot be shown again. A label is taken only once."""
+        """Make a key on a plan and return it; it cannot be shown again. Raises `UsageError` if a valid key has the
+        label."""
         raw, key, digest = self._new(plan, label, stored=True)
         with self._one_at_a_time:
             self._ledger.add(digest, key)
@@ -138,7 +139,7 @@ class Keys:
         return raw
 
     def add_ephemeral(self, plan: str) -> str:
-        """Make a key that lives only in this process and is written nowhere."""
+        """Make a key that exists only in this process, and return it."""
         raw, key, digest = self._new(plan, "", stored=False)
         with self._one_at_a_time:
             self._ephemeral[digest] = key
@@ -157,11 +158,11 @@ class Keys:
         return raw, key, hashlib.sha256(raw.encode()).digest()
 
     def list(self) -> list[Key]:
-        """The keys that may be used, oldest first."""
+        """Return the valid keys, oldest first."""
         return sorted(self._by_digest.values(), key=lambda key: (key.created, key.id))
 
     def revoke(self, name: str) -> Key:
-        """Revoke the key of this id or label; raises `UsageError` when there is none."""
+        """Revoke the key of this id or label and return it; raises `UsageError` if there is none."""
         self.reload()
         found = [key for key in self.list() if key.stored and name in (key.id, key.label) and name]
         if not found:
@@ -173,21 +174,21 @@ class Keys:
         return gone
 
     def find(self, raw: bytes) -> Key | None:
-        """The key that was presented, if it may be used.
+        """Return the presented key if it is valid, else None.
 
-        Looked up by its digest, so that how long it takes tells nothing of the keys there are.
+        It is looked up by its digest, so the time it takes reveals nothing about the stored keys.
         """
         return self._by_digest.get(hashlib.sha256(raw).digest()) if len(raw) <= LONGEST else None
 
     def reload(self) -> None:
         """Read the keys again."""
         with self._one_at_a_time:
-            # Asked first: what changes between the two is seen at the next look.
+            # The version is read first: a change between the two reads is seen at the next check.
             self._version = self._ledger.version()
             self._by_digest = {**self._ledger.read(), **self._ephemeral}
 
     async def watch(self) -> None:
-        """Follow changes made by other processes until cancelled, without keeping the event loop from its work."""
+        """Follow changes made by other processes until cancelled, without blocking the event loop."""
         while True:
             await asyncio.sleep(CHECK_EVERY)
             try:
@@ -205,6 +206,6 @@ class Keys:
             event(_log, logging.INFO, "keys reloaded", count=len(self._by_digest))
 
     def close(self) -> None:
-        """Let go of the ledger, after what is under way. May be called again."""
+        """Close the ledger after its current read. May be called again."""
         with self._one_at_a_time:
             self._ledger.close()

@@ -1,7 +1,7 @@
-"""Keys in a store that many processes share: one row tells that a key was made, another that it was revoked.
+"""Keys in a store that many processes share: one row when a key is made, another when it is revoked.
 
-No row is changed and none is taken away, so the number of rows is the number of changes, and of two processes that
-revoke a key at the same instant both are right.
+No row is changed or deleted, so the number of rows is the number of changes, and two processes may revoke a key at
+the same instant.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from flowtape.storage.clickhouse.connection import Address, Link
 from flowtape.storage.clickhouse.rows import quoted
 
 PATIENCE = 5
-"""Seconds that an answer of the store is waited for."""
+"""Seconds to wait for the store."""
 
 
 class StoreLedger:
-    """The keys of a store: see `keys.Ledger`. Raises `StoreError` where the store is away or was made before it kept
-    keys."""
+    """The keys of a store (`keys.Ledger`). Raises `StoreError` if the store is unreachable or has no table of keys."""
 
     def __init__(self, address: Address) -> None:
         self._link = Link(address, PATIENCE)
@@ -34,11 +33,11 @@ class StoreLedger:
             raise
 
     def version(self) -> int:
-        """See `Ledger.version`."""
+        """Return a number that changes whenever a key is made or revoked."""
         return int(self._link.ask(f"SELECT count() AS n FROM {self._table}").item())
 
     def read(self) -> dict[bytes, Key]:
-        """See `Ledger.read`."""
+        """Return the valid keys by their SHA-256."""
         rows = self._link.ask(
             "SELECT id, max(digest) AS digest, max(plan) AS plan, max(label) AS label, max(created) AS created"
             f" FROM {self._table} GROUP BY id HAVING max(revoked) = 0"
@@ -49,19 +48,19 @@ class StoreLedger:
         }
 
     def add(self, digest: bytes, key: Key) -> None:
-        """See `Ledger.add`."""
+        """Store a key. Raises `UsageError` if a valid key has its label."""
         before = self._with_label(key.label)
         if not all(before.values()):
             raise label_taken(key.label)
-        # ClickHouse has no unique index. But of inserts under one token it keeps the first that comes, so of those who
-        # found the same keys of a label before theirs, one gets in; the others look, and do not find themselves.
+        # ClickHouse has no unique index, but of several inserts with one token it keeps the first. Of the processes
+        # that saw the same keys of a label, one succeeds; the others read again and do not find their key.
         turn = f"{len(before)} {key.label}" if key.label else key.id
         self._put(key, digest.hex(), 0, hashlib.sha256(turn.encode()).hexdigest())
         if key.label and key.id not in self._with_label(key.label):
             raise label_taken(key.label)
 
     def _with_label(self, label: str) -> dict[str, int]:
-        """When each key that ever had a label was revoked, by id; 0 for one that may be used."""
+        """Return when each key with a label was revoked, by id; 0 for a valid one."""
         if not label:
             return {}
         rows = self._link.ask(
@@ -70,7 +69,7 @@ class StoreLedger:
         return dict(rows.iter_rows())
 
     def revoke(self, key: Key, at: int) -> None:
-        """See `Ledger.revoke`."""
+        """Make a key invalid; `at` is ns since 1970 UTC."""
         self._put(key, "", at, f"{key.id}-revoked-{at}")
 
     def _put(self, key: Key, digest: str, revoked: int, token: str) -> None:
@@ -78,5 +77,5 @@ class StoreLedger:
         self._link.put(self._table, pl.DataFrame({**row, "revoked": revoked}), token)
 
     def close(self) -> None:
-        """See `Ledger.close`."""
+        """Close the connection."""
         self._link.close()

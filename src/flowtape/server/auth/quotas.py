@@ -1,4 +1,4 @@
-"""Daily quotas: what a key may still ask today, and the headers that say so."""
+"""Daily quotas: the requests that a key has left today, and the headers that say so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNLIMITED = b"x-ratelimit-limit: unlimited\r\nx-ratelimit-remaining: unlimited\
 
 
 class Quotas:
-    """The limits of the settings, over the counts of `usage`. `now` is ns since 1970, UTC, throughout."""
+    """The limits of the settings, over the counts of `usage`. `now` is always ns since 1970 UTC."""
 
     def __init__(self, usage: Usage, settings: Settings) -> None:
         self._usage = usage
@@ -23,13 +23,13 @@ class Quotas:
         self._unlimited: tuple[int, bytes] = (-1, b"")
 
     def check(self, key: Key, now: int) -> None:
-        """Raise a 429 if nothing is left today; costs nothing."""
+        """Raise a 429 if no request is left today; counts nothing."""
         limit = self._limits[key.plan]
         if limit is not None and self._usage.used(key, now // DAY) >= limit:
             raise self._exceeded(key, limit, now)
 
     def spend(self, key: Key, now: int) -> None:
-        """Count one request; raise a 429 if another request took the last one meanwhile."""
+        """Count one request; raise a 429 if another request took the last one in the meantime."""
         limit = self._limits[key.plan]
         if limit is None:
             self._usage.count(key, now // DAY)
@@ -37,7 +37,7 @@ class Quotas:
             raise self._exceeded(key, limit, now)
 
     def lines(self, key: Key, now: int) -> bytes:
-        """The header lines by which every answer to this key tells its quota."""
+        """Return the header lines with the key's quota."""
         day = now // DAY
         limit = self._limits[key.plan]
         if limit is not None:
@@ -48,17 +48,17 @@ class Quotas:
         return self._unlimited[1]
 
     def today(self, key: Key, now: int) -> tuple[int, int]:
-        """Requests of a key today, and when the count starts again in Unix seconds."""
+        """Return the requests of a key today, and the Unix seconds at which the count restarts."""
         return self._usage.used_by_all(key, now // DAY), _reset(now // DAY)
 
     def _exceeded(self, key: Key, limit: int, now: int) -> Exception:
         reset = _reset(now // DAY)
         reset_at = datetime.fromtimestamp(reset, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        # Rounded up: a client that waits this long is past midnight, and 0 breaks the official one.
+        # Rounded up, so that a client that waits this long is past midnight; 0 breaks the official client.
         wait = max(1, reset - now // 10**9)
         return quota_exceeded(key.plan, limit, reset_at, wait)
 
 
 def _reset(day: int) -> int:
-    """Unix seconds of the midnight that ends a day."""
+    """Return the Unix seconds of the midnight that ends a day."""
     return (day + 1) * _SECONDS

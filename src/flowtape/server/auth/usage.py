@@ -1,4 +1,4 @@
-"""The requests that each key has made on each UTC day."""
+"""Requests of each key by UTC day."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from flowtape.server.logs import Outage
 from flowtape.settings import Settings
 
 DAY = 86_400 * 10**9
-"""Nanoseconds in a day; a day's number is the count of whole days since 1970, UTC."""
+"""Nanoseconds in a day; a day's number counts whole days since 1970 UTC."""
 WRITE_EVERY = 1.0
-"""Seconds between writes of what was used without a limit, and of what was reserved and not used."""
+"""Seconds between two writes of unlimited use and of unused reservations."""
 MOST_RESERVED = 256
-"""Requests that are counted for a limited key before they are made: a kill can lose as many of each key."""
+"""The most requests of a limited key that are counted before they are made; a kill can lose as many per key."""
 RESERVED_SHARE = 16
-"""One part of so many of what is left of a limit is reserved at a time, so the last requests are counted one by one."""
+"""One in so many of the remaining requests is reserved at a time, so that the last ones are counted one by one."""
 
 _log = logging.getLogger(__name__)
 
 
 def usage_of(settings: Settings) -> Usage:
-    """The counts that the settings name. Raises `StoreError`, `UsageError`."""
+    """Return the counts that the settings name. Raises `StoreError`, `UsageError`."""
     return Usage(SharedCounts(settings.quotas) if settings.quotas else FileCounts(settings.counts_path))
 
 
 class Usage:
-    """Requests by key and day: counted in a file of this node, in counts that servers share, or in this process alone.
+    """Requests by key and day, counted in a file of this node, in counts that servers share, or in this process
+    alone.
 
-    The requests of a limited key are counted there some at a time, before they are made (a reservation). What is not
-    used is given back every `WRITE_EVERY` seconds. So no request is granted twice, whatever is killed, and a kill loses
-    at most one reservation of each key.
+    The requests of a limited key are counted before they are made, several at a time (a reservation). Unused ones
+    are returned every `WRITE_EVERY` seconds. So no request is granted twice, and a kill loses at most one
+    reservation per key.
 
-    Raises `StoreError` where the file cannot be read or written.
+    Raises `StoreError` if the file cannot be read or written.
     """
 
     def __init__(self, place: FileCounts | SharedCounts | None = None) -> None:
@@ -49,25 +50,26 @@ class Usage:
         self._outage = Outage(_log, "counts cannot be written, they are kept", "counts are written again")
 
     def used(self, key: Key, day: int) -> int:
-        """Requests of a key on a day, as far as this process knows."""
+        """Return the requests of a key on a day, as far as this process knows."""
         if day != self._day:
             self._give_back()
             self._used, self._day = self._file.counted(day) if self._file else {}, day
         return self._used.get(key.id, 0)
 
     def used_by_all(self, key: Key, day: int) -> int:
-        """Requests of a key on a day, counted by all servers; by this one alone while shared counts are away."""
+        """Return the requests of a key on a day over all servers; only of this one while shared counts are
+        unreachable."""
         known = self.used(key, day)
         if self.shared and key.stored:
             told = self.shared.get(key.id, day)
             if told is not None:
-                # What is not written yet is this process's own; what it has reserved is not used.
+                # Add this process's unwritten requests, and subtract its unused reservations.
                 own = self._pending.get((key.id, day), 0) - self._reserved.get(key.id, 0)
                 self._used[key.id] = known = told + own
         return known
 
     def count(self, key: Key, day: int) -> None:
-        """Count a request of a key without a limit; written within about a second."""
+        """Count a request of a key without a limit; it is written within about a second."""
         self._used[key.id] = self.used(key, day) + 1
         if key.stored and (self.shared or self._file):
             self._later(key.id, day, 1)
@@ -76,7 +78,7 @@ class Usage:
         self._pending[key, day] = self._pending.get((key, day), 0) + many
 
     def spend(self, key: Key, day: int, limit: int) -> bool:
-        """Count a request if fewer than `limit` (≥ 1) are counted on that day; False when none is left."""
+        """Count a request if fewer than `limit` (≥ 1) are counted on that day; return False if none is left."""
         known = self.used(key, day)
         if not key.stored or not (self.shared or self._file):
             self._used[key.id] = min(known + 1, limit)
@@ -89,7 +91,7 @@ class Usage:
         return left > 0
 
     def _reserve(self, key: str, day: int, known: int, limit: int) -> tuple[int, int]:
-        """Reserve requests of a key. Returns how many, and how many were counted before."""
+        """Reserve requests of a key. Return how many, and how many were counted before."""
         many = max(1, min(MOST_RESERVED, (limit - known) // RESERVED_SHARE))
         if self.shared:
             return self._reserve_shared(self.shared, key, day, known, many, limit)
@@ -111,21 +113,21 @@ class Usage:
             if many > 1 and granted < many:
                 self._later(key, day, granted - many)
             return granted, before
-        # Away: this server counts alone. Whether the request that found it away was counted is not known.
+        # Unreachable: this server counts alone. The request that met the failure may have been counted.
         granted = int(known < limit)
         if alone and granted:
             self._later(key, day, 1)
         return granted, known
 
     def _give_back(self) -> None:
-        """Uncount what is reserved and not used."""
+        """Return unused reservations."""
         for key, left in self._reserved.items():
             if left:
                 self._later(key, self._day, -left)
         self._reserved.clear()
 
     def flush(self) -> None:
-        """Write what is not written, and give back what is reserved. Not for use beside a running `watch`."""
+        """Write all counts and return unused reservations. Not for use beside a running `watch`."""
         batch = self._take()
         try:
             self._write(batch)
@@ -133,7 +135,7 @@ class Usage:
             self._put_back(batch)
 
     def _put_back(self, batch: dict[tuple[str, int], int]) -> None:
-        """Keep what of a batch could not be written, for the next time."""
+        """Keep the unwritten part of a batch for the next write."""
         for (name, day), number in batch.items():
             self._later(name, day, number)
 
@@ -144,14 +146,14 @@ class Usage:
         return batch
 
     def _write(self, batch: dict[tuple[str, int], int]) -> None:
-        """Move a batch of counts to where they are kept. Runs in any thread."""
+        """Move a batch of counts to its storage. Runs in any thread."""
         if self.shared:
             self._share(self.shared, batch)
         elif self._file:
             self._file.write(batch)
 
     def _share(self, shared: SharedCounts, batch: dict[tuple[str, int], int]) -> None:
-        """Move a batch to the shared counts; what they do not take stays in it."""
+        """Move a batch to the shared counts; entries that fail stay in the batch."""
         shared.probe()
         for (name, day), number in list(batch.items()):
             if shared.away:
@@ -181,7 +183,7 @@ class Usage:
             self._put_back(batch)
 
     def close(self) -> None:
-        """Write what is left and let go. May be called again."""
+        """Write the remaining counts and close the storage. May be called again."""
         if self._pending or self._reserved:
             self.flush()
         for place in (self.shared, self._file):
