@@ -1,8 +1,8 @@
-"""The application: who asks, what for, and the answer.
+"""The application: authenticates a request, finds its route, and answers it.
 
-A request is checked in this order, and the first that fails answers it: path (404), method (405), key (401),
-plan (403), parameters (400), store and feed (502), quota (429). The quota is looked at before an answer is
-made, and spent only when there is one, so a refused request costs nothing.
+A request is checked in this order, and the first failing check answers it: path (404), method (405), key (401),
+plan (403), parameters (400), store and feed (502), quota (429). The quota is checked before an answer is computed
+and charged after it, so a refused request costs nothing.
 """
 
 from __future__ import annotations
@@ -71,17 +71,17 @@ _PREFLIGHT = Reply(
 )
 _API = "/v1/"
 _REMEMBERED = 4096
-"""Request targets whose meaning is remembered."""
+"""Request targets whose meaning is cached."""
 _REMEMBERED_BYTES = 512
-"""Bytes of the longest target that is remembered."""
+"""Bytes of the longest target that is cached."""
 
 Service = Callable[[Request, Key, int, "Asked | None"], Reply | Awaitable[Reply]]
-"""Answers the request of a key's holder at an instant (ns)."""
+"""Answers the request of a key at an instant (ns)."""
 _log = logging.getLogger(__name__)
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a request target means: its route, what answers it, and either its query or the 400 that it earned."""
+    """The meaning of a request target: its route, the service that answers it, and either its query or its 400."""
 
     route: Route
     service: Service
@@ -91,7 +91,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Application:
-    """Answers requests. `clock` gives ns since 1970, UTC, and decides which day a request counts for."""
+    """Answers requests. `clock` returns ns since 1970 UTC; it decides which day a request counts for."""
 
     def __init__(
         self,
@@ -122,12 +122,12 @@ class Application:
         self._names = Names((param for route in routes for param in route.params), (LAST_EVENT_ID,))
         self._pages = Pages(self._health, self.flow.detail, self.metrics.page, tuple(routes), settings)
         self.remembered: dict[bytes, Asked] = {}
-        """What targets mean that were asked before."""
+        """The meaning of targets that were requested before."""
         self._services = {ACCOUNT: self._account, SYMBOLS: self._symbols}
         self._trouble = ""
 
     def answer(self, request: Request) -> Reply | Awaitable[Reply]:
-        """Answer a request: at once where all that it needs is at hand, else later. Raises nothing."""
+        """Answer a request, at once if everything it needs is in memory. Raises nothing."""
         started = time.perf_counter() if self.settings.access_log else 0.0
         try:
             found = self._find(request)
@@ -151,7 +151,7 @@ class Application:
         return _refused(errors.internal())
 
     def _told(self, request: Request, reply: Reply, started: float) -> Reply:
-        """Count an answer, and log it where that is asked for."""
+        """Count an answer, and log it if the settings ask for it."""
         self.metrics.request(self._route_of(request), reply.status)
         if self.settings.access_log:
             took = round((time.perf_counter() - started) * 1000, 3)
@@ -173,14 +173,14 @@ class Application:
         return self._keyed(request, key, asked.service, asked)
 
     def _find_path(self, request: Request) -> Reply | Awaitable[Reply]:
-        """The answer to a request whose target is not remembered, or that is no GET."""
+        """Return the answer to a request whose target is not cached, or that is no GET."""
         path, method = bare(request.path), request.method
         if path not in ALWAYS:
             self.connections.check(request.address)
         if method == "OPTIONS" and request.path.startswith(_API):
-            # A browser shows the answer to its script only where the preflight succeeds, also when that is a 404.
+            # A browser shows the answer to its script only if the preflight succeeds, even for a 404.
             return _PREFLIGHT
-        # Neither is parsed before the key is known, so that whoever has none costs next to nothing.
+        # Path and query are parsed after the key is known, so that requests without a key are cheap.
         page, service = self._pages.find(path), self._services.get(path)
         found = None if page or service else self._router.find(request.raw_path)
         if not (page or service or found):
@@ -202,7 +202,7 @@ class Application:
         return self._keyed(request, key, asked.service, asked)
 
     def _route_of(self, request: Request) -> str:
-        """The template of a request's route: paths themselves would be labels without end."""
+        """Return the template of a request's route; paths would be an unbounded set of labels."""
         asked = self.remembered.get(request.target)
         if asked is not None:
             return asked.route.path
@@ -213,7 +213,7 @@ class Application:
         return found[0].path if found else "other"
 
     def _read(self, route: Route, path: dict[str, str], request: Request) -> Asked:
-        """What the target of a flow route means; short ones are remembered."""
+        """Return the meaning of a flow route's target; short targets are cached."""
         service = self._stream if route.path in ANSWERS else self._flow
         try:
             check_query(request.query)
@@ -223,7 +223,7 @@ class Application:
         except Refusal as refusal:
             return Asked(route, service, refusal=refusal)
         asked = Asked(route, service, read.query, read.format)
-        # A target with a key in it is not remembered: keys do not stay in memory.
+        # A target with a key is not cached: keys do not stay in memory.
         with_key = any(is_named(name, KEY_PARAMETER) for name, _ in pairs)
         if not with_key and len(request.target) <= _REMEMBERED_BYTES:
             if len(self.remembered) >= _REMEMBERED:
@@ -234,7 +234,7 @@ class Application:
     def _keyed(
         self, request: Request, key: Key, service: Service, asked: Asked | None
     ) -> Reply | Awaitable[Reply]:
-        """What a service has for the holder of a key; what it refuses tells the key's quota too."""
+        """Return a service's answer to a key's request; a refusal has the headers of the key's quota too."""
         now = self._clock()
         try:
             found = service(request, key, now, asked)
@@ -261,7 +261,7 @@ class Application:
         return refusal
 
     async def _stream(self, request: Request, key: Key, now: int, asked: Asked | None) -> Reply:
-        """The beginning of a stream, and what sends the rest."""
+        """Return the beginning of a stream, and the body that sends the rest."""
         assert asked is not None  # noqa: S101 - for the type checker: a stream has a route
         self._allow(asked, key, now)
         stream = await self.streams.open(key.id, asked.route, asked.query)
@@ -279,7 +279,7 @@ class Application:
             raise
 
     def _allow(self, asked: Asked, key: Key, now: int) -> None:
-        """Raise what keeps a key from an answer: its plan, the parameters, store and feed, the quota."""
+        """Raise the refusal of a key's request: plan, parameters, store and feed, quota."""
         if key.plan not in self._permitted:
             raise errors.tier_restricted(key.plan, self._required)
         if asked.refusal:
@@ -299,7 +299,7 @@ class Application:
     def _spent(
         self, request: Request, key: Key, now: int, response: EncodedResponse
     ) -> Reply | Awaitable[Reply]:
-        """An answer, once its request is counted."""
+        """Return an answer after its request is counted."""
         self._restored()
         self._quotas.spend(key, now)
         return reply(response, request.headers, self._quotas.lines(key, now))
@@ -311,7 +311,7 @@ class Application:
         return found if isinstance(found, Reply) else await found
 
     async def _served(self, request: Request, key: Key, now: int, asked: Asked | None) -> Reply:
-        """What a service without parameters has for a key."""
+        """Return the answer of a service without parameters."""
         check_query(request.query)
         self._names.check((), query_pairs(request.query))
         response = await self._services[bare(request.path)](key, now)
@@ -331,7 +331,7 @@ class Application:
         return encoded_response(Made(body, None), simulated=False, format=self._json)
 
     def _health(self) -> UnhealthyBody | None:
-        """Why answers may not be trusted now; None when they may."""
+        """Return why answers cannot be given now; None when they can."""
         try:
             self.flow.check()
         except (StoreError, FeedError, Loading) as error:
@@ -341,7 +341,7 @@ class Application:
         return None
 
     def _note(self, error: StoreError | FeedError | Loading) -> None:
-        """Log a failure once, not at every request it fails. Loading is no failure."""
+        """Log a failure once, not for every request that it fails. Loading is no failure."""
         if not isinstance(error, Loading) and str(error) != self._trouble:
             self._trouble = str(error)
             event(_log, logging.WARNING, "upstream failed", error=str(error))
@@ -355,7 +355,7 @@ class Application:
 def create_app(
     flow: FlowAnswers, keys: Keys, usage: Usage, settings: Settings, clock: Callable[[], int] = time.time_ns
 ) -> Application:
-    """The application over a flow, keys and their counts, to be given to `flowtape.server.server.run`."""
+    """Return the application over answers, keys and counts, for `flowtape.server.server.run`."""
     return Application(flow, keys, usage, settings, clock)
 
 
@@ -366,7 +366,7 @@ def _refused(refusal: Refusal) -> Reply:
 
 
 def _key_of(request: Request) -> bytes:
-    """The key that a request presents, as it was sent."""
+    """Return the key of a request, as it was sent."""
     return request.headers.get(b"x-api-key") or key_in(request.query)
 
 

@@ -1,4 +1,4 @@
-"""The connections of a server: how many there may be, in all and of one address, and how long one may wait."""
+"""The connections of a server: limits in all and per address, and on waiting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowtape.server.protocol import LONGEST_FORWARDED, Answerer, Connection, Re
 from flowtape.settings import Settings
 
 WANTED = 16_384
-"""Connections that a server holds where it may open enough files."""
+"""Connections that a server holds if it may open enough files."""
 RESERVED = 512
 """Files that are left for stores, feeds, keys and logs."""
 FULL, ROOM = 0.9, 0.8
@@ -28,21 +28,23 @@ FULL, ROOM = 0.9, 0.8
 IDLE = 30.0
 """Seconds that a connection may wait: for a request, for the rest of one, or for its client to read."""
 LOOK_EVERY = 0.25
-"""Seconds between looks at the open connections."""
+"""Seconds between two checks of the open connections."""
 _TURNS = 10
-"""Turns of the event loop that a connection takes from being accepted to being closed, and some more."""
+"""Turns of the event loop from accepting a connection to closing it, with a margin."""
 _TOLD_EVERY = 60.0
-"""Seconds between lines in the log about closed connections."""
+"""Seconds between two log lines about closed connections."""
 _MOST_FILES = 65_536
-"""Files to ask for where the system sets no bound."""
+"""Files to ask for if the system has no limit."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _log = logging.getLogger(__name__)
 
 
 def most_connections() -> int:
-    """How many connections this process may hold: raises its soft limit of open files to the hard one, and warns in the
-    log where that is too low for `WANTED`."""
+    """Return how many connections this process may hold.
+
+    It raises the soft limit of open files to the hard limit, and logs a warning if that is too low for `WANTED`.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     goal = _MOST_FILES if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < goal:
@@ -50,7 +52,7 @@ def most_connections() -> int:
         soft = goal
     if soft == resource.RLIM_INFINITY:
         return WANTED
-    # Even a very low limit leaves some for connections.
+    # A very low limit still leaves some for connections.
     most = min(WANTED, max(soft - RESERVED, soft // 2))
     if most < WANTED:
         event(
@@ -61,9 +63,9 @@ def most_connections() -> int:
 
 
 class Connections:
-    """The connections of a server and the requests under way. Used from the event loop only.
+    """The connections of a server and the requests in progress. Used on the event loop only.
 
-    Raises `UsageError` where the setting `proxies` is no list of addresses and networks.
+    Raises `UsageError` if the setting `proxies` is no list of addresses and networks.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -73,14 +75,14 @@ class Connections:
         self.idle = IDLE
         """Seconds that a connection may wait."""
         self.closed: Counter[str] = Counter()
-        """Connections that were closed, by why: `address` or `room`."""
+        """Closed connections by reason: `address` or `room`."""
         self.stopping = False
         self.now = time.monotonic()
         self.date = b""
         """The header `Date` of every answer."""
         self.loop: asyncio.AbstractEventLoop
         self.tasks: set[asyncio.Task[None]] = set()
-        """Answers under way."""
+        """Answers in progress."""
         self._answer: Answerer
         self._connections: dict[Connection, None] = {}
         self._of_address: Counter[str] = Counter()
@@ -90,17 +92,17 @@ class Connections:
 
     @property
     def open(self) -> int:
-        """Connections that are open."""
+        """The number of open connections."""
         return len(self._connections)
 
     def start(self, answer: Answerer, most: int) -> None:
-        """Begin to serve: `answer` answers a request, and there may be `most` connections."""
+        """Begin to serve: `answer` answers a request, `most` limits the connections."""
         self.loop = asyncio.get_running_loop()
         self._answer, self.most, self.stopping = answer, most, False
         self._tick()
 
     def add(self, connection: Connection, host: str) -> bool:
-        """Take a connection from a host. Returns False where its address, or the server, has too many."""
+        """Add a connection from a host. Return False if its address, or the server, has too many."""
         if self.stopping:
             return False
         connection.proxied = bool(self.proxies) and _within(host, self.proxies)
@@ -117,7 +119,7 @@ class Connections:
         return True
 
     def discard(self, connection: Connection) -> None:
-        """A connection has ended."""
+        """Remove a connection that has ended."""
         if connection in self._connections:
             del self._connections[connection]
             _add(self._of_address, connection.address, -1)
@@ -129,24 +131,24 @@ class Connections:
         return self._answer(request)
 
     def check(self, address: str) -> None:
-        """Raise a 503 where an address has as many requests under way as it may."""
+        """Raise a 503 if an address has as many requests in progress as it may."""
         if address and self.limit is not None and self._requests[address] >= self.limit:
             raise _too_many(self.limit)
 
     def enter(self, address: str) -> None:
-        """A request of an address is under way."""
+        """Count a request of an address that begins."""
         _add(self._requests, address, 1)
 
     def leave(self, address: str) -> None:
-        """A request of an address has ended."""
+        """Count a request of an address that ended."""
         _add(self._requests, address, -1)
 
     def forwarded(self, header: bytes) -> str:
-        """What a request from a named proxy with this `X-Forwarded-For` is counted for."""
+        """Return the address that a request from a named proxy with this `X-Forwarded-For` is counted for."""
         return client_of(header, self.proxies)
 
     async def watch(self) -> None:
-        """Close connections that wait too long, and idle ones where there is little room, until cancelled."""
+        """Close connections that wait too long, and idle ones when there are too many, until cancelled."""
         while True:
             self._tick()
             for connection in [one for one in self._connections if self._waits_too_long(one)]:
@@ -156,7 +158,8 @@ class Connections:
             await asyncio.sleep(LOOK_EVERY)
 
     async def finish(self, seconds: float) -> bool:
-        """Close each connection once its answers under way are made and sent. Returns whether all were in this time."""
+        """Close each connection after its answers in progress are sent. Return whether all were closed in this
+        time."""
         self.stopping = True
         for connection in [one for one in self._connections if not one.busy]:
             connection.transport.close()
@@ -166,10 +169,11 @@ class Connections:
         return not self._connections
 
     async def end(self) -> None:
-        """Close all connections, whatever they do, and wait until they are closed."""
+        """Close all connections at once, and wait until they are closed."""
         for connection in list(self._connections):
             connection.transport.abort()
-        # What the loop accepted a moment ago reaches `add` some turns later, is refused there, and then closed.
+        # Connections that the loop has just accepted reach `add` some turns later, where they are refused and
+        # closed.
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         while self._connections:
@@ -184,13 +188,13 @@ class Connections:
             return False
         before, one.unsent = one.unsent, one.transport.get_write_buffer_size()
         if 0 < one.unsent < before:
-            # It reads slowly, but it reads.
+            # The client reads slowly.
             one.since = self.now
             return False
         return True
 
     def _make_room(self) -> None:
-        """Close idle connections, the oldest first, until there is room again."""
+        """Close idle connections, the oldest first, until enough are free."""
         many = int(len(self._connections) - self.most * ROOM)
         open_ones = (one for one in self._connections if not one.transport.is_closing())
         idle = list(islice((one for one in open_ones if not one.busy), many))
@@ -208,7 +212,7 @@ class Connections:
 
 
 def _add(counts: Counter[str], address: str, many: int) -> None:
-    """Count for an address, if it has one; no zero is kept."""
+    """Add to the count of an address, if it has one; zero counts are deleted."""
     if address:
         counts[address] += many
         if not counts[address]:
@@ -216,7 +220,8 @@ def _add(counts: Counter[str], address: str, many: int) -> None:
 
 
 def parse_networks(setting: str, text: str) -> tuple[Network, ...]:
-    """Addresses and networks of a setting, a list with commas. Raises `UsageError` naming the one that is none."""
+    """Return the addresses and networks of a setting, a list with commas. Raises `UsageError` naming an invalid
+    one."""
     found = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
@@ -228,8 +233,11 @@ def parse_networks(setting: str, text: str) -> tuple[Network, ...]:
 
 @lru_cache(maxsize=4096)
 def subject(host: str) -> str:
-    """What connections from a host are counted for: its address, of IPv6 its network of 64 bits, since that is what one
-    customer is given; empty for this machine, whose connections are not counted."""
+    """Return the address that a host's connections are counted for; for IPv6 its /64 network, which is what one
+    customer has.
+
+    Empty for this machine, whose connections are not counted.
+    """
     address = _parsed(host)
     if address is None or address.is_loopback:
         return ""
@@ -246,10 +254,10 @@ def _within(host: str, networks: tuple[Network, ...]) -> bool:
 
 @lru_cache(maxsize=4096)
 def client_of(forwarded: bytes, proxies: tuple[Network, ...]) -> str:
-    """What the last address of `X-Forwarded-For` that is no named proxy's is counted for.
+    """Return the last address of `X-Forwarded-For` that is no named proxy's.
 
-    Each proxy adds the address that it was asked from at the end, so what stands before the first stranger from the end
-    may be invented. What is no address is counted as one.
+    Each proxy appends the address of its client, so anything before the last unknown address may be invented. Texts
+    that are no address are counted as one.
     """
     forwarded = forwarded[-LONGEST_FORWARDED:]
     if not forwarded:

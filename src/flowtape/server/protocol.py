@@ -1,7 +1,8 @@
-"""HTTP/1.1 on one connection: requests in, answers out. Bytes are parsed by httptools (llhttp).
+"""HTTP/1.1 on one connection. httptools (llhttp) parses the bytes.
 
-What a client can make grow is bounded: the head of a request, its body, the requests that wait on a connection, and the
-bytes that it does not read."""
+The head of a request, its body, the waiting requests of a connection and the unread bytes of answers are all
+bounded.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from flowtape.server.connections import Connections
 
 MOST_HEAD = 65_536
-"""Bytes of a request's line and headers together; a request with more is answered with 414 or 431."""
+"""Bytes of a request line and headers together; a request with more is answered with 414 or 431."""
 MOST_BODY = 65_536
-"""Bytes of a request's body, which no route reads; a request with more is answered with 413."""
+"""Bytes of a request body, which no route reads; a request with more is answered with 413."""
 LONGEST_FORWARDED = 1024
 """Bytes of `X-Forwarded-For` that are read, from its end."""
 MOST_WAITING = 128
-"""Requests that wait on a connection for the one before them; with more the connection is closed after these."""
+"""Requests that wait on a connection for the previous one; with more, the connection is closed after these."""
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
@@ -40,16 +41,16 @@ _WITHOUT_BODY = (204, 304)
 _UNKNOWN = 2**63
 _SERVED = (b"GET", b"HEAD", b"OPTIONS")
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (/[!-~]*) HTTP/1\.[01]\r\n")
-"""The line of a request whose method may be any."""
+"""A request line with any method."""
 _VERSIONS = ("1.1", "1.0")
 _LONGEST_PATH = 1024
 
 
 class Request:
-    """A request: `target` is its path and query as they were sent, `headers` have names in lower case.
+    """A request. `target` is its path and query as sent; `headers` have names in lower case.
 
-    `X-Forwarded-For` that was sent more than once has its values joined by commas. `address` is what the request is
-    counted for; it is empty where the request is not counted.
+    Several `X-Forwarded-For` headers are joined by commas. `address` is the address that the request is counted
+    for, empty if it is not counted.
     """
 
     __slots__ = ("address", "headers", "keep_alive", "method", "target", "version")
@@ -60,35 +61,35 @@ class Request:
 
     @property
     def raw_path(self) -> bytes:
-        """The path as it was sent."""
+        """The path as sent."""
         return self.target.partition(b"?")[0]
 
     @property
     def path(self) -> str:
-        """The beginning of the path, percent-decoded: no route or page has a longer one."""
+        """The beginning of the path, percent-decoded; no route or page has a longer one."""
         return unquote(self.raw_path[:_LONGEST_PATH].decode("latin-1"))
 
     @property
     def query(self) -> bytes:
-        """The query as it was sent, without its question mark."""
+        """The query as sent, without its question mark."""
         return self.target.partition(b"?")[2]
 
 
 class Body(Protocol):
-    """A body that is sent in parts, as they come to be."""
+    """A body that is sent in parts, as they become available."""
 
     async def serve(self, send: Send) -> bool:
-        """Send all parts. Return whether the client took them: False has its connection aborted."""
+        """Send all parts. Return False if the client does not take them; then the connection is aborted."""
 
     def hang_up(self) -> None:
-        """The client has gone: `serve` is to return."""
+        """The client has gone: `serve` must return."""
 
     def release(self) -> None:
-        """The answer has ended, however it did."""
+        """The answer has ended, for whatever reason."""
 
 
 Send = Callable[[bytes], Awaitable[None] | None]
-"""Sends a part. Returns None where the client keeps up, otherwise what to await until it has read enough."""
+"""Sends a part. Returns None if the client keeps up, else an awaitable that ends when it has read enough."""
 
 
 class Reply(NamedTuple):
@@ -104,7 +105,7 @@ Answerer = Callable[[Request], Reply | Awaitable[Reply]]
 
 
 def lines(headers: Headers) -> bytes:
-    """Headers as they are sent. Raises `ValueError` where one has a line end in it."""
+    """Return headers as they are sent. Raises `ValueError` if one has a line end in it."""
     parts = [b"%s: %s\r\n" % header for header in headers]
     if any(b"\n" in part[:-2] or b"\r" in part[:-2] for part in parts):
         raise ValueError("a header has a line end in it")
@@ -150,21 +151,21 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._received = self._size = self._requests = self._refusal = 0
         self._head = self._between = True
-        # Nothing more is parsed; and whether the client may send more nevertheless.
+        # Whether parsing has ended, and whether the client may still send.
         self._stopping = self._unread = self._half = False
         self.transport: asyncio.Transport
         self.address = ""
-        """What the connection is counted for; empty where it is not counted."""
+        """The address that the connection is counted for; empty if it is not counted."""
         self.proxied = False
-        """Whether it is a named proxy's, so that its requests are counted for whom it forwards."""
+        """Whether it comes from a named proxy, so that its requests are counted for the forwarded address."""
         self.busy = False
-        """Whether an answer is under way."""
+        """Whether an answer is in progress."""
         self.paused = False
         """Whether the client reads too slowly."""
         self.since = 0.0
-        """When the connection began to wait, in steady seconds: for a request, or for the client to read."""
+        """When the connection began to wait (monotonic seconds): for a request, or for the client to read."""
         self.unsent = _UNKNOWN
-        """Bytes that the client had not taken at the last look."""
+        """Bytes that the client had not read at the last check."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection, or refuse it."""
@@ -175,7 +176,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client has gone: an answer under way has nobody left to read it."""
+        """Cancel the answer in progress: the client has gone."""
         self._server.discard(self)
         self._stopping, self._parser, self._queue = True, None, None
         if self._drained is not None and not self._drained.done():
@@ -184,13 +185,13 @@ class Connection(asyncio.Protocol):
             self._stream.hang_up()
 
     def eof_received(self) -> bool:
-        """The client sends nothing more. Returns whether an answer is under way that it may still read."""
+        """The client sends nothing more. Return whether an answer is in progress that it may still read."""
         self._stopping, self._unread, self._half = True, False, True
-        # Who closes half of a stream's connection is taken to have left, as browsers do.
+        # A client that half-closes a stream's connection has left, as browsers do.
         return self.busy and self._stream is None
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come."""
+        """Parse received bytes."""
         if self._stopping:
             return
         between, self._requests = self._between, 0
@@ -208,7 +209,7 @@ class Connection(asyncio.Protocol):
             self._refuse((431 if self._headers else 414) if self._head else 413)
 
     def _take_unparsed(self, data: bytes) -> None:
-        """Answer the request at the beginning of `data`, of which llhttp does not know the method; refuse any other."""
+        """Answer the request at the start of `data` if only its method is unknown to llhttp; refuse any other."""
         found = _LINE.match(data)
         if self._stopping:
             return
@@ -225,7 +226,7 @@ class Connection(asyncio.Protocol):
                 self._parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as upgrade:
-                # No other protocol is spoken here: the request is answered as any, and the next one is read.
+                # No upgrade is supported: the request is answered as usual, and the next one is read.
                 self._parser, data = None, data[upgrade.args[0] :]
 
     def on_message_begin(self) -> None:
@@ -239,8 +240,8 @@ class Connection(asyncio.Protocol):
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header. Of one that is sent again the last counts, but for the proxies' own. A trailer is dropped: proxies
-        let any pass."""
+        """A header. Of a repeated header the last counts, except `X-Forwarded-For`. Trailers are dropped, since
+        proxies forward any."""
         if not self._head:
             return
         name = name.lower()
@@ -254,7 +255,7 @@ class Connection(asyncio.Protocol):
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:
-        """The head of a request is there."""
+        """The head of a request is complete."""
         self._head = False
         headers = self._headers
         if len(self._target) > MOST_HEAD:
@@ -267,7 +268,7 @@ class Connection(asyncio.Protocol):
             self._go_on()
 
     def _go_on(self) -> None:
-        """Have a client send its body that waits to be told so; not amid an answer to a request before."""
+        """Send `100 Continue` to a client that waits for it, unless an earlier answer is in progress."""
         parser = self._parser
         if parser is None or self._stopping or self.busy or self._queue:
             return
@@ -275,7 +276,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_message_complete(self) -> None:
-        """A request is there: answer it, or let it wait for the one before it."""
+        """A request is complete: answer it, or let it wait for the previous one."""
         parser = self._parser
         self._received, self._head, self._between = 0, True, True
         if self._stopping or parser is None:
@@ -289,16 +290,16 @@ class Connection(asyncio.Protocol):
         if request.version not in _VERSIONS:
             self._refuse(400)
         elif parser.should_upgrade() and (request.method == "CONNECT" or _has_body(self._headers)):
-            # llhttp does not tell where the next request begins.
+            # llhttp does not report where the next request begins.
             self._take_last(request)
         else:
-            # A client of HTTP/1.0 has each answer on a connection of its own.
+            # HTTP/1.0: one answer per connection.
             request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
             self._stopping = not request.keep_alive
             self._take(request)
 
     def _take(self, request: Request) -> None:
-        """Answer a request in its turn."""
+        """Answer a request."""
         if not self.busy and not self.paused and not self._queue:
             self._answer(request)
             return
@@ -341,7 +342,7 @@ class Connection(asyncio.Protocol):
         self._next()
 
     def _write(self, request: Request, reply: Reply, body: bytes) -> None:
-        """Send an answer that is whole."""
+        """Send a complete answer."""
         if self.transport.is_closing():
             return
         closes = not request.keep_alive or self._server.stopping
@@ -355,7 +356,7 @@ class Connection(asyncio.Protocol):
             self._end()
 
     async def _write_parts(self, request: Request, reply: Reply, body: Body) -> None:
-        """Send an answer in parts; the connection ends with it."""
+        """Send an answer in parts, then close the connection."""
         chunked = request.version == "1.1"
         head = reply.head + (_CHUNKED if chunked else b"") + _CLOSE
         took = request.method == "HEAD"
@@ -387,7 +388,7 @@ class Connection(asyncio.Protocol):
         return self._drained
 
     def pause_writing(self) -> None:
-        """The client reads too slowly: nothing more is answered until it has read."""
+        """The client reads too slowly: answer no further request until it has read."""
         self.paused, self.since = True, self._server.now
 
     def resume_writing(self) -> None:
@@ -399,7 +400,7 @@ class Connection(asyncio.Protocol):
         self._next()
 
     def _next(self) -> None:
-        """Answer the requests that wait, as far as the client reads."""
+        """Answer the waiting requests while the client reads."""
         while self._queue and not self.busy and not self.paused:
             self._answer(self._queue.popleft())
         if self.busy or self._queue:
@@ -411,13 +412,13 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _refuse(self, status: int) -> None:
-        """Answer what is no request that can be served, in its turn, and parse nothing more."""
+        """Answer an invalid request in its turn, and parse nothing more."""
         if not self._stopping:
             self._refusal, self._stopping, self._unread = status, True, True
             self._next()
 
     def _end(self) -> None:
-        """Close the connection once all that was written is sent."""
+        """Close the connection after everything written is sent."""
         refusal, self._refusal = self._refusal, 0
         self._stopping, self._queue = True, None
         if self.transport.is_closing():
@@ -427,8 +428,8 @@ class Connection(asyncio.Protocol):
         if not self._unread:
             self.transport.close()
             return
-        # Closed while the client still sends, the connection would be reset, and answers would be lost. So what
-        # the client sends is read and dropped, until it closes or has had its time.
+        # If the connection were closed while the client still sends, it would be reset and answers would be lost.
+        # So the client's bytes are read and dropped until it closes or its time is up.
         self.since = self._server.now
         self.transport.write_eof()
         self.transport.resume_reading()
@@ -439,14 +440,14 @@ def _has_body(headers: dict[bytes, bytes]) -> bool:
 
 
 def _longer(length: bytes, most: int) -> bool:
-    """Whether digits, which may begin with any number of zeros, are of a number above `most`."""
+    """Return whether a text of digits, with any number of leading zeros, is a number above `most`."""
     digits = length.lstrip(b"0")
     return len(digits) > len(str(most)) or int(digits or b"0") > most
 
 
 def _origin_form(target: bytes) -> bytes:
-    """The path and query of a target that names its host too, as a proxy is asked; others as they are, but for a
-    fragment."""
+    """Return the path and query of a target in absolute form, as sent to a proxy; other targets unchanged, without
+    a fragment."""
     if b"#" in target:
         target = target.partition(b"#")[0]
     if target.startswith(b"/"):

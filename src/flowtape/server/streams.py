@@ -1,7 +1,6 @@
-"""Answers as they change, as server-sent events: the window first, then each change of it.
+"""Answers as server-sent events: first the whole window, then each change.
 
-All who ask for the same share a hub, which makes each event once. The format of the events is in
-docs/reference/streams.md.
+All clients of one answer share a hub, which makes each event once. docs/reference/streams.md defines the events.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from flowtape.server.queries import FORMAT
 from flowtape.server.routes import ROUTES, FlowAnswers, Route
 
 KEPT_LINE_BYTES = 256 * 2**20
-"""Bytes that all hubs may keep for their next change; then no stream of another answer is opened."""
+"""Bytes that all hubs may keep for their next change; beyond that no stream of another answer is opened."""
 HEARTBEAT = 15.0
-"""Seconds without an event after which a comment is sent, and the client's key looked at."""
+"""Seconds without an event after which a comment is sent, and the client's key is checked."""
 SEND_WITHIN = 10.0
-"""Seconds a client is given to take what is sent."""
+"""Seconds a client has to take what is sent."""
 LINGER = 30.0
-"""Seconds a hub lives on without clients, so that one that reconnects goes on where it was."""
+"""Seconds a hub lives on without clients, so that a client that reconnects continues where it was."""
 MOST = 10_000
-"""Clients at a time."""
+"""The most clients at a time."""
 SUFFIX = "/stream"
 LAST_EVENT_ID = "lastEventId"
-"""The query parameter that takes the place of the header `Last-Event-ID` in clients that cannot send headers."""
+"""The query parameter that replaces the header `Last-Event-ID` for clients that cannot send headers."""
 RETRY = b"retry: 1000\n"
-"""Milliseconds after which a client that lost its stream comes back. It is a line of a client's first event, since
-clients deliver a block of its own as an event without data."""
+"""Milliseconds after which a client that lost its stream reconnects. It is a line of the first event, since clients
+deliver a block of its own as an event without data."""
 _COMMENT = b": still here\n\n"
 STREAM_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    # Proxies that gather answers before they pass them on would hold events back.
+    # Tells proxies not to buffer events.
     (b"x-accel-buffering", b"no"),
 ]
 
@@ -62,20 +61,20 @@ def _stream_of(route: Route) -> Route:
 ANSWERS = {
     route.path + SUFFIX: route for route in ROUTES if route.path.endswith(("/cumulative", "/leaderboard"))
 }
-"""What a stream's path shows the changes of."""
+"""The route whose answer a stream's path follows."""
 STREAMS = tuple(_stream_of(route) for route in ANSWERS.values())
 
 
 def query_names(route: Route) -> tuple[str, ...]:
-    """The names that the query of a route or stream may have, the key's aside."""
+    """Return the names that the query of a route or stream may have, except the key's."""
     names = tuple(param.name for param in route.params if param.where == "query")
     return (*names, LAST_EVENT_ID) if route.path in ANSWERS else names
 
 
 class Streams:
-    """All hubs and their clients. Used from the event loop only.
+    """All hubs and their clients. Used on the event loop only.
 
-    `per_key` is how many streams a key may have open, None for any number.
+    `per_key` limits the open streams of a key, None for no limit.
     """
 
     def __init__(self, flow: FlowAnswers, per_key: int | None = None) -> None:
@@ -95,10 +94,9 @@ class Streams:
         return self._shared.lines
 
     async def open(self, key: str, route: Route, query: Query) -> Stream:
-        """A stream of a key, by its id, with something to begin with; the caller releases it.
+        """Open a stream for a key (by its id), with a first event; the caller releases it.
 
-        Raises a 429 where the key has as many as it may, a 503 where the server has, or where hubs keep as much as
-        they may.
+        Raises a 429 if the key has as many as it may, a 503 if the server has, or if hubs keep as much as they may.
         """
         self._admit(key)
         place = (route.path, query)
@@ -177,8 +175,8 @@ class Streams:
 
 
 class Stream:
-    """One client's stream. Set `last_id` to the id of the last event that the client has, and `valid` to what tells
-    whether its key is still good."""
+    """The stream of one client. `last_id` is the id of the last event that the client has; `valid` returns whether
+    its key is still valid."""
 
     def __init__(self, streams: Streams, hub: Hub, release: Callable[[], None]) -> None:
         self._streams, self._hub = streams, hub
@@ -190,7 +188,7 @@ class Stream:
         self.valid: Callable[[], bool] = lambda: True
 
     def release(self) -> None:
-        """The stream has ended. May be called again."""
+        """Remove the ended stream. May be called again."""
         self._hub.listeners.discard(self._wake)
         if self._release is not None:
             self._release()
@@ -202,7 +200,7 @@ class Stream:
         self._wake.set()
 
     async def serve(self, send: Send) -> bool:
-        """Send the client its events until it goes, its key is revoked or the server ends. Returns False where it
+        """Send events until the client goes, its key is revoked or the server ends. Return False if the client
         takes nothing."""
         body, place = await self._next(self._hub.place_of(self.last_id))
         retry = RETRY
@@ -222,7 +220,7 @@ class Stream:
             body, place = await self._next(place)
 
     async def _woken(self) -> None:
-        """Wait for an event, or until it is time to tell the client that the server is there."""
+        """Wait for an event, or until a heartbeat is due."""
         self._wake.clear()
         beat = asyncio.get_running_loop().call_later(HEARTBEAT, self._wake.set)
         try:
@@ -231,8 +229,10 @@ class Stream:
             beat.cancel()
 
     async def _next(self, place: int) -> tuple[bytes, int]:
-        """What to send to a client that has the events up to `place`, and which it has then: the whole where not all
-        events since are kept."""
+        """Return what to send to a client that has the events up to `place`, and the number it has then.
+
+        The whole answer is sent if not all events since are kept.
+        """
         events = self._hub.since(place) if place >= 0 else None
         if events is None:
             return await self._hub.whole()
