@@ -15,6 +15,7 @@ from flowtape.pipeline.ingest import Request, ingest
 from flowtape.pipeline.ingestor import Ingestor
 from flowtape.simulation.tape import Market, write_tape
 from serving import kept
+from stores import name_of
 
 DAY = date(2026, 5, 12)
 CLOSE = datetime(2026, 5, 12, 20, tzinfo=UTC)
@@ -133,7 +134,10 @@ def test_sql_reads_the_documented_views(answers):
     for wrong, message in (
         ("SELEC 1", "syntax error"),
         ("SELECT * FROM nothing", "nothing"),
-        ("DELETE FROM print_rows", "read-only"),
+        ("DELETE FROM print_rows", "takes one statement that reads, such as SELECT, not 'DELETE"),
+        ("COPY (SELECT 1) TO 'x.csv'", "takes one statement that reads"),
+        ("SELECT 1; SELECT 2", "takes one statement that reads"),
+        ("", "takes one statement that reads"),
     ):
         with pytest.raises(flowtape.UsageError, match=message):
             store.sql(wrong)
@@ -324,6 +328,23 @@ def test_what_is_no_line_is_refused_by_name():
     ):  # fmt: skip
         with pytest.raises(flowtape.UsageError, match=message):
             flowtape.plot(wrong)
+
+
+def test_a_clickhouse_store_gives_the_same_frames(answers, tape, tmp_path):
+    pytest.importorskip("chdb")
+    _, store = answers
+    name = name_of(tmp_path / "x", "chdb")
+    made = flowtape.open_store(name)
+    ingest(Ingestor(made), Request(files=[str(tape)]))
+    made.close()
+    with flowtape.open(name) as other:
+        for asked in ({"right": "C"}, {"dte": (0, 7), "measure": "premium"}):
+            line = other.cumulative("SPY", minutes=390, at=CLOSE, **asked)
+            assert line.equals(store.cumulative("SPY", minutes=390, at=CLOSE, **asked))
+        assert other.sql("SELECT count() AS n FROM prints;")["n"].item() == 30_000
+        for wrong in ("DROP TABLE prints", "SELEC 1"):
+            with pytest.raises(flowtape.StoreError, match="Syntax error"):
+                other.sql(wrong)
 
 
 def test_many_readers_open_one_store(answers, tmp_path, tape):

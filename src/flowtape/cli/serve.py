@@ -139,14 +139,14 @@ class _Terminal:
         self._began: float | None = None
 
     def listening(self, server: Ready) -> None:
-        """See `api.service.Announcer`."""
+        """Print the address of the server, and of its page."""
         click.echo(f"flowtape serves {server.store} at {_url(server)}   (its API: {_url(server)}/docs)")
         if server.key is not None:
             click.echo(f"Look at it: {_url(server)}/{_view(server)}#key={server.key}")
         sys.stdout.flush()
 
     def loading(self, done: float) -> None:
-        """See `api.service.Announcer`."""
+        """Show the share that is loaded, 0 to 1, as a bar or as one line of the log."""
         if self._began is None:
             self._began = time.monotonic()
             if sys.stderr.isatty():
@@ -157,7 +157,7 @@ class _Terminal:
             self._bar.update(self._bar.task_ids[0], completed=done)
 
     def ready(self, server: Ready) -> None:
-        """See `api.service.Announcer`."""
+        """Print the first requests to try."""
         if self._bar is not None:
             self._bar.stop()
         elif self._began is not None:

@@ -361,18 +361,19 @@ class FlowStore:
         `sources`.
 
         Args:
-            query: one statement that reads, in the SQL of the store: DuckDB's, or ClickHouse's.
+            query: one statement that reads, in the SQL of the store: DuckDB's, or ClickHouse's. In ClickHouse, prices
+                are integers of 1/10,000 USD.
 
         Raises:
             UsageError: for a statement that DuckDB refuses; the text is DuckDB's.
-            StoreError: where the store cannot be read.
+            StoreError: where the store cannot be read, and for a statement that ClickHouse refuses.
         """
         import duckdb
 
         if not isinstance(query, str):
             raise UsageError(f"query: expected a text, not {type(query).__name__}")
         try:
-            return self._store.select(query.strip().rstrip(";"))
+            return self._store.query(query.strip().rstrip(";"))
         except StoreError as error:
             if isinstance(error.__cause__, duckdb.ProgrammingError):
                 raise UsageError(f"query: {error.__cause__}") from None

@@ -117,6 +117,9 @@ class Store(Protocol):
     def select(self, sql: str) -> pl.DataFrame:
         """Return what a statement over `counted` gives."""
 
+    def query(self, sql: str) -> pl.DataFrame:
+        """Return the rows of a user's statement over the documented views, which may only read."""
+
     def select_rows(self, sql: str) -> pl.DataFrame:
         """Return prints as rows (`catalog.ROWS`); `sql` is what follows the columns, from `FROM` on."""
 

@@ -24,6 +24,7 @@ from flowtape.storage.catalog import (
 from flowtape.storage.dialect import CANCELS, DUCKDB
 from flowtape.storage.duckdb_bars import of_symbols
 from flowtape.storage.duckdb_days import Days, between, day_overlaps, days_of
+from flowtape.storage.duckdb_file import check_reads
 from flowtape.storage.duckdb_tables import PRINT_COLUMNS
 
 KNOWN = ("print_id", "removed_at", *PRECEDENCE)
@@ -128,6 +129,11 @@ class DuckStore(Days):
 
     def select(self, sql: str) -> pl.DataFrame:
         """See `Store.select`."""
+        return self._frame(sql)
+
+    def query(self, sql: str) -> pl.DataFrame:
+        """Return the rows of a user's statement. Raises `UsageError` unless it is one and only reads."""
+        check_reads(sql)
         return self._frame(sql)
 
     def select_rows(self, sql: str) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from flowtape.errors import StoreBusy, StoreError
+from flowtape.errors import StoreBusy, StoreError, UsageError
 from flowtape.files import Held, private
 from flowtape.settings import need_folder
 from flowtape.storage import other_format
@@ -30,6 +30,7 @@ SERVING_MEMORY, BULK_MEMORY = "128MB", "600MB"
 """DuckDB's memory, which includes the blocks that it keeps at hand: of a server, and of bulk work beside it."""
 CLOSE_WAIT = 5.0
 """Seconds that closing waits for a transaction to end."""
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 SNAPSHOT_SECONDS = 5.0
 """Seconds after which the next commit ends a snapshot."""
 _TOO_LONG = (
@@ -299,3 +300,13 @@ def opening(path: Path, error: Exception) -> StoreError:
     if "sqlite_scanner" in text:
         text = "it is an SQLite file"
     return StoreError(f"{path.name}: cannot be opened as a store: {text}")
+
+
+def check_reads(sql: str) -> None:
+    """Raise `UsageError` unless a text is one statement of DuckDB that only reads."""
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise UsageError(f"query: {error}") from None
+    if [one.type in _READING for one in statements] != [True]:
+        raise UsageError(f"query: takes one statement that reads, such as SELECT, not {sql[:60]!r}")

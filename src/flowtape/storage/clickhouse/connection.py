@@ -119,6 +119,11 @@ class Link:
         stream = self._patiently(lambda: self._client.raw_query(sql, fmt="ArrowStream", settings=_OUTPUT))
         return pl.read_ipc_stream(stream) if stream else pl.DataFrame()
 
+    def ask_views(self, sql: str) -> pl.DataFrame:
+        """Return the rows of a query whose names are those of the address's database."""
+        self._client.database = self._address.database
+        return self.ask(sql)
+
     def has(self, table: str) -> bool:
         """Whether the address's database has a table."""
         there = self.ask(

@@ -233,6 +233,11 @@ class ClickStore(Commits):
         """See `Store.select`."""
         return self._link.ask(sql)
 
+    def query(self, sql: str) -> pl.DataFrame:
+        """Return the rows of a user's statement; names without a database are those of the store's."""
+        # Within parentheses only a query is allowed, and a query only reads.
+        return self._link.ask_views(f"SELECT * FROM (\n{sql}\n)")
+
     def select_rows(self, sql: str) -> pl.DataFrame:
         """See `Store.select_rows`."""
         return by_number(self.catalog, self._link.ask(f"SELECT {', '.join(PRINT_ROW)} {sql}"), ROWS)
