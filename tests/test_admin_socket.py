@@ -113,7 +113,7 @@ def test_a_long_path_has_its_socket_in_a_private_folder(far, temporary):
 
 
 @pytest.mark.parametrize("made", ["wide", "link", "file", "other"])
-def test_a_folder_that_another_could_have_made_is_refused(far, temporary, tmp_path, made):
+def test_a_folder_that_others_could_write_is_refused(far, temporary, tmp_path, made):
     if made == "link":
         (tmp_path / "mine").mkdir(mode=0o700)
         temporary.symlink_to(tmp_path / "mine")
@@ -141,7 +141,7 @@ def test_a_long_command_is_kept_alive_by_the_server(store, monkeypatch, tmp_path
         assert served.end() == 0
 
 
-def test_a_silent_client_does_not_hold_up_the_end(store):
+def test_a_silent_client_does_not_delay_stopping(store):
     with Served("--store", store) as served, socket.socket(socket.AF_UNIX) as line:
         line.connect(os.fspath(admin.address(store)))
         began = time.monotonic()

@@ -76,11 +76,11 @@ def test_quotients_are_exact_and_round_half_to_even(pairs):
 
 
 @given(st.lists(st.integers(-(2**62), 2**62)), st.sampled_from([100, 10_000]))
-def test_dollars_are_the_nearest_double(values, scale):
+def test_dollars_are_the_nearest_doubles(values, scale):
     assert numbers.decimals(np.array(values, np.int64), scale) == [float(Fraction(v, scale)) for v in values]
 
 
-def test_instants_show_what_they_need():
+def test_instants_have_as_many_decimals_as_needed():
     assert queries.instant(T0) == "2026-03-06T20:58:00Z"
     assert queries.instant(T0 + 5_000_000) == "2026-03-06T20:58:00.005Z"
     assert queries.instant(T0 + 1) == "2026-03-06T20:58:00.000000001Z"
@@ -118,7 +118,7 @@ def test_imbalance_is_the_rounded_fraction(buy, sell):
     assert leaders.signed_imbalance(ints(buy), ints(sell)).tolist() == [round(exact)]
 
 
-def test_an_instrument_is_its_contract_alone():
+def test_instrument_ids_depend_on_the_contract_alone():
     one = prints.instrument_id("SPY", date(2026, 3, 20), "C", 6_000_000)
     assert one == 1_300_417_876_924_740, "the same on every machine, in every run"
     others = [("SPX", date(2026, 3, 20), "C", 6_000_000), ("SPY", date(2026, 3, 21), "C", 6_000_000),
@@ -194,7 +194,7 @@ def test_a_page_ends_where_the_next_begins(kept, monkeypatch):
         monkeypatch.setattr(spans, "PAGE", 4)
 
 
-def test_from_and_to_stand_in_the_place_of_minutes(kept):
+def test_from_and_to_replace_minutes(kept):
     made = kept(flow(range(10)))
     found = made.ask(queries.cumulative, since=T0 + 1, until=T0 + 4 * MINUTE + 30 * SECOND)
     assert list(found) == ["symbol", "from", "to", "count", "points"]
@@ -254,7 +254,7 @@ def test_a_session_s_sum_begins_at_its_open(kept):
     ]  # fmt: skip
 
 
-def test_quality_tells_what_a_minute_rests_on(kept):
+def test_quality_equals_the_oracle(kept):
     rows = [
         row(seq=1, price=12_500, size=3, quote_ts=T0 - SECOND),
         row(seq=2, price=12_000, size=2, quote_ts=T0 - 2_000_001),
@@ -280,7 +280,7 @@ def test_quality_tells_what_a_minute_rests_on(kept):
 
 
 @pytest.mark.parametrize("asset", ["option", "stock"])
-def test_without_a_print(kept, asset):
+def test_answers_without_prints_are_empty(kept, asset):
     made = kept([row(symbol="QQQ")])
     asked = {"asset": asset, "minutes": 60, "limit": 9, "min_size": 1}
     assert made.ask(queries.recent, **asked) == {
@@ -364,7 +364,7 @@ def test_leaders_rank_by_exact_notional_then_by_name(kept, asset, shares):
     assert (none["tracked"], none["qualified"], none["outliers"]) == (6, 0, [])
 
 
-def test_dealers_take_the_other_side(kept):
+def test_dealers_buy_what_customers_sell(kept):
     rows = [
         row(price=12_345, size=3),
         row(seq=1, price=11_111, size=7),
@@ -379,7 +379,7 @@ def test_dealers_take_the_other_side(kept):
     }  # fmt: skip
 
 
-def test_tables_have_types(kept):
+def test_table_columns_have_types(kept):
     made = kept(flow(range(3)))
     data = made.data
     point = queries.table(queries.cumulative(data, Query(symbol="SPY", minutes=60, quality=True)).body)

@@ -105,7 +105,7 @@ def test_no_two_tasks_share_a_day(asked):
         assert len(met) == len(task.units)
 
 
-def test_what_a_source_names(tmp_path):
+def test_sources_name_files_urls_and_globs(tmp_path):
     for name in ("b.csv", "a.csv"):
         (tmp_path / name).write_text("x")
     (tmp_path / "c").mkdir()
@@ -125,7 +125,7 @@ def test_what_a_source_names(tmp_path):
             find([source])
 
 
-def test_files_of_an_object_store_belong_together_by_their_date():
+def test_files_in_object_stores_are_grouped_by_date():
     files = [File(f"s3://desk/{name}", 1, "") for name in
              ("trades/2026-05-12.csv.gz", "trades/20260513.csv.gz", "x.csv", "quotes/2026-05-12.csv.gz")]  # fmt: skip
     found = units_of(files, Reading())
@@ -134,7 +134,7 @@ def test_files_of_an_object_store_belong_together_by_their_date():
     ]  # fmt: skip
 
 
-def test_a_second_run_takes_what_is_missing_and_what_has_changed(tmp_path):
+def test_a_second_run_ingests_missing_and_changed_files(tmp_path):
     tapes = [tmp_path / f"{day}.parquet" for day in DAYS[:2]]
     for tape, day in zip(tapes, DAYS, strict=False):
         write_tape(Market(seed=1, underlyings=2), [day], tape, rows=100)
@@ -148,7 +148,7 @@ def test_a_second_run_takes_what_is_missing_and_what_has_changed(tmp_path):
     assert backfill(place, everything, Reading(source="another"), Here()).before == 0
 
 
-def test_a_file_that_cannot_be_read_keeps_no_other_back(tmp_path):
+def test_an_unreadable_file_does_not_stop_the_others(tmp_path):
     for seed, name in enumerate(("a.csv", "b.csv.gz", "c.csv")):
         write_tape(
             Market(seed=seed, underlyings=2),
@@ -203,22 +203,22 @@ def kill_once(folder, number):
 
 
 @pytest.mark.parametrize("pool", [Here, lambda: Processes(2)])
-def test_what_failed_is_tried_again(pool, tmp_path):
+def test_a_failed_task_is_retried(pool, tmp_path):
     assert sorted(pool().run(fail_once, [(str(tmp_path), 1), (str(tmp_path), 2)])) == [(0, 1), (1, 2)]
 
 
 @pytest.mark.parametrize("pool", [Here(1), Processes(1, 1)])
-def test_what_fails_each_time_is_told(pool):
+def test_a_task_that_always_fails_is_reported(pool):
     assert list(pool.run(always_fail, [(1,)])) == [(0, Failed("cut"))]
 
 
-def test_a_pool_goes_on_without_the_worker_that_was_killed(tmp_path):
+def test_a_pool_continues_after_a_worker_is_killed(tmp_path):
     assert sorted(Processes(2).run(kill_once, [(str(tmp_path), 1), (str(tmp_path), 2), (str(tmp_path), 3)])) == [
         (0, 1), (1, 2), (2, 3),
     ]  # fmt: skip
 
 
-def test_processes_of_which_one_is_killed_make_what_one_process_makes(month, address, tmp_path):
+def test_a_pool_with_a_killed_worker_equals_one_process(month, address, tmp_path):
     folder, embedded = month
     store = open_store(address)
     command = [
@@ -246,7 +246,7 @@ def test_processes_of_which_one_is_killed_make_what_one_process_makes(month, add
     store.close()
 
 
-def test_a_dask_cluster_of_which_a_worker_is_killed_makes_what_one_process_makes(month, address):
+def test_a_dask_cluster_with_a_killed_worker_equals_one_process(month, address):
     from distributed import Client, LocalCluster
 
     folder, embedded = month
@@ -274,6 +274,6 @@ def test_a_dask_cluster_of_which_a_worker_is_killed_makes_what_one_process_makes
     store.close()
 
 
-def test_a_scheduler_that_is_not_there_is_named():
+def test_a_missing_scheduler_is_named():
     with pytest.raises(UsageError, match=r"127[.]0[.]0[.]1:1"):
         Dask("tcp://127.0.0.1:1", timeout=1)

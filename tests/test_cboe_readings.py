@@ -51,14 +51,14 @@ def test_sessions_of_the_day(world):
     assert sum(thirds) == day["netVolume"] == sum(point["netVolume"] for point in line)
 
 
-def test_the_answers_stay_as_they_are(world, request):
+def test_the_golden_signals_are_unchanged(world, request):
     folder = request.path.parent / "golden"
     for name, arguments in (("divergence", {"minutes": 405}), ("sessions", {"days": 1})):
         golden = folder / f"cboe_vix_{name}.sha256"
         assert hashlib.sha256(ask(world, name, **arguments)).hexdigest() == golden.read_text().strip()
 
 
-def test_the_day_is_drawn(world):
+def test_the_report_of_the_day_is_drawn(world):
     found = read_day(world.store, "VIX", "option", date(2016, 6, 1), None)
     assert found.divergence.price_source == "underlying"
     assert picture(found, "png").startswith(b"\x89PNG")

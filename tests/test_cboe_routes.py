@@ -122,7 +122,7 @@ def stocks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_every_option_route_at_every_instant(cboe, route):
+def test_every_option_route_equals_the_oracle(cboe, route):
     for at in (None, *INSTANTS):
         cboe.check("VIX", route, at)
         cboe.check("VIX", route, at, expiry="2016-06-15")
@@ -131,7 +131,7 @@ def test_every_option_route_at_every_instant(cboe, route):
 
 
 @pytest.mark.parametrize("at", [None, EVENING, "2016-06-01T15:07:31.250Z"])
-def test_lengths_limits_and_sizes(cboe, at):
+def test_window_lengths_limits_and_sizes_equal_the_oracle(cboe, at):
     for limit in (1, 7, 500):
         cboe.check("VIX", "recent", at, limit=limit)
     for least in (1, 50, 1000, 2_000_000):
@@ -165,7 +165,7 @@ FILTERS = (
 
 @pytest.mark.parametrize("asked", FILTERS, ids=str)
 @pytest.mark.parametrize("route", FILTERED)
-def test_filters_one_by_one_and_together(cboe, route, asked):
+def test_filters_alone_and_combined_equal_the_oracle(cboe, route, asked):
     window = {} if route == "summary" else {"minutes": 405}
     for at in (None, EVENING, "2016-06-01T18:44:10.5Z"):
         found = cboe.check("VIX", route, at, **window, **asked)
@@ -215,7 +215,7 @@ def test_filters_partition_the_whole(cboe, at):
 
 
 @pytest.mark.parametrize("route", [*ROUTES, "leaderboard", "outliers"])
-def test_the_golden_answers(cboe, route):
+def test_the_golden_answers_are_unchanged(cboe, route):
     """To the byte, and so the ids of instruments too."""
     asked = {} if route in ("leaderboard", "outliers") else {"at": EVENING}
     path = route if not asked else f"VIX/{route}"
@@ -223,7 +223,7 @@ def test_the_golden_answers(cboe, route):
     assert hashlib.sha256(found).hexdigest() == json.loads(GOLDEN.read_text())[path], found[:2000]
 
 
-def test_all_symbols_of_the_sample(cboe):
+def test_cross_sections_of_the_sample_equal_the_oracle(cboe):
     for asked in ({}, {"windowMinutes": 30}, {"windowMinutes": 1}, {"windowMinutes": 10_080}):
         check_leaders(cboe, **asked)
 
@@ -238,7 +238,7 @@ def check_leaders(made, **asked):
         assert differences(made.get("outliers", **more), expected) == []
 
 
-def test_an_instrument_is_its_contract(cboe):
+def test_instrument_ids_of_the_sample_equal_their_contracts(cboe):
     bodies = [
         cboe.get("VIX/recent", limit=500, **more) for more in ({}, {"at": EVENING}, {"expiry": "2016-06-15"})
     ]
@@ -250,7 +250,7 @@ def test_an_instrument_is_its_contract(cboe):
 
 
 @pytest.mark.parametrize("route", ["recent", "summary", "blocks", "history", "cumulative"])
-def test_every_stock_route(stocks, route):
+def test_every_stock_route_equals_the_oracle(stocks, route):
     instants = (
         None,
         "2026-03-10T02:00:00Z",
@@ -275,14 +275,14 @@ def test_every_stock_route(stocks, route):
 @pytest.mark.parametrize(
     "at", [None, "2026-03-10T02:00:00Z", "2026-03-09T14:00:00.5Z", "2026-03-07T01:00:00Z"]
 )
-def test_a_sum_from_each_session_s_open(stocks, at):
+def test_session_sums_equal_the_oracle(stocks, at):
     for minutes in (1, 240, 10_080):
         for asked in ({}, {"measure": "premium"}, {"side": "buy"}):
             stocks.check("SPY", "cumulative", at, minutes=minutes, anchor="session", **asked)
 
 
 @pytest.mark.parametrize("resolution", routes.SECONDS)
-def test_bars(stocks, resolution):
+def test_bars_equal_the_oracle(stocks, resolution):
     for symbol in ("SPY", "F", "NONE"):
         for minutes in (1, 60, 61, 700, 1440):
             found = stocks.get(f"{symbol}/bars", resolution=resolution, minutes=minutes)
@@ -292,14 +292,14 @@ def test_bars(stocks, resolution):
             assert differences(found, expected) == [], (symbol, minutes)
 
 
-def test_all_stocks_side_by_side(stocks):
+def test_stock_cross_sections_equal_the_oracle(stocks):
     for asked in ({}, {"windowMinutes": 90}, {"windowMinutes": 10_080}):
         check_leaders(stocks, **asked)
 
 
 @pytest.mark.parametrize(("route", "rows"), [("cumulative", "points"), ("history", "buckets")])
 @pytest.mark.parametrize("asset", ["option", "stock"])
-def test_history_of_any_length_in_pages(tmp_path, asset, route, rows):
+def test_pages_of_history_join_to_the_whole(tmp_path, asset, route, rows):
     tape, first = long_tape(10_500, asset), T0 // MINUTE
     begin, end = first + 20, first + 10_400
     with kept(tmp_path, T0) as made:
@@ -390,7 +390,7 @@ def questions(draw, asset):
 # What is drawn is small as it is; making it smaller still would take minutes.
 @settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.data(), st.sampled_from(["option", "stock"]))
-def test_any_tape_and_any_question(tmp_path_factory, data, asset):
+def test_any_answer_to_any_tape_equals_the_oracle(tmp_path_factory, data, asset):
     now = T0 + data.draw(st.sampled_from([8 * 60, 9 * 3600])) * SECOND
     tape = [one for one in data.draw(rows(asset=asset)) if one["ts"] < now]
     asked = data.draw(questions(asset))

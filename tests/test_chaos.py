@@ -348,7 +348,7 @@ def one_run(seed, folder, nursery):
     return run
 
 
-def test_any_faults_end_in_the_answers_of_an_undisturbed_run(tmp_path, nursery):
+def test_faults_do_not_change_the_final_answers(tmp_path, nursery):
     total, failed = Counter(), []
     for seed in range(SEED, SEED + RUNS):
         folder = tmp_path / str(seed)

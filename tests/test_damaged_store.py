@@ -67,7 +67,7 @@ def test_a_damaged_store_answers_502_and_is_not_healthy(damaged):
         assert httpx.get(url + "/v1/flow/options/SPY/cumulative", headers=headers).status_code == 200
 
 
-def test_a_store_s_own_error_is_told_whatever_fails_after_it(tmp_path):
+def test_the_first_error_of_a_store_is_reported(tmp_path):
     store = open_store(tmp_path / "x.duckdb")
     ingestor = Ingestor(store)
     ingestor.take(frame([row()]), "test")

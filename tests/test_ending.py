@@ -14,7 +14,7 @@ def small_files(kib, *words):
     return ("prlimit", f"--fsize={kib * 1024}", FLOWTAPE, *words)
 
 
-def test_a_server_whose_store_cannot_be_written_ends_in_bounded_time(tmp_path):
+def test_a_server_with_an_unwritable_store_ends_in_bounded_time(tmp_path):
     store = tmp_path / "x.duckdb"
     words = ("serve", "--simulate", "--port", "0", "--log-format", "json")
     with Served("--store", store, program=small_files(3000, *words)) as served:

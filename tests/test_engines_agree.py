@@ -123,12 +123,12 @@ def cboe(shared, tmp_path):
     made.close()
 
 
-def test_a_simulated_week(week):
+def test_duckdb_and_clickhouse_agree_on_a_simulated_week(week):
     for route in ROUTES:
         assert any(answer.json().get("count", 1) for answer in week.check(route)), route.path
 
 
-def test_the_cboe_day(cboe):
+def test_duckdb_and_clickhouse_agree_on_the_cboe_day(cboe):
     for route in ROUTES:
         if route.asset == "option":
             cboe.check(route)

@@ -34,7 +34,7 @@ def taken(tape, path):
     store.close()
 
 
-def test_a_disk_that_is_full_keeps_the_last_commit_and_goes_on_later(tape, tmp_path):
+def test_a_full_disk_keeps_the_last_commit(tape, tmp_path):
     taken(tape, tmp_path / "whole.duckdb")
 
     def full():
@@ -52,7 +52,7 @@ def test_a_disk_that_is_full_keeps_the_last_commit_and_goes_on_later(tape, tmp_p
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbage"])
-def test_a_store_that_is_broken_is_named_and_left_as_it_is(tape, tmp_path, harm):
+def test_a_broken_store_is_named_and_unchanged(tape, tmp_path, harm):
     store = tmp_path / "x.duckdb"
     taken(tape, store)
     whole = store.read_bytes()
@@ -66,7 +66,7 @@ def test_a_store_that_is_broken_is_named_and_left_as_it_is(tape, tmp_path, harm)
     assert store.read_bytes() == broken
 
 
-def test_a_store_that_may_only_be_read_is_named_and_can_still_be_asked(tape, tmp_path):
+def test_a_read_only_store_can_still_be_queried(tape, tmp_path):
     store = tmp_path / "x.duckdb"
     taken(tape, store)
     before = store.read_bytes()
@@ -98,7 +98,7 @@ def test_sighup_reads_the_keys_again(tmp_path):
     assert served.end() == 0
 
 
-def test_a_store_taken_away_refuses_answers_until_it_is_back(tape, tmp_path):
+def test_a_removed_store_refuses_answers_until_it_returns(tape, tmp_path):
     store, away = tmp_path / "x.duckdb", tmp_path / "away.duckdb"
     taken(tape, store)
     served = Served("--store", store)
@@ -130,7 +130,7 @@ def in_store(path):
     return count
 
 
-def test_a_replay_killed_and_gone_on_with_ends_as_an_undisturbed_run(tape, tmp_path):
+def test_a_killed_replay_resumes_to_the_same_result(tape, tmp_path):
     taken(tape, tmp_path / "whole.duckdb")
     store, have = tmp_path / "x.duckdb", 0
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, None):

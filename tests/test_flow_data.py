@@ -94,7 +94,7 @@ FILTERS = st.builds(
 
 @settings(max_examples=examples(10), deadline=None)
 @given(rows(), st.lists(st.integers(0, 60), max_size=3), FILTERS, st.booleans())
-def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, which, stocks):
+def test_cache_store_and_prints_give_equal_minutes(path, tape, cuts, which, stocks):
     tape = distinct(as_stocks(tape)) if stocks else tape
     names = FIELDS if stocks else VALUES
     which = Filter(exclude=which.exclude) if stocks else which
@@ -132,7 +132,7 @@ def test_minutes_by_bars_by_prints_and_from_the_store_are_one(path, tape, cuts, 
 
 @settings(max_examples=examples(10), deadline=None)
 @given(rows(), st.lists(st.integers(0, 60), min_size=2, max_size=6), FILTERS, st.booleans())
-def test_filtered_minutes_asked_after_each_batch_are_the_store_s(path, tape, cuts, which, stocks):
+def test_filtered_minutes_equal_the_store_after_each_batch(path, tape, cuts, which, stocks):
     tape = distinct(as_stocks(tape)) if stocks else tape
     which = Filter(side="buy") if stocks else replace(which, strike=(0, 11 * 10**5))
     query = Query(asset="stock" if stocks else "option", symbol="SPX", filter=which)
@@ -186,7 +186,7 @@ def test_the_families_are_those_of_the_program():
 @given(
     rows(), st.lists(st.integers(0, 60), max_size=4), st.booleans(), st.integers(-3, 8), st.integers(1, 600)
 )
-def test_all_symbols_sum_up_as_each_symbol_s_minutes_do(path, tape, cuts, stocks, begin, length):
+def test_cross_sections_equal_the_sums_of_minutes(path, tape, cuts, stocks, begin, length):
     tape = distinct(as_stocks(tape)) if stocks else tape
     asset = "stock" if stocks else "option"
     store, window = taken(path, tape, cuts)
@@ -230,7 +230,7 @@ def check_all_symbols(data, asset, start, end, which):
 
 @settings(max_examples=examples(10), deadline=None)
 @given(rows(), st.booleans(), st.sampled_from([None, "C", "P"]), st.integers(0, 9 * 60), st.integers(1, 12))
-def test_all_symbols_of_a_past_instant_are_those_of_then(path, tape, stocks, right, seconds, length):
+def test_past_cross_sections_are_point_in_time(path, tape, stocks, right, seconds, length):
     tape = distinct(as_stocks(tape)) if stocks else tape
     at = T0 + seconds * SECOND
     end = at // MINUTE
@@ -255,7 +255,7 @@ def plain_sums(found):
     return found.symbols, sums, details, found.squares().tolist(), found.as_of
 
 
-def test_a_batch_and_the_cancels_in_it_show_at_once(path):
+def test_a_batch_and_its_cancels_are_published_together(path):
     """Nobody sees a batch's prints without what its cancels did to them."""
     store, cache = taken(path, [row()], [])
     tape = [
@@ -280,7 +280,7 @@ def test_a_batch_and_the_cancels_in_it_show_at_once(path):
 
 
 @pytest.mark.parametrize("cuts", [[], [1, 2]])
-def test_the_sequence_decides_between_prints_of_one_instant(path, cuts):
+def test_sequence_orders_prints_of_one_instant(path, cuts):
     same = [row(seq=seq, price=price) for seq, price in ((2, 11_000), (1, 12_000), (3, 11_500))]
     store, window = taken(path, [one | {"price_flags": 3} for one in as_stocks(same)], cuts)
     try:
@@ -294,7 +294,7 @@ def test_the_sequence_decides_between_prints_of_one_instant(path, cuts):
         store.close()
 
 
-def test_a_cancelled_print_is_no_more_the_largest_nor_the_newest(path):
+def test_a_cancelled_print_is_neither_largest_nor_newest(path):
     prints = [row(seq=1, size=50), row(seq=2, ts=T0 + MINUTE, size=900, price=12_500)]
     cancel = row(seq=3, ts=T0 + 2 * MINUTE, size=900, price=12_500, condition="CANC")
     store, window = taken(path, [*prints, cancel], [1, 2])
@@ -308,7 +308,7 @@ def test_a_cancelled_print_is_no_more_the_largest_nor_the_newest(path):
         store.close()
 
 
-def test_one_answer_reads_one_state_of_the_store(path):
+def test_one_answer_reads_one_snapshot(path):
     store, window = taken(path, [row()], [])
     try:
         query, data = Query(symbol="SPY", at=LATER), FlowData(store, window, LATER)
@@ -324,7 +324,7 @@ def test_one_answer_reads_one_state_of_the_store(path):
         store.close()
 
 
-def test_a_print_of_the_next_day_between_two_reads_changes_no_day(tmp_path):
+def test_a_concurrent_print_does_not_change_the_day(tmp_path):
     # 23:59:30 and 00:09:30 in New York.
     before = int(datetime(2026, 3, 11, 3, 59, 30, tzinfo=UTC).timestamp()) * 10**9
     query = Query(symbol="SPY", limit=50, min_size=1)

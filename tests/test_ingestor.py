@@ -80,7 +80,7 @@ def taken(path, batches, source="test"):
 
 @settings(max_examples=examples(20), deadline=None)
 @given(rows(), st.lists(st.integers(0, 100), max_size=4), st.randoms(use_true_random=False))
-def test_any_order_batches_and_repeats_give_the_contract_s_answer(tmp_path_factory, tape, cuts, chance):
+def test_answers_ignore_order_batches_and_repeats(tmp_path_factory, tape, cuts, chance):
     shuffled = tape + chance.sample(tape, len(tape) // 2)
     chance.shuffle(shuffled)
     folder = tmp_path_factory.mktemp("s")
@@ -106,7 +106,7 @@ def test_any_order_batches_and_repeats_give_the_contract_s_answer(tmp_path_facto
 
 @settings(max_examples=examples(20), deadline=None)
 @given(rows(), st.integers(0, 10 * 3600))
-def test_at_sees_what_the_tape_cut_there_would_show(tmp_path_factory, tape, second):
+def test_at_equals_the_tape_cut_at_that_instant(tmp_path_factory, tape, second):
     at = T0 + second * SECOND
     store, _ = taken(tmp_path_factory.mktemp("s") / "x.duckdb", [tape])
     try:
@@ -134,7 +134,7 @@ def test_the_library_gives_the_same_numbers(tape):
     assert sum(volumes) == sum(one["size"] for one in oracle.standing(tape))
 
 
-def test_a_restart_finds_the_window_again(tmp_path):
+def test_the_cache_is_loaded_again_after_a_restart(tmp_path):
     chance = random.Random(5)
     tape = [row(ts=T0 + n * SECOND, seq=n, price=chance.choice([11_000, 12_500])) for n in range(400)]
     tape.append(row(ts=T0 + 500 * SECOND, seq=900, price=tape[3]["price"], condition="CANC"))
@@ -148,7 +148,7 @@ def test_a_restart_finds_the_window_again(tmp_path):
     store.close()
 
 
-def test_all_ten_thousand_and_eighty_minutes_are_there(store):
+def test_the_cache_has_all_10080_minutes(store):
     end = LATER // MINUTE
     tape = [row(ts=(end - n) * MINUTE + 5, seq=n) for n in range(MINUTES + 10)]
     window = Cache(store.catalog, end)
@@ -161,7 +161,7 @@ def test_all_ten_thousand_and_eighty_minutes_are_there(store):
     assert from_window(again, "SPY") == points
 
 
-def test_a_second_source_is_refused_and_may_replace(store):
+def test_a_second_source_is_refused_unless_it_replaces(store):
     window = Cache(store.catalog, LATER // MINUTE)
     ingestor = Ingestor(store, window)
     ingestor.take(frame([row(), row(seq=1, symbol="SPX", root="SPXW")]), "first")
@@ -199,7 +199,7 @@ def test_rebuild_makes_the_same_minutes(store):
     assert from_store(store, "SPY") == from_window(window, "SPY") == before
 
 
-def test_a_failed_commit_leaves_store_window_and_catalog_as_they_were(store, monkeypatch):
+def test_a_failed_commit_changes_nothing(store, monkeypatch):
     window = Cache(store.catalog, LATER // MINUTE)
     ingestor = Ingestor(store, window)
     ingestor.take(frame([row()]), "test")
@@ -225,7 +225,7 @@ def test_a_frame_with_a_print_beyond_the_limit_is_refused(store):
 
 
 @pytest.mark.skipif(ENGINE != "duckdb", reason="views of the embedded store")
-def test_the_views_show_what_other_tools_read(store):
+def test_views_have_the_documented_columns(store):
     Ingestor(store).take(
         frame([row(), row(seq=1, ts=T0 + 1, condition="CANC"), row(seq=2, right="P")]), "test"
     )
@@ -239,7 +239,7 @@ def test_the_views_show_what_other_tools_read(store):
     assert minutes["right"].to_list() == ["P"]
 
 
-def test_what_a_later_copy_tells_otherwise_is_told_by_it_alone(store):
+def test_a_better_quote_brings_its_own_underlying_price(store):
     ingestor = Ingestor(store)
     for underlying, at in ((6_000_000, 2), (None, 1)):
         ingestor.take(frame([row(underlying=underlying, quote_ts=T0 - at)]), "test")

@@ -117,7 +117,7 @@ def test_counts_of_an_unlimited_key_are_all_in_the_file(store, serve):
     assert counted()
 
 
-def test_a_tape_that_the_server_holds_as_database_is_refused(store, serve):
+def test_the_servers_store_is_refused_as_a_tape(store, serve):
     served = serve()
     key = command("keys", "create", "--plan", "alpha", "--store", store).strip()
     assert settles(served, key, 200)

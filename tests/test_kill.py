@@ -33,7 +33,7 @@ def state(path):
         store.close()
 
 
-def test_killed_at_random_instants_and_resumed(tmp_path):
+def test_a_killed_and_resumed_ingest_equals_an_undisturbed_one(tmp_path):
     tape = tmp_path / "tape.parquet"
     write_tape(Market(seed=3), date(2026, 5, 12), tape, rows=60_000)
     whole = open_store(tmp_path / "whole.duckdb")

@@ -114,7 +114,7 @@ def test_a_batch_is_in_store_and_cache_with_its_cursor(kept):
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("times", [(1, 5), (5, 5), (None, 5), (None, None)])
-def test_the_later_quote_stands_however_the_copies_come(kept, together, times):
+def test_the_better_quote_counts_in_any_order_of_copies(kept, together, times):
     one, other = (None if time is None else T0 - SECOND + time for time in times)
     copies = [row(bid=10_000, ask=11_000, quote_ts=one), row(bid=12_000, ask=13_000, quote_ts=other)]
     for part in [copies] if together else [copies[:1], copies[1:]]:
@@ -124,7 +124,7 @@ def test_the_later_quote_stands_however_the_copies_come(kept, together, times):
 
 @settings(max_examples=examples(5), deadline=None)
 @given(rows(), st.randoms(use_true_random=False))
-def test_any_batches_give_what_one_batch_gives(tmp_path_factory, tape, chance):
+def test_batch_splits_do_not_change_the_store(tmp_path_factory, tape, chance):
     folder = tmp_path_factory.mktemp("live")
     whole, parts = open_store(folder / "a.duckdb"), open_store(folder / "b.duckdb")
     try:
@@ -162,7 +162,7 @@ SYMBOLS = ("Q" + "".join(letters) for letters in itertools.product("ABCDEFGH", r
 @given(
     st.lists(st.sampled_from([None, 1, 2, 3, 4]), min_size=1, max_size=6), st.randoms(use_true_random=False)
 )
-def test_the_latest_quote_stands_whatever_came_first(shared, quotes, chance):
+def test_the_latest_quote_counts_in_any_order(shared, quotes, chance):
     symbol = next(SYMBOLS)
     copies = [
         row(ts=T0 + 10 * SECOND, price=12_000, quote_ts=None if at is None else T0 + at * SECOND,
@@ -195,7 +195,7 @@ def failing(store, monkeypatch, times):
     monkeypatch.setattr(type(store), "set_cursor", set_cursor)
 
 
-def test_a_batch_that_failed_is_neither_kept_nor_shown(kept, monkeypatch):
+def test_a_failed_batch_is_neither_stored_nor_published(kept, monkeypatch):
     old, new = ([row(seq=seq, symbol=name, root=name)] for seq, name in enumerate(("OLD", "NEW")))
     failing(kept.store, monkeypatch, 1)
     with pytest.raises(StoreError):
@@ -223,7 +223,7 @@ def test_the_memory_of_recent_rows_finds_every_duplicate(kept):
                 assert recent.known(some)["row"].sort().to_list() == list(range(some.height))
 
 
-def test_feeds_are_taken_committed_and_gone_on_with(kept):
+def test_feeds_are_committed_and_resumed_from_their_cursors(kept):
     standing = pl.DataFrame({name: ["X"] if name == "instrument" else [1] for name in STANDING}, STANDING)
     feed = Feed(then_wait(put(row(seq=1), cursor="5", standing=standing)))
     live, told = running(kept, feed)
@@ -237,7 +237,7 @@ def test_feeds_are_taken_committed_and_gone_on_with(kept):
     assert again.cursors in ([], ["5"])
 
 
-def test_a_broken_connection_is_tried_again_from_what_was_delivered(kept):
+def test_a_broken_feed_resumes_after_its_last_delivery(kept):
     def breaks(outlet):
         put(row(seq=1), cursor="5")(outlet)
         raise FeedError("the line was cut")
@@ -252,7 +252,7 @@ def test_a_broken_connection_is_tried_again_from_what_was_delivered(kept):
     assert from_store(kept.store, "SPY")[0]["tradeCount"] == 2
 
 
-def test_a_wrong_key_is_not_tried_again(kept):
+def test_a_feed_with_a_wrong_key_is_not_retried(kept):
     def refused(outlet):
         raise UsageError("the key was refused")
 
@@ -264,7 +264,7 @@ def test_a_wrong_key_is_not_tried_again(kept):
     assert not live.feeds()[0].connected
 
 
-def test_a_burst_waits_in_bounds_and_nothing_is_dropped(kept):
+def test_a_burst_waits_in_a_bounded_queue(kept):
     most, seen = 50, []
 
     def burst(outlet):
@@ -281,7 +281,7 @@ def test_a_burst_waits_in_bounds_and_nothing_is_dropped(kept):
     assert from_store(kept.store, "SPY")[0]["tradeCount"] == 800
 
 
-def test_told_to_end_it_commits_what_waits(kept):
+def test_stopping_commits_the_queue(kept):
     put_all = threading.Event()
 
     def burst(outlet):
@@ -297,7 +297,7 @@ def test_told_to_end_it_commits_what_waits(kept):
     assert kept.store.cursor("test:x") == "49"
 
 
-def test_while_the_store_refuses_answers_do_too_and_nothing_is_lost(kept, monkeypatch):
+def test_no_print_is_lost_while_the_store_refuses(kept, monkeypatch):
     failing(kept.store, monkeypatch, 3)
     failed = threading.Event()
     live = Live(kept, [Feed(then_wait(put(row(seq=1))))], Clock(T0), told := Told(), waits=HURRIED)
@@ -318,7 +318,7 @@ def test_while_the_store_refuses_answers_do_too_and_nothing_is_lost(kept, monkey
     assert from_store(kept.store, "SPY") == from_window(kept.window, "SPY")
 
 
-def test_told_to_end_while_the_store_refuses_it_ends_and_counts_what_is_lost(kept, monkeypatch):
+def test_stopping_while_the_store_refuses_counts_lost_prints(kept, monkeypatch):
     failing(kept.store, monkeypatch, 10**9)
 
     def burst(outlet):
@@ -380,7 +380,7 @@ def test_silence_counts_only_while_the_market_is_open(kept):
     flow.close()
 
 
-def test_a_clock_set_back_takes_the_window_anew(kept):
+def test_a_clock_set_back_reloads_the_cache(kept):
     kept.take(frame([row(seq=1)]), "test")
     clock = Clock(T0 + MINUTE)
     flow = Flow(kept, kept.window, clock)
@@ -399,7 +399,7 @@ def test_a_clock_set_back_takes_the_window_anew(kept):
     flow.close()
 
 
-def test_random_faults_of_the_store_end_as_an_undisturbed_run(kept, monkeypatch):
+def test_store_faults_do_not_change_the_result(kept, monkeypatch):
     chance = random.Random(4)
     real = type(kept.store).append_bars
 

@@ -85,7 +85,7 @@ def keeps_answering(url, key, times=20):
 
 
 @needs_files(1500)
-def test_1500_idle_connections_leave_room_for_a_user(tmp_path):
+def test_1500_idle_connections_do_not_delay_a_user(tmp_path):
     store = tmp_path / "x.duckdb"
     key = command("keys", "create", "--plan", "alpha", "--store", store).strip()
     with Served("--store", store) as served:
@@ -96,7 +96,7 @@ def test_1500_idle_connections_leave_room_for_a_user(tmp_path):
 
 
 @needs_files(2000)
-def test_2000_streams_leave_room_for_a_user(tmp_path, monkeypatch):
+def test_2000_streams_do_not_delay_a_user(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWTAPE_STREAMS_PER_KEY", "none")
     store = tmp_path / "x.duckdb"
     key = command("keys", "create", "--plan", "alpha", "--store", store).strip()
@@ -145,7 +145,7 @@ def test_idle_and_slow_connections_are_closed(tmp_path, sent):
         assert time.monotonic() - began < 8
 
 
-def test_a_server_that_may_open_few_files_says_so_and_makes_room(tmp_path):
+def test_a_low_file_limit_is_logged_and_idle_connections_close(tmp_path):
     store = tmp_path / "x.duckdb"
     key = command("keys", "create", "--plan", "alpha", "--store", store).strip()
     shell = ("/bin/sh", "-c", 'ulimit -n 900; exec "$0" "$@"', FLOWTAPE, "serve", "--port", "0")
@@ -173,7 +173,7 @@ def own_address():
         return probe.getsockname()[0]
 
 
-def test_an_address_has_so_many_connections_and_no_more(tmp_path, monkeypatch):
+def test_connections_of_an_address_are_limited(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWTAPE_CONNECTIONS_PER_ADDRESS", "20")
     host, store = own_address(), tmp_path / "x.duckdb"
     key = command("keys", "create", "--plan", "alpha", "--store", store).strip()
@@ -190,7 +190,7 @@ def test_an_address_has_so_many_connections_and_no_more(tmp_path, monkeypatch):
         assert served.end() == 0
 
 
-def test_a_named_proxy_counts_for_whom_it_forwards(tmp_path):
+def test_requests_through_a_proxy_count_for_the_client(tmp_path):
     proxies = parse_networks("proxies", "127.0.0.1, 10.0.0.0/8, fd00::/8")
     cases = {
         "203.0.113.7": "203.0.113.7",
@@ -227,7 +227,7 @@ def test_too_many_requests_of_one_address_are_503(tmp_path):
         assert client.get(ACCOUNT, headers=both).status_code == 503
 
 
-def test_a_proxy_that_is_no_address_is_named(tmp_path):
+def test_an_invalid_proxy_address_is_named(tmp_path):
     env = os.environ | {"FLOWTAPE_PROXIES": "10.0.0.1, nginx"}
     said = command("serve", "--store", tmp_path / "x.duckdb", "--port", "0", code=2, env=env)
     assert "setting proxies: 'nginx' is no address or network" in said

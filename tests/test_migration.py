@@ -56,7 +56,7 @@ def state(path):
 
 
 @pytest.mark.parametrize("shape", DDL)
-def test_a_store_of_an_older_version_is_carried_over(tmp_path, shape):
+def test_a_store_of_an_older_version_is_migrated(tmp_path, shape):
     path = tmp_path / "x.duckdb"
     old_store(path, shape)
     with pytest.raises(StoreError, match=r"flowtape store migrate"):
@@ -75,7 +75,7 @@ def test_a_store_of_an_older_version_is_carried_over(tmp_path, shape):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["x.duckdb"]
 
 
-def test_rows_of_version_2_are_replaced_and_never_doubled(tmp_path):
+def test_rows_of_version_2_are_replaced_not_doubled(tmp_path):
     path = tmp_path / "x.duckdb"
     old_store(path, "2")
     assert migrate(path, None).prints == 5
@@ -104,7 +104,7 @@ def test_prints_beyond_todays_bounds_are_left_out_and_counted(tmp_path):
     assert (done.prints, done.left_out) == (4, 1)
 
 
-def test_a_version_that_cannot_be_carried_over_is_named(tmp_path):
+def test_a_version_that_cannot_be_migrated_is_named(tmp_path):
     path = tmp_path / "x.duckdb"
     old_store(path, "2")
     with duckdb.connect(str(path)) as db:
@@ -141,7 +141,7 @@ def large(tmp_path_factory):
     return path
 
 
-def test_vacuum_shrinks_a_file_and_keeps_all(tmp_path, large):
+def test_vacuum_shrinks_a_file_and_keeps_every_row(tmp_path, large):
     path = tmp_path / "x.duckdb"
     path.write_bytes(large.read_bytes())
     path.chmod(0o640)
@@ -193,7 +193,7 @@ def test_a_migration_killed_at_any_instant_can_be_repeated(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vacuum", "migrate"])
-def test_a_store_that_is_held_is_left_alone(tmp_path, name):
+def test_a_store_in_use_is_not_migrated(tmp_path, name):
     path = tmp_path / "x.duckdb"
     with closing(open_store(path)):
         done = subprocess.run(command(name, "--store", path), check=False, capture_output=True, text=True)

@@ -151,7 +151,7 @@ def told(found, text):
 
 
 @needs_redis
-def test_three_nodes_keep_one_limit_and_answer_without_redis(store, tmp_path):
+def test_three_nodes_share_a_limit_and_survive_without_redis(store, tmp_path):
     port = free_port()
     variables = {"FLOWTAPE_QUOTAS": f"redis://:hush@127.0.0.1:{port}/0", "FLOWTAPE_LIMIT_ALPHA": str(LIMIT)}
     with ExitStack() as stack:
@@ -186,7 +186,7 @@ def keys_command(address, folder, *words):
     ).stdout.strip()  # fmt: skip
 
 
-def test_keys_in_the_store_hold_on_every_server_and_while_it_is_away(tmp_path):
+def test_keys_in_the_store_work_on_every_server(tmp_path):
     with ExitStack() as stack:
         engine, port = stack.enter_context(http_engine(tmp_path / "engine"))
         address = f"clickhouse://flow:hush@127.0.0.1:{port}/flow"
@@ -243,7 +243,7 @@ def test_keys_in_the_store_hold_on_every_server_and_while_it_is_away(tmp_path):
     assert {file.parent.name for file in tmp_path.glob("**/flowtape.counts")} == {"node0", "node1"}
 
 
-def test_an_address_of_counts_is_named_without_its_password():
+def test_errors_show_the_redis_address_without_password():
     for address, what in {
         "http://:hush@h/0": "http://h:6379",
         "redis://": "redis://:6379",
@@ -283,7 +283,7 @@ http {{
 
 
 @pytest.mark.skipif(not NGINX, reason="no nginx here")
-def test_a_node_killed_under_load_fails_no_request_of_others(store, tmp_path):
+def test_a_killed_node_fails_no_request_of_others(store, tmp_path):
     with ExitStack() as stack:
         found, (key, _) = stack.enter_context(nodes(store, tmp_path, {}))
         port, folder = free_port(), tmp_path / "nginx"

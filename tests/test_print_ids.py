@@ -22,7 +22,7 @@ def ids(store):
     return dict(every_print(store).select("seq", "print_id").iter_rows())
 
 
-def test_every_print_has_a_number_of_its_own(store):
+def test_print_ids_are_unique(store):
     ingestor = Ingestor(store)
     for first in (1, 4):
         ingestor.take(frame([row(seq=first + place, ts=T0 + place) for place in range(3)]), "test")
@@ -42,7 +42,7 @@ def test_a_better_quote_keeps_number_and_removal(store):
     assert after.select("print_id", "removed_at").equals(before.select("print_id", "removed_at"))
 
 
-def test_a_removed_print_can_be_told_by_its_number(store):
+def test_a_removed_print_is_identified_by_its_id(store):
     ingestor = Ingestor(store)
     ingestor.take(frame([row(seq=1), row(seq=2), row(seq=3, ts=T0 + 5, price=13_000)]), "test")
     ingestor.take(frame([row(seq=4, **CANCEL)]), "test")
@@ -62,7 +62,7 @@ def test_rebuild_keeps_numbers_and_removals(store):
 
 
 @pytest.mark.skipif(ENGINE != "duckdb", reason="a DuckDB file is read")
-def test_numbers_go_on_after_the_greatest(tmp_path):
+def test_print_ids_continue_after_the_largest(tmp_path):
     path = tmp_path / "x.duckdb"
     for seq in (1, 2):
         with closing(make_store(path)) as store:

@@ -86,7 +86,7 @@ def test_replaced_rows_count_as_out_of_order(tmp_path):
     assert found == sorted(found)
 
 
-def test_any_interleaving_of_ingest_and_sealing_keeps_every_print(tmp_path):
+def test_sealing_during_ingest_keeps_every_print(tmp_path):
     tape = tmp_path / "tape.parquet"
     write_tape(Market(seed=5, underlyings=20), DAY, tape, rows=30_000)
     plain, sealed = tmp_path / "plain.duckdb", tmp_path / "sealed.duckdb"

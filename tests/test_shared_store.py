@@ -72,7 +72,7 @@ def half_a_commit(ingestor, other):
         raise StoreError("cut")
 
 
-def test_a_commit_is_seen_whole_or_not_at_all(two):
+def test_readers_see_commits_whole_or_not_at_all(two):
     one, other = two
     ingestor = Ingestor(one)
     with pytest.raises(StoreError, match="cut"):
@@ -85,7 +85,7 @@ def test_a_commit_is_seen_whole_or_not_at_all(two):
     assert other.cursor("test") == "1"
 
 
-def test_a_server_s_window_follows_what_others_write(two):
+def test_a_servers_cache_follows_other_writers(two):
     one, other = two
     writer = Ingestor(one)
     writer.take(frame([row()]), "test")
@@ -114,7 +114,7 @@ def test_a_server_s_window_follows_what_others_write(two):
     assert reader.simulated("option", "SIM")
 
 
-def test_who_was_taken_over_writes_no_more(two):
+def test_a_fenced_writer_writes_no_more(two):
     one, other = two
     first, second = Ingestor(one), Ingestor(other)
     one.take_over("feed")
@@ -130,7 +130,7 @@ def test_who_was_taken_over_writes_no_more(two):
     assert len(from_store(other, "SPY")) == 1
 
 
-def test_files_are_guarded_each_time_anew(two):
+def test_a_lease_on_files_ends_with_its_release(two):
     one, other = two
     for _ in range(2):
         one.take_over("files of test")
@@ -139,7 +139,7 @@ def test_files_are_guarded_each_time_anew(two):
         assert other._others("files of test") == []
 
 
-def test_a_server_far_behind_its_store_answers_no_more(two):
+def test_a_server_behind_its_store_refuses_answers(two):
     flow = Flow(
         Ingestor(two[0]), Cache(two[0].catalog, LATER // MINUTE), Clock(LATER), None, 30.0, lambda: 31.0
     )
@@ -150,7 +150,7 @@ def test_a_server_far_behind_its_store_answers_no_more(two):
         flow.close()
 
 
-def test_a_store_of_many_writers_can_be_asked(two):
+def test_a_store_of_20000_writers_can_be_queried(two):
     one, other = two
     writers = [2**62 + number for number in range(20_000)]
     for name, of in (("many", 1), ("them", 5)):
@@ -190,7 +190,7 @@ def test_bad_addresses_are_named_without_their_password():
     assert "query_id" not in str(away.value)
 
 
-def test_an_address_is_shown_without_its_password_and_leads_to_the_same_store():
+def test_a_store_name_is_shown_without_its_password():
     for text in (
         "clickhouse://a:secret@h/flow?cluster=desk",
         "clickhouses://a:secret@h:1/x",
@@ -236,7 +236,7 @@ def by_sql(store):
     return [(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}", net) for at, net in rows.iter_rows()]
 
 
-def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
+def test_vacuum_deletes_replaced_rows_and_changes_no_answer(two):
     one, other = two
     writer = Ingestor(one)
     window = Cache(other.catalog, LATER // MINUTE)
@@ -272,7 +272,7 @@ def test_what_was_replaced_is_deleted_and_no_answer_changes(two):
     assert from_window(window, "SPY") == from_store(other, "SPY") == from_store(one, "SPY")
 
 
-def test_what_a_fenced_writer_had_replaced_is_not_deleted(two):
+def test_vacuum_keeps_rows_replaced_by_a_fenced_writer(two):
     one, other = two
     writer = Ingestor(one)
     for seq in range(3):
@@ -291,7 +291,7 @@ def test_what_a_fenced_writer_had_replaced_is_not_deleted(two):
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
+def test_a_clusters_tables_equal_those_of_one_node(tmp_path, shards):
     """Of two shards that are one engine each finds every row: the statements are carried out, their sums are not
     those of a real cluster."""
     tape = tmp_path / "day.parquet"
@@ -341,7 +341,7 @@ def test_a_cluster_s_tables_take_and_give_what_one_node_s_do(tmp_path, shards):
     [{}, {"FLOWTAPE_KEEP_PRINTS_DAYS": "36500", "FLOWTAPE_KEEP_MINUTES_DAYS": "36500"}],
     ids=["for good", "for a century"],
 )
-def test_a_store_that_was_initialised_keeps_what_it_is_given(address, monkeypatch, ages):
+def test_store_init_sets_the_retention_of_prints(address, monkeypatch, ages):
     for name, days in ages.items():
         monkeypatch.setenv(name, days)
     done = CliRunner().invoke(commands, ["store", "init", "--store", address])
@@ -366,13 +366,13 @@ def test_a_store_that_was_initialised_keeps_what_it_is_given(address, monkeypatc
 
 
 @pytest.mark.parametrize("cluster", ["", "desk"])
-def test_every_statement_of_the_schema_is_the_engine_s_own_grammar(two, cluster):
+def test_clickhouse_parses_every_statement_of_the_schema(two, cluster):
     layout = Layout("flow", cluster, keep_prints=30)
     for statement in (*layout.statements(), *layout.keeping(), *(sql for _, sql in layout.for_good())):
         assert two[0]._link.ask(f"EXPLAIN AST {statement}").height
 
 
-def test_a_killed_ingest_is_taken_over_and_servers_follow(address, tmp_path):
+def test_another_process_takes_over_a_killed_ingest(address, tmp_path):
     tapes = {}
     for name, seed in (("a", 1), ("b", 2)):
         tapes[name] = tmp_path / f"{name}.parquet"
@@ -426,7 +426,7 @@ def fed(tape, address, plain, env):
     assert [one.wait() for one in feeds] == [0, 0]
 
 
-def test_two_feeds_into_three_servers_answer_as_the_embedded_store(address, tmp_path):
+def test_two_feeds_and_three_servers_equal_the_embedded_store(address, tmp_path):
     tape = tmp_path / "day.parquet"
     write_tape(Market(seed=3, underlyings=4), DAY, tape, assets="both", rows=3000)
     env = os.environ | {"FLOWTAPE_KEYS": str(tmp_path / "keys")}

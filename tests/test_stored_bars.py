@@ -43,7 +43,7 @@ def made(store):
 
 
 @given(st.lists(PRINT, min_size=1, max_size=12), st.lists(PRINT, max_size=6), st.booleans())
-def test_bars_made_by_sql_are_those_of_the_prints(tmp_path_factory, stocks, options, sealed):
+def test_bars_made_by_sql_equal_their_prints(tmp_path_factory, stocks, options, sealed):
     rows = [STOCK | one for one in stocks]
     rows += [row(**one | {"right": "CP"[place % 2], "price_flags": 3}) for place, one in enumerate(options)]
     with closing(DuckStore(tmp_path_factory.mktemp("bars") / "x.duckdb")) as store:
@@ -59,7 +59,7 @@ def test_bars_made_by_sql_are_those_of_the_prints(tmp_path_factory, stocks, opti
         assert low == mine["first_ts"].min()
 
 
-def test_a_write_to_a_sealed_day_makes_its_bars_anew(tmp_path):
+def test_a_write_to_a_sealed_day_rebuilds_its_bars(tmp_path):
     with closing(DuckStore(tmp_path / "x.duckdb")) as store:
         ingestor = Ingestor(store)
         ingestor.take(
@@ -76,7 +76,7 @@ def test_a_write_to_a_sealed_day_makes_its_bars_anew(tmp_path):
             assert stored(store).equals(made(store))
 
 
-def test_bars_of_several_days_are_each_there_once(tmp_path):
+def test_bars_of_several_days_appear_once(tmp_path):
     """Sealed days between days that are not."""
     day = 24 * 3600 * SECOND
     with closing(DuckStore(tmp_path / "x.duckdb")) as store:
@@ -90,7 +90,7 @@ def test_bars_of_several_days_are_each_there_once(tmp_path):
         assert stored(store, start=middle + 1, end=middle + 1440).height == 0
 
 
-def test_a_bar_that_its_prints_do_not_make_is_found(tmp_path):
+def test_a_wrong_bar_is_found(tmp_path):
     path = tmp_path / "x.duckdb"
     with closing(DuckStore(path)) as store:
         Ingestor(store).take(frame([row(seq=1)]), "test")

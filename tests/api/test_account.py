@@ -51,7 +51,7 @@ def test_account_of_every_plan(worlds: Callable[[Settings], World], plan: str, l
     assert world.get("/v1/account", plan=plan).json()["usage_today"] == 0
 
 
-def test_an_account_is_told_when_nothing_is_left_and_while_the_store_fails(
+def test_account_answers_without_quota_and_without_a_store(
     worlds: Callable[[Settings], World],
 ) -> None:
     world = worlds(Settings())
@@ -63,7 +63,7 @@ def test_an_account_is_told_when_nothing_is_left_and_while_the_store_fails(
     assert world.get("/v1/account", plan="free").json()["remaining"] == "0"
 
 
-def test_both_need_a_key_and_take_it_from_the_query_too(worlds: Callable[[Settings], World]) -> None:
+def test_account_and_symbols_need_a_key(worlds: Callable[[Settings], World]) -> None:
     world = worlds(Settings())
     for path in ("/v1/account", "/v1/symbols"):
         assert httpx.get(world.url + path).status_code == 401
@@ -75,7 +75,7 @@ def test_both_need_a_key_and_take_it_from_the_query_too(worlds: Callable[[Settin
     assert world.get(PATH, plan="free").status_code == 403
 
 
-def test_symbols_are_those_with_prints(tmp_path: Path) -> None:
+def test_symbols_lists_symbols_with_prints(tmp_path: Path) -> None:
     with kept(tmp_path, T0 + MINUTE) as server:
         (found,) = server.ask(("/v1/symbols", {}))
         assert found.json() == {"symbols": [], "count": 0, "note": NOTE, "last_updated": None}

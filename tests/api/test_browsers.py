@@ -95,13 +95,13 @@ def test_a_script_sends_its_key_and_reads_the_headers(world, script):
         ("/v1/flow/x/", None, 404),
     ],
 )
-def test_a_script_reads_why_it_is_refused(world, script, path, key, status):
+def test_a_script_can_read_error_bodies(world, script, path, key, status):
     found = script.evaluate(FETCH, [world.url + path, {"X-Api-Key": key or world.keys["alpha"]}])
     assert found["status"] == status
     assert found["text"].startswith("{")
 
 
-def test_the_page_to_try_the_api_asks_where_it_came_from(tmp_path, chromium):
+def test_swagger_ui_sends_requests_to_its_own_server(tmp_path, chromium):
     with (
         kept(tmp_path, T0, Settings(public_url="https://elsewhere.example")) as made,
         serving(made.app) as url,
@@ -118,14 +118,14 @@ def test_the_page_to_try_the_api_asks_where_it_came_from(tmp_path, chromium):
         assert errors == []
 
 
-def test_a_script_reads_how_long_to_wait(world, script):
+def test_a_script_can_read_retry_after(world, script):
     headers = {"X-Api-Key": world.keys["free"]}
     statuses = [script.evaluate(FETCH, [world.url + "/v1/symbols", headers]) for _ in range(6)]
     assert [one["status"] for one in statuses] == [200] * 5 + [429]
     assert int(statuses[-1]["headers"]["retry-after"]) >= 1
 
 
-def test_an_event_source_follows_and_gets_no_empty_event(world, script):
+def test_an_event_source_gets_no_empty_event(world, script):
     script.evaluate(FOLLOW, [f"{world.url}{PATH}/stream?apiKey={world.keys['alpha']}", "seen"])
     script.wait_for_function("() => window.seen.length === 1")
     world.take([row(seq=2, ts=T0 + 2 * MINUTE, price=13_000)])

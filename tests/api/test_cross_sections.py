@@ -60,7 +60,7 @@ def test_past_cross_section_equals_the_one_answered_then(server, tmp_path, route
             assert expected["generatedUtc"] == text(at)
 
 
-def test_a_cancel_that_had_not_come_is_put_back(server):
+def test_a_later_cancel_does_not_change_a_past_answer(server):
     at, later = text(T0 + 30 * MINUTE), text(T0 + 70 * MINUTE)
     assert [one["symbol"] for one in ask(server, "leaderboard", at=at)["buyers"]] == ["QQQ", "SPY"]
     (first, *_) = ask(server, "outliers", at=at, minTrades="0")["outliers"]

@@ -62,7 +62,7 @@ def test_an_answer_without_prints_has_an_envelope_too(server):
     assert (found["count"], found["data_as_of"]["flow_feed"], found["endpoint_version"]) == (0, None, "1")
 
 
-def test_a_tag_holds_for_the_answer_with_its_envelope(server):
+def test_the_etag_covers_the_envelope(server):
     found = ask(server, "/v1/flow/options/SPY/cumulative")
     tag = found.headers["ETag"]
     again = httpx.get(
@@ -72,7 +72,7 @@ def test_a_tag_holds_for_the_answer_with_its_envelope(server):
     assert again.status_code == 304
 
 
-def test_what_is_no_answer_in_json_has_no_envelope(server):
+def test_errors_and_other_formats_have_no_envelope(server):
     assert "data_as_of" not in ask(server, "/v1/flow/options/SPY/cumulative?format=csv").text
     assert list(ask(server, "/v1/flow/options/SPY/cumulative?minutes=x").json()) == ["error", "message"]
     assert ask(server, "/health").json() == {"status": "Healthy"}
@@ -85,7 +85,7 @@ def test_what_is_no_answer_in_json_has_no_envelope(server):
     assert "data_as_of" not in data
 
 
-def test_without_the_setting_there_is_no_envelope(tmp_path):
+def test_the_envelope_is_off_by_default(tmp_path):
     with kept(tmp_path, T0 + 20 * MINUTE) as server:
         server.take(tape())
         for _, path in paths():

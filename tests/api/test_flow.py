@@ -72,7 +72,7 @@ async def begun() -> None:
         await asyncio.sleep(0)
 
 
-def test_askers_share_one_making(server: Kept) -> None:
+def test_concurrent_requests_share_one_computation(server: Kept) -> None:
     gate = Gate()
 
     async def main() -> None:
@@ -93,7 +93,7 @@ def test_askers_share_one_making(server: Kept) -> None:
     assert all(name.startswith("reader") for name in gate.threads)
 
 
-def test_who_asks_after_a_print_does_not_get_what_was_begun_before_it(server: Kept) -> None:
+def test_a_request_after_a_print_gets_an_answer_with_it(server: Kept) -> None:
     gate = Gate()
 
     async def main() -> tuple[EncodedResponse, EncodedResponse, EncodedResponse]:
@@ -113,7 +113,7 @@ def test_who_asks_after_a_print_does_not_get_what_was_begun_before_it(server: Ke
     assert b'"tradeCount":2' in after.body
 
 
-def test_an_answer_is_kept_until_a_print_or_the_minute(server: Kept) -> None:
+def test_an_answer_is_cached_until_a_print_or_the_minute(server: Kept) -> None:
     gate = Gate()
 
     async def times(count: int, query: Query = SPY) -> None:
@@ -140,7 +140,7 @@ def test_an_answer_is_kept_until_a_print_or_the_minute(server: Kept) -> None:
     asyncio.run(main())
 
 
-def test_a_day_before_the_window_may_be_replaced(tmp_path: Path) -> None:
+def test_an_answer_changes_when_an_older_day_is_replaced(tmp_path: Path) -> None:
     past = replace(SPY, at=T0 + MINUTE)
     later = T0 + 30 * 24 * 60 * MINUTE
     with kept(tmp_path, later) as server:
@@ -172,7 +172,7 @@ def test_cross_sections_and_bars_are_at_most_one_second_old(server: Kept) -> Non
     asyncio.run(main())
 
 
-def test_a_failure_is_told_to_all_and_not_kept(server: Kept) -> None:
+def test_a_failure_reaches_all_requests_and_is_not_cached(server: Kept) -> None:
     gate = Gate()
     gate.fails = True
 
@@ -190,7 +190,7 @@ def test_a_failure_is_told_to_all_and_not_kept(server: Kept) -> None:
     assert len(gate.made) == 2
 
 
-def test_an_answer_that_nobody_asks_for_is_given_back(server: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unused_answer_is_dropped_from_the_cache(server: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowtape.server.flow, "KEPT_FOR", 0.2)
     monkeypatch.setattr(flowtape.server.flow, "LOOK_EVERY", 0.02)
     gate = Gate()

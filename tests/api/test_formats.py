@@ -34,11 +34,11 @@ ABSENT = ("medianQuoteAgeMs", "z", "meanCumulative")
         ("image/png", "json"), ("text/csv;q=x", "json"), (";;,/", "json"), ("\xff", "json"),
     ],
 )  # fmt: skip
-def test_what_an_accept_header_asks_for(accept: str, wanted: Format) -> None:
+def test_the_accept_header_chooses_the_format(accept: str, wanted: Format) -> None:
     assert accepted(accept.encode("latin-1")) == wanted
 
 
-def test_the_argument_goes_before_the_header_and_each_has_a_tag_of_its_own(world: World) -> None:
+def test_the_format_parameter_overrides_the_accept_header(world: World) -> None:
     tags = set()
     for name in FORMATS:
         by_header = world.get(headers={"Accept": MEDIA[name]})
@@ -106,7 +106,7 @@ def flat(row: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path.removeprefix("/v1/flow/"))
-def test_every_format_says_the_same(server: Kept, route: object) -> None:
+def test_every_format_has_the_same_numbers(server: Kept, route: object) -> None:
     path = route.path.replace("{symbol}", "SPY")  # type: ignore[attr-defined]
     takes = {param.name for param in route.params}  # type: ignore[attr-defined]
     asked = {name: text for name, text in (("resolution", "1m"), ("include", "quality")) if name in takes}
@@ -181,7 +181,7 @@ def test_csv_is_compressed_too(server: Kept) -> None:
 
 
 @pytest.mark.parametrize("symbol", ["=1+1", "+X", "-X", "@X", "\tX", "\rX"])
-def test_a_csv_cell_is_no_formula(symbol: str) -> None:
+def test_csv_cells_are_never_formulas(symbol: str) -> None:
     body = Summary(
         symbol=symbol, total_trades=1, buy_volume=0, sell_volume=3, mid_volume=0, net_volume=-3,
         biggest_single_trade=3, last_trade_utc="2026-03-02T14:30:00Z",

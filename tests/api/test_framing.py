@@ -93,7 +93,7 @@ def test_a_stream_whose_client_left_while_it_opened_is_released(own: World, rese
         b"CONNECT /health HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
     ],
 )
-def test_the_body_of_an_upgrade_is_no_request(world: World, head: bytes) -> None:
+def test_the_body_of_an_upgrade_is_not_parsed_as_requests(world: World, head: bytes) -> None:
     assert told(world, head % len(NOTHING), NOTHING, NOTHING) == [405]
 
 
@@ -110,7 +110,7 @@ def test_requests_after_an_upgrade_without_body_are_answered(world: World) -> No
 
 
 @pytest.mark.parametrize("space", [b" ", b"\t", b" \t "])
-def test_spaces_around_a_header_are_no_part_of_it(world: World, space: bytes) -> None:
+def test_spaces_around_a_header_value_are_stripped(world: World, space: bytes) -> None:
     key = world.raw["alpha"].encode()
     head = b"GET " + PATH.encode() + b" HTTP/1.1\r\nHost: x\r\n"
     assert told(world, head, b"X-Api-Key:", space, key, space, b"\r\n\r\n") == [200]
@@ -190,7 +190,7 @@ def test_a_refusal_waits_for_a_client_that_reads_late(world: World) -> None:
     assert found.count(answer(Query(symbol="LONG", minutes=10_080)).body) == 10
 
 
-def test_nobody_is_told_to_go_on_amid_an_answer(own: World) -> None:
+def test_no_100_continue_within_another_answer(own: World) -> None:
     with connected(own) as line:
         head = b"POST /health HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         line.sendall(ask(own, SLOW) + head)
@@ -202,7 +202,7 @@ def test_nobody_is_told_to_go_on_amid_an_answer(own: World) -> None:
         assert statuses(found + rest(line)) == [200, 405]
 
 
-def test_nobody_is_told_to_go_on_with_too_long_a_body(world: World) -> None:
+def test_no_100_continue_for_a_body_beyond_the_limit(world: World) -> None:
     head = b"POST /health HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: "
     with connected(world) as line:
         line.sendall(head + b"65537\r\n\r\n")
@@ -213,7 +213,7 @@ def test_nobody_is_told_to_go_on_with_too_long_a_body(world: World) -> None:
         assert statuses(rest(line)) == [100, 405]
 
 
-def test_a_client_of_http_1_0_is_not_told_to_go_on(world: World) -> None:
+def test_no_100_continue_for_http_1_0(world: World) -> None:
     head = b"POST /health HTTP/1.0\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab"
     assert told(world, head) == [405]
 

@@ -27,7 +27,7 @@ def status(world: World, path: str, host: str) -> int:
 
 
 @pytest.mark.parametrize("path", GUARDED)
-def test_a_page_is_refused_under_another_name(world: World, path: str) -> None:
+def test_a_page_is_refused_under_a_foreign_host(world: World, path: str) -> None:
     assert [status(world, path, host) for host in OURS] == [200] * len(OURS)
     refused = httpx.get(world.url + path, headers={"Host": "evil.example:8787"})
     assert refused.status_code == 421
@@ -36,7 +36,7 @@ def test_a_page_is_refused_under_another_name(world: World, path: str) -> None:
     assert status(world, path, "127.0.0.1.evil.example") == 421
 
 
-def test_what_has_a_key_and_health_are_asked_by_any_name(world: World) -> None:
+def test_routes_with_keys_and_health_accept_any_host(world: World) -> None:
     assert status(world, "/health", "evil.example") == 200
     assert world.get(PATH, headers={"Host": "evil.example"}).status_code == 200
 
@@ -50,7 +50,7 @@ def test_what_has_a_key_and_health_are_asked_by_any_name(world: World) -> None:
         (Settings(host="desk.example"), ["desk.example"], ["x.example"]),
     ],
 )
-def test_names_are_a_setting(
+def test_host_names_are_a_setting(
     worlds: Callable[[Settings], World], settings: Settings, good: list[str], bad: list[str]
 ) -> None:
     world = worlds(settings)

@@ -60,12 +60,12 @@ def test_an_answer(world: World) -> None:
     assert AS_OF
 
 
-def test_what_a_simulated_and_an_empty_answer_say(world: World) -> None:
+def test_headers_of_simulated_and_empty_answers(world: World) -> None:
     assert world.get("/v1/flow/options/sim/cumulative").headers["X-Data-Source"] == "simulated"
     assert "X-Data-As-Of" not in world.get("/v1/flow/options/none/cumulative").headers
 
 
-def test_the_arguments_reach_the_flow(world: World) -> None:
+def test_parameters_reach_the_query(world: World) -> None:
     world.get("/v1/flow/options/%5evix/cumulative?minutes=%2B99999&expiry=2016-06-15&at=2016-06-01T20:15:00Z")
     world.get("/v1/flow/options/spxw/cumulative?anything=1&anything=2")
     world.get("/v1/flow/options/BRK%2Fb/cumulative")
@@ -119,7 +119,7 @@ def test_minutes_are_clamped_and_echoed(world: World, query: str, minutes: int) 
         ("/v1/flow/options/%ff/cumulative", "invalid_symbol", "'\ufffd'"),
     ],
 )
-def test_400(world: World, target: str, error: str, value: str) -> None:
+def test_an_invalid_parameter_is_400(world: World, target: str, error: str, value: str) -> None:
     found = world.get(target)
     assert found.status_code == 400
     assert list(found.json()) == ["error", "message"]
@@ -168,7 +168,7 @@ def test_403_comes_before_the_parameters_and_costs_nothing(world: World, plan: s
 @pytest.mark.parametrize(
     "path", ["/nothing", "/v1/flow/options/VIX", PATH + "//", "/V1/flow/options/VIX/cumulative", "//", "/%00"]
 )
-def test_404(world: World, path: str) -> None:
+def test_an_unknown_path_is_404(world: World, path: str) -> None:
     found = httpx.get(world.url + path)
     assert found.status_code == 404
     assert list(found.json()) == ["error", "message"]
@@ -183,7 +183,7 @@ def test_an_answer_never_repeats_a_key(world: World) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "BREW"])
 @pytest.mark.parametrize("path", [PATH, "/health"])
-def test_405(world: World, method: str, path: str) -> None:
+def test_other_methods_are_405(world: World, method: str, path: str) -> None:
     found = world.http.request(method, path)
     assert found.status_code == 405
     assert found.json()["error"] == "method_not_allowed"
@@ -251,13 +251,13 @@ def test_a_slash_may_follow_a_path(world: World, path: str, status: int) -> None
 
 
 @pytest.mark.parametrize("name", ["minutes", "Minutes", "MINUTES", "mInUtEs", "%4Dinutes"])
-def test_the_names_of_a_query_are_taken_in_any_case(world: World, name: str) -> None:
+def test_parameter_names_are_accepted_in_any_case(world: World, name: str) -> None:
     assert world.get(f"{PATH}?{name}=7").json()["minutes"] == 7
     assert world.get(f"{PATH}?{name}=7&minutes=8").json()["error"] == "invalid_minutes"
 
 
 @pytest.mark.parametrize("name", ["apiKey", "apikey", "APIKEY", "ApiKey"])
-def test_the_name_of_the_key_is_taken_in_any_case(world: World, name: str) -> None:
+def test_the_key_parameter_is_accepted_in_any_case(world: World, name: str) -> None:
     key = world.raw["alpha"]
     for path in (PATH, "/v1/account"):
         assert httpx.get(world.url + path, params={name: key}).status_code == 200
@@ -274,7 +274,7 @@ def test_head_is_get_without_the_body(world: World) -> None:
         ]
 
 
-def test_304(world: World) -> None:
+def test_an_unchanged_answer_is_304(world: World) -> None:
     first = world.get()
     tag = first.headers["ETag"].removeprefix("W/")
     for condition in (tag, f"W/{tag}", f'"a", W/{tag} , "b"', "*"):
@@ -295,7 +295,7 @@ def test_304(world: World) -> None:
         ("gzip;q=0.2, identity;q=0.9", False), ("gzip;q=x", False), (";;,", False),
     ],
 )  # fmt: skip
-def test_gzip_when_it_is_asked_for(world: World, accepted: str, packed: bool) -> None:
+def test_bodies_are_compressed_on_request(world: World, accepted: str, packed: bool) -> None:
     with world.http.stream(
         "GET", PATH, headers={"Accept-Encoding": accepted, "X-Api-Key": world.raw["alpha"]}
     ) as found:
@@ -307,7 +307,7 @@ def test_gzip_when_it_is_asked_for(world: World, accepted: str, packed: bool) ->
     assert found.headers["ETag"] == ("W/" if packed else "") + answer(VIX).etag
 
 
-def test_a_small_body_is_left_plain_and_a_large_one_is_compressed_too(world: World) -> None:
+def test_only_bodies_above_one_kilobyte_are_compressed(world: World) -> None:
     assert "Content-Encoding" not in world.get(params={"minutes": 1}).headers
     found = world.get("/v1/flow/options/LONG/cumulative?minutes=10080")
     assert found.headers["Content-Encoding"] == "gzip"
@@ -322,7 +322,7 @@ def test_a_small_body_is_left_plain_and_a_large_one_is_compressed_too(world: Wor
         (FeedError("silent for 31 s"), "The live feed has failed or has been silent for too long."),
     ],
 )
-def test_502_and_an_unhealthy_server(world: World, trouble: Exception, reason: str) -> None:
+def test_an_untrusted_answer_is_502_and_unhealthy(world: World, trouble: Exception, reason: str) -> None:
     world.flow.trouble = trouble
     found = world.get()
     assert found.status_code == 502
@@ -339,7 +339,7 @@ def test_health_needs_no_key(world: World) -> None:
     assert (found.status_code, found.content) == (200, b'{"status":"Healthy"}')
 
 
-def test_500_tells_the_client_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_500_shows_no_details(world: World, caplog: pytest.LogCaptureFixture) -> None:
     found = world.get("/v1/flow/options/broken/cumulative")
     assert found.status_code == 500
     assert found.json()["error"] == "internal"
@@ -411,7 +411,7 @@ def test_a_client_that_reads_nothing_takes_bounded_memory(world: World) -> None:
         b"GET /health HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade",
     ],
 )
-def test_other_ways_to_ask_are_understood(world: World, raw: Callable[..., bytes], line: bytes) -> None:
+def test_unusual_request_lines_are_answered(world: World, raw: Callable[..., bytes], line: bytes) -> None:
     found = raw(line + b"\r\nHost: x\r\n\r\n", b'{"status":"Healthy"}')
     assert found.startswith(b"HTTP/1.1 200 OK\r\n")
     assert re.search(rb"\r\ndate: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", found)
@@ -429,7 +429,7 @@ def test_other_ways_to_ask_are_understood(world: World, raw: Callable[..., bytes
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
     ],
 )
-def test_what_is_too_long_or_no_http_is_refused(
+def test_oversized_or_invalid_http_is_refused(
     world: World, raw: Callable[..., bytes], request_bytes: bytes, status: bytes
 ) -> None:
     assert raw(request_bytes, b"\r\n\r\n").split(b" ")[1] == status
@@ -446,7 +446,7 @@ def until_refused(port: int) -> None:
     raise AssertionError("connections are still accepted")
 
 
-def test_requests_under_way_are_finished_when_told_to_stop(worlds: Callable[[Settings], World]) -> None:
+def test_requests_in_progress_finish_before_the_server_stops(worlds: Callable[[Settings], World]) -> None:
     world = worlds(Settings())
     with socket.create_connection(("127.0.0.1", world.server.port), timeout=5) as slow:
         key = world.raw["alpha"].encode()

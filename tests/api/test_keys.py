@@ -81,7 +81,7 @@ def open_keys(ledger: Callable[[], Ledger]) -> Iterator[Open]:
         keys.close()
 
 
-def test_a_key_is_found_by_what_was_shown_once(open_keys: Open) -> None:
+def test_a_key_is_found_by_its_text(open_keys: Open) -> None:
     keys = open_keys()
     raw = keys.create("alpha", "desk's \\ “first”")
     for one in (keys, open_keys()):
@@ -107,7 +107,7 @@ def test_the_file_holds_no_key_and_is_open_to_its_owner_alone(path: Path) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_the_store_holds_the_digest_of_a_key_and_no_more(store: str) -> None:
+def test_the_store_holds_only_the_digest_of_a_key(store: str) -> None:
     keys = keys_of(Settings(store=store, keys="store:"))
     raw = keys.create("alpha", "desk")
     (key,) = keys.list()
@@ -123,7 +123,7 @@ def test_the_store_holds_the_digest_of_a_key_and_no_more(store: str) -> None:
     assert kept == {"id": key.id, "plan": "Alpha", "label": "desk", "created": key.created}
 
 
-def test_keys_outlive_the_process_but_for_the_ephemeral(open_keys: Open) -> None:
+def test_only_ephemeral_keys_end_with_the_process(open_keys: Open) -> None:
     keys = open_keys()
     raw, gone = keys.create("growth"), keys.add_ephemeral("alpha")
     assert keys.find(gone.encode()) is not None
@@ -150,7 +150,7 @@ def test_revoke_by_id_or_label(open_keys: Open) -> None:
             keys.revoke(name)
 
 
-def test_a_label_is_taken_once_until_its_key_is_revoked(open_keys: Open) -> None:
+def test_a_label_is_unique_among_valid_keys(open_keys: Open) -> None:
     keys, other = open_keys(), open_keys()
     for plan in ("alpha", "basic"):
         raw = keys.create(plan, "desk").encode()
@@ -163,7 +163,7 @@ def test_a_label_is_taken_once_until_its_key_is_revoked(open_keys: Open) -> None
         other.revoke("desk")
 
 
-def test_of_many_who_take_a_label_at_the_same_instant_one_does(open_keys: Open) -> None:
+def test_only_one_of_concurrent_keys_gets_a_label(open_keys: Open) -> None:
     many = [open_keys() for _ in range(4)]
     start = threading.Barrier(len(many))
 
@@ -184,14 +184,14 @@ def test_of_many_who_take_a_label_at_the_same_instant_one_does(open_keys: Open) 
         seen.revoke("desk")
 
 
-def test_a_plan_is_named_in_any_case() -> None:
+def test_plan_names_are_accepted_in_any_case() -> None:
     assert plan_named(" aLPHa ") == "Alpha"
     with pytest.raises(UsageError, match="'gold'; plans are Free, Basic"):
         plan_named("gold")
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, None])
-def test_a_file_that_is_none_of_ours(tmp_path: Path, content: bytes | None) -> None:
+def test_a_foreign_key_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "file"
     path.mkdir() if content is None else path.write_bytes(content)
     for opened in (FileLedger, FileCounts):
@@ -199,7 +199,7 @@ def test_a_file_that_is_none_of_ours(tmp_path: Path, content: bytes | None) -> N
             opened(path)
 
 
-def test_a_store_that_was_made_before_it_kept_keys(store: str) -> None:
+def test_a_store_without_a_table_of_keys_is_refused(store: str) -> None:
     link = Link(parse(store))
     link.run(f"DROP TABLE {parse(store).database}.keys")
     link.close()
@@ -207,7 +207,7 @@ def test_a_store_that_was_made_before_it_kept_keys(store: str) -> None:
         keys_of(Settings(store=store, keys="store:"))
 
 
-def test_a_store_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_store_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowtape.server.auth.keystore.PATIENCE", 1)
     with http_engine(tmp_path) as (process, port):
         address = f"clickhouse://127.0.0.1:{port}/flow"
@@ -221,7 +221,7 @@ def test_a_store_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pyte
         keys.close()
 
 
-def test_a_place_that_is_none_is_named(tmp_path: Path) -> None:
+def test_an_invalid_place_of_keys_is_named(tmp_path: Path) -> None:
     for settings, what in (
         (
             Settings(store="x.duckdb", keys="store:"),
@@ -294,7 +294,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert usage.used(keys.list()[0], TODAY) == 3
 
 
-def test_a_kill_loses_at_most_one_reservation_and_grants_nothing_twice(open_file: Files, path: Path) -> None:
+def test_a_kill_loses_at_most_one_reservation(open_file: Files, path: Path) -> None:
     program = f"""
 import os, signal
 from flowtape.server.auth.keys import keys_of
@@ -321,7 +321,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @hypothesis.given(st.data())
 @hypothesis.settings(max_examples=30, deadline=None)
-def test_servers_of_one_file_grant_a_limit_once_and_whole(data: st.DataObject) -> None:
+def test_servers_sharing_a_file_grant_exactly_the_limit(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "keys"
         servers = [Usage(FileCounts(path)) for _ in range(3)]

@@ -50,7 +50,7 @@ def column(body, name, rows="points"):
     return [point[name] for point in body[rows]]
 
 
-def test_directional_counts_puts_with_the_other_sign(server):
+def test_directional_counts_puts_with_the_opposite_sign(server):
     body = ask(server, PATH + "cumulative", measure="directional")
     net = [calls - puts for calls, puts in zip(CALLS, PUTS, strict=True)]
     assert body["measure"] == "directional"
@@ -89,7 +89,7 @@ def test_calls_and_puts_add_up_to_the_net(server, measure, sign):
         {"include": "quality"},
     ],
 )
-def test_every_way_to_the_minutes_gives_the_same_split(server, measure, asked):
+def test_bars_and_prints_give_the_same_split(server, measure, asked):
     """A filter that lets all pass goes by prints, the same without it by minute bars."""
     plain = ask(server, PATH + "cumulative", split="right", measure=measure, **asked)
     by_print = ask(server, PATH + "cumulative", split="right", measure=measure, strike="1..", **asked)
@@ -174,7 +174,7 @@ def test_tables_hold_every_measure(server, format, name):
         (PATH + "cumulative", {"split": "strike"}, "invalid_split"),
     ],
 )
-def test_measures_that_are_not_there_are_refused(server, path, asked, error):
+def test_unknown_measures_are_refused(server, path, asked, error):
     (found,) = server.ask((path, asked))
     assert (found.status_code, found.json()["error"]) == (400, error)
 

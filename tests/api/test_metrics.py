@@ -77,7 +77,7 @@ def test_requests_are_counted_by_route_and_status(world):
     assert world.keys["alpha"] not in httpx.get(world.url + "/metrics").text
 
 
-def test_feeds_are_told_of(world):
+def test_metrics_show_the_state_of_feeds(world):
     feed = Feed()
     live = Live(world.ingestor, [feed], world.clock, world.metrics)
     world.metrics.watch(live)

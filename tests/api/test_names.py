@@ -79,18 +79,18 @@ def test_the_nearest_parameter_of_the_route_itself_is_named_first(world: World) 
     "name",
     ["_", "t", "ts", "cb", "v", "nocache", "cacheBust", "utm_source", "callback", "x" * 5000, "é", "id", "%"],
 )
-def test_a_name_like_none_is_left_alone(world: World, name: str) -> None:
+def test_a_name_unlike_any_parameter_is_ignored(world: World, name: str) -> None:
     for path in (PATH, BOARD, "/v1/symbols"):
         assert world.get(path, params={name: "1"}).status_code == 200
 
 
-def test_a_name_is_looked_at_after_key_and_plan(world: World) -> None:
+def test_names_are_checked_after_key_and_plan(world: World) -> None:
     assert httpx.get(world.url + PATH, params={"minute": "5"}).status_code == 401
     assert world.get(PATH, plan="growth", params={"minute": "5"}).status_code == 403
 
 
 @given(st.text(max_size=40), st.text(max_size=10))
-def test_any_name_is_taken_refused_or_left_alone(name: str, value: str) -> None:
+def test_any_name_is_accepted_refused_or_ignored(name: str, value: str) -> None:
     names = Names((param for route in ROUTES for param in route.params), (LAST_EVENT_ID,))
     refusals = []
     try:

@@ -71,7 +71,7 @@ def conforms(document: dict[str, Any], schema: dict[str, Any], value: object) ->
     return not named or any(isinstance(value, types[name]) for name in named)
 
 
-def test_the_document_holds_together(document: dict[str, Any]) -> None:
+def test_every_reference_of_the_document_resolves(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
         *(route.path for route in (*ROUTES, *STREAMS)), "/health", "/v1/account", "/v1/symbols",
@@ -99,19 +99,19 @@ def test_a_field_of_one_kind_has_one_type(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8787", "flow", "localhost:1", "[::1]:8787"])
-def test_the_document_names_the_address_it_is_asked_at(world: World, host: str) -> None:
+def test_the_document_has_the_requested_address(world: World, host: str) -> None:
     found = httpx.get(world.url + "/openapi.json", headers={"Host": host})
     assert found.json()["servers"] == [{"url": f"http://{host}"}]
 
 
 @pytest.mark.parametrize("host", ["a b", "x/y", "x?", '"', "x" * 300, "user@x", ""])
-def test_a_host_that_is_none_is_not_repeated(world: World, host: str) -> None:
+def test_an_invalid_host_is_not_repeated(world: World, host: str) -> None:
     found = httpx.get(world.url + "/openapi.json", headers={"Host": host})
     if found.status_code == 200:
         assert found.json()["servers"] == [{"url": "http://127.0.0.1:8787"}]
 
 
-def test_the_document_names_the_address_that_is_set(worlds: Callable[[Settings], World]) -> None:
+def test_the_document_has_the_configured_address(worlds: Callable[[Settings], World]) -> None:
     world = worlds(Settings(public_url="https://flow.example.com/tape/"))
     assert httpx.get(world.url + "/openapi.json").json()["servers"] == [
         {"url": "https://flow.example.com/tape"}
@@ -142,7 +142,7 @@ PARAMS = {param.name: param for route in ROUTES for param in route.params}
 @pytest.mark.parametrize("name", sorted(PARAMS))
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_a_value_that_keeps_to_the_document_is_taken(name: str, data: st.DataObject) -> None:
+def test_values_valid_by_the_document_are_accepted(name: str, data: st.DataObject) -> None:
     """But for ranges that begin after they end, which no schema can say."""
     text = data.draw(texts_of(PARAMS[name].schema))
     said = ""
@@ -161,7 +161,7 @@ def test_a_value_that_keeps_to_the_document_is_taken(name: str, data: st.DataObj
         ("at", "2026-05-12T24:00:00Z"), ("at", "2026-05-12T23:59:60Z"), ("at", "2026-05-12"),
     ],
 )  # fmt: skip
-def test_what_is_outside_the_calendar_is_outside_the_document(name: str, text: str) -> None:
+def test_dates_outside_the_calendar_violate_the_document(name: str, text: str) -> None:
     assert re.search(PARAMS[name].schema["pattern"], text) is None
 
 
@@ -206,7 +206,7 @@ def test_every_status_is_declared_with_its_headers(document: dict[str, Any]) -> 
         ("/v1/symbols", "alpha", 200),
     ],
 )
-def test_what_is_sent_is_what_is_declared(
+def test_bodies_conform_to_the_declared_schemas(
     world: World, document: dict[str, Any], target: str, key: str, status: int
 ) -> None:
     found = httpx.get(world.url + target, headers={"X-Api-Key": world.raw[key]} if key else {})
@@ -233,7 +233,7 @@ def test_reference_pages_have_every_route_parameter_and_status(document: dict[st
         assert f"`{header}`" in page
 
 
-def test_the_page_to_try_it(world: World) -> None:
+def test_swagger_ui_is_served(world: World) -> None:
     page = httpx.get(world.url + "/docs")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     policy = page.headers["Content-Security-Policy"]

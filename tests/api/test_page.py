@@ -36,7 +36,7 @@ def test_the_page_loads_nothing_from_elsewhere(world: World) -> None:
         assert httpx.head(world.url + path).content == b""
 
 
-def test_nothing_else_of_the_machine_is_served(world: World) -> None:
+def test_only_the_pages_files_are_served(world: World) -> None:
     for path in (
         "/assets/",
         "/assets/../index.html",

@@ -32,7 +32,7 @@ def test_minutes_are_clamped_however_long_they_are(text: str, value: int) -> Non
 @pytest.mark.parametrize(
     "text", ["abc", "1.5", "", " 5", "5 ", "+", "-", "1e3", "0x10", "٣", "1_000", "--5", "5\n", "²"]
 )
-def test_minutes_that_are_no_whole_number(text: str) -> None:
+def test_minutes_must_be_a_whole_number(text: str) -> None:
     body = refused(MINUTES, text)
     assert body["error"] == "invalid_minutes"
     assert body["message"].startswith("minutes must be a whole number, not '")
@@ -96,7 +96,7 @@ def test_any_instant_of_any_zone(moment: datetime, offset: int) -> None:
         "0001-01-01T00:00:00+23:59", "1464812100", "２016-06-01T20:15:00Z",
     ],
 )  # fmt: skip
-def test_what_is_no_instant(text: str) -> None:
+def test_invalid_instants_are_refused(text: str) -> None:
     body = refused(AT, text)
     assert body["error"] == "invalid_at"
     assert f"'{text}'" in body["message"]
@@ -135,7 +135,7 @@ def test_symbols(text: str, value: str) -> None:
         "A\x00",
     ],
 )
-def test_what_is_no_symbol(text: str) -> None:
+def test_invalid_symbols_are_refused(text: str) -> None:
     assert refused(SYMBOL, text)["error"] == "invalid_symbol"
 
 

@@ -34,7 +34,7 @@ def refused(path: str, **given: str) -> tuple[str, str]:
     return caught.value.body.error, caught.value.body.message
 
 
-def test_what_each_route_takes_and_its_defaults() -> None:
+def test_parameters_and_defaults_of_each_route() -> None:
     expected = {
         OPTION + "recent": Query(symbol="SPY", limit=50),
         OPTION + "summary": Query(symbol="SPY"),
@@ -95,7 +95,7 @@ def test_numbers_are_clamped(path: str, name: str, field: str, low: int, high: i
     assert message == f"{name} must be a whole number, not '3.5'."
 
 
-def test_a_bar_has_minutes_of_its_own_and_needs_a_resolution() -> None:
+def test_bars_need_a_resolution() -> None:
     assert read(STOCK + "bars", resolution="4h", minutes="9999").query.minutes == 1440
     expected = "resolution must be one of 1s, 1m, 5m, 15m, 30m, 1h, 4h, not '{}'."
     for text in ("2m", "1M", " 1m", "1"):
@@ -133,14 +133,14 @@ def test_expiries(route: str, text: str, ranges: tuple[tuple[date, date], ...], 
         ("2026-06-19..2026-05-15", "2026-06-19..2026-05-15"), ("2026-05-15...2026-06-19", ".2026-06-19"),
     ],
 )  # fmt: skip
-def test_what_is_no_expiry(text: str, part: str) -> None:
+def test_invalid_expiries_are_refused(text: str, part: str) -> None:
     error, message = refused(OPTION + "recent", expiry=text)
     assert error == "invalid_expiry"
     assert message.startswith("expiry must be a ")
     assert message.endswith(f", not '{part}'.")
 
 
-def test_a_list_is_not_too_long() -> None:
+def test_a_list_beyond_the_limit_is_refused() -> None:
     days = [(MAY + timedelta(days=n)).isoformat() for n in range(101)]
     assert len(read(OPTION + "summary", expiry=",".join(days[:100])).query.filter.expiries) == 100
     assert refused(OPTION + "summary", expiry=",".join(days))[1].startswith(
@@ -151,7 +151,7 @@ def test_a_list_is_not_too_long() -> None:
 
 
 @given(st.lists(st.tuples(st.dates(), st.dates()).map(sorted), min_size=1, max_size=8), st.dates())
-def test_ranges_of_dates_stand_in_order_and_apart(asked: list[list[date]], day: date) -> None:
+def test_date_ranges_are_sorted_and_merged(asked: list[list[date]], day: date) -> None:
     text = ",".join(f"{low}..{high}" for low, high in asked)
     ranges = read(OPTION + "summary", expiry=text).query.filter.expiries
     assert all(before[1] < after[0] for before, after in pairwise(ranges))
@@ -196,7 +196,7 @@ def test_filters(route: str, name: str, text: str, value: object, echo: str) -> 
         ("exclude", "cancel", None), ("exclude", "late,nope", "nope"), ("exclude", "late,", ""),
     ],
 )  # fmt: skip
-def test_what_is_no_filter(name: str, text: str, part: str | None) -> None:
+def test_invalid_filters_are_refused(name: str, text: str, part: str | None) -> None:
     error, message = refused(OPTION + "history", **{name: text})
     assert error == f"invalid_{name}"
     assert message.startswith(f"{name} must be ")
@@ -217,7 +217,7 @@ def test_stock_routes_exclude_the_families_of_stocks() -> None:
     assert refused(OPTION + "summary", exclude="elsewhere")[0] == "invalid_exclude"
 
 
-def test_filters_stand_in_one_order_however_they_are_asked() -> None:
+def test_filters_are_echoed_in_one_order() -> None:
     given = {
         "side": "buy",
         "strike": "5",
@@ -271,7 +271,7 @@ def test_a_span_in_place_of_minutes(path: str) -> None:
         ("invalid_cursor", {"since": "2026-05-11T13:30:00Z", "cursor": "1"}),
     ],
 )
-def test_what_is_no_span(error: str, given: dict[str, str]) -> None:
+def test_invalid_spans_are_refused(error: str, given: dict[str, str]) -> None:
     found, message = refused(OPTION + "cumulative", **given)
     assert found == error
     name = error.removeprefix("invalid_")

@@ -21,7 +21,7 @@ def left(response: httpx.Response) -> str:
     return response.headers["X-RateLimit-Remaining"]
 
 
-def test_429(world: World) -> None:
+def test_a_used_up_quota_is_429(world: World) -> None:
     assert [left(world.get(plan="free")) for _ in range(2)] == ["1", "0"]
     found = world.get(plan="free")
     assert found.status_code == 429
@@ -77,7 +77,7 @@ def test_a_refused_request_costs_nothing(world: World) -> None:
     assert left(world.get(plan="free")) == "1"
 
 
-def test_the_store_is_not_asked_for_a_key_with_nothing_left(world: World) -> None:
+def test_a_used_up_quota_costs_no_read_of_the_store(world: World) -> None:
     world.get(plan="enterprise")
     world.flow.asked.clear()
     assert world.get(plan="enterprise").status_code == 429
@@ -86,7 +86,7 @@ def test_the_store_is_not_asked_for_a_key_with_nothing_left(world: World) -> Non
     assert world.get(plan="enterprise").status_code == 502
 
 
-def test_an_unchanged_answer_and_a_head_cost_as_much_as_any(world: World) -> None:
+def test_304_and_head_count_as_requests(world: World) -> None:
     first = world.get(plan="free")
     again = world.get(plan="free", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, left(again)) == (304, "0")
@@ -104,7 +104,7 @@ def test_a_count_survives_a_restart(worlds: Callable[[Settings], World]) -> None
     assert second.get(plan="free").status_code == 429
 
 
-def test_the_last_request_is_given_once_to_many_who_ask_at_the_same_time(world: World) -> None:
+def test_the_last_request_is_granted_once_under_concurrency(world: World) -> None:
     async def main() -> list[int]:
         async with httpx.AsyncClient(base_url=world.url, headers={"X-Api-Key": world.raw["free"]}) as client:
             async with asyncio.TaskGroup() as group:

@@ -45,7 +45,7 @@ def minutes(points):
     )
 
 
-def test_divergence_is_the_functions_of_the_routes_own_minutes(world):
+def test_divergence_equals_the_function_over_history(world):
     points = ask(world, PATH + "cumulative", minutes=390)["points"]
     closes = ask(world, "/v1/flow/stocks/SPY/history", minutes=390)["buckets"][::-1]
     price = np.array([round(bucket["close"] * 10_000) for bucket in closes], np.int64)
@@ -63,7 +63,7 @@ def test_divergence_is_the_functions_of_the_routes_own_minutes(world):
     assert all(point["cumulative"] == line[point["ts"]] for point in body["points"])
 
 
-def test_a_short_window_says_of_a_minute_what_a_long_one_says(world):
+def test_divergence_of_a_minute_does_not_depend_on_the_window(world):
     long, short = (ask(world, PATH + "divergence", minutes=length)["points"] for length in (390, 20))
     same = ("ts", "netVolume", "price", "n", "flowT", "priceT", "state")
     assert [[point[name] for name in same] for point in short] == [
@@ -83,7 +83,7 @@ def test_a_short_window_says_of_a_minute_what_a_long_one_says(world):
         ("/v1/flow/stocks/drift", {"windowMinutes": 60}),
     ],
 )
-def test_as_of_an_instant_nothing_after_it_is_known(world, tape, tmp_path, path, arguments):
+def test_signals_at_an_instant_ignore_later_prints(world, tape, tmp_path, path, arguments):
     at = datetime(2026, 5, 12, 17, 0, tzinfo=UTC)
     as_of = ask(world, path, at=at.isoformat(), **arguments)
     with kept(tmp_path, int(at.timestamp()) * 10**9 - 1) as before:
@@ -100,7 +100,7 @@ def test_as_of_an_instant_nothing_after_it_is_known(world, tape, tmp_path, path,
     assert as_of == live
 
 
-def test_without_stock_minutes_the_price_is_the_underlyings_mid(tmp_path):
+def test_divergence_without_stock_minutes_uses_underlying_mids(tmp_path):
     rows = [
         row(ts=NOW - (40 - n) * MINUTE, quote_ts=NOW - 41 * MINUTE, seq=n, underlying=5_000_000 + 100 * n)
         for n in range(40)
@@ -115,7 +115,7 @@ def test_without_stock_minutes_the_price_is_the_underlyings_mid(tmp_path):
         assert (nothing["priceSource"], nothing["points"]) == ("none", [])
 
 
-def test_without_any_price_there_are_no_points_and_it_says_so(tmp_path):
+def test_divergence_without_any_price_has_no_points(tmp_path):
     with kept(tmp_path, NOW) as made:
         made.take(
             [row(ts=NOW - n * MINUTE, quote_ts=NOW - 9 * MINUTE, seq=n, underlying=None) for n in range(5)]
@@ -172,7 +172,7 @@ def test_a_day_closes_when_its_symbol_does(tmp_path):
             assert [part["outside"] for part in parts] == [outside] * 2
 
 
-def test_drift_measures_against_the_same_minutes_of_earlier_days(tmp_path):
+def test_drift_compares_the_same_minutes_of_earlier_sessions(tmp_path):
     days = [5, 6, 7, 8, 11, 12]
     sizes = {"SPY": [10, -30, 20, 5, -15, 0], "QQQ": [0, 0, 0, 0, 0, 7]}
     rows = []
@@ -213,7 +213,7 @@ def test_drift_measures_against_the_same_minutes_of_earlier_days(tmp_path):
         (PATH + "divergence", {"at": "noon"}, "at"),
     ],
 )
-def test_what_cannot_be_used_is_named(world, path, arguments, names):
+def test_unusable_parameters_are_named(world, path, arguments, names):
     (found,) = world.ask((path, arguments))
     assert found.status_code == 400
     assert names in found.json()["message"]

@@ -46,7 +46,9 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_every_operation(document: schemathesis.BaseSchema, mode: GenerationMode) -> None:
+def test_every_operation_conforms_to_the_document(
+    document: schemathesis.BaseSchema, mode: GenerationMode
+) -> None:
     """Requests that keep to the document, of a symbol with prints, and requests that do not."""
     troubles, positive = [], mode == GenerationMode.POSITIVE
     for found in document.get_all_operations():

@@ -125,7 +125,7 @@ def _faults_of_body(value: object, hint: Any, where: str, nulls: set[str]) -> li
     return lines
 
 
-def test_none_of_the_methods_is_forgotten() -> None:
+def test_every_method_of_the_client_is_tested() -> None:
     assert len(METHODS) == 19
     for name in (
         "flow_options_leaderboard",
@@ -252,7 +252,7 @@ def test_a_plan_too_low(world: World, method: str) -> None:
         assert error.value.required_plan == "Alpha"
 
 
-def test_what_cannot_be_asked(world: World) -> None:
+def test_client_errors_name_the_parameter(world: World) -> None:
     client = world.plan("alpha")
     with pytest.raises(flashalpha.FlashAlphaError, match=r"expiry must be .*'soon'") as error:
         client.flow_option_cumulative("SPY", expiry="soon")

@@ -50,7 +50,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly(process: subprocess.Popen[str], number: int) -> None:
+def test_a_signal_ends_the_server_cleanly(process: subprocess.Popen[str], number: int) -> None:
     assert process.stdout
     port = int(process.stdout.readline())
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:

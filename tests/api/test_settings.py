@@ -9,7 +9,7 @@ from flowtape.settings import Settings, load, markdown, table
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_is_the_table() -> None:
+def test_the_settings_page_equals_the_table() -> None:
     assert (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8") == markdown()
 
 
@@ -63,7 +63,7 @@ def test_words_of_the_environment(name: str, text: str, value: object) -> None:
     assert getattr(load(environ={f"FLOWTAPE_{name.upper()}": text}), name) == value
 
 
-def test_an_age_is_a_length_of_time() -> None:
+def test_a_quote_age_is_a_duration() -> None:
     assert load(environ={"FLOWTAPE_MAX_QUOTE_AGE": "1.5"}).quote_age == timedelta(seconds=1.5)
 
 

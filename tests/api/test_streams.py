@@ -124,7 +124,7 @@ def test_a_stream_of_a_measure_is_the_answer(world, asked):
     client.close()
 
 
-def test_the_window_first_then_every_change(world):
+def test_a_stream_sends_the_window_then_every_change(world):
     world.take([step(1), step(2, 6)])
     client = follow(world, PATH + "/stream?minutes=8")
     assert client.response.headers["content-type"].startswith("text/event-stream")
@@ -162,7 +162,7 @@ def test_a_stream_tells_its_source_and_lets_scripts_read_it(world):
 @pytest.mark.parametrize(
     "query", ["?measure=premium", "?anchor=session", "?right=C&expiry=2026-03-20", "?side=buy"]
 )
-def test_what_the_route_offers_the_stream_does(world, query):
+def test_streams_take_the_parameters_of_their_route(world, query):
     world.take([step(1), step(2, 6, right="P")])
     client = follow(world, PATH + "/stream" + query)
     client.next()
@@ -171,7 +171,7 @@ def test_what_the_route_offers_the_stream_does(world, query):
     client.close()
 
 
-def test_who_comes_back_misses_nothing_and_gets_nothing_twice(world):
+def test_a_reconnected_client_gets_each_event_once(world):
     world.take([step(1)])
     first = follow(world, PATH + "/stream")
     other = follow(world, PATH + "/stream")
@@ -194,7 +194,7 @@ def test_who_comes_back_misses_nothing_and_gets_nothing_twice(world):
     again.close()
 
 
-def test_the_time_to_wait_stands_within_the_first_event(world):
+def test_the_first_event_has_the_retry_time(world):
     world.take([step(1)])
     client = follow(world, PATH + "/stream")
     assert client.next() == "window"
@@ -212,7 +212,7 @@ def test_the_time_to_wait_stands_within_the_first_event(world):
     again.close()
 
 
-def test_while_answers_cannot_be_trusted_the_stream_says_so(world):
+def test_a_stream_reports_untrusted_answers(world):
     world.take([step(1)])
     client = follow(world, PATH + "/stream")
     client.next()
@@ -225,7 +225,7 @@ def test_while_answers_cannot_be_trusted_the_stream_says_so(world):
     client.close()
 
 
-def test_the_leaderboard_is_told_when_it_changes(world):
+def test_the_leaderboard_is_sent_when_it_changes(world):
     world.take([step(1)])
     client = follow(world, "/v1/flow/options/leaderboard/stream")
     assert client.next() == "leaderboard"
@@ -235,7 +235,7 @@ def test_the_leaderboard_is_told_when_it_changes(world):
     client.close()
 
 
-def test_a_stream_of_the_leaderboard_keeps_to_its_right(world):
+def test_a_leaderboard_stream_applies_its_right(world):
     world.take([step(1), step(2, symbol="QQQ", root="QQQ", right="P")])
     client = follow(world, "/v1/flow/options/leaderboard/stream?right=P")
     assert client.next() == "leaderboard"
@@ -251,7 +251,7 @@ def test_stocks_have_streams_too(world):
     assert follow_once(world, "/v1/flow/stocks/leaderboard/stream") == "leaderboard"
 
 
-def test_a_stream_is_of_the_symbol_meant(world):
+def test_a_stream_resolves_its_symbol(world):
     world.take([row(seq=1, symbol="SPXW", root="SPXW"), row(seq=2, symbol="BRKB", root="BRKB")])
     for asked, symbol in (("SPXW", "SPX"), ("BRK-B", "BRK.B")):
         client = follow(world, f"/v1/flow/options/{asked}/cumulative/stream")
@@ -267,7 +267,7 @@ def follow_once(world, path):
     return kind
 
 
-def test_a_stream_is_refused_as_its_answer_is(world):
+def test_a_stream_is_refused_like_its_answer(world):
     def status(path, key=None):
         with httpx.stream("GET", world.url + path, headers={"X-Api-Key": key} if key else {}) as reply:
             return reply.status_code
@@ -290,7 +290,7 @@ def test_a_revoked_key_ends_its_stream(world, monkeypatch):
     client.close()
 
 
-def test_a_reader_that_does_not_read_is_dropped(world, monkeypatch):
+def test_a_client_that_does_not_read_is_dropped(world, monkeypatch):
     monkeypatch.setattr(flowtape.server.streams, "SEND_WITHIN", 0.3)
     monkeypatch.setattr(flowtape.server.hubs, "KEPT_EVENTS", 8)
     # Sums of premium are told whole: a print in the first minute changes every point after it, 200 kB of them.
@@ -323,7 +323,7 @@ def test_the_server_ends_with_streams_open(tmp_path):
         client.close()
 
 
-def test_a_change_is_as_small_as_it_can_be():
+def test_a_change_has_only_changed_points():
     a, b, c, d = (f"2026-05-12T14:0{minute}:00Z" for minute in range(4))
 
     def made(points, scale=1):
@@ -361,7 +361,7 @@ def test_a_change_is_as_small_as_it_can_be():
     assert applied(json_of(floats[0]), told(*floats)) == json_of(floats[1])
 
 
-def test_a_key_has_so_many_streams_and_no_more(tmp_path):
+def test_streams_of_a_key_are_limited(tmp_path):
     with kept(tmp_path, NOW, Settings(streams_per_key=2)) as made, serving(made.app) as url:
         made.take([step(1)])
         clients = [Client(url, PATH + f"/stream?minutes={minutes}", made.keys["alpha"]) for minutes in (8, 8)]
@@ -422,7 +422,7 @@ def test_streams_beyond_the_memory_for_streams_are_refused(world, monkeypatch):
     again.close()
 
 
-def test_a_change_that_is_too_large_to_keep_is_told_as_a_window(world, monkeypatch):
+def test_a_change_beyond_the_limit_is_sent_as_window(world, monkeypatch):
     world.take([step(1)])
     client = follow(world, PATH + "/stream")
     client.next()

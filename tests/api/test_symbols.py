@@ -25,7 +25,7 @@ def test_a_symbol_without_prints_has_an_empty_answer(server, written):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_symbol_that_readers_keep_can_be_asked_for(server, name):
+def test_every_symbol_that_readers_accept_has_a_route(server, name):
     assert is_symbol(name)
     escaped = "".join(f"%{ord(letter):02X}" for letter in name.lower())
     found, copy = server.ask((PATH.format(escaped), {}), (PATH.format(escaped), {"format": "csv"}))
@@ -36,7 +36,7 @@ def test_a_symbol_that_readers_keep_can_be_asked_for(server, name):
 @pytest.mark.parametrize(
     "written", ["A%20B", "%22", "A%0A", "%C5%BFpy", "A%25", "A" * (SYMBOL_LENGTH + 1), "%5E"]
 )
-def test_a_text_that_is_no_symbol_is_refused_by_name(server, written):
+def test_an_invalid_symbol_is_refused_by_name(server, written):
     (found,) = server.ask((PATH.format(written), {}))
     assert (found.status_code, found.json()["error"]) == (400, "invalid_symbol")
     assert found.json()["message"].startswith("symbol must be a symbol such as SPY")

@@ -104,7 +104,7 @@ def test_loading_shows_the_old_bars_until_done() -> None:
     assert bars.changed_since(SPY, before) is None
 
 
-def test_changes_of_a_symbol_are_told_by_minute() -> None:
+def test_changed_minutes_of_a_symbol_are_reported() -> None:
     bars = small()
     told: list[tuple[list[int], list[int]]] = []
     bars.listeners.append(lambda symbols, minutes: told.append((symbols.tolist(), minutes.tolist())))
@@ -117,7 +117,7 @@ def test_changes_of_a_symbol_are_told_by_minute() -> None:
     assert changed.tolist() == [M + 2]
 
 
-def test_forgotten_changes_are_not_guessed() -> None:
+def test_changes_beyond_the_log_are_unknown() -> None:
     bars = small()
     for place in range(30):
         bars.change(frame([((QQQ, CALL, M + place), bar(FIVE, M + place))]))
@@ -218,9 +218,7 @@ def check_changes(bars: MinuteBars, oracle: Oracle) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.booleans(), st.booleans())
-def test_any_changes_read_as_a_dictionary_of_bars_does(
-    data: st.DataObject, stock: bool, loaded: bool
-) -> None:
+def test_any_changes_read_like_a_dictionary_of_bars(data: st.DataObject, stock: bool, loaded: bool) -> None:
     bars, oracle = MinuteBars(M, edges=stock, small=4, tail=6, log=500), Oracle(M)
     first = loaded
     for kind, what in data.draw(steps(stock)):
@@ -252,7 +250,7 @@ def test_any_changes_read_as_a_dictionary_of_bars_does(
         assert bars.newest(symbol) == max((one["last_ts"] for one in line.values()), default=None)
 
 
-def test_large_blocks_answer_as_their_rows_do() -> None:
+def test_large_blocks_equal_the_sums_of_their_rows() -> None:
     rng = np.random.default_rng(4)
     oracle, bars = Oracle(M), MinuteBars(M, edges=False, small=16, tail=1000)
     rows: list[tuple[Key, Bar]] = []

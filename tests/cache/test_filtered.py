@@ -55,14 +55,14 @@ def test_a_later_window_reads_its_new_minutes(source: Source) -> None:
     assert source.read == [(60, 62)]
 
 
-def test_forgotten_changes_read_everything(source: Source) -> None:
+def test_changes_beyond_the_log_read_everything(source: Source) -> None:
     filtered = Filtered()
     ask(filtered, source, 1, (0, 60), [])
     ask(filtered, source, 9, (0, 60), None)
     assert source.read == [(0, 60)]
 
 
-def test_an_older_snapshot_gets_nothing_newer(source: Source) -> None:
+def test_an_older_snapshot_gets_no_newer_minutes(source: Source) -> None:
     filtered = Filtered()
     ask(filtered, source, 5, (0, 60), [])
     source.sizes[3] = 8
