@@ -171,10 +171,12 @@ def test_three_nodes_share_a_limit_and_survive_without_redis(store, tmp_path):
 
         with redis(port, tmp_path):
             until(lambda: told(found, "shared counts are back") == [1, 1, 1])
-            # What was kept in Redis alone is gone with it. Of each node's three, the first is not known to be counted.
-            until(lambda: [used(node, two) for node in found] == [6] * 3)
+            # What was kept in Redis alone is gone with it. Of each node's three, the first may not be counted.
+            until(lambda: used(found[0], two) >= 6 and len({used(node, two) for node in found}) == 1)
+            kept = used(found[0], two)
+            assert kept <= 9
             assert spend(found, two, 3) == [200] * 3
-            until(lambda: [used(node, two) for node in found] == [9] * 3)
+            until(lambda: [used(node, two) for node in found] == [kept + 3] * 3)
         assert not any("hush" in node.log.read_text() or two in node.log.read_text() for node in found)
 
 

@@ -1,10 +1,17 @@
 import asyncio
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
 from flowtape.errors import StoreError
+from flowtape.server.auth.keyfile import FileCounts
+from flowtape.server.auth.keys import Key
+from flowtape.server.auth.quotas import Quotas
+from flowtape.server.auth.usage import Usage
+from flowtape.server.errors import Refusal
 from flowtape.settings import Settings
 
 from .conftest import NOON, PATH, World
@@ -115,3 +122,36 @@ def test_the_last_request_is_granted_once_under_concurrency(world: World) -> Non
             return sorted(task.result().status_code for task in tasks)
 
     assert asyncio.run(main()) == [200] * 2 + [429] * 18
+
+
+def test_a_server_grants_what_another_gave_back(tmp_path: Path) -> None:
+    settings = Settings(limit_free=250)
+    key = Key(id="k", plan="Free", label="", created=0)
+    one, other = (Usage(FileCounts(tmp_path / "keys")) for _ in range(2))
+    quotas = Quotas(other, settings)
+
+    def granted() -> int:
+        many = 0
+        with contextlib.suppress(Refusal):
+            while True:
+                quotas.check(key, NOON)
+                quotas.spend(key, NOON)
+                many += 1
+        return many
+
+    async def main() -> int:
+        Quotas(one, settings).spend(key, NOON)
+        total = 1 + granted()
+        assert total < 250
+        one.flush()
+        watching = asyncio.create_task(other.watch())
+        async with asyncio.timeout(5):
+            while total < 250:
+                await asyncio.sleep(0)
+                total += granted()
+        watching.cancel()
+        return total + granted()
+
+    assert asyncio.run(main()) == 250
+    one.close()
+    other.close()

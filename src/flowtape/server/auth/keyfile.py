@@ -105,6 +105,12 @@ class FileCounts:
             rows = self._db.execute("SELECT key, used FROM usage WHERE day = ?", (day,))
             return dict(rows.fetchall())
 
+    def get(self, key: str, day: int) -> int:
+        """Requests of a key on a day."""
+        with _errors(self._path):
+            rows = self._db.execute("SELECT used FROM usage WHERE key = ? AND day = ?", (key, day)).fetchall()
+        return int(rows[0][0]) if rows else 0
+
     def reserve(self, key: str, day: int, many: int, limit: int) -> int | None:
         """Count requests of a key before they are made, if at most `limit` (≥ `many`) are counted with them.
 

@@ -45,6 +45,8 @@ class Usage:
         self._file = place if isinstance(place, FileCounts) else None
         self._used: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
+        self._spent: set[str] = set()
+        """Keys with nothing left when last counted: other servers may give back what they have reserved."""
         self._day = -1
         self._pending: dict[tuple[str, int], int] = {}
         self._outage = Outage(_log, "counts cannot be written, they are kept", "counts are written again")
@@ -53,6 +55,7 @@ class Usage:
         """Return the requests of a key on a day, as far as this process knows."""
         if day != self._day:
             self._give_back()
+            self._spent.clear()
             self._used, self._day = self._file.counted(day) if self._file else {}, day
         return self._used.get(key.id, 0)
 
@@ -87,6 +90,7 @@ class Usage:
         if not left:
             left, known = self._reserve(key.id, day, known, limit)
         self._used[key.id] = min(known + 1, limit)
+        (self._spent.discard if known + 1 < limit else self._spent.add)(key.id)
         self._reserved[key.id] = max(left - 1, 0)
         return left > 0
 
@@ -166,10 +170,12 @@ class Usage:
         while True:
             await asyncio.sleep(WRITE_EVERY)
             away = self.shared is not None and self.shared.away
-            if not (self._pending or self._reserved or away or (self._file and self._file.unfolded)):
+            unfolded = self._file is not None and self._file.unfolded
+            if not (self._pending or self._reserved or self._spent or away or unfolded):
                 continue
             try:
                 await self._write_aside()
+                await self._look_again()
             except StoreError as error:
                 self._outage.note(str(error))
             else:
@@ -181,6 +187,22 @@ class Usage:
             await asyncio.to_thread(self._write, batch)
         finally:
             self._put_back(batch)
+
+    async def _look_again(self) -> None:
+        """Read what is counted of the keys with nothing left."""
+        spent, day = list(self._spent), self._day
+        if not spent:
+            return
+        told = await asyncio.to_thread(self._counted, spent, day)
+        if day == self._day:
+            self._used.update((key, told[key]) for key in self._spent & told.keys())
+
+    def _counted(self, keys: list[str], day: int) -> dict[str, int]:
+        """Requests of keys on a day, counted by all servers; none while shared counts are away. Runs in any thread."""
+        place = self.shared or self._file
+        assert place is not None  # noqa: S101 - for the type checker: without one no key is in `_spent`
+        found = {key: place.get(key, day) for key in keys}
+        return {key: told for key, told in found.items() if told is not None}
 
     def close(self) -> None:
         """Write the remaining counts and close the storage. May be called again."""
