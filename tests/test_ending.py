@@ -18,12 +18,12 @@ def test_a_server_with_an_unwritable_store_ends_in_bounded_time(tmp_path):
     store = tmp_path / "x.duckdb"
     words = ("serve", "--simulate", "--port", "0", "--log-format", "json")
     with Served("--store", store, program=small_files(3000, *words)) as served:
-        served.await_log("live prints are not kept, trying again")
+        served.await_log("live prints cannot be stored, retrying")
         began = time.monotonic()
         code = served.end(signal.SIGTERM)
         assert time.monotonic() - began < LIMIT
         assert code == 5
         last = served.log[-1]
         assert last.startswith("error: ")
-        assert "live prints could not be kept" in last
+        assert "live prints could not be stored" in last
         assert "fetch them again from the last commit" in last

@@ -94,7 +94,7 @@ def test_sighup_reads_the_keys_again(tmp_path):
     store = tmp_path / "x.duckdb"
     served = Served("--store", store)
     os.kill(served.process.pid, signal.SIGHUP)
-    served.await_log("keys read again")
+    served.await_log("keys reloaded on request")
     assert served.end() == 0
 
 

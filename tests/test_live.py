@@ -337,7 +337,7 @@ def test_stopping_while_the_store_refuses_counts_lost_prints(kept, monkeypatch):
     assert time.process_time() - began < LIMIT / 4
     assert live.lost >= 10
     with pytest.raises(
-        StoreError, match=r"live prints could not be kept: x\.duckdb: no space left on device"
+        StoreError, match=r"live prints could not be stored: x\.duckdb: no space left on device"
     ):
         live.raise_lost()
     assert kept.store.cursor("test:x") is None

@@ -167,10 +167,10 @@ def test_three_nodes_share_a_limit_and_survive_without_redis(store, tmp_path):
         first.wait()
         assert spend(found, two, 9) == [200] * 9
         assert [ask(node.base, one).status_code for node in found] == [429] * 3
-        assert told(found, "shared counts are away") == [1, 1, 1]
+        assert told(found, "shared counts cannot be reached") == [1, 1, 1]
 
         with redis(port, tmp_path):
-            until(lambda: told(found, "shared counts are back") == [1, 1, 1])
+            until(lambda: told(found, "shared counts are reached again") == [1, 1, 1])
             # What was kept in Redis alone is gone with it. Of each node's three, the first may not be counted.
             until(lambda: used(found[0], two) >= 6 and len({used(node, two) for node in found}) == 1)
             kept = used(found[0], two)
@@ -222,7 +222,7 @@ def test_keys_in_the_store_work_on_every_server(tmp_path):
             assert answers(two, "/v1/account") == [200, 200]
             assert time.monotonic() - asked < 1
         engine.kill()
-        until(lambda: told(found, "keys cannot be read, those known stay") == [1, 1])
+        until(lambda: told(found, "keys cannot be read, known keys stay valid") == [1, 1])
         assert answers(two, "/v1/account") == [200, 200]
         assert set(answers(two)) <= {200, 502}
         assert answers(one) == [401, 401]

@@ -1,4 +1,4 @@
-"""Days that are over are put in order, beside readers and writers, and nothing is lost or doubled."""
+"""Closed days are sealed beside readers and writers, and no print is lost or doubled."""
 
 import threading
 import time

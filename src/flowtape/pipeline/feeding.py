@@ -49,7 +49,7 @@ def feed_into(
     live = Live(Ingestor(store, max_quote_age=settings.quote_age), feeds, clock, watcher)
     watcher.watch(live)
     live.start()
-    _log.info("taking feeds", extra={"fields": {"feeds": ", ".join(feed.name for feed in feeds)}})
+    _log.info("ingesting feeds", extra={"fields": {"feeds": ", ".join(feed.name for feed in feeds)}})
     while not told.wait(LOOK_EVERY):
         if live.taken_over.is_set() or live.ended():
             break

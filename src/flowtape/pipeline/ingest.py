@@ -124,7 +124,7 @@ def ingest(
     seal_closed(
         ingestor.store,
         time.time_ns(),
-        lambda day, done: progress(Step(f"putting {day} in order", 0, done)),
+        lambda day, done: progress(Step(f"sealing {day}", 0, done)),
         stop,
     )
     return outcomes

@@ -74,9 +74,9 @@ class Maintenance:
             try:
                 seal_closed(self._store, self._clock.now_ns(), _log_day, self._stop)
             except StoreError as error:
-                _log.warning("days are not put in order", extra={"fields": {"reason": str(error)}})
+                _log.warning("days cannot be sealed", extra={"fields": {"reason": str(error)}})
             self._stop.wait(self._every)
 
 
 def _log_day(day: date, done: float) -> None:
-    _log.info("putting a day in order", extra={"fields": {"day": str(day)}})
+    _log.info("sealing a day", extra={"fields": {"day": str(day)}})

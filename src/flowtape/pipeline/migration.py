@@ -60,7 +60,7 @@ def migrate(path: Path, max_quote_age: timedelta | None, progress: Progress = la
                 for source, position in old.cursors():
                     store.set_cursor(source, position)
                     store.set_standing(source, old.standing(source))
-            seal_all(store, lambda day, share: progress(f"putting {day} in order", done, share))
+            seal_all(store, lambda day, share: progress(f"sealing {day}", done, share))
         finally:
             store.close()
         return Migrated(old.version, done - left_out, left_out)

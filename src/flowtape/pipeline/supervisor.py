@@ -273,7 +273,7 @@ class Live:
             wait = pause * random.uniform(0.5, 1)  # noqa: S311 - to part clients, not to hide anything
             _tell(
                 logging.WARNING,
-                "feed broke off, trying again",
+                "feed disconnected, retrying",
                 feed=line.feed.name,
                 reason=reason,
                 seconds=round(wait, 2),
@@ -359,8 +359,8 @@ class Live:
         """Raise `StoreError` if prints were lost at the end. The feeds fetch them again from their cursors."""
         if self.lost:
             raise StoreError(
-                f"{self.lost:,} live prints could not be kept: {self.failing}; the feeds fetch them again from the last"
-                " commit"
+                f"{self.lost:,} live prints could not be stored: {self.failing}; the feeds fetch them again from the"
+                " last commit"
             )
 
     def _insist(self, work: Callable[[], None]) -> bool:
@@ -380,11 +380,11 @@ class Live:
             except StoreError as error:
                 self._fail(str(error))
             except Exception as error:
-                _tell(logging.ERROR, "live prints cannot be taken", error=repr(error))
-                self._fail("live prints cannot be taken; the log says why")
+                _tell(logging.ERROR, "live prints cannot be ingested", error=repr(error))
+                self._fail("live prints cannot be ingested; the log says why")
             else:
                 if self.failing is not None:
-                    _tell(logging.INFO, "live prints are kept again")
+                    _tell(logging.INFO, "live prints are stored again")
                 self.failing = None
                 return True
             if self._drain.is_set():
@@ -394,7 +394,7 @@ class Live:
 
     def _fail(self, reason: str) -> None:
         if self.failing != reason:
-            _tell(logging.WARNING, "live prints are not kept, trying again", reason=reason)
+            _tell(logging.WARNING, "live prints cannot be stored, retrying", reason=reason)
         self.failing = reason
 
     def _mind_the_hours(self) -> None:

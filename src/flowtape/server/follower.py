@@ -22,9 +22,7 @@ class Follower:
         self._ingestor = ingestor
         self._stop = threading.Event()
         self._seen: float | None = None
-        self._outage = Outage(
-            _log, "the store cannot be followed, trying again", "the store is followed again"
-        )
+        self._outage = Outage(_log, "the store cannot be followed, retrying", "the store is followed again")
         self._thread = threading.Thread(target=self._run, name="follower")
 
     def start(self) -> None:

@@ -95,7 +95,9 @@ class Metrics:
 
     def watch_counts(self, away: Callable[[], bool]) -> None:
         """Export whether the shared counts of requests are unreachable."""
-        gauge = Gauge("flowtape_counts_away", "Whether shared counts are away.", registry=self._registry)
+        gauge = Gauge(
+            "flowtape_counts_away", "Whether shared counts cannot be reached.", registry=self._registry
+        )
         gauge.set_function(away)
 
     def count_streams(self, clients: Callable[[], int]) -> None:

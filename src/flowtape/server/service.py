@@ -238,11 +238,11 @@ class _Start:
     def _take(self, request: Request) -> None:
         try:
             for outcome in ingest(self._ingestor, request, self._tell, self._stop):
-                event(_log, logging.INFO, "tape taken", name=outcome.name, rows=outcome.rows, added=outcome.added,
+                event(_log, logging.INFO, "tape ingested", name=outcome.name, rows=outcome.rows, added=outcome.added,
                       rejected=outcome.rejected, refused=outcome.refused)  # fmt: skip
         except Exception as error:
             reason = str(error) if isinstance(error, FlowtapeError) else repr(error)
-            event(_log, logging.ERROR, "tape not taken", reason=reason)
+            event(_log, logging.ERROR, "tape not ingested", reason=reason)
         finally:
             self._backlogs.end(_FILES)
 
@@ -266,6 +266,6 @@ async def _reload(keys: Keys) -> None:
     try:
         await asyncio.to_thread(keys.reload)
     except FlowtapeError as error:
-        event(_log, logging.ERROR, "keys not read again, those known stay", reason=str(error))
+        event(_log, logging.ERROR, "keys could not be reloaded, known keys stay valid", reason=str(error))
     else:
-        event(_log, logging.INFO, "keys read again")
+        event(_log, logging.INFO, "keys reloaded on request")

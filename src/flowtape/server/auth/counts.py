@@ -56,8 +56,8 @@ class SharedCounts:
             raise UsageError(f"quotas: {shown!r} cannot be understood") from None
         self._outage = Outage(
             _log,
-            "shared counts are away, each server counts alone",
-            "shared counts are back",
+            "shared counts cannot be reached, each server counts alone",
+            "shared counts are reached again",
             address=shown,
         )
 

@@ -122,7 +122,7 @@ class Keys:
         self._ephemeral: dict[bytes, Key] = {}
         self._by_digest: dict[bytes, Key] = {}
         self._version = -1
-        self._outage = Outage(_log, "keys cannot be read, those known stay", "keys are read again")
+        self._outage = Outage(_log, "keys cannot be read, known keys stay valid", "keys are read again")
         try:
             self.reload()
         except FlowtapeError:

@@ -49,7 +49,7 @@ class Usage:
         """Keys with nothing left when last counted: other servers may give back what they have reserved."""
         self._day = -1
         self._pending: dict[tuple[str, int], int] = {}
-        self._outage = Outage(_log, "counts cannot be written, they are kept", "counts are written again")
+        self._outage = Outage(_log, "counts cannot be written, kept in memory", "counts are written again")
 
     def used(self, key: Key, day: int) -> int:
         """Return the requests of a key on a day, as far as this process knows."""
