@@ -144,7 +144,7 @@ def test_a_symbol_for_a_file_that_has_one_is_refused(run, folder):
     assert "symbol: 'NVDA' is given, but day.parquet has a column of symbols" in said.stderr
     (folder / "own.csv").write_text(CSV)
     said = run("ingest", "own.csv", "--symbol", "S P", "--store", "y.duckdb")
-    assert (said.code, "symbol: 'S P' is no symbol" in said.stderr) == (2, True)
+    assert (said.code, "symbol: 'S P' is not a symbol" in said.stderr) == (2, True)
 
 
 def test_the_old_names_work_and_say_the_new_ones(run, folder, store):

@@ -210,7 +210,7 @@ def test_each_asset_of_a_table_has_its_own_codes(tmp_path):
         (1, "STK_OPENING", "mid", 3), (2, "OPEN", "mid", 3), (3, "STK_SWEEP", "buy", 0),
     ]  # fmt: skip
     assert [(one.row, one.reason) for one in tape.rejects.first] == [
-        (4, "condition is no condition of OPRA's: '@ F I'")
+        (4, "condition is not a condition of OPRA's: '@ F I'")
     ]
 
 

@@ -240,7 +240,7 @@ def test_malformed_messages_are_counted_and_skipped(server, start):
     one.outlet.until_prints(2)
     one.outlet.until(lambda: one.outlet.counts.get(NOT_UNDERSTOOD) == 8)
     left = {what: many for what, many in one.stop().counts.items() if what != NOT_UNDERSTOOD}
-    assert left.pop("condition ? has no name here: kept as unknown") == 1
+    assert left.pop("condition ? is not known: kept as unknown") == 1
     assert sum(left.values()) == 5
     assert all(what.startswith("rows left out: ") for what in left)
     assert one.outlet.prints()["size"].sum() == 3
@@ -252,7 +252,7 @@ def test_malformed_rows_of_rest_are_counted(server, start):
     server.trades["SPY"].insert(0, {"#ts": NS, "t": "yesterday", "i": 3, "p": 1.0, "s": 1, "x": "C"})
     one = begun(server, start("SPY", "stocks", cursor=str(NS)))
     one.outlet.until_prints(1)
-    assert one.stop().counts == {NOT_UNDERSTOOD: 1, "rows left out: t is no time": 1}
+    assert one.stop().counts == {NOT_UNDERSTOOD: 1, "rows left out: t is not a time": 1}
 
 
 def test_underlyings_are_expanded_and_quotes_have_a_limit(server, start):
@@ -317,7 +317,7 @@ def test_a_refusal_has_the_vendor_s_message(server, start, stage, code, kind, wo
         ("alpaca:options?symbols=*", "no wildcard"),
         ("alpaca:stocks?symbols=SPY&feed=opra", "feed is 'opra', none of sip, iex"),
         ("alpaca:stocks?symbols=SPY&url=localhost:1", "url is wss://"),
-        ("alpaca:stocks?symbol=SPY", "symbol is none of"),
+        ("alpaca:stocks?symbol=SPY", "symbol is not one of"),
     ],
 )
 def test_an_invalid_feed_text_is_refused_by_name(text, wrong):

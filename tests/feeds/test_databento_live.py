@@ -303,11 +303,11 @@ def test_stocks_have_the_quotes_of_their_venue(start, tmp_path):
         ("databento:GLBX.MDP3?symbols=ES.FUT", "dataset GLBX.MDP3 is neither"),
         ("databento:OPRA.PILLAR", "symbols names what to take"),
         ("databento:OPRA.PILLAR?symbols=SPY", "SPY is not ROOT.OPT or an OSI symbol"),
-        ("databento:OPRA.PILLAR?symbols=SPY.OPT&schema=tbbo", "schema tbbo is none of tcbbo, trades"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT&schema=tbbo", "schema tbbo is not one of tcbbo, trades"),
         ("databento:OPRA.PILLAR?symbols=SPY.OPT&start=now", "start is 'now'"),
         ("databento:OPRA.PILLAR?symbols=SPY.OPT&start=2026-01-01", "start is '2026-01-01'"),
         ("databento:OPRA.PILLAR?symbols=SPY.OPT&port=x", "port is 'x'"),
-        ("databento:OPRA.PILLAR?symbols=SPY.OPT&speed=1", "speed is none of"),
+        ("databento:OPRA.PILLAR?symbols=SPY.OPT&speed=1", "speed is not one of"),
         ("databento:OPRA.PILLAR?symbols=SPY.OPT,SPY%20%20%20261218C00500000", "is part of SPY.OPT"),
     ],
 )

@@ -225,7 +225,7 @@ def test_a_day_from_files_gets_no_live_prints(server, tmp_path):
         ("massive:stocks", "symbols names what to take"),
         ("massive:stocks?symbols=S!PY9", "not a stock's ticker"),
         ("massive:stocks?symbols=SPY&secure=2", "secure is '2'"),
-        ("massive:stocks?symbol=SPY", "symbol is none of"),
+        ("massive:stocks?symbol=SPY", "symbol is not one of"),
     ],
 )
 def test_an_invalid_feed_text_is_refused_by_name(text, wrong):

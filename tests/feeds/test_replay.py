@@ -104,9 +104,9 @@ def test_the_tape_clock_runs_at_its_speed_and_stops():
     ("text", "wrong"),
     [
         ("nothing", "KIND:TARGET"),
-        ("carrier:pigeon", "carrier is none of"),
+        ("carrier:pigeon", "carrier is not one of"),
         ("simulate:here", "'here' after simulate:"),
-        ("simulate:?seeds=1", "seeds is none of"),
+        ("simulate:?seeds=1", "seeds is not one of"),
         ("simulate:?seed=x", "seed is 'x', not a number"),
         ("replay:", "names no file"),
         ("replay:x.csv?speed=0", "speed is '0'"),

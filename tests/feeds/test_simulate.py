@@ -129,7 +129,7 @@ def test_a_tape_that_fails_leaves_no_file(tmp_path: Path) -> None:
         (date(2026, 6, 6), "x.csv", None, "day: 2026-06-06 is a Saturday"),
         ([DAY, DAY], "x.csv", None, "day: 2026-06-03 is given twice"),
         ([], "x.csv", None, "day: none is given"),
-        (DAY, "x.txt", None, "format: 'x.txt' is none of arrow, csv, parquet"),
+        (DAY, "x.txt", None, "format: 'x.txt' is not one of arrow, csv, parquet"),
         (DAY, "no/x.csv", None, "path: the folder of .* does not exist"),
         (DAY, "x.csv", -1, "rows: -1 is negative"),
     ],
@@ -142,7 +142,7 @@ def test_invalid_arguments_of_a_tape_are_refused(
 
 
 def test_unknown_assets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="assets: 'bond' is none of option, stock, both"):
+    with pytest.raises(UsageError, match="assets: 'bond' is not one of option, stock, both"):
         write_tape(SMALL, DAY, tmp_path / "x.csv", assets="bond")  # type: ignore[arg-type]
 
 

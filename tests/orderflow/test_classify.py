@@ -34,5 +34,5 @@ def test_sides_equals_the_column_that_sign_adds(rule: str) -> None:
 
 
 def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(UsageError, match="rule: 'x' is none of quote, "):
+    with pytest.raises(UsageError, match="rule: 'x' is not one of quote, "):
         sides(frame([row()]), "x")

@@ -219,7 +219,7 @@ def test_names_times_and_conditions_are_converted(write):
     assert prints["condition"].to_list() == ["unknown", "AUTO", "unknown"]
     assert prints["ts"].dt.hour().to_list() == [14, 15, 5]
     assert tape.notes == {
-        "condition 999 has no name here: kept as unknown": 1,
+        "condition 999 is not known: kept as unknown": 1,
         "times in the hour the America/New_York clock repeats, taken as the first pass": 1,
     }
 

@@ -33,7 +33,7 @@ BAD = {
     "action is not T": tcbbo(action=dbn.Action.ADD),
     "instrument_id has no known contract": tcbbo(contract=10),
     "ts_recv is undefined": tcbbo(recv=dbn.UNDEF_TIMESTAMP),
-    "bid is absurd": tcbbo(bid=UNDEF - 1),
+    "bid is out of range": tcbbo(bid=UNDEF - 1),
 }
 
 
@@ -94,7 +94,7 @@ def test_quotes_of_other_symbols_are_not_joined(tmp_path: Path) -> None:
     [
         ("cmbp-1", {}, "holds no prints: give it together with the trades"),
         ("definition", {}, "holds no prints"),
-        ("mbo", {}, "schema mbo is none of trades, tbbo"),
+        ("mbo", {}, "schema mbo is not one of trades, tbbo"),
         (
             "trades",
             {"dataset": "GLBX.MDP3"},

@@ -104,7 +104,7 @@ def test_the_trades_of_an_mbp_file_are_those_of_tbbo(tmp_path: Path) -> None:
     bad = [*records[:3], book(USD, USD, OPEN, price=UNDEF, size=1, action=T)]
     tape, _ = read(write(tmp_path / "b.dbn", "mbp-1", bad))
     assert [(reject.row, reject.reason.split(" (")[0]) for reject in tape.rejects.first] == [
-        (4, "price is undefined or absurd")
+        (4, "price is undefined or out of range")
     ]
 
 

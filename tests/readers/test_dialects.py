@@ -109,7 +109,7 @@ def test_iso_times_are_read(write, text, expected):
     content = [HEADER, line(ts=f'"{text}"'), line(ts="2026-05-12T14:00:00Z")]
     tape, prints = read_all(write("x.csv", content))
     if expected == "bad":
-        assert faults(tape) == [(1, f"ts is no time: {text!r}")]
+        assert faults(tape) == [(1, f"ts is not a time: {text!r}")]
     else:
         assert prints["ts"].to_list()[0] == (expected or TS.replace(microsecond=123_456))
         assert prints["ts"].to_list()[1] == TS

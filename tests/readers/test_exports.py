@@ -153,16 +153,16 @@ def test_bad_rows_of_an_export_are_named(tmp_path: Path) -> None:
     prints = pl.concat([batch.prints for batch in tape.batches])
     assert prints.height == 25
     assert sorted((one.row, one.reason.split(":")[0]) for one in tape.rejects.first) == [
-        (1, "price is no price in USD or 1e-9 USD"), (2, "size is not a whole number from 0 up"),
-        (3, "ts_event is no time"), (4, "publisher_id is not a whole number from 0 up"),
-        (5, "price is undefined or absurd (1e-9 USD)"),
+        (1, "price is not a price in USD or 1e-9 USD"), (2, "size is not a whole number from 0 up"),
+        (3, "ts_event is not a time"), (4, "publisher_id is not a whole number from 0 up"),
+        (5, "price is undefined or out of range (1e-9 USD)"),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"rtype": "160"}, "schema of rtype 160 is none of trades"),
+        ({"rtype": "160"}, "schema of rtype 160 is not one of trades"),
         ({"publisher_id": "1"}, "is of no dataset that is read"),
     ],
 )

@@ -210,7 +210,7 @@ def test_quotes_are_paired_with_trades_by_day(write):
         ({"exchange": ""}, "exchange is blank or no name of at most 32 printable characters: None"),
         ({"correction": "5"}, "correction is not a known indicator: '5'"),
         ({"correction": "x"}, "correction is not a known indicator: 'x'"),
-        ({"ts": -NS + 1_718_373_600_000}, "sip_timestamp is no time in nanoseconds: '1718373600000'"),
+        ({"ts": -NS + 1_718_373_600_000}, "sip_timestamp is not a time in nanoseconds: '1718373600000'"),
     ],
 )
 def test_bad_rows_are_rejected_with_their_reason(write, changed, reason):

@@ -136,7 +136,7 @@ def test_a_unit_in_the_file_metadata_applies(write, tmp_path):
     frame.write_parquet(path, metadata={"price_unit": "0.0001"})
     assert read_all(path)[1]["price"].item() == 105
     frame.write_parquet(path, metadata={"price_unit": "cents"})
-    with pytest.raises(TapeError, match="price_unit 'cents' in the file's metadata is no number of USD"):
+    with pytest.raises(TapeError, match="price_unit 'cents' in the file's metadata is not a number of USD"):
         read_all(path)
 
 
@@ -209,14 +209,14 @@ def test_a_file_of_foreign_columns_asks_for_a_mapping(write):
     [
         ("zone = 1", "zone = 1: unknown key; there are columns, time_zone"),
         ('columns = {px = "p"}', "columns.px = 'p': unknown column"),
-        ("columns = {price = 1}", "columns.price = 1: a column's name is wanted"),
-        ("columns = 5", "columns = 5: a table is wanted"),
+        ("columns = {price = 1}", "columns.price = 1: must be a column's name"),
+        ("columns = 5", "columns = 5: must be a table"),
         ('columns = {price = "none"}', "no column none, which the mapping names"),
-        ("price_unit = 0", "price_unit = 0: USD a unit are wanted"),
-        ('price_unit = "x"', "price_unit = 'x': USD a unit are wanted"),
+        ("price_unit = 0", "price_unit = 0: must be a number of USD a unit"),
+        ('price_unit = "x"', "price_unit = 'x': must be a number of USD a unit"),
         ('time_zone = "Mars/North"', "time_zone = 'Mars/North': no time zone of this name"),
-        ("time_zone = 5", "time_zone = 5: a text is wanted"),
-        ('condition_vocabulary = "own"', "condition_vocabulary = 'own': nanex or massive is wanted"),
+        ("time_zone = 5", "time_zone = 5: must be text"),
+        ('condition_vocabulary = "own"', "condition_vocabulary = 'own': must be nanex or massive"),
         ("a = ", "mapping m.toml: "),
     ],
 )
@@ -336,7 +336,7 @@ def test_conditions_are_read_by_code_name_or_number(write):
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [
-        ("ts", None, "ts is no time: None"),
+        ("ts", None, "ts is not a time: None"),
         ("symbol", "^", "symbol is blank or no symbol of at most 32 characters: '^'"),
         ("root", None, "root is blank or no symbol of at most 32 characters: None"),
         ("expiry", None, "an option without expiry, right or strike"),
@@ -358,7 +358,7 @@ def test_conditions_are_read_by_code_name_or_number(write):
         ),
         ("bid_size", -1, "bid_size is not a number from 0 up: -1"),
         ("seq", None, None),
-        ("condition", "ZZZ", "condition is no condition of OPRA's: 'ZZZ'"),
+        ("condition", "ZZZ", "condition is not a condition of OPRA's: 'ZZZ'"),
         ("venue", None, None),
     ],
 )  # fmt: skip

@@ -152,10 +152,10 @@ def test_an_injected_effect_does_not_depend_on_batch_size():
     ("text", "why"),
     [
         ("SPY", "is not of the form"),
-        ("SPY,noon,2026-05-12T16:00Z,flow=0.1", "'noon' is no ISO 8601 instant"),
+        ("SPY,noon,2026-05-12T16:00Z,flow=0.1", "'noon' is not an ISO 8601 instant"),
         ("SPY,2026-05-12T16:00Z,2026-05-12T15:00Z,flow=0.1", "the span ends before it begins"),
         ("SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,flow=2", "flow 2.0 is not in -1..1"),
-        ("SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,flow=x", "flow 'x' is no number"),
+        ("SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,flow=x", "flow 'x' is not a number"),
         ("SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,price=-99", "price -99.0 is not in -90..900"),
         ("SPY,2026-05-12T15:00Z,2026-05-12T16:00Z,size=2", "'size=2' is not one flow=… or price=…"),
     ],
@@ -172,4 +172,4 @@ def test_simulate_takes_injected_effects_on_the_command_line(tmp_path):
     assert flowtape(*words, "--inject", cause, cwd=tmp_path).returncode == 0
     unknown = flowtape(*words, "--inject", cause.replace("SPY", "NOPE"), cwd=tmp_path)
     assert unknown.returncode == 2
-    assert "NOPE is none of the market's 2 underlyings" in unknown.stderr
+    assert "NOPE is not one of the market's 2 underlyings" in unknown.stderr

@@ -25,7 +25,7 @@ def name_of(prefix: str, wanted: Sequence[str]) -> str:
 def place_of(cursor: str | None, title: str) -> int | None:
     """Return the time (ns) that a vendor's cursor means. Raises `FeedError` if it is not a time."""
     if cursor is not None and not cursor.isdecimal():
-        raise FeedError(f"the kept cursor {cursor!r} is not one of {title}")
+        raise FeedError(f"the stored cursor {cursor!r} is not one of {title}")
     return None if cursor is None else int(cursor)
 
 

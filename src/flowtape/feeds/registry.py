@@ -41,4 +41,4 @@ def _open(spec: Spec, clock: Clock, limits: Limits) -> Feed:
         return replay(spec)
     if spec.kind in VENDORS:
         return cast(Feed, getattr(import_module(f"flowtape.feeds.{spec.kind}.feed"), spec.kind)(spec, limits))
-    raise UsageError(f"--feed {spec.text}: {spec.kind} is none of {', '.join(KINDS)}")
+    raise UsageError(f"--feed {spec.text}: {spec.kind} is not one of {', '.join(KINDS)}")

@@ -153,7 +153,7 @@ class ReplayFeed:
 def _place(cursor: str) -> tuple[int, int]:
     done, _, at = cursor.partition(" ")
     if not (done.isdecimal() and at.isdecimal()):
-        raise FeedError(f"the kept cursor {cursor!r} is not one of a replay")
+        raise FeedError(f"the stored cursor {cursor!r} is not one of a replay")
     return int(done), int(at)
 
 

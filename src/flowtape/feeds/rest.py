@@ -126,7 +126,7 @@ class Rest(ABC):
             self.outlet.heard()
             # REST does not number trades of options, so a repeated page would add its prints a second time.
             if following in met or (rows and rows == before):
-                raise self.failed(f"a page of {what} that came before")
+                raise self.failed(f"a page of {what} was repeated")
             yield rows
             if following is None:
                 return

@@ -85,7 +85,7 @@ class Alike:
         self._seen: pl.DataFrame | None = None
 
     def number(self, trades: pl.DataFrame) -> pl.DataFrame:
-        """Return trades with `copy`, without those whose `q` has been seen (a null `q` is no number)."""
+        """Return trades with `copy`, without those whose `q` has been seen (a null `q` is not a sequence number)."""
         row = [*self._KEY, "q"]
         trades = trades.filter(pl.struct(row).is_first_distinct() | pl.col("q").is_null())
         before = pl.lit(0)

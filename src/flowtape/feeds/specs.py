@@ -26,7 +26,7 @@ class Spec:
         for name in self.options:
             if name not in known:
                 raise UsageError(
-                    f"--feed {self.text}: {name} is none of {', '.join(sorted(known)) or '(no options)'}"
+                    f"--feed {self.text}: {name} is not one of {', '.join(sorted(known)) or '(no options)'}"
                 )
 
     def names(self, option: str) -> tuple[str, ...]:

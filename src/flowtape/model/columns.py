@@ -71,7 +71,7 @@ def usd(values: pl.Series) -> pl.Series:
     if not (dtype.is_float() or dtype.is_decimal()):
         raise Fault(
             values.name,
-            f"{_named(dtype)} is no price: integers of 1/10,000 USD, or floats or decimals in USD",
+            f"{_named(dtype)} is not a price: integers of 1/10,000 USD, or floats or decimals in USD",
         )
     exact = shortest_floats(values.to_frame("#")).select(nanos(pl.col("#").cast(pl.Float64).fill_nan(None)))
     made = exact.to_series()
@@ -89,7 +89,7 @@ def nanos_of(values: pl.Series, most: int) -> pl.Series:
     if dtype == pl.Null:
         return values.cast(pl.Int64)
     if not (dtype.is_numeric() or dtype.is_decimal()):
-        raise Fault(values.name, f"{_named(dtype)} is no number")
+        raise Fault(values.name, f"{_named(dtype)} is not a number")
     exact = shortest_floats(values.to_frame("#")).select(pl.col("#").cast(pl.Float64).fill_nan(None))
     refuse(values, (exact["#"].abs() > most).fill_null(value=False), f"is beyond {most:,}")
     return exact.select(nanos(pl.col("#"))).to_series()
@@ -101,7 +101,7 @@ def whole(values: pl.Series, what: str = "is not a whole number") -> pl.Series:
     if dtype.is_integer() or dtype == pl.Null:
         return kept(values.cast(pl.Int64, strict=False), values, "is beyond 64 bits")
     if not (dtype.is_float() or dtype.is_decimal()):
-        raise Fault(values.name, f"{_named(dtype)} is no number")
+        raise Fault(values.name, f"{_named(dtype)} is not a number")
     values = values.fill_nan(None) if dtype.is_float() else values
     exact = values.cast(pl.Float64)
     fits = (exact == exact.floor()) & (exact.abs() <= 2**53)
@@ -122,7 +122,7 @@ def instants(values: pl.Series, earliest: int, latest: int, what: str) -> pl.Ser
     if dtype == pl.Null:
         return values.cast(pl.Datetime("ns", "UTC"))
     if not isinstance(dtype, pl.Datetime):
-        raise Fault(values.name, f"{_named(dtype)} is no time: a date-time with a time zone is wanted")
+        raise Fault(values.name, f"{_named(dtype)} is not a time: give it as date-time with a time zone")
     if dtype.time_zone is None:
         raise Fault(values.name, NAIVE)
     # Checked in the column's own unit: nanoseconds cannot hold every year.
@@ -140,7 +140,7 @@ def dates(values: pl.Series) -> pl.Series:
     if isinstance(dtype, pl.Datetime):
         return values.dt.date()
     if dtype not in (pl.Date, pl.Null):
-        raise Fault(values.name, f"{_named(dtype)} is no date; give it that type, as with .str.to_date()")
+        raise Fault(values.name, f"{_named(dtype)} is not a date; give it that type, as with .str.to_date()")
     return values.cast(pl.Date)
 
 
@@ -157,7 +157,7 @@ def names(values: pl.Series, good: Callable[[str], bool], what: str, most: int, 
     if values.dtype == pl.Null:
         return values.cast(pl.Categorical)
     if not isinstance(values.dtype, _TEXT):
-        raise Fault(values.name, f"{_named(values.dtype)} is no name: text is wanted")
+        raise Fault(values.name, f"{_named(values.dtype)} is not a name: give it as text")
     found = values.unique().drop_nulls().cast(pl.String)
     if len(found) > most:
         raise Fault(values.name, f"more than {most:,} distinct names")

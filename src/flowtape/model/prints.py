@@ -315,7 +315,7 @@ Convert = Callable[[pl.Series], pl.Series]
 
 
 def _named(good: Callable[[str], bool], pattern: str, strip: str = "") -> Convert:
-    what = f"is none of {pattern}"
+    what = f"does not match {pattern}"
     return lambda column: columns.names(column, good, what, MAX_NAMES[column.name], strip)
 
 
@@ -345,8 +345,8 @@ _CONVERT: dict[str, Convert] = {
     "venue": _named(is_name, NAME_PATTERN),
     "expiry": columns.dates,
     "right": _chosen(Right, "is neither call nor put", {"CALL": "C", "PUT": "P"}),
-    "condition": _chosen(Condition, "is no sale condition", {"": "unknown"}),
-    "quote_class": _chosen(QuoteClass, "is no class of a quote"),
+    "condition": _chosen(Condition, "is not a sale condition", {"": "unknown"}),
+    "quote_class": _chosen(QuoteClass, "is not a class of a quote"),
     "corrects": _within(0, 1),
     "price_flags": _within(0, SETS_RANGE | SETS_ENDS),
 }

@@ -142,7 +142,7 @@ def _layers(rule: str | Sequence[str]) -> tuple[str, ...]:
     names = [rule] if isinstance(rule, str) else list(rule)
     unknown = [repr(name) for name in names if name not in RULES]
     if unknown or not names:
-        raise UsageError(f"rule: {', '.join(unknown) or 'an empty stack'} is none of {', '.join(RULES)}")
+        raise UsageError(f"rule: {', '.join(unknown) or 'an empty stack'} is not one of {', '.join(RULES)}")
     return tuple(dict.fromkeys(layer for name in names for layer in RULES[name]))
 
 

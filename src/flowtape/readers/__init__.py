@@ -181,12 +181,12 @@ def open_tapes(
         TapeError: a file is missing, empty or of no known format.
     """
     if format is not None and format not in FORMATS:
-        raise UsageError(f"format: {format!r} is none of {', '.join(FORMATS)}")
+        raise UsageError(f"format: {format!r} is not one of {', '.join(FORMATS)}")
     options = options or Options()
     if options.symbol is not None:
         symbol = options.symbol.upper() if isinstance(options.symbol, str) else ""
         if not is_symbol(symbol):
-            raise UsageError(f"symbol: {options.symbol!r} is no symbol such as SPY or BRK.B")
+            raise UsageError(f"symbol: {options.symbol!r} is not a symbol such as SPY or BRK.B")
         options = replace(options, symbol=symbol)
     if options.mapping is not None:
         if format not in (None, "table"):

@@ -327,7 +327,7 @@ _OTHERS = "other conditions without a name here: kept as unknown"
 def note_unknown(conditions: pl.Series, source: pl.Series, notes: Counter[str]) -> None:
     """Note the source's conditions without a name in our vocabulary; their prints are kept as `unknown`."""
     for value, count in source.filter(conditions == "unknown").drop_nulls().value_counts().iter_rows():
-        what = f"condition {value[:_SHOWN]} has no name here: kept as unknown"
+        what = f"condition {value[:_SHOWN]} is not known: kept as unknown"
         notes[what if what in notes or len(notes) < _MAX_NOTES else _OTHERS] += count
 
 

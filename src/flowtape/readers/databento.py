@@ -157,7 +157,7 @@ def _classify(header: Header) -> list[_File]:
         return _classify_live(header, quotes)
     known = (*PRINTS, *quotes, DEFINITIONS)
     if header.schema not in known:
-        raise TapeError(f"{name}: schema {header.schema} is none of {', '.join(known)}")
+        raise TapeError(f"{name}: schema {header.schema} is not one of {', '.join(known)}")
     return [_File(header, header.schema)]
 
 
@@ -482,12 +482,18 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
     unit = SIZE_SCALE["stock" if dataset in STOCKS else "option"]
     size = pl.col("size").cast(pl.Int64) * unit
     venue = number.replace_strict(VENUES[dataset], default=number.cast(pl.String))
-    unnumbered = f"ts_recv is undefined or absurd, or more than {PLACES} prints are alike"
+    unnumbered = f"ts_recv is undefined or out of range, or more than {PLACES} prints are alike"
     fields = [
         Field("ts", "ts_event", ts, "ts_event is undefined"),
         Field("action", "action", pl.col("action"), "action is not T (84): no trade", ord("T"), ord("T")),
         Field("contract", "instrument_id", contract, "instrument_id has no known contract on its date"),
-        Field("price", "price", pl.col("price"), "price is undefined or absurd (1e-9 USD)", *LIMITS["price"]),
+        Field(
+            "price",
+            "price",
+            pl.col("price"),
+            "price is undefined or out of range (1e-9 USD)",
+            *LIMITS["price"],
+        ),
         Field("size", "size", size, "size is not from 1 up", unit, MAX_SIZE * unit, scale=unit),
         Field("venue", "publisher_id", venue, "publisher_id is undefined"),
         Field("publisher", "publisher_id", number, "publisher_id is undefined"),
@@ -495,7 +501,7 @@ def _fields(dataset: str, *, quoted: bool) -> tuple[Field, ...]:
     ]
     if quoted:
         for name in ("bid", "ask"):
-            what = f"{name} is absurd (1e-9 USD)"
+            what = f"{name} is out of range (1e-9 USD)"
             fields.append(Field(name, name, pl.col(name), what, *LIMITS["bid"], required=False))
             at = f"{name}_size"
             fields.append(Field(at, at, pl.col(at) * unit, f"{at} is undefined"))

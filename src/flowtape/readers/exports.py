@@ -124,9 +124,9 @@ def _field(name: str, dtype: pl.DataType) -> Field:
     if name in _TEXTS:
         return Field(name, name, pl.col(name).cast(pl.String), "", required=False)
     if name in _TIMES:
-        return Field(name, name, pl.col(f"#{name}"), f"{name} is no time", required=False)
+        return Field(name, name, pl.col(f"#{name}"), f"{name} is not a time", required=False)
     if name in _PRICES:
-        what = f"{name} is no price in USD or 1e-9 USD"
+        what = f"{name} is not a price in USD or 1e-9 USD"
         return Field(name, name, _price(name, dtype), what, required=False)
     number = pl.col(name).cast(pl.Int64, strict=False)
     required = name in ("publisher_id", "instrument_id", "size")

@@ -61,20 +61,20 @@ def load_mapping(path: Path | None) -> Mapping:
     for key, value in given.items():
         check(key, value, key in names, f"unknown key; there are {', '.join(names)}")
     columns = given.get("columns", {})
-    check("columns", columns, isinstance(columns, dict), "a table is wanted")
+    check("columns", columns, isinstance(columns, dict), "must be a table")
     for name, column in columns.items():
         known = name in READ or name == "source"
         check(f"columns.{name}", column, known, f"unknown column; there are {', '.join(READ)}, source")
-        check(f"columns.{name}", column, isinstance(column, str), "a column's name is wanted")
+        check(f"columns.{name}", column, isinstance(column, str), "must be a column's name")
     unit = given.get("price_unit", 1)
-    check("price_unit", unit, type(unit) in (int, float) and 0 < unit <= 1e6, "USD a unit are wanted")
+    check(
+        "price_unit", unit, type(unit) in (int, float) and 0 < unit <= 1e6, "must be a number of USD a unit"
+    )
     for key in ("source", "time_zone"):
         value = given.get(key, "UTC")
-        check(key, value, isinstance(value, str) and value != "", "a text is wanted")
+        check(key, value, isinstance(value, str) and value != "", "must be text")
     vocabulary = given.get("condition_vocabulary", "nanex")
-    check(
-        "condition_vocabulary", vocabulary, vocabulary in ("nanex", "massive"), "nanex or massive is wanted"
-    )
+    check("condition_vocabulary", vocabulary, vocabulary in ("nanex", "massive"), "must be nanex or massive")
     check(
         "time_zone",
         given.get("time_zone"),
@@ -250,7 +250,7 @@ def _unit(path: Path, text: str) -> float:
     except ValueError:
         unit = 0.0
     if not 0 < unit <= 1e6:
-        raise TapeError(f"{path.name}: price_unit {text!r} in the file's metadata is no number of USD")
+        raise TapeError(f"{path.name}: price_unit {text!r} in the file's metadata is not a number of USD")
     return unit
 
 

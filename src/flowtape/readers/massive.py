@@ -113,7 +113,7 @@ def _day(table: Table) -> date:
     cell = _first_cell(table, clock) if isinstance(table, Csv) else _first(table, clock)
     ts = pl.select(common.nanoseconds(pl.lit(cell, pl.String))).item()
     if not isinstance(ts, datetime):
-        raise TapeError(f"{table.path.name}: row 1: {clock} is no time in nanoseconds: {cell!r}")
+        raise TapeError(f"{table.path.name}: row 1: {clock} is not a time in nanoseconds: {cell!r}")
     return ts.astimezone(NEW_YORK).date()
 
 
@@ -253,7 +253,7 @@ TRADED = {asset: _traded_fields(asset) for asset in Asset.categories}
 
 
 def _clock(column: str) -> Field:
-    return Field("ts", column, common.nanoseconds(pl.col(column)), f"{column} is no time in nanoseconds")
+    return Field("ts", column, common.nanoseconds(pl.col(column)), f"{column} is not a time in nanoseconds")
 
 
 def conditions_of(trades: pl.DataFrame, notes: Counter[str], *, stocks: bool) -> list[pl.Series]:

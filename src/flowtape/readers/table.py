@@ -60,7 +60,7 @@ _FAULTS = {
     "right": "is neither call nor put",
     "expiry": NO_DATE,
     "seq": "is not a whole number",
-    "condition": "is no condition of OPRA's",
+    "condition": "is not a condition of OPRA's",
     "venue": common.NO_NAME["venue"],
 }
 _ALPACA = Mapping(
@@ -432,7 +432,7 @@ class _Meaning:
     def _value(self, name: str, column: str, dtype: pl.DataType, units: bool) -> tuple[pl.Expr, str]:
         """Return the expression for the column, null where a value is invalid, and the message for that."""
         here, text = pl.col(column), isinstance(dtype, TEXT)
-        value, what = pl.col(f"#{name}"), _FAULTS.get(name, "is no time")
+        value, what = pl.col(f"#{name}"), _FAULTS.get(name, "is not a time")
         if name in _MONEY:
             value, what = (
                 value if units else self._money(column, dtype),

@@ -43,7 +43,7 @@ class Reached:
             pairs = [stretch.split("-") for stretch in stretches]
             return cls(int(until), tuple((int(start), int(end)) for start, end in pairs))
         except ValueError:
-            raise FeedError(f"the kept cursor {cursor!r} is not one of a simulated market") from None
+            raise FeedError(f"the stored cursor {cursor!r} is not one of a simulated market") from None
 
     def __str__(self) -> str:
         return " ".join([str(self.until), *(f"{start}-{end}" for start, end in self.missing)])

@@ -65,7 +65,7 @@ def parse_effect(text: str) -> Effect:
         try:
             given[name] = float(value)
         except ValueError:
-            raise UsageError(f"effect: {name} {value!r} is no number") from None
+            raise UsageError(f"effect: {name} {value!r} is not a number") from None
     return Effect(symbol.upper(), start, end, **given)
 
 
@@ -73,7 +73,7 @@ def _instant(text: str) -> int:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"effect: {text!r} is no ISO 8601 instant such as 2026-05-12T14:00Z") from None
+        raise UsageError(f"effect: {text!r} is not an ISO 8601 instant such as 2026-05-12T14:00Z") from None
     aware = found.replace(tzinfo=UTC) if found.tzinfo is None else found
     return int(aware.timestamp()) * 10**9
 

@@ -83,7 +83,7 @@ class Market:
         for effect in self.effects:
             if effect.symbol not in known:
                 raise UsageError(
-                    f"effect: {effect.symbol} is none of the market's {self.underlyings} underlyings"
+                    f"effect: {effect.symbol} is not one of the market's {self.underlyings} underlyings"
                 )
         if self.hours not in ("session", "always"):
             raise UsageError(f"hours: {self.hours!r} is neither 'session' nor 'always'")

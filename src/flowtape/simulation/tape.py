@@ -83,13 +83,13 @@ def write_tape(
     form = format or SUFFIXES.get(suffix)
     if form is None or form not in SUFFIXES.values():
         known = ", ".join(sorted({*SUFFIXES.values()}))
-        raise UsageError(f"format: {form or path.name!r} is none of {known}")
+        raise UsageError(f"format: {form or path.name!r} is not one of {known}")
     if not path.parent.is_dir():
         raise UsageError(f"path: the folder of {path} does not exist")
     if rows is not None and rows < 0:
         raise UsageError(f"rows: {rows} is negative")
     if assets not in get_args(Assets):
-        raise UsageError(f"assets: {assets!r} is none of {', '.join(get_args(Assets))}")
+        raise UsageError(f"assets: {assets!r} is not one of {', '.join(get_args(Assets))}")
     total = _a_day(market, assets) * len(days) if rows is None else rows
     sessions = _sessions(market, assets, days, total)
     part = path.with_name(path.name + ".part")

@@ -115,7 +115,7 @@ def alpaca(spec: Spec, limits: Limits = DEFAULTS) -> LiveFeed[Event]:
     spec.refuse_others("symbols", "feed", "url", "rest")
     market, options = spec.target, spec.options
     if market not in FEEDS:
-        raise UsageError(f"--feed {spec.text}: {market!r} after alpaca: is none of {', '.join(FEEDS)}")
+        raise UsageError(f"--feed {spec.text}: {market!r} after alpaca: is not one of {', '.join(FEEDS)}")
     feed = options.get("feed", FEEDS[market][0])
     if feed not in FEEDS[market]:
         raise UsageError(f"--feed {spec.text}: feed is {feed!r}, none of {', '.join(FEEDS[market])}")
@@ -126,7 +126,9 @@ def alpaca(spec: Spec, limits: Limits = DEFAULTS) -> LiveFeed[Event]:
         if market == "stocks" and symbol_of(name) is None:
             raise UsageError(f"--feed {spec.text}: {name} is not a stock's ticker")
         if not re.fullmatch(r"[A-Z0-9./]+", name):
-            raise UsageError(f"--feed {spec.text}: {name} is no symbol; Alpaca takes no wildcard for quotes")
+            raise UsageError(
+                f"--feed {spec.text}: {name} is not a symbol; Alpaca takes no wildcard for quotes"
+            )
     url, rest = (options.get(name, known).rstrip("/") for name, known in (("url", URL), ("rest", REST)))
     if not url.startswith(("wss://", "ws://")) or not rest.startswith(("https://", "http://")):
         raise UsageError(f"--feed {spec.text}: url is wss://… or ws://…, rest is https://… or http://…")

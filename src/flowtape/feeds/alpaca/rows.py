@@ -171,7 +171,7 @@ def _timed(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(common.instants(rows["ts"], Counter()).cast(pl.Int64).alias("ts"))
 
 
-_CLOCK = Field("ts", "ts", common.nanoseconds(pl.col("ts")), "t is no time")
+_CLOCK = Field("ts", "ts", common.nanoseconds(pl.col("ts")), "t is not a time")
 _TICKER = Field("instrument", "ticker", pl.col("ticker"), "symbol is blank")
 _TRADED = [
     _CLOCK,
@@ -190,7 +190,7 @@ _OPTION_FIELDS = [
 ]
 _QUOTE_FIELDS = [
     _TICKER,
-    Field("ts", "ts", pl.col("ts"), "t is no time"),
+    Field("ts", "ts", pl.col("ts"), "t is not a time"),
     common.quote("bid", "bid_price"),
     common.quote("ask", "ask_price"),
 ]

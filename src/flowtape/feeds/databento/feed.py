@@ -331,7 +331,7 @@ def databento(spec: Spec, limits: Limits = DEFAULTS) -> DatabentoFeed:
     }
     schema = options.get("schema", own)
     if schema not in schemas:
-        raise UsageError(f"--feed {spec.text}: schema {schema} is none of {', '.join(sorted(schemas))}")
+        raise UsageError(f"--feed {spec.text}: schema {schema} is not one of {', '.join(sorted(schemas))}")
     port = int(spec.number("port", PORT, 1, 65535))
     wanted = _wanted(spec, stocks=stocks)
     return DatabentoFeed(

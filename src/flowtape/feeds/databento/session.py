@@ -113,7 +113,7 @@ class Gateway(Session[bytes]):
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if self._failed is not None:
                     self._outlet.count(NOT_UNDERSTOOD)
-                    raise self.account.failed(f"data that are no records: {self.describe(self._failed)}")
+                    raise self.account.failed(f"malformed records: {self.describe(self._failed)}")
                 if lasting.done():
                     lasting.result()
         finally:

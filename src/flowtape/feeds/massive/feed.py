@@ -106,7 +106,7 @@ def massive(spec: Spec, limits: Limits = DEFAULTS) -> LiveFeed[Event]:
     spec.refuse_others("symbols", "url", "rest", "secure")
     if spec.target not in SOURCES:
         raise UsageError(
-            f"--feed {spec.text}: {spec.target!r} after massive: is none of {', '.join(SOURCES)}"
+            f"--feed {spec.text}: {spec.target!r} after massive: is not one of {', '.join(SOURCES)}"
         )
     options = spec.options
     # A stock's ticker is case-sensitive: `TpC` is a preferred share of `T`, `TPC` another company.

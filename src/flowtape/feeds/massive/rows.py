@@ -149,13 +149,13 @@ def fetched_quotes(ticker: str, rows: Sequence[Quote]) -> pl.DataFrame:
     return pl.DataFrame(table, _QUOTES, orient="row")
 
 
-_CLOCK = Field("ts", "sip_timestamp", common.nanoseconds(pl.col("sip_timestamp")), "t is no time")
+_CLOCK = Field("ts", "sip_timestamp", common.nanoseconds(pl.col("sip_timestamp")), "t is not a time")
 _SEQ = common.number("seq", "sequence_number")
 _NUMBER = Field("q", "sequence_number", pl.col("sequence_number"), "", required=False)
 _ID = Field("id", "id", pl.col("id"), "", required=False)
 _QUOTE_FIELDS = [
     Field("instrument", "ticker", pl.col("ticker"), "ticker is blank"),
-    Field("ts", "sip_timestamp", pl.col("sip_timestamp"), "t is no time"),
+    Field("ts", "sip_timestamp", pl.col("sip_timestamp"), "t is not a time"),
     Field("seq", "sequence_number", pl.col("sequence_number").fill_null(0), ""),
     common.quote("bid", "bid_price"),
     common.quote("ask", "ask_price"),
