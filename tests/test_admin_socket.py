@@ -1,4 +1,5 @@
-"""The socket beside a store: what commands do where another answers, nobody answers, or it is not the server's."""
+"""The admin socket beside a store: commands when another process listens, nobody listens, or the listener is no
+server."""
 
 import contextlib
 import os
@@ -27,7 +28,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def far():
-    """A store whose path is too long for a socket beside it, and a temporary directory of its own."""
+    """A store whose path is too long for a socket, and a temporary directory of its own."""
     folder = Path(tempfile.mkdtemp())
     store = folder / ("deep" * 40) / "x.duckdb"
     store.parent.mkdir()
@@ -42,7 +43,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 class Listener:
-    """Listens beside a store, and says something to each that connects."""
+    """Listens beside a store, and sends a text to each client."""
 
     def __init__(self, store, said):
         self._socket = socket.socket(socket.AF_UNIX)
@@ -64,7 +65,7 @@ class Listener:
                 line.sendall(self._said)
 
     def close(self):
-        # Wakes the thread, which closing alone would not.
+        # Closing alone does not wake the thread.
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
@@ -131,7 +132,7 @@ def test_a_folder_that_others_could_write_is_refused(far, temporary, tmp_path, m
 
 
 def test_a_long_command_is_kept_alive_by_the_server(store, monkeypatch, tmp_path):
-    # The server speaks every two seconds, so that a command may take longer than its patience.
+    # The server sends a message every two seconds, so that a command may take longer than the patience.
     tape = tmp_path / "day.parquet"
     command("simulate", tape, "--day", "2026-05-12", "--prints", "20000")
     with Served("--store", store) as served:

@@ -1,4 +1,4 @@
-"""Answers out of a real store: exact numbers, pages that join, sessions, bars, leaders and tables."""
+"""Answers from a real store: exact numbers, pages, sessions, bars, leaders and tables."""
 
 import itertools
 import json
@@ -43,7 +43,7 @@ def body(made):
 
 
 class Kept:
-    """Desks over one tape."""
+    """A `FlowData` over one tape."""
 
     def __init__(self, folder, rows, now=NOW):
         self.rows, self.tape = rows, routes.Tape(rows)
@@ -128,7 +128,7 @@ def test_instrument_ids_depend_on_the_contract_alone():
 
 
 def flow(places, **changes):
-    """One print in each of some minutes from T0 on, buys, sells and mids by turns."""
+    """Return one print in each of some minutes from T0 on, with alternating sides."""
     return [
         row(ts=T0 + place * MINUTE + n, seq=n, size=n % 7 + 1, price=11_000 + 1_000 * (n % 3), **changes)
         for n, place in enumerate(places)

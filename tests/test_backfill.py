@@ -1,4 +1,4 @@
-"""Many files by many workers: planned, carried out, killed on the way, done once."""
+"""Many files by many workers: planned, carried out, killed, ingested once."""
 
 import json
 import os
@@ -35,7 +35,7 @@ ROWS = 250
 
 @pytest.fixture(scope="module")
 def month(tmp_path_factory):
-    """Twenty simulated days, a file each, but two for the last; and the store of one process that took them."""
+    """Twenty simulated days, one file each and two for the last, and the store of one process that ingested them."""
     folder = tmp_path_factory.mktemp("month")
     for seed, day in enumerate(DAYS):
         write_tape(
@@ -64,7 +64,7 @@ def sources(folder):
 
 
 def same(store, embedded):
-    """Whether two stores hold the same prints, minutes and sources, and give the same answers."""
+    """Return whether two stores have the same prints, minutes and sources, and give the same answers."""
     ours, theirs = (every_print(each).drop(*OWN_NUMBERS) for each in (store, embedded))
     assert ours.equals(theirs)
     assert (
@@ -94,7 +94,7 @@ def test_no_two_tasks_share_a_day(asked):
     for task in tasks:
         assert set(task.days) == {day for one in task.units for day in days[one]}
         assert task.units == sorted(task.units, key=list(days).index)
-        # No more is put together than must be.
+        # Tasks are no larger than necessary.
         left = list(task.units)
         seen, met = set(days[left[0]]), [left.pop(0)]
         while touching := [one for one in left if seen & set(days[one])]:
@@ -165,7 +165,7 @@ def test_an_unreadable_file_does_not_stop_the_others(tmp_path):
     assert "2 taken, 1 failed, 0 done before" in done.output
     broken.unlink()
     assert "0 taken, 0 failed, 2 done before" in CliRunner().invoke(commands, command).output
-    # What is no tape by its beginning may be another's quotes: nothing is taken without it.
+    # A file that is no tape by its beginning may hold another file's quotes, so nothing is ingested without it.
     (tmp_path / "d.csv").write_text("what is this?")
     done = CliRunner().invoke(commands, command)
     assert isinstance(done.exception, TapeError)
@@ -180,7 +180,7 @@ def test_a_store_of_one_process_has_one_worker(tmp_path):
 
 
 def fail_once(folder, number):
-    """Fail the first time it is tried."""
+    """Fail at the first attempt."""
     try:
         Path(folder, str(number)).open("x").close()
     except FileExistsError:
@@ -193,7 +193,7 @@ def always_fail(number):
 
 
 def kill_once(folder, number):
-    """Kill its own process the first time it is tried."""
+    """Kill the own process at the first attempt."""
     try:
         Path(folder, str(number)).open("x").close()
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""Minutes, prints and boards of a query: both ways to them give the same, and what the plain oracle says."""
+"""Minutes, prints and cross-sections of a query: bars, prints and the plain-Python oracle agree."""
 
 import itertools
 import threading
@@ -30,7 +30,7 @@ START, END = T0 // MINUTE - 5, LATER // MINUTE + 1
 
 
 def as_stocks(tape):
-    """Rows of options as those of stocks: with sizes in fractions, and prints that may not set every price."""
+    """Return rows of options as rows of stocks, with fractional sizes and prints that may not set every price."""
     plain = {"asset": "stock", "expiry": None, "right": None, "strike": None}
     sizes = {1: Fraction(1, 10_000), 2: Fraction(25_001, 10_000)}
     return [
@@ -42,12 +42,12 @@ def as_stocks(tape):
 
 
 def units(size, asset):
-    """A size of a row in the unit of a frame."""
+    """Return a row's size in the units of a frame."""
     return int(size * SIZE_SCALE[asset])
 
 
 def distinct(tape):
-    """Rows of one identity alike, as a tape that is sent twice has them."""
+    """Return rows whose copies are equal, as in a tape that is sent twice."""
     seen = {}
     for one in tape:
         seen.setdefault((one["venue"], oracle.contract(one), one["ts"], one["seq"]), one)
@@ -256,7 +256,7 @@ def plain_sums(found):
 
 
 def test_a_batch_and_its_cancels_are_published_together(path):
-    """Nobody sees a batch's prints without what its cancels did to them."""
+    """No reader sees a batch's prints without the effect of its cancels."""
     store, cache = taken(path, [row()], [])
     tape = [
         row(seq=1),

@@ -1,4 +1,4 @@
-"""The path from prints to answers, held against the plain-Python oracle."""
+"""From prints to answers, compared with the plain-Python oracle."""
 
 import itertools
 import random
@@ -33,7 +33,7 @@ def store(tmp_path):
 
 
 def points(found):
-    """Totals as the points of an answer."""
+    """Return totals as the points of an answer."""
     numbers = cumulative_columns(found, "option")
     columns = (numbers["net_volume"], numbers["cumulative"], numbers["vwap"] / 10_000, numbers["trade_count"])
     names = ("ts", "netVolume", "cumulative", "vwap", "tradeCount")
@@ -63,13 +63,13 @@ def expected(tape, symbol, at=LATER, minutes=MINUTES, expiry=None):
 
 
 def pieces(tape, cuts):
-    """The tape cut into batches at the given places."""
+    """Return the tape cut into batches at the given places."""
     places = [0, *sorted(cut % (len(tape) + 1) for cut in cuts), len(tape)]
     return [tape[a:b] for a, b in itertools.pairwise(places)]
 
 
 def taken(path, batches, source="test"):
-    """A store and its window after taking the batches."""
+    """Return a store and its cache after ingesting the batches."""
     store = open_store(path)
     window = Cache(store.catalog, LATER // MINUTE)
     ingestor = Ingestor(store, window)
@@ -193,7 +193,7 @@ def test_rebuild_makes_the_same_minutes(store):
     assert before == expected(tape, "SPY")
     with store.transaction():
         store.clear_minutes(0, 2**62)
-    if ENGINE != "duckdb":  # there bars are made of the prints
+    if ENGINE != "duckdb":  # the embedded store makes bars from prints
         assert from_store(store, "SPY") == []
     assert ingestor.rebuild(date(2026, 3, 6)) > 0
     assert from_store(store, "SPY") == from_window(window, "SPY") == before

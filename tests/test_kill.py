@@ -1,4 +1,4 @@
-"""kill -9 in the middle of an ingest, again and again: the store ends as that of an undisturbed run."""
+"""Repeated kill -9 during an ingest: the store equals that of an undisturbed run."""
 
 import os
 import random
@@ -22,7 +22,7 @@ CHILD = Path(__file__).with_name("ingest_child.py")
 
 
 def state(path):
-    """All that answers are made of, in one order; numbers of prints differ from run to run."""
+    """Return everything that answers depend on, in one order, without print ids, which differ between runs."""
     store = open_store(path, read_only=True)
     try:
         return [
@@ -51,14 +51,14 @@ def test_a_killed_and_resumed_ingest_equals_an_undisturbed_one(tmp_path):
         assert child.stdout is not None
         assert child.stdout.readline() == "begun\n"
         try:
-            # The instant itself is what is random here; nothing is waited for.
+            # A random instant, not a wait for a state.
             child.wait(timeout=chance.uniform(0, 0.6))
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
         code = child.wait()
         child.stdout.close()
         if code == 0:
-            # It got through before the shot: begin anew, so that every kill hits an ingest at work.
+            # The ingest ended before the kill: begin again, so that every kill hits a running ingest.
             assert_states(state(store), state(tmp_path / "whole.duckdb"))
             store.unlink()
             held = 0

@@ -1,4 +1,4 @@
-"""Live prints: shown before they are committed, committed with their cursor, kept through faults of store and feed."""
+"""Live prints: committed with their cursor, then published, through faults of store and feed."""
 
 import itertools
 import random
@@ -33,7 +33,7 @@ LIMIT = 30
 
 
 class Feed:
-    """A feed that a test leads by the hand: each `run` follows the next script."""
+    """A scripted feed: each `run` follows the next script."""
 
     source, name, assets, symbols, always_open, ends = (
         "test",
@@ -63,7 +63,7 @@ HURRIED = Waits(retry=0.01, first=0.01)
 
 
 class Told:
-    """A listener that lets a test wait for what it is told."""
+    """A listener on which a test can wait."""
 
     def __init__(self):
         self.showings, self.commits = threading.Semaphore(0), threading.Semaphore(0)
@@ -149,7 +149,7 @@ def thirds(items):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """An ingestor for many small tapes, each of a symbol of its own: a store takes long to make."""
+    """An ingestor for many small tapes, each with its own symbol, since a store takes long to make."""
     store = open_store(tmp_path_factory.mktemp("amend") / "x.duckdb")
     yield Ingestor(store, Cache(store.catalog, LATER // MINUTE))
     store.close()
@@ -183,7 +183,7 @@ def test_the_latest_quote_counts_in_any_order(shared, quotes, chance):
 
 
 def failing(store, monkeypatch, times):
-    """Let the next commits of a store fail, as on a full disk."""
+    """Make the next commits of a store fail, as on a full disk."""
     real, left = type(store).set_cursor, [times]
 
     def set_cursor(self, source, position):
@@ -384,7 +384,7 @@ def test_a_clock_set_back_reloads_the_cache(kept):
     kept.take(frame([row(seq=1)]), "test")
     clock = Clock(T0 + MINUTE)
     flow = Flow(kept, kept.window, clock)
-    # A jump of a month ahead, in which a book is put in order and lets go of what is too old by then.
+    # A jump of a month ahead, after which the cache drops what is too old.
     kept.window.advance(clock.now // MINUTE + 40_000)
     far = T0 + 40_000 * MINUTE
     kept.take(frame([row(seq=number, ts=far + number * MINUTE) for number in range(400)]), "test")

@@ -1,5 +1,5 @@
-"""Three servers on one store: one limit for all of them, in a real Redis that comes and goes; and one of them killed
-under load behind nginx."""
+"""Three servers on one store: one shared limit in a real Redis that stops and restarts, and a server killed under
+load behind nginx."""
 
 import os
 import re
@@ -45,7 +45,7 @@ def listens(port):
 
 @contextmanager
 def ended(process):
-    """A process that lives no longer than the block."""
+    """Yield a process, and end it after the block."""
     try:
         yield process
     finally:
@@ -74,7 +74,7 @@ def redis(port, folder):
 
 
 class Node:
-    """A server, and what it logs."""
+    """A server and its log."""
 
     def __init__(self, address, folder, variables):
         folder.mkdir()
@@ -96,7 +96,7 @@ class Node:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A shared store with a day in it, its address."""
+    """Return the address of a shared store with one day."""
     folder = tmp_path_factory.mktemp("store")
     write_tape(Market(seed=3, underlyings=3), date(2026, 5, 12), folder / "day.parquet", rows=3000)
     with over_http(folder / "engine") as address:
@@ -115,7 +115,7 @@ def store(tmp_path_factory):
 
 @contextmanager
 def nodes(store, folder, variables):
-    """Three servers that are loaded, each with its own copy of the keys; and two keys."""
+    """Return three loaded servers, each with its own copy of the keys, and two keys."""
     book = Keys(FileLedger(folder / "keys"))
     made = [book.create("alpha", label) for label in ("one", "two")]
     book.close()
@@ -137,7 +137,7 @@ def ask(base, key):
 
 
 def spend(found, key, many):
-    """Statuses of requests that all nodes are asked at the same time, each of them as often."""
+    """Return the statuses of `many` concurrent requests to each node."""
     with ThreadPoolExecutor(12) as pool:
         return [answer.status_code for answer in pool.map(lambda n: ask(found[n % 3].base, key), range(many))]
 
@@ -160,7 +160,7 @@ def test_three_nodes_share_a_limit_and_survive_without_redis(store, tmp_path):
         assert sorted(spend(found, one, 2 * LIMIT)) == [200] * LIMIT + [429] * LIMIT
         assert [used(node, one) >= LIMIT for node in found] == [True] * 3
         assert spend(found, two, 9) == [200] * 9
-        # What a server has reserved and not used counts for the others until it is given back.
+        # A server's unused reservation counts for the others until it is returned.
         until(lambda: [used(node, two) for node in found] == [9] * 3)
 
         first.send_signal(signal.SIGKILL)
@@ -171,7 +171,7 @@ def test_three_nodes_share_a_limit_and_survive_without_redis(store, tmp_path):
 
         with redis(port, tmp_path):
             until(lambda: told(found, "shared counts are reached again") == [1, 1, 1])
-            # What was kept in Redis alone is gone with it. Of each node's three, the first may not be counted.
+            # Redis lost its counts. The first of each node's three requests may not be counted.
             until(lambda: used(found[0], two) >= 6 and len({used(node, two) for node in found}) == 1)
             kept = used(found[0], two)
             assert kept <= 9
@@ -181,7 +181,7 @@ def test_three_nodes_share_a_limit_and_survive_without_redis(store, tmp_path):
 
 
 def keys_command(address, folder, *words):
-    """What `flowtape keys` prints, with the keys in the store."""
+    """Return what `flowtape keys` prints, with the keys in the store."""
     return subprocess.run(
         [sys.executable, "-m", "flowtape", "keys", *words, "--store", address], cwd=folder,
         env=os.environ | {"FLOWTAPE_KEYS": "store:"}, stdout=subprocess.PIPE, text=True, check=True,
@@ -196,7 +196,7 @@ def test_keys_in_the_store_work_on_every_server(tmp_path):
         for number in range(2):
             found.append(Node(address, tmp_path / f"node{number}", {"FLOWTAPE_KEYS": "store:"}))
             stack.callback(found[-1].end)
-        # Before the servers, which would wait for one that is stopped.
+        # Before the servers, which would wait for a stopped one.
         stack.callback(engine.kill)
         book = Keys(StoreLedger(parse(address)))
         stack.callback(book.close)
@@ -216,7 +216,7 @@ def test_keys_in_the_store_work_on_every_server(tmp_path):
 
         engine.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
-        # The store keeps those who ask it waiting: at each of several looks for keys, none of a key's holders waits.
+        # The store does not answer: several checks for keys pass, and no request waits for them.
         while time.monotonic() < stopped + 4 * CHECK_EVERY:
             asked = time.monotonic()
             assert answers(two, "/v1/account") == [200, 200]
@@ -314,5 +314,5 @@ def test_a_killed_node_fails_no_request_of_others(store, tmp_path):
             stop.set()
             for one in loads:
                 one.result()
-        # nginx asks another node again where a GET's own was killed: not even the killed node's own requests fail.
+        # nginx retries a GET on another node, so not even the killed node's own requests fail.
         assert set(answered) == {(200, True)}

@@ -1,4 +1,4 @@
-"""One store, many processes: over HTTP, with writers killed and taken over, and servers that follow."""
+"""One store, many processes: over HTTP, with killed and fenced writers, and servers that follow."""
 
 import json
 import os
@@ -39,7 +39,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "how-to/clickhouse.md"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server's address."""
+    """Yield the address of a server."""
     with over_http(tmp_path_factory.mktemp("engine") / "data") as address:
         yield address
 
@@ -51,7 +51,7 @@ def address(server, request):
 
 @pytest.fixture
 def two(address):
-    """Two processes' ends of one store."""
+    """Two processes' connections to one store."""
     stores = [open_store(address), open_store(address)]
     yield stores
     for store in stores:
@@ -63,7 +63,7 @@ def flowtape(*arguments, **options):
 
 
 def half_a_commit(ingestor, other):
-    """Insert all rows of a commit but the one that makes it one."""
+    """Insert all rows of a commit except the one that completes it."""
     with ingestor.store.transaction():
         ingestor._keep(ingestor._prepare(frame([row()])), "test", False, Report("test"))
         for table in list(ingestor.store._held):
@@ -219,18 +219,18 @@ def rows_in(store, table):
 
 
 def visible(store):
-    """How many rows of prints count by now."""
+    """Return the number of visible rows of prints."""
     return store._ask("prints", "count() AS n", "1", own=False).item()
 
 
 def state_of(store):
-    """What a store says: prints, minutes by its own word and by what prints make, cursors."""
+    """Return prints, minutes (stored, and made from prints) and cursors of a store."""
     every = every_print(store).drop(*OWN_NUMBERS)
     return every, from_store(store, "SPY"), wrong_minutes(store, date(2026, 3, 6)), store.cursor("test")
 
 
 def by_sql(store):
-    """Minutes and net volume of SPY, by the statement of docs/how-to/clickhouse.md."""
+    """Return minutes and net volume of SPY by the statement of docs/how-to/clickhouse.md."""
     sql = re.search(r"```text\n(SELECT.*?)```", PAGE.read_text(), re.DOTALL).group(1)
     rows = store._link.ask(sql.replace("flow.", f"{store.address.database}."))
     return [(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}", net) for at, net in rows.iter_rows()]
@@ -262,7 +262,7 @@ def test_vacuum_deletes_replaced_rows_and_changes_no_answer(two):
     writer.take(frame([row(seq=7, ts=T0 + 7 * SECOND)]), "test")
     assert keeper.run(2000 + APART) == {}
     after = state_of(other)
-    # All but the newest of the minute's bars, which the rebuild struck out.
+    # All bars of the minute but the newest, which the rebuild replaced.
     assert keeper.run(3000 + APART)["minute_bars"] >= 1
     keeper.close()
     assert after[0].equals(state_of(other)[0])
@@ -281,7 +281,7 @@ def test_vacuum_keeps_rows_replaced_by_a_fenced_writer(two):
     writer.take(frame([row(bid=1, ask=2, quote_ts=T0 - 1)]), "test", cursors={"test": "3"})
     keeper = Vacuum(one.address)
     assert keeper.run(0) is None
-    # As one that took over and had looked before that commit.
+    # As a process that took over and had read the state before that commit.
     other._fence(one._writer, reached)
     assert state_of(other)[1:] == before[1:]
     keeper.run(APART)
@@ -292,8 +292,8 @@ def test_vacuum_keeps_rows_replaced_by_a_fenced_writer(two):
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_clusters_tables_equal_those_of_one_node(tmp_path, shards):
-    """Of two shards that are one engine each finds every row: the statements are carried out, their sums are not
-    those of a real cluster."""
+    """Both shards are one engine, so each finds every row: the statements run, but their sums are not those of a
+    real cluster."""
     tape = tmp_path / "day.parquet"
     write_tape(Market(seed=4, underlyings=3), DAY, tape, assets="both", rows=600)
     embedded = open_store(tmp_path / "plain.duckdb")
@@ -403,7 +403,7 @@ def test_another_process_takes_over_a_killed_ingest(address, tmp_path):
 
 
 def fed(tape, address, plain, env):
-    """A tape into a store by two processes at a time, each with its symbols, until the store has what another has."""
+    """Ingest a tape by two processes at a time, each with its symbols, until the store equals the embedded one."""
     prints = pl.read_parquet(tape)
     symbols = prints["symbol"].unique().sort()
     feeds = []

@@ -1,4 +1,4 @@
-"""A real server on a real socket, over a flow that is held in memory."""
+"""A real server on a real socket, with answers held in memory."""
 
 import asyncio
 import hashlib
@@ -35,7 +35,7 @@ AS_OF = 1_464_812_099_125_000_000
 
 
 def answer(query: Query, wanted: Format = "json") -> Answer:
-    """What the flow in memory says of a query: as many points as minutes, and the query's parts."""
+    """Return the in-memory answer to a query: a point per minute, and the query's fields."""
     symbol, minutes = query.symbol, query.minutes
     points = [
         {
@@ -59,7 +59,7 @@ def answer(query: Query, wanted: Format = "json") -> Answer:
 
 
 class MemoryFlow:
-    """A flow with answers of its own; `at` is answered later, as a store would."""
+    """Answers from memory; queries with `at` are answered later, as by a store."""
 
     def __init__(self) -> None:
         self.trouble: Exception | None = None
@@ -118,7 +118,7 @@ class MemoryFlow:
 
 
 class Server:
-    """`run` on an event loop of a thread of its own."""
+    """Runs `run` on an event loop in a thread."""
 
     def __init__(self, app: Application) -> None:
         self.app = app
@@ -158,7 +158,7 @@ class Server:
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -168,7 +168,7 @@ class Clock:
 
 
 class World:
-    """A server with everything a test may turn."""
+    """A server with everything that a test may change."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.flow, self.clock = MemoryFlow(), Clock()
@@ -202,7 +202,7 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def world(shared_world: World) -> Iterator[World]:
-    """One server for all tests that leave no trace; what they turn is turned back."""
+    """One server for all tests without lasting effects; its settings are restored after each test."""
     shared_world.flow.asked.clear()
     yield shared_world
     shared_world.flow.trouble = None
@@ -211,7 +211,7 @@ def world(shared_world: World) -> Iterator[World]:
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> Iterator[Callable[[Settings], World]]:
-    """Makes a server of one's own."""
+    """Return a function that makes a separate server."""
     made: list[World] = []
 
     def make(settings: Settings) -> World:

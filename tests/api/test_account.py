@@ -1,4 +1,4 @@
-"""The routes about a key and the tape: any plan may ask."""
+"""`/v1/account` and `/v1/symbols`, for every plan."""
 
 from collections.abc import Callable
 from pathlib import Path

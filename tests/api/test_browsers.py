@@ -1,4 +1,4 @@
-"""A script of a page of another origin, in a real browser: what it may send, and what it may read."""
+"""Scripts of another origin in a real browser: which requests they may send, and what they may read."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -38,7 +38,7 @@ RESUME = """async ([url, headers]) => {
 
 
 class Blank(BaseHTTPRequestHandler):
-    """A page without a script of its own."""
+    """A page without a script."""
 
     def do_GET(self):
         self.send_response(200)
@@ -47,7 +47,7 @@ class Blank(BaseHTTPRequestHandler):
         self.wfile.write(b"<!doctype html><title>elsewhere</title>")
 
     def log_message(self, *_):
-        """Nothing is logged."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def world(tmp_path):
 
 @pytest.fixture
 def script(chromium):
-    """A page of another origin: another port is one."""
+    """Yield a page of another origin (another port)."""
     server = HTTPServer(("127.0.0.1", 0), Blank)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

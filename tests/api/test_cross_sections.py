@@ -25,7 +25,7 @@ TAPE = [
     trade(1, 1, "SPY", price=13_000, size=10),
     trade(2, 2, "SPY", price=11_000, size=4, right="P"),
     trade(3, 2, "QQQ", price=13_000, size=7, right="P"),
-    # Bought in minute 3, taken back an hour later.
+    # A buy in minute 3, cancelled an hour later.
     trade(4, 3, "QQQ", price=13_000, size=900),
     trade(5, 63, "QQQ", price=13_000, size=900, condition="CANC"),
     trade(6, 200, "IWM", price=13_000, size=5_000),

@@ -1,4 +1,4 @@
-"""The setting `envelope`: what the official client's newest version finds at the end of every answer."""
+"""The setting `envelope`: the fields that the official client's newest version expects in every body."""
 
 from typing import get_type_hints
 

@@ -1,4 +1,4 @@
-"""Instants at and beyond the ends of the exchanges' calendar, in a store and in requests: no answer is a 500."""
+"""No request about instants at and beyond the ends of the exchanges' calendar is a 500."""
 
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ from tapes import row
 
 SYMBOLS = ("ALL", "FIRST")
 FIRST = "1990-01-01"
-"""The first day of the calendar, and so the first of which a print is taken."""
+"""The first day of the calendar, and the first day of accepted prints."""
 KEPT = (FIRST, "1990-01-02", "2026-05-12")
 ASKED = ("1970-01-01", "1985-01-03", *KEPT, "2099-12-31", "2101-03-04")
 
@@ -21,7 +21,7 @@ def ns(day, hour=15):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A store with prints of the first days of the calendar and of a day much later."""
+    """A server whose store has prints of the first days of the calendar and of a much later day."""
     with kept(tmp_path_factory.mktemp("extremes"), ns("2026-05-12")) as made:
         rows = [
             row(ts=ns(day), seq=n, symbol=symbol, root=symbol)

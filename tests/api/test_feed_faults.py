@@ -1,5 +1,5 @@
-"""A vendor's feed that falls silent, or sends garbage, as clients see it: the whole server on a socket, a stand-in for
-the vendor behind it, and a clock that a test sets."""
+"""A vendor's feed that falls silent or sends garbage, as clients see it: a server on a socket, a stand-in for the
+vendor, and a clock that a test sets."""
 
 import time
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ SILENCE = 0.4
 
 
 class Site:
-    """A server with one feed of Massive."""
+    """A server with a Massive feed."""
 
     def __init__(self, folder, now):
         self.vendor, self.clock = MassiveServer("right-key").start(), Clock(now)
@@ -51,19 +51,19 @@ class Site:
         return self.client.get(path, params=arguments)
 
     def until(self, true):
-        """Ask until it is so."""
+        """Poll until the condition holds."""
         deadline = time.monotonic() + LIMIT
         while not true():
             assert time.monotonic() < deadline, self.client.get("/metrics").text
 
     def until_status(self, status, path="/v1/flow/options/SPY/cumulative"):
-        """Ask until the answer is of a status; gives it."""
+        """Request until the answer has a status, and return the answer."""
         answers = []
         self.until(lambda: answers.append(self.ask(path)) or answers[-1].status_code == status)
         return answers[-1]
 
     def notes(self):
-        """What the metrics count of the feed: number by name."""
+        """Return the feed's counted events from the metrics, by name."""
         lines = self.client.get("/metrics").text.splitlines()
         told = [line for line in lines if line.startswith("flowtape_feed_notes_total{")]
         return {line.split('what="')[1].split('"')[0]: float(line.split()[-1]) for line in told}
@@ -102,7 +102,7 @@ def test_silence_refuses_answers_in_an_open_market_only(site):
     assert here.vendor.started.acquire(timeout=LIMIT)
     assert here.until_status(502).json()["error"] == "upstream_unavailable"
     here.until_status(503, "/health")
-    # The first message is enough: no print is needed.
+    # No print is needed: the first message ends the silence.
     here.vendor.quote(SPY, time.time_ns(), 1.0, 1.1)
     here.until_status(200)
     here.until_status(502)
@@ -141,7 +141,7 @@ def test_a_clock_jump_moves_the_window_both_ways(site):
     here.vendor.trade(SPY, began - 4 * SECOND, 1.1, 3)
     here.until(lambda: here.ask(minutes=30).json()["points"])
     here.flow.mind_the_clock()
-    # Eight days on the print is no longer in any window; set back, it is again.
+    # Eight days later no window holds the print; after the clock is set back, it does.
     here.clock.now = began + 8 * 86_400 * SECOND
     here.flow.mind_the_clock()
     here.until(lambda: here.ask(minutes=10_080).json()["points"] == [])

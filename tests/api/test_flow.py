@@ -1,4 +1,4 @@
-"""Answers are made once for all who ask at a time, off the event loop, and kept while they hold."""
+"""Answers are computed once for concurrent requests, off the event loop, and cached while they are valid."""
 
 import asyncio
 import gc
@@ -26,7 +26,7 @@ NOW = T0 + 3 * MINUTE
 
 
 class Gate:
-    """The cumulative answer, counted, and held back while the gate is shut."""
+    """The cumulative answer with a counter, blocked while the gate is closed."""
 
     def __init__(self) -> None:
         self.made: list[int] = []
@@ -67,7 +67,7 @@ async def entered(gate: Gate) -> None:
 
 
 async def begun() -> None:
-    """Let what was just asked get as far as it can without the gate."""
+    """Let pending requests run as far as the closed gate allows."""
     for _ in range(5):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""Formats: which one is chosen, and that all say the same numbers as JSON."""
+"""The choice of a format, and the equality of its numbers with JSON."""
 
 import io
 import json
@@ -98,7 +98,7 @@ def rows_of(body: dict[str, object]) -> list[dict[str, object]]:
 
 
 def flat(row: dict[str, object]) -> dict[str, object]:
-    """`families` of a row, those it has not left out, as the columns of a table."""
+    """Return a row with its `families` as columns of a table."""
     families = row.get("families", {})
     assert isinstance(families, dict)
     plain = {name: value for name, value in row.items() if name != "families"}

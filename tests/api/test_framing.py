@@ -1,4 +1,4 @@
-"""Where requests begin and end on a connection, and who gets which answer: bytes over a real socket."""
+"""The bounds of requests on a connection, and the order of their answers, over a real socket."""
 
 import contextlib
 import re
@@ -37,7 +37,7 @@ def connected(world: World, buffer: int = 0) -> Iterator[socket.socket]:
 
 
 def rest(line: socket.socket) -> bytes:
-    """All that the server sends until it closes."""
+    """Return all bytes until the server closes."""
     return b"".join(iter(lambda: line.recv(65_536), b""))
 
 
@@ -46,7 +46,7 @@ def statuses(found: bytes) -> list[int]:
 
 
 def told(world: World, *sent: bytes) -> list[int]:
-    """The statuses of all answers to some bytes, after which the client sends nothing more."""
+    """Return the statuses of all answers to some bytes, after which the client sends nothing."""
     with connected(world) as line:
         line.sendall(b"".join(sent))
         line.shutdown(socket.SHUT_WR)
@@ -225,7 +225,7 @@ def test_nothing_is_sent_after_an_answer_that_closes(world: World) -> None:
 def test_an_answer_is_sent_whole_when_told_to_stop(own: World) -> None:
     body = answer(Query(symbol="LONG", minutes=10_080)).body
     with connected(own, buffer=4096) as line:
-        # More than the system takes at once.
+        # More than the system's buffers hold.
         line.sendall(ask(own, "/v1/flow/options/LONG/cumulative?minutes=10080") * 20)
         found = line.recv(1000)
         own.server.tell_to_stop()

@@ -1,4 +1,4 @@
-"""Clients that a generator makes of the document, for Python, Go and TypeScript: compiled, and run."""
+"""Clients generated from the OpenAPI document, for Python, Go and TypeScript: compiled and run."""
 
 import json
 import os
@@ -33,7 +33,7 @@ OMITTED = dict.fromkeys(("apiTests", "modelTests", "apiDocs", "modelDocs"), "fal
 
 
 def tool(name: str) -> str:
-    """The path of a program, or a test skipped."""
+    """Return the path of a program; skip the test without it."""
     found = shutil.which(name, path=PLACES)
     if found is None:
         pytest.skip(f"no {name} on this machine: `make clients` (and Java, Node) bring it")
@@ -65,7 +65,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def generated(server, tmp_path_factory):
-    """A folder with a client of each language."""
+    """Return a folder with a client in each language."""
     generator, _ = tool("openapi-generator-cli"), tool("java")
     folder = tmp_path_factory.mktemp("clients")
     document = folder / "openapi.json"
@@ -112,7 +112,7 @@ def test_a_go_client_compiles_and_runs(server, generated, expected):
     )
     (folder / "client/go.mod").write_text("module flowclient\n\ngo 1.23\n")
     shutil.copy(PROGRAMS / "use.go", folder / "main.go")
-    # Nothing is fetched, no C compiler is needed, and what is compiled of Go's own library is kept for the next time.
+    # No downloads and no C compiler; the compiled Go library is cached for the next run.
     settings = {"GOPROXY": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}
     run(go, "build", "-o", "use", ".", folder=folder, **settings)
     assert json.loads(run(str(folder / "use"), folder=folder, KEY=server.keys["alpha"])) == expected

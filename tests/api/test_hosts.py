@@ -1,4 +1,4 @@
-"""Pages without a key are answered only under a name of the server."""
+"""Pages without a key are answered only if the `Host` header names the server."""
 
 from collections.abc import Callable
 

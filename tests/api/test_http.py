@@ -30,7 +30,7 @@ def rate(response: httpx.Response) -> tuple[str | None, ...]:
 
 @pytest.fixture
 def raw(world: World) -> Callable[..., bytes]:
-    """Send bytes on a connection of their own, and read until `ending` has come `times` times."""
+    """Return a function that sends bytes on a new connection and reads until `ending` has arrived `times` times."""
 
     def send(data: bytes, ending: bytes, times: int = 1) -> bytes:
         found = b""
@@ -399,7 +399,7 @@ def test_a_client_that_reads_nothing_takes_bounded_memory(world: World) -> None:
                 slow.send(one * 100)
                 sent += 100
         assert httpx.get(world.url + "/health").status_code == 200
-        # Each answer has 20 KB: what is not read is not made.
+        # Each answer has 20 KB. Answers that the client does not read are not computed.
         assert len(world.flow.asked) - asked_before < 2000
 
 

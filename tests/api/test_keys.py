@@ -45,7 +45,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def made(engine: str, path: Path) -> str:
-    """The address of a shared store of a test's own."""
+    """Return the address of a new shared store."""
     address = name_of(path, engine)
     open_store(address).close()
     return address
@@ -58,7 +58,7 @@ def store(engine: str, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["file", "chdb", "http"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path, path: Path) -> Callable[[], Ledger]:
-    """Opens one and the same place of keys, as one process after another would."""
+    """Return a function that opens the same storage of keys, as several processes do."""
     if request.param == "file":
         return lambda: FileLedger(path)
     address = made("chdb" if request.param == "chdb" else request.getfixturevalue("engine"), tmp_path)
@@ -385,7 +385,7 @@ def test_keys_in_the_store_are_counted_in_a_file_of_the_node(
 
 
 def listed(settings: Settings) -> list[str]:
-    """What `flowtape keys list` says of the one key there is: its id, its requests today, its label."""
+    """Return what `flowtape keys list` prints of the only key: its id, its requests today, its label."""
     words = ["keys", "list", "--store", settings.store]
     done = CliRunner(env={"FLOWTAPE_KEYS": settings.keys}).invoke(commands, words, catch_exceptions=False)
     name, _, _, used, label = done.stdout.split()

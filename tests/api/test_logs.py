@@ -15,7 +15,7 @@ KEY = "ft_" + "aB3-_xyz" * 4
 
 @pytest.fixture
 def logged() -> Iterator[Callable[..., io.StringIO]]:
-    """Configure the log onto a buffer; what stood before is put back."""
+    """Return a function that configures the log into a buffer; the previous configuration is restored."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers = []

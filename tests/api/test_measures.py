@@ -1,4 +1,4 @@
-"""Measures over HTTP: bullish less bearish, calls and puts apart, and cross-sections and readings of them."""
+"""Measures over HTTP: bullish − bearish, calls and puts apart, in cross-sections and signals."""
 
 import itertools
 from datetime import UTC, datetime
@@ -90,7 +90,7 @@ def test_calls_and_puts_add_up_to_the_net(server, measure, sign):
     ],
 )
 def test_bars_and_prints_give_the_same_split(server, measure, asked):
-    """A filter that lets all pass goes by prints, the same without it by minute bars."""
+    """A filter that every print passes makes the answer read prints instead of minute bars."""
     plain = ask(server, PATH + "cumulative", split="right", measure=measure, **asked)
     by_print = ask(server, PATH + "cumulative", split="right", measure=measure, strike="1..", **asked)
     assert by_print.pop("strike") == "1.."

@@ -1,4 +1,4 @@
-"""`/metrics` over a socket, read by Prometheus's own parser."""
+"""`/metrics` over a socket, parsed by Prometheus's own parser."""
 
 import threading
 

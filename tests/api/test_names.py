@@ -1,4 +1,4 @@
-"""Names of a query: what a route does not take is refused by name, what is like nothing is left alone."""
+"""Names of query parameters: known ones that a route does not take are refused, unknown ones ignored."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document against itself, against the server, and against the written pages."""
+"""The OpenAPI document compared with itself, the server, and the reference pages."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ def resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 def conforms(document: dict[str, Any], schema: dict[str, Any], value: object) -> bool:
-    """The part of JSON Schema that the document uses."""
+    """Return whether a value conforms to a schema, by the part of JSON Schema that the document uses."""
     schema = resolve(document, schema)
     if "anyOf" in schema:
         return any(conforms(document, one, value) for one in schema["anyOf"])
@@ -143,7 +143,7 @@ PARAMS = {param.name: param for route in ROUTES for param in route.params}
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_values_valid_by_the_document_are_accepted(name: str, data: st.DataObject) -> None:
-    """But for ranges that begin after they end, which no schema can say."""
+    """Except ranges that begin after they end, which no schema can express."""
     text = data.draw(texts_of(PARAMS[name].schema))
     said = ""
     try:

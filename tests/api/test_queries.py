@@ -1,4 +1,4 @@
-"""What each parameter of each route may be, and the query it makes."""
+"""The values of each parameter of each route, and the queries they form."""
 
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise

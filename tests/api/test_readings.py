@@ -1,4 +1,4 @@
-"""The readings over the API: the figures of the pure functions, as of any instant, from the window and the store."""
+"""Signals over the API equal the pure functions, at any instant, from the cache and the store."""
 
 import csv
 import io
@@ -192,7 +192,7 @@ def test_drift_compares_the_same_minutes_of_earlier_sessions(tmp_path):
         body = ask(made, "/v1/flow/options/drift", minTrades=1)
         again = ask(made, "/v1/flow/options/drift", minTrades=1, at="2026-05-12T19:31:00Z")
     spy, qqq = body["drift"]
-    # Of the seven days the first is not whole: Wednesday's window began before they did.
+    # The first of the seven days is incomplete: Wednesday's window began before it.
     assert (spy["symbol"], spy["netVolume"], spy["sessions"], spy["basis"]) == ("SPY", 250, 4, "history")
     # Earlier days were −1, 1, 1 and −1 deviations off, today 5: t = 5 / √(4/3 · 5/4), of which Student's tail with
     # three degrees of freedom is the normal's of 2.16.

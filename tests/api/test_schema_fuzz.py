@@ -1,4 +1,4 @@
-"""The OpenAPI document against the server that serves it: no request, good or bad, finds what it does not tell."""
+"""The OpenAPI document against its server: every answer to valid and invalid requests is declared."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -28,18 +28,19 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-"""Not whether what keeps to the document is taken: that `from` and `minutes` exclude each other it cannot say."""
+"""Without the check that valid requests are accepted: the document cannot say that `from` and `minutes` exclude
+each other."""
 EXAMPLES = 5
-"""Requests an operation and kind."""
+"""Requests per operation and kind."""
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.BaseSchema]:
-    """The document of a running server with prints of its own."""
+    """Yield the document of a running server with prints."""
     with kept(tmp_path_factory.mktemp("fuzz"), T0 + 20 * MINUTE) as server:
         server.take(tape())
         with serving(server.app) as url:
-            # A stream has no end to wait for; what it answers is in test_streams.py.
+            # Streams never end; test_streams.py tests them.
             document = schemathesis.openapi.from_url(f"{url}/openapi.json").exclude(path_regex="/stream$")
             document.config.headers = {"X-Api-Key": server.keys["alpha"]}
             yield document
@@ -49,7 +50,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.
 def test_every_operation_conforms_to_the_document(
     document: schemathesis.BaseSchema, mode: GenerationMode
 ) -> None:
-    """Requests that keep to the document, of a symbol with prints, and requests that do not."""
+    """Valid and invalid requests about a symbol with prints."""
     troubles, positive = [], mode == GenerationMode.POSITIVE
     for found in document.get_all_operations():
         operation = found.ok()
@@ -69,10 +70,10 @@ def test_every_operation_conforms_to_the_document(
 def ask(
     operation: schemathesis.APIOperation, mode: GenerationMode, path: dict[str, str] | None
 ) -> tuple[Counter[int], str | None]:
-    """The statuses of an operation's answers, and what is wrong with one of them."""
+    """Return the statuses of an operation's answers, and the faults of one of them."""
     statuses: Counter[int] = Counter()
 
-    # The same requests every time.
+    # Deterministic requests.
     @settings(
         max_examples=EXAMPLES,
         derandomize=True,

@@ -1,4 +1,4 @@
-"""The official Python client, with nothing changed but its base URL: every method, every field, every error."""
+"""The official Python client with only its base URL changed: every method, every field, every error."""
 
 import contextlib
 import inspect
@@ -25,11 +25,11 @@ METHODS = sorted(
     if re.fullmatch(r"flow_(option|stock|options|stocks)_.+|flow_dealer_premium|account|health|symbols", name)
 )
 ENVELOPE = {"endpoint_version", "data_as_of"}
-"""What travels in headers."""
+"""Fields that are sent in headers."""
 MAY_BE_ABSENT = {"note", "expiry"}
-"""`expiry` is echoed when it was asked for."""
+"""`expiry` is echoed only if it was given."""
 NULL = {"account": {"email"}, "flow_dealer_premium": {"expiry"}}
-"""Where null stands in an answer about symbols that have prints."""
+"""The fields that are null in an answer about symbols with prints."""
 OPTIONAL = {
     "limit": 7, "n": 3, "minutes": 33, "window_minutes": 33, "min_size": 2, "min_trades": 1,
     "expiry": "2026-03-20",
@@ -40,7 +40,7 @@ Connect = Callable[..., flashalpha.FlashAlpha]
 
 
 def tape() -> list[dict[str, Any]]:
-    """Options and stocks of two symbols, one bought and one sold on balance, with blocks among them."""
+    """Return prints of options and stocks of two symbols, one bought and one sold on balance, some of them blocks."""
     made = []
     for base, size in ((ROW, 100), (STOCK, 10_000)):
         for n in range(120):
@@ -56,7 +56,7 @@ def tape() -> list[dict[str, Any]]:
 
 
 class World:
-    """A server over a store with prints, its clock and its feed in the test's hands."""
+    """A server over a store with prints; a test controls its clock and its feed."""
 
     def __init__(self, server: Kept, url: str) -> None:
         self.server, self.url = server, url
@@ -90,7 +90,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def body_of(method: str) -> type:
-    """The TypedDict a method is annotated with."""
+    """Return the TypedDict of a method's annotation."""
     name = inspect.signature(getattr(flashalpha.FlashAlpha, method)).return_annotation
     found = getattr(flashalpha.types, name)
     assert is_typeddict(found)
@@ -98,7 +98,7 @@ def body_of(method: str) -> type:
 
 
 def faults(value: object, hint: Any, where: str, nulls: set[str]) -> list[str]:
-    """Where a value is not what an annotation says, one line each."""
+    """Return one line for each place where a value differs from its annotation."""
     if get_origin(hint) is Union:
         if value is None:
             return [] if where.rpartition(".")[2] in nulls else [f"{where} is null"]
@@ -164,7 +164,7 @@ def test_all_other_methods_answer_404(world: World, method: str) -> None:
 
 
 def calls(method: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The ways to call a method: (required, optional) arguments."""
+    """Yield the (required, optional) arguments of a method's calls."""
     names = list(inspect.signature(getattr(flashalpha.FlashAlpha, method)).parameters.values())[1:]
     required = [parameter.name for parameter in names if parameter.default is parameter.empty]
     optional = {

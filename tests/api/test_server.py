@@ -1,4 +1,4 @@
-"""The server as a process: its signals, its port, and keys made beside it."""
+"""The server as a process: its signals, its port, and keys made by another process."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Streams over a real socket: what a client makes of the events is the answer, to the last byte."""
+"""Streams over a real socket: the body that a client makes from the events equals the answer, byte for byte."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ class Client:
         self._lines = self.response.iter_lines()
 
     def next(self):
-        """The next event: its kind, once it is taken in."""
+        """Return the kind of the next event, after applying it."""
         event, self.block = {}, []
         for line in self._lines:
             if line == "" and "data" in event:
@@ -74,7 +74,7 @@ class Client:
 
 
 def applied(body, told):
-    """What docs/reference/streams.md tells a client to do."""
+    """Return the body after an event, by the rules of docs/reference/streams.md."""
     points = {
         point["ts"]: {**point, "cumulative": point["cumulative"] + told["shift"]}
         for point in body["points"]
@@ -131,7 +131,7 @@ def test_a_stream_sends_the_window_then_every_change(world):
     assert client.response.headers["x-ratelimit-limit"] == "unlimited"
     assert client.next() == "window"
     assert client.body == ask(world, PATH + "?minutes=8")
-    # A new print, a late one, a cancel of the late one, and a print in a minute of its own before all others.
+    # A new print, a late one, a cancel of the late one, and a print in a new minute before all others.
     for rows in (
         [step(3, 9)],
         [step(4, 5)],
@@ -141,7 +141,7 @@ def test_a_stream_sends_the_window_then_every_change(world):
         world.take(rows)
         client.until(ask(world, PATH + "?minutes=8"))
     assert set(client.kinds[1:]) == {"change"}
-    # The window's first minutes go as the clock goes on.
+    # The first minutes leave the window as time passes.
     for _ in range(3):
         world.clock.now += MINUTE
         client.until(ask(world, PATH + "?minutes=8"))
@@ -202,7 +202,7 @@ def test_the_first_event_has_the_retry_time(world):
     world.take([step(2, 9)])
     assert client.next() == "change"
     assert client.block[0] == "event: change"
-    # A client that missed nothing gets it with the next event.
+    # A client that missed no event gets the change with the next event.
     again = follow(world, PATH + "/stream", **{"Last-Event-ID": client.id})
     again.body = client.body
     world.take([step(3, 9)])
@@ -293,7 +293,7 @@ def test_a_revoked_key_ends_its_stream(world, monkeypatch):
 def test_a_client_that_does_not_read_is_dropped(world, monkeypatch):
     monkeypatch.setattr(flowtape.server.streams, "SEND_WITHIN", 0.3)
     monkeypatch.setattr(flowtape.server.hubs, "KEPT_EVENTS", 8)
-    # Sums of premium are told whole: a print in the first minute changes every point after it, 200 kB of them.
+    # Sums of premium are sent whole: a print in the first minute changes all later points, 200 kB of them.
     oldest = -2500
     world.take([step(-minute, minute) for minute in range(oldest, 0)])
     path = PATH + "/stream?measure=premium&minutes=10080"
@@ -351,7 +351,7 @@ def test_a_change_has_only_changed_points():
     gone = body((b, 7), (d, 2))
     assert told(after, gone)["gone"] == [c]
     assert applied(json_of(after), told(after, gone)) == json_of(gone)
-    # Sums of floats are told whole: adding a shift to them would not meet to the last digit.
+    # Sums of floats are sent whole: with a shift added, they would differ in the last digit.
     names = ("ts", "net_volume", "cumulative")
     floats = [
         made([{name: getattr(point, name) for name in names} for point in one.points], 1.1)
@@ -377,7 +377,7 @@ def test_streams_of_a_key_are_limited(tmp_path):
         assert other.next() == "window"
         clients.pop().close()
         until(lambda: made.app.streams.clients == 2)
-        # Neither a HEAD nor a refused request keeps a place.
+        # Neither a HEAD nor a refused request counts as a stream.
         for _ in range(3):
             assert httpx.head(url + PATH + "/stream", headers=headers).status_code == 200
             assert httpx.get(url + PATH + "/stream?minutes=x", headers=headers).status_code == 400
@@ -450,7 +450,7 @@ def test_120_wide_streams_of_one_key_take_bounded_memory(tmp_path, monkeypatch):
 
         before = memory()
         clients = [Client(served.url, f"{PATH}/stream?minutes={10_080 - n}", key) for n in range(120)]
-        # Each answer has a megabyte, and was held as 5.5 MB of objects.
+        # Each answer is a megabyte, or 5.5 MB as Python objects.
         assert memory() - before < 450
         for client in clients:
             client.close()

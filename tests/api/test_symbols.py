@@ -1,4 +1,4 @@
-"""Symbols of futures, pairs, units and rights on the path of a request."""
+"""Symbols of futures, pairs, units and rights in the path of a request."""
 
 import pytest
 

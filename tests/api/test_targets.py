@@ -1,4 +1,4 @@
-"""Long request targets and headers: what they cost before the key is known, and what is kept of them."""
+"""Long request targets and headers: their cost before the key is known, and the memory they leave."""
 
 import asyncio
 import statistics
@@ -18,7 +18,7 @@ ESCAPES = b"x%41=%41&" * 6800
 
 
 def costs(world: World, targets: list[tuple[bytes, bytes, Headers]]) -> tuple[set[int], float, int]:
-    """The statuses of targets given to the application, CPU seconds of the median one, and bytes kept after all."""
+    """Return the statuses of targets, CPU seconds of the median one, and the bytes of memory left after all."""
     statuses: set[int] = set()
     took: list[float] = []
 

@@ -1,4 +1,4 @@
-"""Minute bars the plain way: a dictionary of bars, each a dictionary of numbers."""
+"""Minute bars in plain Python: a dictionary of bars, each a dictionary of numbers."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def merged(bars: list[Bar]) -> Bar:
 
 
 def frame(bars: Iterable[tuple[Key, Bar]]) -> pl.DataFrame:
-    """Return bars as `MinuteBars` takes them."""
+    """Return bars as a frame for `MinuteBars`."""
     rows = [dict(zip(BAR_KEY, key, strict=True)) | values for key, values in bars]
     schema = dict.fromkeys((*BAR_KEY, *FIELDS), pl.Int64)
     return pl.DataFrame(rows, schema=schema)
 
 
 def keys(which: Iterable[Key]) -> pl.DataFrame:
-    """Return keys as `MinuteBars` takes them."""
+    """Return keys as a frame for `MinuteBars`."""
     return pl.DataFrame(list(which), schema=dict.fromkeys(BAR_KEY, pl.Int64), orient="row")
 
 
 class Oracle:
-    """What `MinuteBars` holds."""
+    """The content of `MinuteBars`, in plain Python."""
 
     def __init__(self, oldest: int) -> None:
         self.bars: dict[Key, Bar] = {}
@@ -120,5 +120,5 @@ class Oracle:
 
 
 def names(*, stock: bool) -> tuple[str, ...]:
-    """Return the fields of a line that mean something for an asset."""
+    """Return the fields of a line that an asset has."""
     return FIELDS if stock else tuple(name for name in FIELDS if name not in EDGES)

@@ -1,4 +1,4 @@
-"""Minute bars in memory: what a reader sees after changes."""
+"""Minute bars in memory: reads after changes."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_readers_see_whole_changes_while_bars_are_merged() -> None:
 
 
 def prints(stock: bool) -> st.SearchStrategy[list[tuple[int, int, int, str]]]:
-    """Prints of one minute; now and then their volumes and notionals leave the common range."""
+    """Prints of one minute; some have volumes and notionals beyond the common range."""
     sizes = st.integers(1, 300) | st.integers(1, 2**31 - 1 if not stock else 2**50)
     one = st.tuples(
         st.integers(0, 3) | st.integers(0, NS_PER_MINUTE - 1),

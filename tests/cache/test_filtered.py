@@ -1,4 +1,4 @@
-"""Filtered minutes in memory: what is read again, and what is not."""
+"""Filtered minutes in memory: which minutes are read again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowtape.cache.view import Totals
 
 
 class Source:
-    """A store whose every minute has one print, of a size that a test sets."""
+    """A store with one print per minute, whose size a test sets."""
 
     def __init__(self) -> None:
         self.sizes = dict.fromkeys(range(100), 1)
