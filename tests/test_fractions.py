@@ -1,6 +1,7 @@
 """Fractional shares, sums beyond 64 bits, the limit of a print, and the prints that may set a stock's prices."""
 
 import io
+import itertools
 import json
 import random
 from contextlib import redirect_stdout
@@ -9,6 +10,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 
 import duckdb
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -18,8 +20,10 @@ import flowtape
 from flowtape.cli import commands
 from flowtape.errors import RowError, UsageError
 from flowtape.model.prints import conform
+from flowtape.queries import Cumulative, CumulativePoint
+from flowtape.queries.render.bodies import Rows
+from flowtape.queries.render.changes import change, line_of
 from flowtape.report.day import read_day
-from flowtape.server.hubs import change, line_of
 from oracle import MINUTE
 from serving import Kept
 from stores import ENGINE, examples
@@ -269,7 +273,8 @@ def test_stream_changes_match_rounded_sums(nets, dropped, fresh):
     chance = random.Random(len(nets))
     later = [*nets[dropped:], *(chance.randrange(-(10**6), 10**6) for _ in range(fresh))]
     before, now = _body(nets, 0), _body(later, dropped)
-    made = change(line_of(before), line_of(now), now)
+    made = msgspec.to_builtins(change(line_of(before), line_of(now), now))
+    before, now = msgspec.to_builtins(before), msgspec.to_builtins(now)
     kept = {
         point["ts"]: point | {"cumulative": point["cumulative"] + made["shift"]}
         for point in before["points"]
@@ -283,10 +288,12 @@ def test_stream_changes_match_rounded_sums(nets, dropped, fresh):
 
 def _body(nets, first):
     """Return a cumulative body for minutes whose net volumes are in 1/10,000 share."""
-    points, running = [], 0
-    for place, net in enumerate(nets):
-        running += net
-        ts = datetime.fromtimestamp((first + place) * 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        points.append({"ts": ts, "netVolume": round(Fraction(net, 10_000)),
-                       "cumulative": round(Fraction(running, 10_000))})  # fmt: skip
-    return {"symbol": "SPY", "minutes": 240, "count": len(points), "points": points}
+    running = list(itertools.accumulate(nets, initial=0))[1:]
+    ends = [datetime.fromtimestamp((first + place) * 60, UTC) for place in range(len(nets))]
+    columns = {
+        "ts": [ts.strftime("%Y-%m-%dT%H:%M:%SZ") for ts in ends],
+        "net_volume": [round(Fraction(net, 10_000)) for net in nets],
+        "cumulative": [round(Fraction(total, 10_000)) for total in running],
+    }
+    rows = Rows(CumulativePoint, columns)
+    return Cumulative(symbol="SPY", minutes=240, count=len(rows), points=rows)
