@@ -4,7 +4,7 @@ import gc
 
 import polars as pl
 
-from flowtape.model.categories import Judged
+from flowtape.model.categories import TextRanks
 
 
 def long(texts: pl.Series) -> pl.Series:
@@ -12,24 +12,24 @@ def long(texts: pl.Series) -> pl.Series:
 
 
 def test_each_text_is_judged_once() -> None:
-    judged, asked = Judged(), []
+    ranks, asked = TextRanks(), []
 
-    def judge(texts: pl.Series) -> pl.Series:
+    def rank(texts: pl.Series) -> pl.Series:
         asked.append(sorted(texts))
         return long(texts)
 
     for column in (["ab", "abcd"], ["ab", None], ["abc", "ab"], [None], []):
         values = pl.Series(column, dtype=pl.Categorical)
         expected = max((1 + (len(text) > 3) for text in column if text is not None), default=0)
-        assert judged.greatest(values, judge) == expected
+        assert ranks.greatest(values, rank) == expected
     assert asked == [["ab", "abcd"], ["ab", "abc"]]
-    assert judged.met == 3
+    assert ranks.seen == 3
 
 
 def test_category_numbers_outlive_their_columns() -> None:
-    judged = Judged()
+    ranks = TextRanks()
     for number in range(20):
         values = pl.Series([f"{number}", "long text"][: 1 + number % 2], dtype=pl.Categorical)
-        assert judged.greatest(values, long) == 1 + number % 2
+        assert ranks.greatest(values, long) == 1 + number % 2
         del values
         gc.collect()

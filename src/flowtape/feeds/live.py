@@ -21,7 +21,7 @@ from flowtape.feeds.delivery import Joined, begin, name_of, place_of
 from flowtape.feeds.limits import Limits
 from flowtape.feeds.rest import Rest, Stopped, Tickers, TooMany
 from flowtape.feeds.rows import Rows
-from flowtape.feeds.websocket import Frame, Socket, Wire
+from flowtape.feeds.websocket import Frame, Socket, VendorWebsocket
 from flowtape.model.prints import underlying_of, underlyings
 from flowtape.readers import common
 from flowtape.readers.tickers import symbol_of
@@ -43,7 +43,7 @@ class Connection(Protocol[E]):
     def rest(self) -> Rest:
         """Return the vendor's REST client."""
 
-    def wire(self, traded: Sequence[str], quoted: Sequence[str]) -> Wire:
+    def websocket(self, traded: Sequence[str], quoted: Sequence[str]) -> VendorWebsocket:
         """Return a client that subscribes to the trades and quotes of tickers."""
 
     def topics(self, traded: Sequence[str], quoted: Sequence[str]) -> Iterable[str]:
@@ -133,7 +133,7 @@ class LiveFeed(Generic[E]):
     def _run(self, connection: Connection[E], account: Account, since: int | None, outlet: Outlet) -> None:
         tickers = self._tickers(connection.rest)
         quoted = self._quoted(tickers, outlet)
-        with Socket(connection.wire(tickers, quoted), account, outlet, self._limits) as socket:
+        with Socket(connection.websocket(tickers, quoted), account, outlet, self._limits) as socket:
             # Subscribe first: the queue holds what happens while the gap is fetched.
             events = self._subscribe(connection, socket, set(connection.topics(tickers, quoted)), outlet)
             if since is None:

@@ -16,7 +16,7 @@ from flowtape.readers import Rejects, common
 from flowtape.readers.common import ROW, Field
 
 NOT_UNDERSTOOD = "messages not understood"
-ALIKE = 2 * 10**9
+REMEMBERED_TRADES = 2 * 10**9
 """The event time (ns) over which option trades are remembered to number equal ones. A later trade that equals another
 is taken for a repeat of it."""
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
@@ -75,7 +75,7 @@ def tell(notes: Counter[str], outlet: Outlet) -> None:
             outlet.count(what, many)
 
 
-class Alike:
+class EqualTrades:
     """Numbers equal option trades, so that `copy` does not depend on whether a trade arrives by websocket or REST, nor
     on how often it arrives."""
 
@@ -99,5 +99,5 @@ class Alike:
         seen = trades.select(row) if self._seen is None else pl.concat([self._seen, trades.select(row)])
         # A time ahead of the clock must not displace valid trades from memory.
         newest = pl.min_horizontal(pl.col("ts").to_physical().max(), pl.lit(time.time_ns()))
-        self._seen = seen.filter(pl.col("ts").to_physical() > newest - ALIKE)
+        self._seen = seen.filter(pl.col("ts").to_physical() > newest - REMEMBERED_TRADES)
         return trades.select(pl.exclude("#before"))

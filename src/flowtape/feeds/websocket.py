@@ -16,7 +16,7 @@ FRAMES = 2000
 """The default number of frames in the queue."""
 
 
-class Wire(Protocol):
+class VendorWebsocket(Protocol):
     """A vendor's own websocket client."""
 
     @property
@@ -34,9 +34,9 @@ class Wire(Protocol):
 class Socket(Session[Frame]):
     """A connection by a vendor's websocket client."""
 
-    def __init__(self, wire: Wire, account: Account, outlet: Outlet, limits: Limits) -> None:
+    def __init__(self, client: VendorWebsocket, account: Account, outlet: Outlet, limits: Limits) -> None:
         super().__init__(account, limits.waiting or FRAMES, limits.batch)
-        self._wire, self._outlet, self._limits = wire, outlet, limits
+        self._client, self._outlet, self._limits = client, outlet, limits
         self._admitted = asyncio.Event()
         self._received = 0
 
@@ -58,7 +58,7 @@ class Socket(Session[Frame]):
 
     async def live(self) -> None:
         """Run the client, with pings, until the connection ends."""
-        stream = asyncio.create_task(self._wire.run(self))
+        stream = asyncio.create_task(self._client.run(self))
         pings = asyncio.create_task(self._ping(stream))
         closing = asyncio.create_task(asyncio.to_thread(self.closing.wait))
         try:
@@ -74,7 +74,7 @@ class Socket(Session[Frame]):
                     task.cancel()
                 await asyncio.wait(going, timeout=0.1)
             await asyncio.gather(stream, pings, closing, return_exceptions=True)
-            await self._wire.close()
+            await self._client.close()
 
     async def _ping(self, stream: asyncio.Task[None]) -> None:
         """Send pings, and check that they are answered."""
@@ -85,11 +85,11 @@ class Socket(Session[Frame]):
             await asyncio.wait_for(self._admitted.wait(), limits.open)
         except TimeoutError:
             # Massive's client retries by itself when it cannot connect, and reports no reason.
-            missed = "connected" if self._wire.line is None else "admitted"
+            missed = "connected" if self._client.line is None else "admitted"
             raise self.account.failed(f"not {missed} within {limits.open:g} s") from None
         try:
             while True:
-                before, pong = self._received, await self._wire.line.ping()
+                before, pong = self._received, await self._client.line.ping()
                 pong.add_done_callback(_read)
                 done, _ = await asyncio.wait({pong}, timeout=limits.pong)
                 if done:

@@ -22,7 +22,7 @@ from flowtape.orderflow.batched_bars import BATCHED_ROWS, BatchedBars
 from flowtape.orderflow.classify import in_force
 from flowtape.orderflow.classify import sign as _sign
 from flowtape.orderflow.identity import Copies
-from flowtape.orderflow.minute_bars import BY, NS_PER_MINUTE, check_by, unshown
+from flowtape.orderflow.minute_bars import BY, NS_PER_MINUTE, check_by, from_schema
 from flowtape.orderflow.minute_bars import SCHEMA as BARS
 from flowtape.orderflow.minute_bars import minutes as _minutes
 from flowtape.orderflow.quotes import NO_QUOTE_OF, few_quotes
@@ -242,7 +242,7 @@ def cumulative(
         pl.col("symbol").cast(pl.String) == name,
         pl.lit(True) if day is None else pl.col("expiry") == day,
     )
-    chosen = unshown(chosen, asset).with_columns(
+    chosen = from_schema(chosen, asset).with_columns(
         pl.lit(0, pl.Int64).alias(name) for name in ("symbol_id", "right")
     )
     view = View.of([chosen], edges=asset == "stock")

@@ -100,17 +100,17 @@ def sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: in
 
     The calendar has sessions from `prints.FIRST_DAY` to `prints.LAST_DAY`.
     """
-    book = _book(hours_of(asset, symbol))
+    calendar = _calendar(hours_of(asset, symbol))
     if start > LATEST:
         return []
-    first = max(0, int(np.searchsorted(book.opens, start, "right")) - 1)
-    stop = int(np.searchsorted(book.opens, end))
-    if start >= book.opens[0]:
+    first = max(0, int(np.searchsorted(calendar.opens, start, "right")) - 1)
+    stop = int(np.searchsorted(calendar.opens, end))
+    if start >= calendar.opens[0]:
         stop = max(first + 1, stop)
     return [
         Session(day.item(), int(opened), int(closed))
         for day, opened, closed in zip(
-            book.days[first:stop], book.opens[first:stop], book.closes[first:stop], strict=True
+            calendar.days[first:stop], calendar.opens[first:stop], calendar.closes[first:stop], strict=True
         )
     ]
 
@@ -142,11 +142,11 @@ def anchors(asset: Literal["option", "stock"], symbol: str, minutes: Ints) -> tu
         Two arrays of the shape of `minutes`: the minute of the session's open, and the exchange's date of the session
         (datetime64[D]). For a minute outside the calendar these are the midnight and the date of New York.
     """
-    book = _book(hours_of(asset, symbol))
+    calendar = _calendar(hours_of(asset, symbol))
     instants = minutes * _NS_PER_MINUTE
-    place = np.maximum(np.searchsorted(book.opens, instants, "right") - 1, 0)
-    opens, days = book.opens[place] // _NS_PER_MINUTE, book.days[place]
-    outside = np.flatnonzero((instants < book.opens[0]) | (instants > LATEST))
+    place = np.maximum(np.searchsorted(calendar.opens, instants, "right") - 1, 0)
+    opens, days = calendar.opens[place] // _NS_PER_MINUTE, calendar.days[place]
+    outside = np.flatnonzero((instants < calendar.opens[0]) | (instants > LATEST))
     if len(outside):
         dates = minute_days(minutes[outside]).astype("datetime64[D]")
         opens[outside], days[outside] = _midnight(dates) // _NS_PER_MINUTE, dates
@@ -155,9 +155,9 @@ def anchors(asset: Literal["option", "stock"], symbol: str, minutes: Ints) -> tu
 
 def is_open(asset: Literal["option", "stock"], symbol: str, ns: int) -> bool:
     """Return whether the symbol trades at an instant. It is false in pauses of a session and outside the calendar."""
-    book = _book(hours_of(asset, symbol))
-    place = int(np.searchsorted(book.span_opens, ns, "right")) - 1
-    return place >= 0 and bool(ns < book.span_closes[place])
+    calendar = _calendar(hours_of(asset, symbol))
+    place = int(np.searchsorted(calendar.span_opens, ns, "right")) - 1
+    return place >= 0 and bool(ns < calendar.span_closes[place])
 
 
 def in_regular_session(instants: Ints) -> npt.NDArray[np.bool_]:
@@ -171,7 +171,7 @@ def in_regular_session(instants: Ints) -> npt.NDArray[np.bool_]:
     return inside
 
 
-class _Book(NamedTuple):
+class _Calendar(NamedTuple):
     """All sessions for one kind of hours, and all spans of trading without a pause. Both are ascending."""
 
     days: Days
@@ -197,7 +197,7 @@ def _stock_sessions() -> tuple[Days, Ints, Ints]:
 
 
 @cache
-def _book(hours: Hours) -> _Book:
+def _calendar(hours: Hours) -> _Calendar:
     days, opens, closes = _stock_sessions()
     midnight = _midnight(days)
     nights = _nights(hours, days)
@@ -217,7 +217,7 @@ def _book(hours: Hours) -> _Book:
     span_closes = np.concatenate((night_closes, ends, holiday_closes))
     order = np.argsort(span_opens, kind="stable")
     order = order[span_opens[order] < span_closes[order]]
-    return _Book(days, firsts, ends, span_opens[order], span_closes[order])
+    return _Calendar(days, firsts, ends, span_opens[order], span_closes[order])
 
 
 def _nights(hours: Hours, days: Days) -> npt.NDArray[np.void]:

@@ -23,7 +23,7 @@ import polars as pl
 
 from flowtape.errors import TapeError, UsageError
 from flowtape.model import columns, prices
-from flowtape.model.categories import Judged
+from flowtape.model.categories import TextRanks
 
 PRICE_SCALE = prices.PRICE_SCALE
 """Price units per USD: a price of 11,000 is 1.10 USD."""
@@ -387,7 +387,7 @@ def arranged(frame: pl.DataFrame) -> pl.DataFrame:
         raise UsageError(f"prints have a column of the wrong type: {str(error).splitlines()[0]}") from None
 
 
-_UNDERLYINGS = Judged()
+_RENAMED_NAMES = TextRanks()
 
 
 def _is_renamed(names: pl.Series) -> pl.Series:
@@ -398,7 +398,7 @@ def _is_renamed(names: pl.Series) -> pl.Series:
 
 def _of_underlyings(prints: pl.DataFrame) -> pl.DataFrame:
     """Return prints with the symbol of each option replaced by its underlying."""
-    if _UNDERLYINGS.greatest(prints["symbol"], _is_renamed) < 2:
+    if _RENAMED_NAMES.greatest(prints["symbol"], _is_renamed) < 2:
         return prints
     names = prints["symbol"].unique().drop_nulls().cast(pl.String)
     if contracts := [name for name in names if _LIKE_OPTION.match(name)]:

@@ -12,7 +12,7 @@ from flowtape.model.conditions import family
 from flowtape.orderflow.cancels import counted
 from flowtape.orderflow.classify import LIVE_RULES, RULES, sides
 from flowtape.orderflow.identity import Rising
-from flowtape.orderflow.minute_bars import BY, READ, aggregate, shown
+from flowtape.orderflow.minute_bars import BY, READ, aggregate, to_schema
 
 _NAMED = ("ts", "asset", "symbol", "root", "expiry", "right", "strike", "price", "size", "condition")
 """The columns that match cancels to prints and that bars are made of."""
@@ -70,4 +70,4 @@ class BatchedBars:
         # `select` would copy columns of many chunks; `[]` does not.
         summed = prints[[name for name in dict.fromkeys((*READ, *self._by)) if name in prints.columns]]
         # Sequence numbers rise, so rows of one instant are already in event order.
-        return shown(aggregate(summed, self._by, counted=counted(prints[list(_NAMED)])), self._by)
+        return to_schema(aggregate(summed, self._by, counted=counted(prints[list(_NAMED)])), self._by)

@@ -117,7 +117,7 @@ def minutes(signed: pl.DataFrame, by: Sequence[str] = BY) -> pl.DataFrame:
     check_by(by)
     columns = [family() if name == "family" else name for name in by if name not in READ]
     prints = unique(signed)
-    return shown(aggregate(prints.select(*READ, *columns), by, counted=counted(prints)), by)
+    return to_schema(aggregate(prints.select(*READ, *columns), by, counted=counted(prints)), by)
 
 
 def check_by(by: Sequence[str]) -> None:
@@ -128,7 +128,7 @@ def check_by(by: Sequence[str]) -> None:
         )
 
 
-def shown(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+def to_schema(bars: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Return bars from `aggregate` in the schema for users, with the key columns `by`."""
     instants = [_instant("minute", NS_PER_MINUTE), *(_instant(name, 1) for name in INSTANTS)]
     unit = pl.when(pl.col("asset") == "stock").then(_unit("stock")).otherwise(_unit("option"))
@@ -147,7 +147,7 @@ def _unit(asset: str) -> pl.Expr:
     return pl.lit(Decimal(1) / SIZE_SCALE[asset])
 
 
-def unshown(bars: pl.DataFrame, asset: str) -> pl.DataFrame:
+def from_schema(bars: pl.DataFrame, asset: str) -> pl.DataFrame:
     """Return the columns `FIELDS` of bars in `SCHEMA`, of one asset, as integers, with `minute` since 1970."""
     columns = [pl.col("minute").cast(Timestamp).to_physical() // NS_PER_MINUTE]
     columns += [pl.col(name).cast(Timestamp).to_physical() for name in INSTANTS]

@@ -7,7 +7,7 @@ from typing import cast
 
 import polars as pl
 
-from flowtape.model.categories import Judged
+from flowtape.model.categories import TextRanks
 from flowtape.model.prints import (
     LIKE_OPTION,
     MAX_NAMES,
@@ -30,7 +30,7 @@ NO_NAME = {
 }
 _PLAIN, _OTHER = 1, 2
 """The kinds of texts: a name that needs no change; any other text, such as a contract or a name in lower case."""
-_JUDGED = {(name, blank): Judged() for name in MAX_NAMES for blank in (False, True)}
+_RANKS = {(name, blank): TextRanks() for name in MAX_NAMES for blank in (False, True)}
 
 
 def names(values: pl.Series, file: str, *, blank: bool = False) -> tuple[pl.Series, bool]:
@@ -51,17 +51,17 @@ def names(values: pl.Series, file: str, *, blank: bool = False) -> tuple[pl.Seri
     if not isinstance(values.dtype, pl.Categorical) and _may_exceed(values):
         # Checked first, because Polars keeps every text of a Categorical.
         check_distinct(values.unique().drop_nulls().cast(pl.String), name, file)
-    values, judged = values.cast(pl.Categorical), _JUDGED[name, blank]
+    values, ranks = values.cast(pl.Categorical), _RANKS[name, blank]
 
-    def judge(texts: pl.Series) -> pl.Series:
+    def rank(texts: pl.Series) -> pl.Series:
         check_distinct(texts, name, file)
         pattern = NAME_PATTERN if name == "venue" else SYMBOL_PATTERN
         plain = (texts == _in_form(texts, name)) & texts.str.contains(pattern) & ((texts != "") | blank)
         return _OTHER - (plain & ~texts.str.contains(LIKE_OPTION)).cast(pl.UInt8)
 
-    if judged.met > MAX_NAMES[name]:
+    if ranks.seen > MAX_NAMES[name]:
         check_distinct(values.unique().drop_nulls().cast(pl.String), name, file)
-    if judged.greatest(values, judge) <= _PLAIN:
+    if ranks.greatest(values, rank) <= _PLAIN:
         return values, False
     found = values.unique().drop_nulls().cast(pl.String)
     good = is_name if name == "venue" else _is_symbol_or_contract

@@ -32,7 +32,7 @@ from flowtape.feeds.alpaca.rows import (
     live_trades,
     quotes_of,
 )
-from flowtape.feeds.alpaca.session import REFUSED, AlpacaRest, AlpacaWire, Wanted
+from flowtape.feeds.alpaca.session import REFUSED, AlpacaRest, AlpacaStream, Wanted
 from flowtape.feeds.base import Outlet
 from flowtape.feeds.credentials import Account
 from flowtape.feeds.limits import DEFAULTS, Limits
@@ -67,9 +67,9 @@ class AlpacaConnection:
         # Stream and REST share one object, so that a cancel finds a trade from REST.
         self._trades = Trades(outlet, stocks=self._stocks)
 
-    def wire(self, traded: Sequence[str], quoted: Sequence[str]) -> AlpacaWire:
+    def websocket(self, traded: Sequence[str], quoted: Sequence[str]) -> AlpacaStream:
         """Return a stream client for the trades and quotes of tickers."""
-        return AlpacaWire(self._wanted, self._account, traded, quoted, self._limits)
+        return AlpacaStream(self._wanted, self._account, traded, quoted, self._limits)
 
     def topics(self, traded: Sequence[str], quoted: Sequence[str]) -> list[str]:
         """Return the names of the subscribed topics."""

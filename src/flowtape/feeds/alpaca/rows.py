@@ -11,7 +11,7 @@ import msgspec
 import polars as pl
 
 from flowtape.feeds.base import Outlet
-from flowtape.feeds.rows import Alike, parsed, rows_of, tell
+from flowtape.feeds.rows import EqualTrades, parsed, rows_of, tell
 from flowtape.model.conditions import from_text, is_official, stock_conditions, without_official
 from flowtape.model.prints import Condition
 from flowtape.readers import common
@@ -212,7 +212,7 @@ class Trades:
 
     def __init__(self, outlet: Outlet, *, stocks: bool) -> None:
         self._outlet, self._stocks = outlet, stocks
-        self._alike = Alike()
+        self._equal_trades = EqualTrades()
         self._remembered: deque[tuple[int, pl.DataFrame]] = deque()
         self._newest = 0
 
@@ -255,7 +255,7 @@ class Trades:
         tell(notes, self._outlet)
         # Trades differ only in their content. `q` is the sequence number, which they lack.
         trades = trades.with_columns(condition, q=pl.lit(None, pl.Int64))
-        trades = self._alike.number(trades)
+        trades = self._equal_trades.number(trades)
         return trades, trades.clear()
 
     def _stock_rows(self, raw: pl.DataFrame, notes: Counter[str]) -> pl.DataFrame:

@@ -38,8 +38,8 @@ class Wanted(NamedTuple):
     rest: str
 
 
-class AlpacaWire:
-    """The vendor's stream client, a `websocket.Wire`.
+class AlpacaStream:
+    """The vendor's stream client, a `websocket.VendorWebsocket`.
 
     It connects, authenticates and subscribes by the client. The client's own loop is not used: it reconnects by itself,
     reports no errors, and silently drops the rest of a frame after a bad message.

@@ -30,7 +30,7 @@ from flowtape.feeds.credentials import Account
 from flowtape.feeds.limits import DEFAULTS, Limits
 from flowtape.feeds.live import LiveFeed, Vendor
 from flowtape.feeds.massive.rows import Event, Server, Trades, live_quotes, live_trades, quotes_of
-from flowtape.feeds.massive.session import MassiveRest, MassiveWire
+from flowtape.feeds.massive.session import MassiveRest, MassiveStream
 from flowtape.feeds.rows import NOT_UNDERSTOOD, Rows, rows_of
 from flowtape.feeds.specs import Spec
 from flowtape.feeds.websocket import Frame
@@ -61,9 +61,9 @@ class MassiveConnection:
         self._stocks = server.market == "stocks"
         self._trades = Trades(outlet, stocks=self._stocks)
 
-    def wire(self, traded: Sequence[str], quoted: Sequence[str]) -> MassiveWire:
+    def websocket(self, traded: Sequence[str], quoted: Sequence[str]) -> MassiveStream:
         """Return a websocket client for the trades and quotes of tickers."""
-        return MassiveWire(self._server, self._account, self.topics(traded, quoted), self._limits)
+        return MassiveStream(self._server, self._account, self.topics(traded, quoted), self._limits)
 
     def topics(self, traded: Sequence[str], quoted: Sequence[str]) -> list[str]:
         """Return the names of the subscribed topics."""

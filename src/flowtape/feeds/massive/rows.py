@@ -11,7 +11,7 @@ import msgspec
 import polars as pl
 
 from flowtape.feeds.base import Outlet
-from flowtape.feeds.rows import Alike, parsed, tell
+from flowtape.feeds.rows import EqualTrades, parsed, tell
 from flowtape.model.conditions import without_official
 from flowtape.readers import common
 from flowtape.readers import massive as files
@@ -174,7 +174,7 @@ class Trades:
 
     def __init__(self, outlet: Outlet, *, stocks: bool) -> None:
         self._outlet, self._stocks = outlet, stocks
-        self._alike = Alike()
+        self._equal_trades = EqualTrades()
 
     def of(self, raw: pl.DataFrame) -> pl.DataFrame:
         """Return the valid trades, each once. Rows left out are counted."""
@@ -198,7 +198,7 @@ class Trades:
         trades = without_official(trades, notes)
         tell(notes, self._outlet)
         if not self._stocks:
-            return self._alike.number(trades)
+            return self._equal_trades.number(trades)
         key = pl.struct("instrument", "venue", "ts", "seq", "price", "size", "condition")
         if same := trades.select(pl.struct(key, "id").n_unique() - key.n_unique()).item():
             self._outlet.count(

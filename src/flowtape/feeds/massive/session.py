@@ -30,8 +30,8 @@ class Body(msgspec.Struct):
     status: str = ""
 
 
-class MassiveWire:
-    """The vendor's websocket client, a `websocket.Wire`."""
+class MassiveStream:
+    """The vendor's websocket client, a `websocket.VendorWebsocket`."""
 
     def __init__(self, server: Server, account: Account, topics: Sequence[str], limits: Limits) -> None:
         from massive import WebSocketClient  # type: ignore[import-untyped]
