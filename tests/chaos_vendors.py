@@ -1,5 +1,5 @@
-"""The vendors of the runs with faults: their stand-ins, what they publish of a tape, and the faults their wires can
-have. A further vendor is a further entry of `KINDS`."""
+"""The vendors of the runs with faults: their stand-ins, the rows of a tape that they publish, and the faults of their
+connections. A new vendor is a new entry of `KINDS`."""
 
 import contextlib
 import itertools
@@ -42,7 +42,7 @@ def stock(name, symbol):
 
 
 class Databento:
-    """`tcbbo`, whose records carry their quote: nothing comes twice or out of the order of arrival, only late."""
+    """`tcbbo`, whose records have their own quote. Records are never repeated or reordered, only late."""
 
     schema = "tcbbo"
     shape = Shape(late_trades=2 * SECOND)
@@ -58,11 +58,11 @@ class Databento:
     )
 
     def __init__(self, quotes):
-        """`quotes` are those of the trades, by the trade's place among the rows (`Row.seq`)."""
+        """Take the `quotes` of the trades, by the trade's position among the rows (`Row.seq`)."""
         self.quotes = quotes
         self.number = {one.name: place for place, one in enumerate(self.instruments, 7)}
         self.server = DatabentoServer({number: name for name, number in self.number.items()}, DATABENTO_KEY)
-        # A decoder that was led astray waits for more; the vendor's heartbeats bring it.
+        # After malformed bytes a decoder waits for more data; the vendor's heartbeats supply it.
         self.server.heartbeat = 0.1
 
     def feed(self, begin):
@@ -92,7 +92,7 @@ class Databento:
         self.server.say(chance.randbytes(chance.choice([1, 7, 100, 1600])))
 
     def torn(self, chance, row):
-        """The line is cut amid a record."""
+        """Cut the connection within a record."""
         record = bytes(tcbbo(contract=7, ts=row.ts))
         self.server.say(record[: chance.randrange(1, len(record))])
         self.server.cut()
@@ -103,7 +103,7 @@ class Databento:
 
 
 class DatabentoJoined(Databento):
-    """`trades` and `cmbp-1`: quotes late and again, and a replay of one after the other."""
+    """`trades` and `cmbp-1`: late and repeated quotes, and a replay of one schema after the other."""
 
     schema = "trades"
     shape = Shape(late_trades=2 * SECOND, late_quotes=LATE)
@@ -125,7 +125,7 @@ class DatabentoJoined(Databento):
 
 
 class Massive:
-    """Options. Whatever comes by the websocket may come again, later and in another order."""
+    """Options. Messages of the websocket may be repeated, late and reordered."""
 
     market = "options"
     venue = "312"
@@ -155,7 +155,7 @@ class Massive:
 
     def publish(self, rows, repeat=1):
         self.server.repeat = repeat
-        # Of trades of one millisecond REST has all as soon as the websocket has one.
+        # REST has all trades of a millisecond as soon as the websocket has one of them.
         for _, group in itertools.groupby(rows, lambda row: row.ts // MS):
             held = self.server.held is not None
             if not held:
@@ -169,7 +169,7 @@ class Massive:
     def _publish(self, row):
         name = row.instrument.name
         if row.size:
-            # A stock's numbers are those of its exchange; of an option's trades only the websocket has one.
+            # A stock's trade has its exchange's number. An option's trade has a number only on the websocket.
             self.server.trade(
                 name, row.ts, row.price / 10_000, row.size, conditions=(row.code,), exchange=312, seq=row.seq
             )
@@ -186,7 +186,7 @@ class Massive:
         self._say(chance.choice(texts))
 
     def again(self, chance):
-        """What was sent is sent once more."""
+        """Send some of the last messages again."""
         recent = self.server.events[-12:]
         self._say(json.dumps(chance.sample(recent, min(len(recent), chance.randint(1, 12)))))
 
@@ -200,7 +200,7 @@ class Massive:
 
 
 class MassiveStocks(Massive):
-    """Stocks, each of whose trades has a number."""
+    """Stocks, whose trades are all numbered."""
 
     market, venue = "stocks", "4"
     shape = Shape(MS, LATE, LATE, (12,), numbered=True)
@@ -210,7 +210,7 @@ class MassiveStocks(Massive):
 
 
 class AlpacaStocks(Massive):
-    """Stocks in msgpack, whose quotes have no number."""
+    """Stocks in msgpack, whose quotes are not numbered."""
 
     venue = "C"
     shape = Shape(1, LATE, LATE)
@@ -239,7 +239,7 @@ class AlpacaStocks(Massive):
         self._say(chance.choice([*packed, b"\xc1", b"\x91\x82\xa1"]))
 
     def again(self, chance):
-        """See `Massive.again`."""
+        """Send some of the last messages again."""
         recent = self.server.events[-12:]
         self._say(msgpack.packb(chance.sample(recent, min(len(recent), chance.randint(1, 12)))))
 

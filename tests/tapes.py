@@ -1,4 +1,4 @@
-"""Small tapes for tests: as rows for the oracle, as frames and files for the program."""
+"""Small tapes for tests: rows for the oracle, frames and files for the program."""
 
 import csv
 import random
@@ -39,7 +39,7 @@ def row(**changes):
 
 
 def frame(rows):
-    """Rows as a frame of prints."""
+    """Return rows as a frame of prints."""
     schema = {name: pl.Int64 if "ts" in name else dtype for name, dtype in SCHEMA.items()}
     plain = pl.DataFrame(
         [one | _in_units(one) for one in rows], {name: schema[name] for name in SCHEMA}, orient="row"
@@ -54,7 +54,7 @@ FRACTIONS = [Fraction(1, 10_000), Fraction(123_456, 10_000), Fraction(1, 2), Fra
 
 
 def _in_units(one):
-    """Sizes in the unit of a frame of prints."""
+    """Return a row with sizes in the unit of a frame of prints."""
     scale = SIZE_SCALE[one["asset"]]
     return {name: int(one[name] * scale) for name in SIZES if one[name] is not None}
 
@@ -78,7 +78,7 @@ CONDITIONS = [
 
 @st.composite
 def rows(draw, most=40, asset="option"):
-    """A tape with few contracts, prices and sizes, so that repeats and cancels meet."""
+    """Return a tape with few contracts, prices and sizes, so that repeats and cancels match."""
     count = draw(st.integers(0, most))
     base = ROW if asset == "option" else STOCK
     sizes = [1, 2, 1_000] if asset == "option" else [*FRACTIONS[:3], 1_000]
@@ -86,7 +86,7 @@ def rows(draw, most=40, asset="option"):
     for seq in range(count):
         symbol, root = draw(st.sampled_from([("SPY", "SPY"), ("SPX", "SPX"), ("SPX", "SPXW")]))
         ts = T0 + draw(st.integers(0, 7 * 60)) * SECOND + draw(st.sampled_from([0, 1, 999_999_999]))
-        # Now and then the next trading day, past midnight in New York.
+        # Sometimes the next trading day, after midnight in New York.
         ts += draw(st.sampled_from([0, 0, 0, 0, 8 * 3600])) * SECOND
         bid = draw(st.sampled_from([None, -1, 0, 10_000, 11_000, 12_000]))
         contract = {}
@@ -113,7 +113,7 @@ def rows(draw, most=40, asset="option"):
                 "seq": draw(st.integers(0, 3)) if draw(st.booleans()) else seq,
             }
         )
-    # Two rows with one identity are one row sent twice: let them be alike.
+    # Rows with one identity are duplicates, so they must be equal.
     seen = {}
     return [seen.setdefault(_identity(one), one) for one in made]
 
@@ -123,8 +123,8 @@ def _identity(one):
 
 
 def stock_tape(seed=11, count=2000):
-    """Two days of three stocks, out of order: ties in time and `seq`, cancels, late prints, quotes that are
-    missing, old, locked or crossed, and blocks."""
+    """Return two days of three stocks, out of order, with equal times and `seq`, cancels, late prints, blocks, and
+    quotes that are missing, old, locked or crossed."""
     chance = random.Random(seed)
     made = []
     for seq in range(count):
@@ -134,7 +134,7 @@ def stock_tape(seed=11, count=2000):
             later = one["ts"] + chance.randrange(1, 900) * SECOND
             made.append(one | {"ts": later, "seq": seq, "condition": chance.choice(["CANC", "CNCL"])})
             continue
-        # Another venue's print with the time and the number of an earlier one.
+        # A print of another venue with the time and number of an earlier one.
         ts, number = (one["ts"], one["seq"]) if one is not None else (_session_ts(chance), seq)
         symbol, middle = chance.choice([("SPY", 6_000_050), ("QQQ", 5_000_000), ("F", 100_001)])
         bid = middle + chance.randrange(-30, 30) * 100
@@ -176,14 +176,14 @@ def stock_tape(seed=11, count=2000):
 
 
 def _session_ts(chance):
-    """An instant of one of two sessions, the second after the clocks changed; some past midnight of UTC."""
+    """Return an instant of one of two sessions, before and after a clock change; some are after midnight UTC."""
     opens = datetime(2026, 3, 6, 14, 30, tzinfo=UTC), datetime(2026, 3, 9, 13, 30, tzinfo=UTC)
     seconds = chance.choice([chance.randrange(90 * 60), chance.randrange(12 * 3600)])
     return (int(chance.choice(opens).timestamp()) + seconds) * SECOND + chance.randrange(10) * 10**8 + 123_456
 
 
 def long_tape(count, asset="option"):
-    """A print a minute, for more minutes than one answer holds; all but every hundredth carry a side."""
+    """Return a print a minute, for more minutes than one answer holds; every hundredth is `mid`."""
     base = ROW if asset == "option" else STOCK
     return [
         base
@@ -193,7 +193,7 @@ def long_tape(count, asset="option"):
 
 
 def write_csv(path, rows):
-    """Rows as a table of prints in CSV, prices in USD to the last digit."""
+    """Write rows as a CSV table of prints, with exact prices in USD."""
     money = ("strike", "price", "bid", "ask", "underlying")
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(ROW))

@@ -1,4 +1,4 @@
-"""The clock that the whole program reads; a replay brings a clock of its own."""
+"""The clock of the whole program. A replay has its own clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """A clock. It is passed in, so that a replay gives the same bytes."""
+    """A clock. It is passed as an argument, so that a replay gives the same bytes."""
 
     def now_ns(self) -> int:
         """Return nanoseconds since 1970, UTC."""
