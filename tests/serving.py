@@ -12,7 +12,7 @@ from flowtape.cache.cache import Cache
 from flowtape.feeds.backlog import Backlogs
 from flowtape.pipeline.ingest import Request, ingest
 from flowtape.pipeline.ingestor import Ingestor
-from flowtape.server.app import create_app
+from flowtape.server.app import Application
 from flowtape.server.auth.keyfile import FileCounts, FileLedger
 from flowtape.server.auth.keys import Keys
 from flowtape.server.auth.usage import Usage
@@ -67,7 +67,7 @@ class Kept:
         self.book = Keys(FileLedger(folder / "x.duckdb.keys"), self.clock.now_ns)
         self.usage = Usage(FileCounts(folder / "x.duckdb.keys"))
         self.keys = {plan.lower(): self.book.create(plan.lower()) for plan in PLANS}
-        self.app = create_app(self.flow, self.book, self.usage, settings or Settings(), self.clock.now_ns)
+        self.app = Application(self.flow, self.book, self.usage, settings or Settings(), self.clock.now_ns)
 
     def take(self, rows, source="test"):
         if rows:

@@ -17,7 +17,7 @@ from flowtape.model.query import Query
 from flowtape.queries import Answer, Cumulative, CumulativePoint, Made, stamp
 from flowtape.queries.render.bodies import Rows
 from flowtape.server.account import SymbolsBody
-from flowtape.server.app import Application, create_app
+from flowtape.server.app import Application
 from flowtape.server.auth.keyfile import FileCounts, FileLedger
 from flowtape.server.auth.keys import Keys
 from flowtape.server.auth.usage import Usage
@@ -178,7 +178,7 @@ class World:
         self.raw = {
             plan: self.keys.create(plan) for plan in ("free", "basic", "growth", "alpha", "enterprise")
         }
-        self.server = Server(create_app(self.flow, self.keys, self.usage, settings, self.clock))
+        self.server = Server(Application(self.flow, self.keys, self.usage, settings, self.clock))
         self.url = self.server.url
         self.http = httpx.Client(base_url=self.url, headers={"X-Api-Key": self.raw["alpha"]})
 

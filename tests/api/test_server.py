@@ -22,7 +22,7 @@ from pathlib import Path
 import uvloop
 sys.path.insert(0, sys.argv[1])
 from api.conftest import MemoryFlow
-from flowtape.server.app import create_app
+from flowtape.server.app import Application
 from flowtape.server.auth.keyfile import FileLedger
 from flowtape.server.auth.keys import Keys
 from flowtape.server.logs import configure
@@ -33,7 +33,7 @@ from flowtape.settings import Settings
 settings = Settings()
 configure(settings)
 keys = Keys(FileLedger(Path(sys.argv[2])))
-app = create_app(MemoryFlow(), keys, Usage(), settings)
+app = Application(MemoryFlow(), keys, Usage(), settings)
 uvloop.run(run(app, "127.0.0.1", 0, lambda _, port: print(port, flush=True)))
 keys.close()
 print("closed", flush=True)

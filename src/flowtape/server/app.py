@@ -352,13 +352,6 @@ class Application:
             event(_log, logging.INFO, "upstream restored")
 
 
-def create_app(
-    flow: FlowAnswers, keys: Keys, usage: Usage, settings: Settings, clock: Callable[[], int] = time.time_ns
-) -> Application:
-    """Return the application over answers, keys and counts, for `flowtape.server.server.run`."""
-    return Application(flow, keys, usage, settings, clock)
-
-
 def _refused(refusal: Refusal) -> Reply:
     body = msgspec.json.encode(refusal.body)
     fixed = [JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store"), *COMMON, EXPOSE]
