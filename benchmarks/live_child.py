@@ -118,7 +118,7 @@ class Waits:
         self.commits: list[float] = []
         self.prints = 0
 
-    def shown(self, source: str, sides: object, waits: Sequence[tuple[float, int]]) -> None:
+    def published(self, source: str, sides: object, waits: Sequence[tuple[float, int]]) -> None:
         """See `live.Listener`."""
         self.shown_after += waits
 

@@ -134,7 +134,7 @@ class Waits(service.Metrics):
         self.shown_after: list[tuple[float, int]] = []
         self.commits: list[float] = []
 
-    def shown(self, source: str, sides: object, waits: Sequence[tuple[float, int]]) -> None:
+    def published(self, source: str, sides: object, waits: Sequence[tuple[float, int]]) -> None:
         """See `supervisor.Listener`."""
         self.shown_after += waits
 

@@ -54,8 +54,8 @@ class Taking:
         self._told("begun")
         self.live.start()
 
-    def shown(self, source, sides, waits):
-        """See `live.Listener.shown`."""
+    def published(self, source, sides, waits):
+        """Record the prints of a batch."""
 
     def committed(self, seconds, prints):
         """See `live.Listener.committed`."""

@@ -69,7 +69,7 @@ class Told:
         self.showings, self.commits = threading.Semaphore(0), threading.Semaphore(0)
         self.waits = []
 
-    def shown(self, source, sides, waits):
+    def published(self, source, sides, waits):
         self.waits.extend(waits)
         self.showings.release()
 
@@ -388,7 +388,7 @@ def test_a_clock_set_back_reloads_the_cache(kept):
     kept.window.advance(clock.now // MINUTE + 40_000)
     far = T0 + 40_000 * MINUTE
     kept.take(frame([row(seq=number, ts=far + number * MINUTE) for number in range(400)]), "test")
-    flow.mind_the_clock()
+    flow.check_clock()
     query = Query(symbol="SPY")
     totals = FlowData(kept.store, kept.window, clock.now).totals(
         query, T0 // MINUTE - 10, T0 // MINUTE + 1, CUMULATIVE

@@ -140,13 +140,13 @@ def test_a_clock_jump_moves_the_window_both_ways(site):
     here.vendor.quote(SPY, began - 5 * SECOND, 1.0, 1.1)
     here.vendor.trade(SPY, began - 4 * SECOND, 1.1, 3)
     here.until(lambda: here.ask(minutes=30).json()["points"])
-    here.flow.mind_the_clock()
+    here.flow.check_clock()
     # Eight days later no window holds the print; after the clock is set back, it does.
     here.clock.now = began + 8 * 86_400 * SECOND
-    here.flow.mind_the_clock()
+    here.flow.check_clock()
     here.until(lambda: here.ask(minutes=10_080).json()["points"] == [])
     here.clock.now = began
-    here.flow.mind_the_clock()
+    here.flow.check_clock()
     here.until(lambda: len(here.ask(minutes=30).json()["points"]) == 1)
 
 

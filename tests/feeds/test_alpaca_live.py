@@ -331,12 +331,12 @@ class Told:
     def __init__(self):
         self.changed = threading.Condition()
 
-    def shown(self, source, sides, waited):
+    def published(self, source, sides, waited):
         with self.changed:
             self.changed.notify_all()
 
     def committed(self, seconds, prints):
-        self.shown("", None, 0)
+        self.published("", None, 0)
 
     def until(self, true):
         with self.changed:

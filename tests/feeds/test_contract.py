@@ -298,7 +298,7 @@ class Shown:
     def __init__(self):
         self.prints = 0
 
-    def shown(self, source, sides, waits):
+    def published(self, source, sides, waits):
         self.prints += sum(many for _, many in waits)
 
     def committed(self, seconds, prints):

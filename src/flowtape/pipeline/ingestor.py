@@ -141,7 +141,7 @@ class Ingestor:
             self.generation += 1
             if batch is not None and change is not None:
                 _count(batch, report)
-                self._show(change)
+                self._publish(change)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -283,7 +283,7 @@ class Ingestor:
             self.store.compact(self._compacted, self._newest)
             self._compacted = self._newest
 
-    def _show(self, change: Change) -> None:
+    def _publish(self, change: Change) -> None:
         """Publish the changes of a commit to the cache."""
         if self.window is None:
             return

@@ -53,7 +53,7 @@ class Waits:
 class Listener(Protocol):
     """Receives measurements of live prints."""
 
-    def shown(
+    def published(
         self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
     ) -> None:
         """Prints of a source are published.
@@ -169,7 +169,7 @@ class Live:
         for line in self._lines:
             line.last_heard = time.monotonic()
         # Loads the calendar, which takes a second, before the first print arrives.
-        self._mind_the_hours()
+        self._restart_silence_of_closed_markets()
         for line in self._lines:
             if line.cursor is not None:
                 line.feed.restore(self._ingestor.store.standing(line.feed.name))
@@ -284,8 +284,8 @@ class Live:
     def _take(self) -> None:
         while True:
             batch = self._next()
-            kept = not batch or self._insist(lambda batch=batch: self._keep(batch))  # type: ignore[misc]
-            self._mind_the_hours()
+            kept = not batch or self._retry_until_stored(lambda batch=batch: self._keep(batch))  # type: ignore[misc]
+            self._restart_silence_of_closed_markets()
             if self._drain.is_set() and not (kept and self._waiting):
                 self._end([] if kept else batch)
                 return
@@ -345,7 +345,7 @@ class Live:
         if self._listener is not None:
             now = time.monotonic()
             waits = [(now - one.arrived, one.delivery.prints.height) for one in batch]
-            self._listener.shown(report.source, report.volumes, waits)
+            self._listener.published(report.source, report.volumes, waits)
 
     def _end(self, batch: list[_Waiting]) -> None:
         """Drop the deliveries that cannot be stored, and count their prints as lost."""
@@ -363,7 +363,7 @@ class Live:
                 " last commit"
             )
 
-    def _insist(self, work: Callable[[], None]) -> bool:
+    def _retry_until_stored(self, work: Callable[[], None]) -> bool:
         """Call `work` until the store accepts; after the feeds have ended, call it only once.
 
         Returns True when it succeeded or another process took over, False when it failed at the end.
@@ -397,7 +397,7 @@ class Live:
             _tell(logging.WARNING, "live prints cannot be stored, retrying", reason=reason)
         self.failing = reason
 
-    def _mind_the_hours(self) -> None:
+    def _restart_silence_of_closed_markets(self) -> None:
         """Restart the silence of each feed whose market is closed, so that it counts from the open."""
         now = self._clock.now_ns()
         for line in self._lines:

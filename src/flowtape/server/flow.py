@@ -152,11 +152,11 @@ class Flow:
         loop = asyncio.get_running_loop()
         while True:
             self._unreadable = await loop.run_in_executor(None, self._look)
-            await loop.run_in_executor(None, self.mind_the_clock)
+            await loop.run_in_executor(None, self.check_clock)
             self._drop_unused()
             await asyncio.sleep(LOOK_EVERY)
 
-    def mind_the_clock(self) -> None:
+    def check_clock(self) -> None:
         """Log a change of the clock; load the cache again if the clock was set back behind the window's end.
 
         The clock of a replay has its own speed and is never set.
@@ -282,7 +282,7 @@ class Flow:
         return state, used
 
     def meant(self, query: Query) -> Query:
-        """Return the query with the stored spelling of its symbol."""
+        """Return the query with the stored spelling of its symbol, such as `BRK.B` for `BRKB`."""
         if not query.symbol or self._window.version(query.asset, query.symbol) >= 0:
             return query
         symbol = meant(query.symbol, self._ingestor.store.catalog.symbols(query.asset))

@@ -70,7 +70,7 @@ class Metrics:
         place = route, status
         self._requests[place] = self._requests.get(place, 0) + 1
 
-    def shown(
+    def published(
         self, source: str, sides: Mapping[tuple[str, str], float], waits: Sequence[tuple[float, int]]
     ) -> None:
         """Count published prints and their delay."""

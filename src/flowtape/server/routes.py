@@ -62,7 +62,7 @@ class FlowAnswers(Protocol):
         """Return the state that a route's answer depends on: the answer is unchanged while the state is. Cheap."""
 
     def meant(self, query: Query) -> Query:
-        """Return the query with the stored spelling of its symbol."""
+        """Return the query with the stored spelling of its symbol, such as `BRK.B` for `BRKB`."""
 
     def listen(self, told: Callable[[str, frozenset[str]], None]) -> None:
         """Call `told` from any thread with the asset and the symbols whose minutes changed (none: any may have)."""
