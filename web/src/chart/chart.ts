@@ -40,7 +40,10 @@ const label = (value: number): string => (value < 0 ? "−" : "") + compact.form
 const CLEAR = "transparent";
 const RIGHT_MARGIN = 24;
 /** The axes' least width in px: one that grows as numbers arrive would move the chart. */
-const AXIS = matchMedia("(max-width: 900px)").matches ? 52 : 76;
+const NARROW = matchMedia("(max-width: 900px)").matches;
+const [LEFT_AXIS, RIGHT_AXIS] = NARROW ? [52, 56] : [64, 76];
+/** From this width of a minute on, in px, the library draws markers larger. */
+const WIDE_BARS = 12;
 const WIDEST_STEP = 1.25;
 
 type Line = ISeriesApi<"Line">;
@@ -80,8 +83,8 @@ export class FlowChart {
       layout: { attributionLogo: false },
       crosshair: { mode: CrosshairMode.Magnet },
       localization: { timeFormatter: (time: Time) => moment(Number(time) * 1000) },
-      leftPriceScale: { visible: true, minimumWidth: AXIS },
-      rightPriceScale: { minimumWidth: AXIS },
+      leftPriceScale: { visible: true, minimumWidth: LEFT_AXIS, entireTextOnly: true },
+      rightPriceScale: { minimumWidth: RIGHT_AXIS, entireTextOnly: true },
       // A vertical swipe scrolls the page, not the prices.
       handleScroll: { vertTouchDrag: false },
       timeScale: { timeVisible: true, minBarSpacing: 0.01, rightOffsetPixels: RIGHT_MARGIN, tickMarkFormatter },
@@ -313,6 +316,7 @@ export class FlowChart {
     const times = new Set(held.map((point) => point.ts));
     // Turning points are those of the sum from the window's start: on another line they would be wrong.
     const { anchor } = view.peek();
+    const size = this.chart.timeScale().options().barSpacing > WIDE_BARS ? 0.4 : 0.8;
     const marks = turns
       .filter((turn) => anchor === "window" && times.has(turn.ts))
       .map((turn): SeriesMarker<Time> => ({
@@ -320,7 +324,7 @@ export class FlowChart {
         position: turn.kind === "high" ? "aboveBar" : "belowBar",
         shape: turn.kind === "high" ? "arrowDown" : "arrowUp",
         color: colour("mark"),
-        size: 0.8,
+        size,
       }));
     this.marks.setMarkers(marks.sort((one, other) => Number(one.time) - Number(other.time)));
   }

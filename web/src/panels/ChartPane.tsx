@@ -112,26 +112,31 @@ function Field(props: { name: string; value: string; tone?: string; wide?: boole
   );
 }
 
+type Series = [name: string, color: string, kind: "stroke" | "bar"];
+
 /** The drawn series: name, the variable of its colour, and its kind of mark. */
-export function series(): [string, string, string][] {
-  const { measure } = view.value;
+export function series(): Series[] {
+  const { measure, asset } = view.value;
   const name = MEASURES[measure].name;
-  return [
-    [`cumulative ${name}`, "line", "stroke"],
-    ...(split.value ? [["calls", "calls", "stroke"], ["puts", "puts", "stroke"]] as [string, string, string][] : []),
-    [`${name} of each minute`, "buy", "bar"],
-    ...(priced.value ? [["price of the underlying (left)", "price", "stroke"]] as [string, string, string][] : []),
-  ];
+  const found: Series[] = [[`cumulative ${name}`, "line", "stroke"]];
+  if (split.value) found.push(["calls", "calls", "stroke"], ["puts", "puts", "stroke"]);
+  found.push([`${name} of each minute`, "buy", "bar"]);
+  if (priced.value) found.push([`price${asset === "options" ? " of the underlying" : ""} (left)`, "price", "stroke"]);
+  return found;
 }
 
 function Legend() {
   const off = offScale.value;
+  const drawn = series();
+  const entry = ([name, color, kind]: Series) => <li key={color} class={`of-${color} ${kind}`}>{name}</li>;
+  // The price comes later than the line: it stands last, so that nothing moves.
   return (
     <ul class="legend" aria-label="Legend">
+      {drawn.filter(([, color]) => color !== "price").map(entry)}
       <li key="bullish" class="area of-bullish">bullish divergence</li>
       <li key="bearish" class="area of-bearish">bearish divergence</li>
-      {series().map(([name, color, kind]) => <li key={name} class={`of-${color} ${kind}`}>{name}</li>)}
-      {off > 0 && <li class="off">{off === 1 ? "1 price is" : `${off} prices are`} off the scale</li>}
+      {drawn.filter(([, color]) => color === "price").map(entry)}
+      {off > 0 && <li key="off" class="off">{off === 1 ? "1 price is" : `${off} prices are`} off the scale</li>}
     </ul>
   );
 }

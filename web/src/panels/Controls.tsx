@@ -37,7 +37,7 @@ export function Controls() {
       <Radios name="Sum from" value={anchor} choices={[["Window start", "window"], ["Session open", "session"]]}
         pick={(value) => change({ anchor: value as View["anchor"] })} />
       <details class="filters" open={opened.value} onToggle={(event) => (opened.value = event.currentTarget.open)}>
-        <summary>Filters and as of{active() ? ` (${active()})` : ""}</summary>
+        <summary>Filters and time{active() ? ` (${active()})` : ""}</summary>
         <div>
           {asset === "options" && (
             <>

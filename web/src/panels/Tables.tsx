@@ -2,7 +2,7 @@ import { computed, effect, signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { type Drifter, get, type Leader, type Leaderboard, type Outlier, type SessionPart } from "../api";
 import { filtersOf, MEASURES } from "../describe";
-import { line, shown } from "../live";
+import { line, loaded, shown } from "../live";
 import { readings, readingsProblem } from "../readings";
 import { key } from "../session";
 import { dayName, hhmm, isBareDay, moment } from "../times";
@@ -130,11 +130,13 @@ function Table(props: {
   head: string[];
   problem: string;
   loaded: boolean;
+  /** Whether room is kept for rows that are still to come. */
+  waits?: boolean;
   empty?: string;
   children: ComponentChildren[];
 }) {
   return (
-    <div class={props.loaded || props.problem ? "table" : "table waiting"}>
+    <div class={(props.waits ?? !props.loaded) && !props.problem ? "table waiting" : "table"}>
       <table aria-label={props.name}>
         <caption>
           {props.name} <span class="quiet">{props.note}</span>
@@ -164,7 +166,7 @@ function Parts(props: { name: string; note: string; parts: string[] }) {
   });
   return (
     <Table name={props.name} note={`${view.value.symbol}, ${props.note}`} problem={readingsProblem.value}
-      loaded={line.value.points.length === 0} empty="No session."
+      loaded={loaded.value && line.value.points.length === 0} waits={!readings.value.divergence} empty="No session."
       head={["Part", "New York", capital(MEASURES[view.value.measure].name), "Share"]}>
       {rows}
     </Table>
