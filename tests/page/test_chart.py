@@ -130,10 +130,13 @@ def test_ticks_are_exact_and_evenly_spaced(desk):
         assert steps == pytest.approx([steps[0]] * len(steps))
 
 
-def test_one_bad_quote_does_not_set_the_price_scale(desk):
+@pytest.mark.parametrize(
+    ("bad", "said"), [(1, "1 price is off the scale"), (2, "2 prices are off the scale")]
+)
+def test_bad_quotes_do_not_set_the_price_scale(desk, bad, said):
     start = NOW // MINUTE * MINUTE - 60 * MINUTE
     prices = [140_000 + 500 * (place % 4) for place in range(60)]
-    prices[30] = 127_250
+    prices[30 : 30 + bad] = [127_250] * bad
     rows = [
         row(
             symbol="VIX",
@@ -151,7 +154,7 @@ def test_one_bad_quote_does_not_set_the_price_scale(desk):
     until(page, "flowtape.drawn().price.some(({ value }) => value === 12.725)")
     sight = seen(page, "sight.prices && sight.prices.to - sight.prices.from < 1")
     assert sight["prices"]["from"] > 13.5
-    expect(page.get_by_role("list", name="Legend")).to_contain_text("1 price is off the scale")
+    expect(page.get_by_role("list", name="Legend")).to_contain_text(said)
 
 
 def test_a_jump_of_the_price_that_stays_sets_the_scale(desk):
@@ -202,3 +205,16 @@ def test_directional_measures_are_drawn(desk):
     page.get_by_role("radio", name="Stocks").check()
     same(page, desk.points("/v1/flow/stocks/SPY/cumulative", measure="premium"))
     state(page, "live")
+
+
+def test_calls_and_puts_count_from_the_sessions_open(desk):
+    page = desk.open("/?minutes=60&anchor=session&measure=premium&split=right")
+    same(page, desk.points(minutes=60, anchor="session", measure="premium", split="right"))
+    until(page, "flowtape.drawn().calls.length > 10")
+    for right, name in (("C", "calls"), ("P", "puts")):
+        alone = desk.points(minutes=60, anchor="session", measure="premium", right=right)
+        drawn = page.evaluate(
+            f"Object.fromEntries(flowtape.drawn().{name}.map(({{ time, value }}) => [time, value]))"
+        )
+        seconds = page.evaluate("points => points.map(({ ts }) => Date.parse(ts) / 1000)", alone)
+        assert [drawn[str(at)] for at in seconds] == pytest.approx([one["cumulative"] for one in alone])

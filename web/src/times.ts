@@ -14,16 +14,19 @@ const parts = new Intl.DateTimeFormat("en-CA", {
   hour: "2-digit",
 });
 const offsets = new Map<number, number>();
+let [lastHour, lastOffset] = [NaN, 0];
 
 /** How far New York's clock is ahead of UTC at an instant, in ms. It changes on whole hours of UTC only. */
 function offset(ms: number): number {
   const hour = Math.floor(ms / HOUR) * HOUR;
+  if (hour === lastHour) return lastOffset;
   let found = offsets.get(hour);
   if (found === undefined) {
     const read = Object.fromEntries(parts.formatToParts(hour).map(({ type, value }) => [type, Number(value)]));
     found = Date.UTC(read.year!, read.month! - 1, read.day!, read.hour!) - hour;
     offsets.set(hour, found);
   }
+  [lastHour, lastOffset] = [hour, found];
   return found;
 }
 

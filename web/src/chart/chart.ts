@@ -111,6 +111,10 @@ export class FlowChart {
       effect(() => this.paint(isLight())),
       effect(() => this.leave(`${shown.value.minutes} ${shown.value.at}`, view.value)),
       effect(() => this.draw(line.value)),
+      // Sums that become known later are drawn with the points that are there.
+      effect(() => {
+        if (split.value && !this.calls.data().length) this.draw({ points: line.peek().points, tail: null });
+      }),
       effect(() => this.mark()),
     );
     window.flowtape = {
@@ -215,17 +219,21 @@ export class FlowChart {
       const next = points[at + 1];
       return next !== undefined && next.session !== points[at]!.session;
     };
-    const data = (value: (point: Point) => number | undefined): LineData<Time>[] =>
-      points.flatMap((point, at) => {
-        const found = value(point);
-        if (found === undefined) return [];
+    const data = (value: (point: Point) => number | undefined): LineData<Time>[] => {
+      const found: LineData<Time>[] = [];
+      points.forEach((point, at) => {
+        const each = value(point);
         // The stroke from a point on has that point's colour.
-        return [{ time: stamp(point.ts), value: found, ...(ends(at) ? { color: CLEAR } : {}) }];
+        if (each !== undefined) found.push({ time: stamp(point.ts), value: each, ...(ends(at) ? { color: CLEAR } : {}) });
       });
-    const sums = split.peek();
+      return found;
+    };
     this.cumulative.setData(data((point) => point.cumulative));
-    this.calls.setData(data((point) => sums?.get(point.ts)?.calls));
-    this.puts.setData(data((point) => sums?.get(point.ts)?.puts));
+    const sums = split.peek();
+    if (sums || this.calls.data().length) {
+      this.calls.setData(data((point) => sums?.get(point.ts)?.calls));
+      this.puts.setData(data((point) => sums?.get(point.ts)?.puts));
+    }
     this.net.setData(points.map((point) => this.bar(point)));
     if (this.price.data().length) this.prices();
     if (!points.length) return;

@@ -24,7 +24,10 @@ export async function captioned(chart: HTMLCanvasElement, caption: Caption): Pro
   };
   const title = measured(caption.title, `600 16px ${FONT}`);
   const lines = caption.lines.flatMap((line) => measured(line, `13px ${FONT}`));
-  const head = EDGE + (title.length + lines.length + 1) * ROW + EDGE / 2;
+  context.font = `13px ${FONT}`;
+  const entries = placed(caption.legend, width - EDGE, (text) => context.measureText(text).width);
+  const rows = title.length + lines.length + 1 + (entries.at(-1)?.row ?? 0);
+  const head = EDGE + rows * ROW + EDGE / 2;
   canvas.width = chart.width;
   canvas.height = chart.height + Math.ceil(head * ratio);
   context.scale(ratio, ratio);
@@ -41,22 +44,39 @@ export async function captioned(chart: HTMLCanvasElement, caption: Caption): Pro
   };
   write(title, `600 16px ${FONT}`, colour("text"));
   write(lines, `13px ${FONT}`, colour("quiet"));
-  legend(context, caption.legend, y);
+  legend(context, entries, y);
   context.drawImage(chart, 0, head, width, chart.height / ratio);
   return new Promise((resolve, reject) =>
     canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The browser could not make the picture.")))),
   );
 }
 
-function legend(context: CanvasRenderingContext2D, entries: [string, string][], y: number): void {
-  let x = EDGE;
+interface Entry {
+  name: string;
+  color: string;
+  x: number;
+  row: number;
+}
+
+/** Where the entries of the legend stand: in as many rows as they need. */
+function placed(legend: [string, string][], most: number, widthOf: (text: string) => number): Entry[] {
+  let [x, row] = [EDGE, 0];
+  return legend.map(([name, color]) => {
+    const width = 36 + widthOf(name);
+    if (x > EDGE && x + width > most) [x, row] = [EDGE, row + 1];
+    const entry = { name, color, x, row };
+    x += width;
+    return entry;
+  });
+}
+
+function legend(context: CanvasRenderingContext2D, entries: Entry[], y: number): void {
   context.font = `13px ${FONT}`;
-  for (const [name, color] of entries) {
+  for (const { name, color, x, row } of entries) {
     context.fillStyle = color;
-    context.fillRect(x, y + 6, 14, 3);
+    context.fillRect(x, y + row * ROW + 6, 14, 3);
     context.fillStyle = colour("text");
-    context.fillText(name, x + 20, y);
-    x += 36 + context.measureText(name).width;
+    context.fillText(name, x + 20, y + row * ROW);
   }
 }
 

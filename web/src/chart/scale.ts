@@ -5,7 +5,7 @@ import {
   type Time,
   type TimeScalePoint,
 } from "lightweight-charts";
-import { date, hhmm, newYork } from "../times";
+import { date, DAY, hhmm, newYork } from "../times";
 
 /** Lengths in minutes that a tick can begin, with the library's weight of each. */
 const WITHIN_A_DAY: [number, number][] = [[720, 33], [360, 32], [180, 31], [60, 30], [30, 22], [5, 21], [1, 20]];
@@ -13,13 +13,14 @@ const MINUTE = 60_000;
 
 /** The weight of a tick at `now` that follows `before`; both in ms by New York's clock. */
 function weight(now: number, before: number): number {
+  if (Math.floor(now / DAY) === Math.floor(before / DAY)) {
+    const begins = ([minutes]: [number, number]): boolean =>
+      Math.floor(now / (minutes * MINUTE)) !== Math.floor(before / (minutes * MINUTE));
+    return WITHIN_A_DAY.find(begins)?.[1] ?? 0;
+  }
   const [one, other] = [new Date(now), new Date(before)];
   if (one.getUTCFullYear() !== other.getUTCFullYear()) return 70;
-  if (one.getUTCMonth() !== other.getUTCMonth()) return 60;
-  if (one.getUTCDate() !== other.getUTCDate()) return 50;
-  const begins = ([minutes]: [number, number]): boolean =>
-    Math.floor(now / (minutes * MINUTE)) !== Math.floor(before / (minutes * MINUTE));
-  return WITHIN_A_DAY.find(begins)?.[1] ?? 0;
+  return one.getUTCMonth() === other.getUTCMonth() ? 50 : 60;
 }
 
 const Behavior = defaultHorzScaleBehavior();
@@ -28,11 +29,13 @@ const Behavior = defaultHorzScaleBehavior();
 export class NewYorkScale extends Behavior implements IHorzScaleBehavior<Time> {
   override fillWeightsForPoints(points: Parameters<IHorzScaleBehavior<Time>["fillWeightsForPoints"]>[0], first: number): void {
     const clock = (point: TimeScalePoint): number => newYork(Number(point.originalTime) * 1000);
+    if (!points.length) return;
+    // The first point is taken as if it followed the minute before it.
+    let before = first ? clock(points[first - 1]!) : clock(points[0]!) - MINUTE;
     for (let place = first; place < points.length; place += 1) {
       const now = clock(points[place]!);
-      // The first point is taken as if it followed the minute before it.
-      const before = place ? clock(points[place - 1]!) : now - MINUTE;
       points[place]!.timeWeight = weight(now, before) as TimeScalePoint["timeWeight"];
+      before = now;
     }
   }
 }
@@ -73,6 +76,9 @@ function median(values: number[]): number {
 export function loneOutliers(prices: readonly number[]): Set<number> {
   const suspects: number[] = [];
   prices.forEach((price, place) => {
+    const near = (other: number | undefined): boolean =>
+      other !== undefined && Math.abs(price - other) <= SUSPECT * Math.abs(price);
+    if (near(prices[place - NEIGHBOURS]) || near(prices[place + NEIGHBOURS])) return;
     const before = prices.slice(Math.max(0, place - NEIGHBOURS), place);
     const after = prices.slice(place + 1, place + 1 + NEIGHBOURS);
     if (after.length < ENOUGH) return;
