@@ -155,3 +155,22 @@ def test_a_server_grants_what_another_gave_back(tmp_path: Path) -> None:
     assert asyncio.run(main()) == 250
     one.close()
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [(PATH, 502), (PATH + "?minutes=abc", 400), ("/v1/account", 502), (PATH + "/stream", 502)],
+)
+def test_counts_that_cannot_be_read_are_no_fault_of_ours(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, status: int
+) -> None:
+    for file in tmp_path.glob("flow.duckdb.keys*"):
+        with file.open("r+b") as written:
+            written.write(b"garbage!" * (file.stat().st_size // 8))
+    world.clock.now += DAY
+    for _ in range(2):
+        found = world.get(path, plan="free")
+        assert found.status_code == status
+        assert "X-RateLimit-Limit" not in found.headers
+        assert found.headers["Access-Control-Allow-Origin"] == "*"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

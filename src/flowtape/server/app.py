@@ -257,7 +257,11 @@ class Application:
         else:
             event(_log, logging.ERROR, "answer failed", path=request.path, error=repr(error))
             refusal = errors.internal()
-        refusal.rate = self._quotas.lines(key, now)
+        try:
+            refusal.rate = self._quotas.lines(key, now)
+        except StoreError as unknown:
+            # Counts that cannot be read are told of nowhere.
+            self._note(unknown)
         return refusal
 
     async def _stream(self, request: Request, key: Key, now: int, asked: Asked | None) -> Reply:
