@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from flowtape.model.query import Query
+from flowtape.server.routes import Route
 from flowtape.settings import Settings
 from stores import until
 
@@ -234,3 +235,21 @@ def test_an_answer_is_sent_whole_when_told_to_stop(own: World) -> None:
     own.server.join()
     assert found.endswith(body)
     assert len(statuses(found)) == found.count(body)
+
+
+def test_a_watch_that_fails_once_goes_on(
+    own: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Query] = []
+
+    def state(route: Route, query: Query) -> object:
+        asked.append(query)
+        return 1 // (len(asked) - 1)
+
+    monkeypatch.setattr(own.flow, "state", state)
+    with own.http.stream("GET", PATH + "/stream") as found:
+        assert found.status_code == 200
+        until(lambda: len(asked) > 2)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "watch failed"
+    ]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from flowtape.errors import StoreError, UsageError
@@ -21,6 +21,8 @@ STREAMS_SHARE = 0.75
 """The share of all connections that may be streams; the rest is for other requests."""
 STOP_WITHIN = 10.0
 """Seconds that requests in progress may take when the server is told to stop."""
+WATCH_AGAIN = 1.0
+"""Seconds after which a watch that failed is begun again."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +52,8 @@ async def run(
         )
     except OSError as error:
         raise UsageError(f"cannot listen on host {host} port {port}: {error.strerror}") from None
-    watches = app.keys.watch(), app.usage.watch(), connections.watch(), app.streams.watch()
-    watching = [asyncio.create_task(watch) for watch in watches]
+    watches = app.keys.watch, app.usage.watch, connections.watch, app.streams.watch
+    watching = [asyncio.create_task(_go_on(watch)) for watch in watches]
     try:
         event(_log, logging.INFO, "serving", host=address, port=port)
         if ready:
@@ -96,6 +98,16 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     return told
+
+
+async def _go_on(watch: Callable[[], Awaitable[None]]) -> None:
+    """Watch until cancelled: a watch that fails is logged, and begun again."""
+    while True:
+        try:
+            await watch()
+        except Exception as error:
+            event(_log, logging.ERROR, "watch failed", error=repr(error))
+            await asyncio.sleep(WATCH_AGAIN)
 
 
 async def _finish(connections: Connections) -> None:
