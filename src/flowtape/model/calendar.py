@@ -98,7 +98,7 @@ def hours_of(asset: Literal["option", "stock"], symbol: str) -> Hours:
 def sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: int) -> list[Session]:
     """Return the sessions that overlap `[start, end)` and the last session opened at or before `start`, oldest first.
 
-    The calendar has sessions from `prints.FIRST_DAY` to `prints.LAST_DAY`.
+    `start` and `end` are in ns UTC. The calendar has sessions from `prints.FIRST_DAY` to `prints.LAST_DAY`.
     """
     calendar = _calendar(hours_of(asset, symbol))
     if start > LATEST:
@@ -118,8 +118,8 @@ def sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: in
 def regular_sessions(asset: Literal["option", "stock"], symbol: str, start: int, end: int) -> list[Session]:
     """Return the regular sessions that open in `[start, end)`, oldest first, without night and curb sessions.
 
-    A regular session opens at 09:30 in New York. It closes at 16:00 or 16:15, by symbol, and at 13:00 or 13:15 on a day
-    of early close.
+    `start` and `end` are in ns UTC. A regular session opens at 09:30 in New York. It closes at 16:00 or 16:15, by
+    symbol, and at 13:00 or 13:15 on a day of early close.
     """
     days, opens, closes = _stock_sessions()
     first, stop = np.searchsorted(opens, (start, end)).tolist()
