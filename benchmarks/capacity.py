@@ -126,7 +126,7 @@ def need(load: Load, told: Figures = MEASURED) -> Need:
         prints_tb=total * told.print_bytes / 1e12,
         bars_tb=total * told.bars * told.bar_bytes / 1e12,
         claims_gb=load.symbols * YEAR * load.years * CLAIM_BYTES / 1e9,
-        start=told.start * load.prints_a_day * 5 * told.bars / 5e6,
+        start=told.start * load.prints_a_day * 5 / 50e6,
     )
 
 

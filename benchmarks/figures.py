@@ -140,7 +140,7 @@ CELLS = {
         "seen by another process, p99 ms",
     ),
     "start": Cell(
-        START, "flowtape serve, until /health is 200", "seconds", "start on 5 million minute bars, s", "{:.1f}"
+        START, "flowtape serve, until /health is 200", "seconds", "start on a week of 50 million prints, s", "{:.1f}"
     ),
 }  # fmt: skip
 

@@ -70,8 +70,9 @@ def decode(tape: str) -> dict[str, float]:
 
 
 def stored(tape: str, name: str, path: str) -> dict[str, float]:
-    """`Ingestor.ingest` into an empty store, and what each table takes there."""
+    """Ingest into an empty store as `flowtape ingest` does, and what each table takes there."""
     from flowtape.pipeline.ingestor import Ingestor
+    from flowtape.pipeline.maintenance import seal_all
     from flowtape.readers import open_tapes
     from flowtape.storage import open_store
 
@@ -81,11 +82,13 @@ def stored(tape: str, name: str, path: str) -> dict[str, float]:
         for one in open_tapes([tape]):
             Ingestor(opened).ingest(one)
         if name == DUCKDB:
+            # As `flowtape ingest` ends: in order, with minute bars.
+            seal_all(opened, lambda day, done: None)
             opened.close()
     if name == DUCKDB:
         return told | _duckdb_tables(path, {"prints": "print_rows", "bars": "bar_rows"})
     opened.close()
-    return told | _clickhouse_tables(path, {"prints": "prints", "bars": "minutes"})
+    return told | _clickhouse_tables(path, {"prints": "prints", "bars": "minute_bars"})
 
 
 def _duckdb_tables(path: str, tables: dict[str, str]) -> dict[str, float]:
