@@ -134,8 +134,8 @@ EXPIRY = _filter(
         "pattern": rf"^{_DAYS}(?:,{_DAYS}){{0,{MOST_PARTS - 1}}}$",
         "examples": ["2026-05-15", "2026-05-15,2026-06-19", "2026-05-01..2026-06-30", "2026-05-15.."],
     },
-    "Expirations: a date `YYYY-MM-DD`, a range `first..last` (both within; either may be left out), or a list "
-    f"of up to {MOST_PARTS} of them with commas.",
+    "Expirations: a date `YYYY-MM-DD`, a range `first..last` (inclusive; either may be omitted), or a list "
+    f"of up to {MOST_PARTS} of them, separated by commas.",
     field="expiries",
 )
 RIGHT = _filter(
@@ -171,7 +171,7 @@ def _exclude(known: tuple[str, ...], *examples: str) -> Param:
         "exclude",
         _families(known),
         {"pattern": rf"^(?:{names})(?:,(?:{names})){{0,{MOST_PARTS - 1}}}$", "examples": list(examples)},
-        f"Families of sale conditions to leave out, with commas: {', '.join(known)}.",
+        f"Families of sale conditions to exclude, separated by commas: {', '.join(known)}.",
     )
 
 

@@ -28,27 +28,27 @@ class HealthyBody(msgspec.Struct, frozen=True):
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "X-RateLimit-Limit": ("Requests a day on this key's plan, or `unlimited`.", {"type": "string"}),
     "X-RateLimit-Remaining": ("Requests left today, or `unlimited`.", {"type": "string"}),
-    "X-RateLimit-Reset": ("When the count starts again, in Unix seconds.", {"type": "integer"}),
+    "X-RateLimit-Reset": ("When the count restarts, in Unix seconds.", {"type": "integer"}),
     "X-Data-As-Of": (
-        "When the newest print this answer could see was made; absent while there is none.",
+        "The time of the newest print that this answer could see; absent without one.",
         {"type": "string", "format": "date-time"},
     ),
     "X-Data-Source": (
-        "`simulated` where any of the prints may be made up, `replay` with its day and speed where a file is replayed.",
+        "`simulated` if any print may be simulated; `replay` with its day and speed if a file is replayed.",
         {"type": "string", "examples": ["simulated", "replay; day=2016-06-01; speed=60"]},
     ),
     "X-Endpoint-Version": ("The version of this endpoint.", {"type": "string"}),
     "X-Next-Cursor": (
-        "The `cursor` that goes on from here, where there is more of a span.",
+        "The `cursor` of the next page of a span; absent on the last page.",
         {"type": "string"},
     ),
     "Content-Disposition": (
-        "What a copy may be called; absent for JSON.",
+        "The file name of a download; absent for JSON.",
         {"type": "string"},
     ),
-    "ETag": ("The answer's tag, for `If-None-Match`.", {"type": "string"}),
+    "ETag": ("The ETag of the answer, for `If-None-Match`.", {"type": "string"}),
     "Retry-After": (
-        "Whole seconds until it is worth asking again, at least 1.",
+        "Whole seconds to wait before the next request, at least 1.",
         {"type": "integer", "minimum": 1},
     ),
 }
@@ -56,12 +56,12 @@ _RATE = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 _DATA = ("ETag", "X-Data-As-Of", "X-Data-Source", "X-Endpoint-Version")
 _ERRORS: tuple[tuple[int, str, type[msgspec.Struct], tuple[str, ...]], ...] = (
     (400, "A parameter cannot be used.", ErrorBody, _RATE),
-    (401, "No key, or one that is not known.", UnauthorizedBody, ()),
+    (401, "No key, or an unknown key.", UnauthorizedBody, ()),
     (403, "The key's plan is too low.", TierBody, _RATE),
-    (404, "Nothing has this path.", ErrorBody, ()),
+    (404, "No route has this path.", ErrorBody, ()),
     (405, "Only GET, HEAD and OPTIONS are allowed.", ErrorBody, ()),
     (429, "The day's requests are used up.", QuotaBody, (*_RATE, "Retry-After")),
-    (500, "A fault of the server.", ErrorBody, ()),
+    (500, "An error of the server.", ErrorBody, ()),
     (
         502,
         "The store cannot be read, the live feed is silent, or the window is still loading.",
@@ -155,7 +155,7 @@ def _wide(kind: object) -> dict[str, str]:
 
 _KEYED: list[dict[str, list[str]]] = [{"header": []}, {"query": []}]
 _UNCHANGED = {
-    "description": "The answer is the one of `If-None-Match`.",
+    "description": "The answer is unchanged since `If-None-Match`.",
     "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in (*_RATE, *_DATA)},
 }
 
@@ -184,12 +184,12 @@ def _found(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
 
 def _stream(route: Route, refs: dict[Any, Any], settings: Settings) -> dict[str, Any]:
     made = _operation(route, refs, settings)
-    place = "The `id` of the last event seen, to get those since."
+    place = "The `id` of the last received event; later events are sent."
     header = {"name": "Last-Event-ID", "in": "header", "description": place, "schema": {"type": "string"}}
     named = {"name": LAST_EVENT_ID, "in": "query", "description": place, "schema": {"type": "string"}}
     events = _response("The events, without end.", None, (*_RATE, "X-Data-Source", "X-Endpoint-Version"))
     events["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-    full = _response("There are as many streams as may be.", refs[ErrorBody], ("Retry-After",))
+    full = _response("The server has its maximum of streams.", refs[ErrorBody], ("Retry-After",))
     responses = {"200": events, **_failures(refs), "503": full}
     return made | {"parameters": [*made["parameters"], header, named], "responses": responses}
 
@@ -203,7 +203,7 @@ def _failures(refs: dict[Any, Any], *without: int) -> dict[str, Any]:
 
 
 def _account(refs: dict[Any, Any]) -> dict[str, Any]:
-    found = _response("About the key.", refs[AccountBody], (*_RATE, "ETag", "X-Endpoint-Version"))
+    found = _response("The account of the key.", refs[AccountBody], (*_RATE, "ETag", "X-Endpoint-Version"))
     return {
         "operationId": "account",
         "tags": ["account"],
@@ -219,7 +219,7 @@ def _symbols(refs: dict[Any, Any]) -> dict[str, Any]:
     return {
         "operationId": "symbols",
         "tags": ["account"],
-        "summary": "The symbols of which prints are kept",
+        "summary": "The symbols with stored prints",
         "description": "Any plan; costs one request.",
         "security": _KEYED,
         "responses": {"200": found, "304": _UNCHANGED, **_failures(refs, 400, 403, 404)},

@@ -51,10 +51,10 @@ def _instant(name: str, field: str, help: str) -> Param:
 
 
 AT = _instant(
-    "at", "at", "The answer as it stood at this instant: only what was known by it. Now when absent."
+    "at", "at", "Point in time: the answer as of this instant, from what was known by then. Now when absent."
 )
-FROM = _instant("from", "since", "In place of `minutes`: the first minute, of any time kept.")
-TO = _instant("to", "until", "With `from`: where its minutes end, itself not within. Now when absent.")
+FROM = _instant("from", "since", "Instead of `minutes`: the first minute, at any stored time.")
+TO = _instant("to", "until", "With `from`: the end of the minutes (exclusive). Now when absent.")
 
 
 def _cursor(text: str) -> int:
@@ -68,7 +68,7 @@ CURSOR = Param(
     field="cursor",
     parse=_cursor,
     schema={"type": "string", "pattern": "^[0-9]{1,9}$"},
-    help="With `from`: the `nextCursor` of an answer, to go on from there.",
+    help="With `from`: the `nextCursor` of the previous page.",
 )
 _MEASURES = {
     "option": ("volume", "premium", "directional", "directional_premium"),
@@ -76,8 +76,8 @@ _MEASURES = {
 }
 _MEASURE_HELP = {
     "option": (
-        "Net contracts, or net premium in USD (price x size x 100); `directional` counts puts with the other sign: "
-        "bullish less bearish."
+        "Net contracts, or net premium in USD (price x size x 100); `directional` counts puts with the opposite "
+        "sign: bullish minus bearish."
     ),
     "stock": "Net shares, or net premium in USD (price x size).",
 }
@@ -114,14 +114,14 @@ SPLIT = Param(
     parse=_split,
     default=False,
     schema={"type": "string", "enum": ["right"]},
-    help="`right`: what calls and puts are of each point's net, as `calls` and `puts`.",
+    help="`right`: the parts of each point's net from calls and from puts, as `calls` and `puts`.",
 )
 ANCHOR = word(
     "anchor",
     "anchor",
     ("window", "session"),
     "window",
-    "Where the running sum begins: at the first point, or anew at each session's open.",
+    "Where the running sum begins: at the first point, or at each session's open.",
 )
 
 
@@ -139,7 +139,7 @@ INCLUDE = Param(
     parse=_include,
     default=False,
     schema={"type": "string", "enum": [_QUALITY]},
-    help="What to add to each point: `quality`, on what its numbers rest.",
+    help="Fields to add to each point: `quality`, its share of volume with a quote and with a side, and quote ages.",
 )
 
 
@@ -155,7 +155,7 @@ RESOLUTION = Param(
     parse=_resolution,
     required=True,
     schema={"type": "string", "enum": [*RESOLUTIONS]},
-    help="How long a bar is.",
+    help="The length of a bar.",
 )
 FORMAT = Param(
     name="format",

@@ -112,7 +112,7 @@ _OUTLIERS = (
     whole("minTrades", "min_trades", 20, 0, MOST, "The least prints of a symbol."),
     _WINDOW,
 )
-_LOOKBACK = whole("lookback", "lookback", 30, 10, 390, "Minutes over which slopes are taken.")
+_LOOKBACK = whole("lookback", "lookback", 30, 10, 390, "Minutes of the regression behind each slope.")
 _TURNS = whole("limit", "limit", 10, 1, 100, "The most turning points to show.")
 _DAYS = whole("days", "days", 5, 1, 60, "The most trading days to show.")
 _DRIFT = (
@@ -140,23 +140,23 @@ def _routes(asset: Asset) -> tuple[Route, ...]:
     of_minutes = measure(asset, "volume")
     puts = " `directional` for `right=P`." if asset == "option" else ""
     of_reading = measure(asset, None, f"`volume` when absent.{puts}")
-    of_all = measure(asset, None, "Shown and ranked by; when absent, net notional ranks.")
-    of_drift = measure(asset, None, "Shown and ranked by; `volume` when absent.")
+    of_all = measure(asset, None, "It is shown and ranks the symbols; when absent, net notional ranks them.")
+    of_drift = measure(asset, None, "It is shown and ranks the symbols; `volume` when absent.")
     return (
         _of_symbol(
             asset, "recent", _LIMIT, *expiry, AT, answer=queries.recent, body=queries.Recent,
             summary=f"The newest {asset} prints",
-            help="The newest prints of the newest trading day, each with its side and the quote before it.",
+            help="The newest prints of the newest trading day, each with its side and prevailing quote.",
         ),
         _of_symbol(
             asset, "summary", *filters, AT, answer=queries.summary, body=queries.Summary,
             summary=f"A day of {asset} flow in numbers",
-            help="Volume bought, sold and of unknown side, of the newest trading day.",
+            help="Buy, sell and mid volume of the newest trading day.",
         ),
         _of_symbol(
             asset, "blocks", _MIN_SIZE[asset], *expiry, AT, answer=queries.blocks, body=queries.Blocks,
             summary=f"Large {asset} prints",
-            help="The newest prints of at least a size, at most 500, of the newest trading day.",
+            help="The newest prints of the newest trading day with at least a minimum size, at most 500.",
         ),
         _of_symbol(
             asset, "history", _lasting("minutes", 60), *filters, *_SPAN, of_minutes, INCLUDE,
@@ -174,33 +174,33 @@ def _routes(asset: Asset) -> tuple[Route, ...]:
         _of_symbol(
             asset, "divergence", _lasting("minutes", 240), _LOOKBACK, *filters, of_reading, AT,
             answer=queries.divergence_answer, body=queries.Divergence,
-            summary=f"Whether {asset} flow and price go the same way",
-            help="The slopes of cumulative flow and of the underlying's price as t-statistics, and what they say.",
+            summary=f"Divergence of {asset} flow and price",
+            help="The t-statistics of the slopes of cumulative flow and of price, and the state they give.",
         ),
         _of_symbol(
             asset, "turning-points", _lasting("minutes", 240), _TURNS, *filters, of_reading, AT,
             answer=queries.turning_points_answer, body=queries.TurningPoints,
-            summary=f"Where the line of {asset} flow turned",
+            summary=f"Turning points of cumulative {asset} flow",
             help="The largest highs and lows of the cumulative line, by prominence.",
         ),
         _of_symbol(
             asset, "sessions", _DAYS, *filters, of_reading, AT, answer=queries.sessions_answer, body=queries.Sessions,
-            summary=f"The parts of the day in {asset} flow",
+            summary=f"{asset.title()} flow by part of the day",
             help="Net flow, the line's mean, high and low by trading day and part of the session, newest first.",
         ),
         _of_all(
             asset, "drift", _WINDOW, *_DRIFT, *right, of_drift, AT, answer=queries.drift_answer, body=queries.Drifts,
-            summary=f"How far {asset} flow stands from zero",
-            help="Symbols by net volume against their own past and the root of their volume.",
+            summary=f"How far {asset} flow is from zero",
+            help="Symbols by net volume relative to their own earlier sessions and to the root of their volume.",
         ),
         _of_all(
             asset, "leaderboard", _N, _WINDOW, *right, of_all, AT, answer=queries.leaderboard, body=queries.Leaderboard,
-            summary=f"The most bought and sold {asset}s",
-            help="Symbols by net notional in USD: the most bought, and the most sold.",
+            summary=f"The {asset}s with the largest net buying and selling",
+            help="Symbols by net notional in USD: the largest buying, and the largest selling.",
         ),
         _of_all(
             asset, "outliers", *_OUTLIERS, *right, of_all, AT, answer=queries.outliers, body=queries.Outliers,
-            summary=f"Symbols whose {asset} flow stands out",
+            summary=f"Symbols with the largest net {asset} flow",
             help="Symbols by the size of their net notional in USD, with how one-sided their flow is.",
         ),
     )  # fmt: skip
@@ -211,8 +211,8 @@ ROUTES = (
     _of_symbol(
         "option", "dealer-premium", _WINDOW, EXPIRY, AT,
         answer=queries.dealer_premium, body=queries.DealerPremium, every=NS_PER_SECOND,
-        summary="The premium that dealers paid and took",
-        help="Premium in USD, by the view that dealers take the other side of every aggressor.",
+        summary="Premium paid and received by dealers",
+        help="Premium in USD, on the assumption that dealers are the counterparty of every aggressor.",
     ),
     *_routes("stock"),
     _of_symbol(
