@@ -35,7 +35,7 @@ NOW = TODAY * DAY + 5
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "flow.duckdb.keys"
+    return tmp_path / "flow.duckdb.keys"
 
 
 @pytest.fixture(scope="module")
