@@ -214,5 +214,5 @@ def _freshness(scale: Scale) -> Section:
 
 def _trades(window: Cache) -> int:
     number = window.number("option", "SPY")
-    found = window.of("option").line(number, window.oldest, window.oldest + 10_080, ("trades",))
+    found = window.of("option").view().line(number, window.oldest, window.oldest + 10_080, ("trades",))
     return int(found.values["trades"].sum())

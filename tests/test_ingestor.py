@@ -55,7 +55,7 @@ def from_store(store, symbol, at=LATER, minutes=MINUTES, expiry=None):
 
 def from_window(window, symbol, now=LATER, minutes=MINUTES):
     start, end = window_minutes(now, minutes)
-    return points(window.of("option").line(window.number("option", symbol), start, end, CUMULATIVE))
+    return points(window.of("option").view().line(window.number("option", symbol), start, end, CUMULATIVE))
 
 
 def expected(tape, symbol, at=LATER, minutes=MINUTES, expiry=None):

@@ -394,7 +394,7 @@ def test_a_clock_set_back_reloads_the_cache(kept):
         query, T0 // MINUTE - 10, T0 // MINUTE + 1, CUMULATIVE
     )
     assert points(totals)[0]["tradeCount"] == 1
-    found = kept.window.of("option").cross_section(T0 // MINUTE - 10, T0 // MINUTE + 1)
+    found = kept.window.of("option").view().cross_section(T0 // MINUTE - 10, T0 // MINUTE + 1)
     assert found.sums["trades"].tolist() == [1]
     flow.close()
 

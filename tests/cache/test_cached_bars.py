@@ -36,7 +36,7 @@ def test_a_bar_of_five_prints_reads_back() -> None:
     bars = small()
     made = bar(FIVE, M)
     bars.change(frame([((SPY, CALL, M), made)]))
-    line = bars.line(SPY, M, M + 1, names(stock=False))
+    line = bars.view().line(SPY, M, M + 1, names(stock=False))
     assert line.minute.tolist() == [M]
     assert {name: values.item() for name, values in line.values.items()} == made
     assert line.as_of == M * NS_PER_MINUTE + 59_000_000_000
@@ -47,8 +47,10 @@ def test_a_bar_of_five_prints_reads_back() -> None:
 def test_call_and_put_of_a_minute_add_up() -> None:
     bars = small()
     bars.change(frame([((SPY, CALL, M), bar(FIVE, M)), ((SPY, PUT, M), bar(FIVE[:1], M))]))
-    both = bars.line(SPY, M, M + 1, ("trades",)).values["trades"]
-    rights = [bars.line(SPY, M, M + 1, ("trades",), right).values["trades"].item() for right in (CALL, PUT)]
+    both = bars.view().line(SPY, M, M + 1, ("trades",)).values["trades"]
+    rights = [
+        bars.view().line(SPY, M, M + 1, ("trades",), right).values["trades"].item() for right in (CALL, PUT)
+    ]
     assert (both.tolist(), rights) == ([6], [5, 1])
 
 
@@ -56,7 +58,7 @@ def test_a_cancel_lowers_the_largest_print_again() -> None:
     bars = small()
     bars.change(frame([((SPY, CALL, M), bar(FIVE, M))]))
     bars.change(frame([]), keys([(SPY, CALL, M)]), frame([((SPY, CALL, M), bar(FIVE[3:], M))]))
-    found = bars.line(SPY, M, M + 1, ("biggest", "sell_volume", "high"))
+    found = bars.view().line(SPY, M, M + 1, ("biggest", "sell_volume", "high"))
     assert [values.item() for values in found.values.values()] == [5, 0, 10_050]
 
 
@@ -65,7 +67,7 @@ def test_a_print_after_a_cancel_counts() -> None:
     bars.change(frame([((SPY, CALL, M), bar(FIVE, M))]))
     bars.change(frame([]), keys([(SPY, CALL, M)]), frame([]))
     bars.change(frame([((SPY, CALL, M), bar(FIVE[:1], M))]))
-    found = bars.line(SPY, M, M + 1, ("biggest", "trades"))
+    found = bars.view().line(SPY, M, M + 1, ("biggest", "trades"))
     assert [values.item() for values in found.values.values()] == [10, 1]
 
 
@@ -73,9 +75,9 @@ def test_a_bar_without_prints_is_gone() -> None:
     bars = small()
     bars.change(frame([((SPY, CALL, M), bar(FIVE, M))]))
     bars.change(frame([]), keys([(SPY, CALL, M)]), frame([]))
-    assert len(bars.line(SPY, M, M + 1, ("trades",)).minute) == 0
+    assert len(bars.view().line(SPY, M, M + 1, ("trades",)).minute) == 0
     assert bars.newest(SPY) is None
-    assert len(bars.cross_section(M, M + 1).symbols) == 0
+    assert len(bars.view().cross_section(M, M + 1).symbols) == 0
 
 
 def test_a_reader_keeps_its_view() -> None:
@@ -93,13 +95,13 @@ def test_loading_shows_the_old_bars_until_done() -> None:
 
     def parts() -> Any:
         yield frame([((QQQ, CALL, M), bar(FIVE, M))])
-        seen.extend(bars.cross_section(M, M + 1).symbols.tolist())
+        seen.extend(bars.view().cross_section(M, M + 1).symbols.tolist())
         yield frame([((QQQ, CALL, M + 1440), bar(FIVE, M + 1440))])
 
     before = bars.symbol_version(SPY)
     bars.load(parts())
     assert seen == [SPY]
-    assert bars.cross_section(M, M + 2000).symbols.tolist() == [QQQ]
+    assert bars.view().cross_section(M, M + 2000).symbols.tolist() == [QQQ]
     assert bars.symbol_version(SPY) > before
     assert bars.changed_since(SPY, before) is None
 
@@ -132,7 +134,7 @@ def test_readers_see_whole_changes_while_bars_are_merged() -> None:
 
     def read() -> None:
         while not done.is_set():
-            found = bars.cross_section(M, M + 60)
+            found = bars.view().cross_section(M, M + 60)
             calls, puts = found.of(CALL)["trades"], found.of(PUT)["trades"]
             if (calls != puts).any():
                 wrong.append((calls, puts))
@@ -147,7 +149,7 @@ def test_readers_see_whole_changes_while_bars_are_merged() -> None:
     reader.join()
     bars.wait()
     assert not wrong
-    assert bars.cross_section(M, M + 60).sums["trades"].tolist() == [3000]
+    assert bars.view().cross_section(M, M + 60).sums["trades"].tolist() == [3000]
 
 
 def prints(stock: bool) -> st.SearchStrategy[list[tuple[int, int, int, str]]]:
@@ -181,7 +183,7 @@ def check(bars: MinuteBars, oracle: Oracle, start: int, end: int, stock: bool) -
     for right in (None, NONE) if stock else (None, CALL, PUT):
         for symbol in (0, SPY, QQQ):
             expected = oracle.line(symbol, start, end, right)
-            line = bars.line(symbol, start, end, fields, right)
+            line = bars.view().line(symbol, start, end, fields, right)
             assert line.minute.tolist() == list(expected)
             for name in fields:
                 assert line.values[name].tolist() == [one[name] for one in expected.values()], name
@@ -191,7 +193,7 @@ def check(bars: MinuteBars, oracle: Oracle, start: int, end: int, stock: bool) -
 
 def check_cross_section(bars: MinuteBars, oracle: Oracle, start: int, end: int, right: int | None) -> None:
     expected = oracle.cross_section(start, end, right)
-    found = bars.cross_section(start, end, right)
+    found = bars.view().cross_section(start, end, right)
     assert found.symbols.tolist() == list(expected)
     for name in set(SUMS) - {name for name in SUMS if "notional" in name}:
         assert found.sums[name].tolist() == [one[name] for one in expected.values()]
@@ -271,4 +273,4 @@ def test_large_blocks_equal_the_sums_of_their_rows() -> None:
     for start, end in ((M, M + 60), (M + 7, M + 31), (M + 59, M + 60)):
         for right in (None, PUT):
             check_cross_section(bars, oracle, start, end, right)
-    assert_array_equal(bars.cross_section(M, M + 60).symbols, np.arange(40))
+    assert_array_equal(bars.view().cross_section(M, M + 60).symbols, np.arange(40))

@@ -19,7 +19,7 @@ import polars as pl
 
 from flowtape.cache.blocks import RESTATED, VOID, Block, Rows, block_of_frame, keys_of, whole
 from flowtape.cache.columns import minute_of, run_key, run_of, symbol_minute, unique
-from flowtape.cache.view import CrossSection, Totals, View, summed
+from flowtape.cache.view import View, summed
 from flowtape.model.exact import Ints
 from flowtape.orderflow.minute_bars import FIELDS, SUMS, VALUES
 
@@ -73,18 +73,6 @@ class MinuteBars:
     def oldest(self) -> int:
         """The first minute that is kept."""
         return self._view.oldest
-
-    def line(
-        self, symbol: int, start: int, end: int, names: Sequence[str], right: int | None = None
-    ) -> Totals:
-        """Return a symbol's minutes in [start, end), as `View.line` does."""
-        return self._view.line(symbol, start, end, names, right)
-
-    def cross_section(
-        self, start: int, end: int, right: int | None = None, names: Sequence[str] = SUMS
-    ) -> CrossSection:
-        """Return all symbols summed over minutes [start, end), as `View.cross_section` does."""
-        return self._view.cross_section(start, end, right, names)
 
     def newest(self, symbol: int) -> int | None:
         """Return the time of a symbol's newest print (ns UTC), None without one."""
