@@ -95,7 +95,6 @@ def test_a_text_that_is_no_symbol_is_named(run, store, symbol):
         ("ingest", "day.parquet"),
         ("backfill", "day.parquet"),
         ("keys", "create", "--plan", "alpha"),
-        ("serve", "--port", "0"),
     ],
 )
 def test_no_command_makes_a_folder(run, folder, words):
