@@ -14,7 +14,7 @@ from flowtape.server.routes import Route
 from flowtape.settings import Settings
 from stores import until
 
-from .conftest import PATH, World, answer
+from .conftest import PATH, MemoryFlow, World, answer
 from .test_http import until_refused
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -238,14 +238,17 @@ def test_an_answer_is_sent_whole_when_told_to_stop(own: World) -> None:
 
 
 def test_a_watch_that_fails_once_goes_on(
-    own: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    worlds: Callable[[Settings], World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[Query] = []
+    listening: list[object] = []
 
     def state(route: Route, query: Query) -> object:
         asked.append(query)
         return 1 // (len(asked) - 1)
 
+    monkeypatch.setattr(MemoryFlow, "listen", lambda _, told: listening.append(told))
+    own = worlds(Settings())
     monkeypatch.setattr(own.flow, "state", state)
     with own.http.stream("GET", PATH + "/stream") as found:
         assert found.status_code == 200
@@ -253,3 +256,4 @@ def test_a_watch_that_fails_once_goes_on(
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
         "watch failed"
     ]
+    assert len(listening) == 1

@@ -31,6 +31,7 @@ class Changes:
         self._symbols: dict[_Place, str] = {}
         self._states: dict[_Place, object] = {}
         self._trouble: dict[Asset, str] = {}
+        self._listens = False
 
     def follow(self, hub: Hub) -> None:
         """Wake a hub from now on."""
@@ -56,13 +57,8 @@ class Changes:
 
     async def watch(self) -> None:
         """Forward the changes that the cache reports, and poll the others, until cancelled."""
-        loop = asyncio.get_running_loop()
-
-        def told(asset: str, symbols: frozenset[str]) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self.changed, asset, symbols)
-
-        self._flow.listen(told)
+        if not self._listens:
+            self._listen()
         while True:
             await asyncio.sleep(TICK)
             self._look_at_trust()
@@ -73,6 +69,16 @@ class Changes:
                 changed, self._states[place] = state != self._states.get(place), state
                 # A failed answer may succeed now.
                 _wake(hub for hub in hubs if changed or hub.trouble)
+
+    def _listen(self) -> None:
+        self._listens = True
+        loop = asyncio.get_running_loop()
+
+        def told(asset: str, symbols: frozenset[str]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.changed, asset, symbols)
+
+        self._flow.listen(told)
 
     def _look_at_trust(self) -> None:
         """Wake the hubs of an asset when the checks of its answers begin or cease to fail."""
