@@ -260,7 +260,7 @@ class Application:
         try:
             refusal.rate = self._quotas.lines(key, now)
         except StoreError as unknown:
-            # Counts that cannot be read are told of nowhere.
+            # Counts that cannot be read are left out.
             self._note(unknown)
         return refusal
 
