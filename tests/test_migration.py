@@ -205,4 +205,4 @@ def test_the_old_word_for_vacuum_still_works(tmp_path):
     path = tmp_path / "x.duckdb"
     open_store(path).close()
     done = subprocess.run(command("tidy", "--store", path), check=True, capture_output=True, text=True)
-    assert "now called store vacuum" in done.stderr
+    assert "is now `store vacuum`" in done.stderr
