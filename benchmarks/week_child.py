@@ -177,13 +177,16 @@ def _tell(feed: Firehose, waits: Waits, arrivals: Path) -> None:
     ]
     minute, symbol, right, expiry, strike = map(np.concatenate, zip(*feed.columns, strict=True))
     moments = np.repeat([at for at, _ in feed.arrived], [many for _, many in feed.arrived])
-    np.savez(arrivals, at=moments, minute=minute, symbol=symbol, right=right, expiry=expiry, strike=strike)
     told = {
         "shown": percentiles(waited[:held], many[:held]), "burst": percentiles(waited[held:], many[held:]),
         "first": parts[0], "last": parts[1], "commit": percentiles(waits.commits), "prints": feed.seq,
         "deepest": feed.deepest, "cpu": time.process_time(),
     }  # fmt: skip
     print(json.dumps(told), flush=True)
+    part = arrivals.with_suffix(".part.npz")
+    np.savez(part, at=moments, minute=minute, symbol=symbol, right=right, expiry=expiry, strike=strike)
+    # The file stands for the end: whole, and after the line.
+    part.rename(arrivals)
 
 
 def main() -> None:
