@@ -1,4 +1,4 @@
-"""Writes `src/flowtape/model/nyse.csv`: the weekdays on which the New York Stock Exchange is closed or closes early.
+"""Write `src/flowtape/model/nyse.csv`: the weekdays when the New York Stock Exchange is closed or closes early.
 
 Run as `python docs/make_calendar.py` after a new version of `exchange-calendars`; the tests fail while the table
 differs from it.

@@ -28,7 +28,7 @@ def quotes(*rows):
 
 
 def trades(*rows):
-    """Return trades from rows of instrument, seconds, number."""
+    """Return a frame of trades. Each row gives an instrument, a time in seconds and a sequence number."""
     full = [(name, at(ts), number) for name, ts, number in rows]
     frame = pl.DataFrame(
         full, schema={"instrument": pl.String, "ts": pl.Int64, "number": pl.Int64}, orient="row"

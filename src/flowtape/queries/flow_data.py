@@ -323,7 +323,7 @@ class FlowData:
         return bars_of(self._store.catalog.decode(missed))
 
     def _extent(self, query: Query, end: int) -> tuple[int | None, int | None]:
-        """Return the times of the oldest (of stocks) and newest counted print in minutes before `end`."""
+        """Return the times (ns) of the oldest (stocks only) and newest counted print before minute `end`."""
         number = self._number(query)
         return (None, None) if number < 0 else self._store.extent(number, end)
 

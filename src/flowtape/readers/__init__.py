@@ -97,7 +97,7 @@ class Rejects:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prints in `prints.SCHEMA`, the number of data rows they come from, and the share of the tape read so far."""
+    """Prints (`prints.SCHEMA`), the number of data rows read for them, and the share of the tape read so far."""
 
     prints: pl.DataFrame
     rows: int

@@ -459,7 +459,7 @@ class _Meaning:
             )
 
     def money_of_floats(self) -> dict[str, str]:
-        """Return the file's columns for the amounts of a print if all are 64-bit floats in USD; else an empty dict."""
+        """Return the columns of the file that hold a print's amounts, if all are 64-bit floats in USD; otherwise {}."""
         money = {name: column for name, column in self._columns.items() if name in _MONEY}
         floats = all(self._schema[column] == pl.Float64 for column in money.values())
         return money if floats and self._unit == 1 else {}

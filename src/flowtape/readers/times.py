@@ -40,7 +40,7 @@ times as fast as a variable one."""
 
 
 def _of_one_length(text: pl.Series) -> pl.Series | None:
-    """Return the instants of times that have one length and end in `Z`; None if any does not, or is invalid."""
+    """Return the instants of text times. All must have one length, end in `Z` and be valid; otherwise return None."""
     first = text.drop_nulls().first() if text.has_nulls() else text.first()
     low, high = text.min(), text.max()
     if not isinstance(first, str) or len(first) not in _LENGTHS or first[10:11] not in ("T", " "):

@@ -41,7 +41,7 @@ class Drawing(NamedTuple):
 
 
 def picture(day: Day, kind: Literal["png", "svg"]) -> bytes:
-    """Return the picture of a day as a file. The same day gives the same bytes.
+    """Return the picture of a day as the bytes of a file. The same day always gives the same bytes.
 
     The picture shows the cumulative line with its turning points, the price, sessions and divergences, and below it the
     net volume of each minute.

@@ -91,7 +91,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Application:
-    """Answers requests. `clock` returns ns since 1970 UTC; it decides which day a request counts for."""
+    """The application: it answers each HTTP request. `clock` returns ns since 1970 UTC; it gives the day of a quota."""
 
     def __init__(
         self,

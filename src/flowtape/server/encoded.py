@@ -72,7 +72,7 @@ class EncodedResponse:
         return (1 + self.packs) * len(self.body)
 
     def pack(self) -> None:
-        """Compress the body. Two threads may do so at once; they get the same bytes."""
+        """Return the compressed body. Two threads may call this at the same time; both get the same bytes."""
         packed = zlib.compress(self.body, _GZIP_LEVEL, zlib.MAX_WBITS | 16)
         # The compressed body is another representation, so its ETag is weak.
         about = b"content-length: %d\r\ncontent-encoding: gzip\r\netag: W/%s\r\n" % (len(packed), self.etag)

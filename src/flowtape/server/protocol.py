@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
         self.address = ""
         """The address that the connection is counted for; empty if it is not counted."""
         self.proxied = False
-        """Whether it comes from a named proxy, so that its requests are counted for the forwarded address."""
+        """Whether the client is a named proxy. Its requests are counted for the address that it forwards."""
         self.busy = False
         """Whether an answer is in progress."""
         self.paused = False
