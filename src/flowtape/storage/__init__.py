@@ -141,7 +141,7 @@ class Store(Protocol):
         ns of the latest of each."""
 
     def set_removed(self, rows: pl.DataFrame) -> None:
-        """Store the `removed_at` of kept rows (`catalog.STORED`), null where a row stands."""
+        """Store the `removed_at` of kept rows (`catalog.STORED`), null where no cancel removed the row."""
 
     # minutes
     def append_bars(self, bars: pl.DataFrame) -> None:

@@ -38,7 +38,6 @@ class DuckStore(Days):
     claims_version = 0
 
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """See `Store.known`."""
         ts = rows["ts"].to_physical()
         first, last = pl.select(ts.min(), last=ts.max()).row(0)
         within = f"FROM print_rows WHERE {between(first, last + 1)}"
@@ -52,15 +51,12 @@ class DuckStore(Days):
         return self._frame(sql, True, fresh=fresh).cast({"row": pl.UInt32})
 
     def sources(self) -> pl.DataFrame:
-        """See `Store.sources`."""
         return self._frame("SELECT asset, symbol, day, source FROM sources")
 
     def claim(self, days: pl.DataFrame) -> None:
-        """See `Store.claim`."""
         self._run("INSERT INTO sources SELECT asset, symbol, day, source FROM days", days=days)
 
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
-        """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
         number = self.catalog.symbol_id(asset, symbol)
         if number is not None:
@@ -69,12 +65,10 @@ class DuckStore(Days):
         self._run("DELETE FROM sources WHERE asset = ? AND symbol = ? AND day = ?", [asset, symbol, day])
 
     def clear_minutes(self, start: int, end: int) -> None:
-        """See `Store.clear_minutes`."""
         found = self._frame("SELECT day FROM days WHERE bars", True)["day"]
         self._write_day(pl.Series([day for day in found if day_overlaps(day, start, end)], dtype=pl.Date))
 
     def append_prints(self, rows: pl.DataFrame) -> None:
-        """See `Store.append_prints`."""
         series, venues = self.catalog.fresh()
         if series.height:
             self._run('INSERT INTO series SELECT series, asset, symbol, root, expiry, "right", symbol_id FROM fresh',
@@ -98,12 +92,10 @@ class DuckStore(Days):
         self._run(sql, fresh=rows.with_columns(small).drop("quote_ts", "ask"))
 
     def replace_prints(self, rows: pl.DataFrame) -> None:
-        """See `Store.replace_prints`."""
         self.remove_prints(rows)
         self._insert(rows.sort(CLUSTER))
 
     def remove_prints(self, rows: pl.DataFrame) -> None:
-        """See `Store.remove_prints`."""
         ts = rows["ts"].to_physical()
         first, last = pl.select(ts.min(), last=ts.max()).row(0)
         which = f"{between(first, last + 1)} AND print_id IN (SELECT print_id FROM gone)"
@@ -111,13 +103,11 @@ class DuckStore(Days):
         self._write_day(days_of(rows), moved=True)
 
     def set_removed(self, rows: pl.DataFrame) -> None:
-        """See `Store.set_removed`."""
         self.replace_prints(rows)
 
     def counted(
         self, asset: str, symbol: str, start: int, end: int, at: int | None, min_size: int = 1
     ) -> str:
-        """See `Store.counted`."""
         known = self.catalog.symbol_id(asset, symbol)
         number = -1 if known is None else known
         later = "" if at is None else f" OR removed_at >= make_timestamp_ns({at})"
@@ -128,7 +118,6 @@ class DuckStore(Days):
         )
 
     def select(self, sql: str) -> pl.DataFrame:
-        """See `Store.select`."""
         return self._frame(sql)
 
     def query(self, sql: str) -> pl.DataFrame:
@@ -137,16 +126,13 @@ class DuckStore(Days):
         return self._frame(sql)
 
     def select_rows(self, sql: str) -> pl.DataFrame:
-        """See `Store.select_rows`."""
         return self._frame(f"SELECT {', '.join(ROWS)} {sql}")
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
-        """See `Store.prints`."""
         which = f"SEMI JOIN keys USING (series) WHERE size >= {min_size} AND {self._whose(series)}"
         return self._prints(start, end, which, own=False, keys=series.alias("series").to_frame())
 
     def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
-        """See `Store.underlying`."""
         which = f"{between(start, end)} AND {self._whose(series)} AND underlying IS NOT NULL"
         keys = series.alias("series").to_frame()
         # The rows of the last instants are few, and only their columns are read.
@@ -169,7 +155,7 @@ class DuckStore(Days):
         return of_symbols(self.catalog.series["symbol_id"].gather(series.cast(pl.UInt32)).unique().to_list())
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
-        """See `Store.prints_of`; sees the open transaction."""
+        """Return rows that match some keys, with those of the open transaction."""
         return self._prints(
             start, end, f"SEMI JOIN keys USING ({', '.join(keys.columns)})", own=True, keys=keys
         )
@@ -181,13 +167,11 @@ class DuckStore(Days):
         return self._frame(sql, own, **frames)
 
     def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
-        """See `Store.removed_since`."""
         sql = f"""SELECT {", ".join(ROWS)} FROM print_rows SEMI JOIN keys USING (series)
             WHERE {between(start, end)} AND {self._whose(series)} AND removed_at >= make_timestamp_ns({at})"""
         return self._frame(sql, keys=series.alias("series").to_frame())
 
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
-        """See `Store.cancelled_groups`."""
         return self._frame(
             f"SELECT {', '.join(GROUP)}, epoch_ns(max(ts)) AS last FROM print_rows"
             f" WHERE condition IN ({CANCELS}) AND {between(start, end)} GROUP BY ALL",
@@ -195,21 +179,19 @@ class DuckStore(Days):
         )
 
     def corrections(self, start: int, end: int) -> pl.DataFrame:
-        """See `Store.corrections`."""
         sql = f"SELECT {', '.join(ROW_SLOT)} FROM print_rows WHERE corrects = 1 AND {between(start, end)}"
         return typed(self._frame(sql, True), {name: ROWS[name] for name in ROW_SLOT})
 
     def append_bars(self, bars: pl.DataFrame) -> None:
-        """See `Store.append_bars`; bars are made of the prints."""
+        """Do nothing: the store makes bars from prints."""
 
     def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
-        """See `Store.replace_bars`; bars are made of the prints."""
+        """Do nothing: the store makes bars from prints."""
 
     def compact(self, start: int, end: int) -> None:
-        """See `Store.compact`."""
+        """Do nothing: the store makes bars from prints."""
 
     def extent(self, symbol: int, end: int) -> tuple[int | None, int | None]:
-        """See `Store.extent`."""
         sql = f"""SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows
             WHERE symbol_id = {symbol} AND ts < make_timestamp_ns({min(end * NS_PER_MINUTE, 2**62)})
             AND removed_at IS NULL AND condition NOT IN ({CANCELS})"""
@@ -217,48 +199,41 @@ class DuckStore(Days):
         return low if self.catalog.series["asset"][symbol] == "stock" else None, high
 
     def take_over(self, source: str) -> None:
-        """See `Store.take_over`; the file's lock has seen to it."""
+        """Do nothing: the lock on the file allows one process."""
 
     def release(self, source: str) -> None:
-        """See `Store.release`."""
+        """Do nothing: the lock on the file allows one process."""
 
     def cursor(self, source: str) -> str | None:
-        """See `Store.cursor`."""
         found = self._frame("SELECT source, position FROM cursors").filter(pl.col("source") == source)
         return None if found.is_empty() else str(found["position"][0])
 
     def cursors(self, beginning: str) -> dict[str, str]:
-        """See `Store.cursors`."""
         found = self._frame("SELECT source, position FROM cursors")
         return dict(found.filter(pl.col("source").str.starts_with(beginning)).iter_rows())
 
     def set_cursor(self, source: str, position: str) -> None:
-        """See `Store.set_cursor`."""
         self._run("DELETE FROM cursors WHERE source = ?", [source])
         self._run("INSERT INTO cursors VALUES (?, ?)", [source, position])
 
     def standing(self, source: str) -> pl.DataFrame:
-        """See `Store.standing`."""
         names = ", ".join(STANDING)
         kept = self._frame(f"SELECT source, {names} FROM standing_quotes").filter(pl.col("source") == source)
         return kept.select(pl.col(name).cast(dtype) for name, dtype in STANDING.items())
 
     def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
-        """See `Store.set_standing`."""
         self._run("DELETE FROM standing_quotes s USING quotes q WHERE s.instrument = q.instrument AND s.source = ?",
                   [source], quotes=quotes)  # fmt: skip
         names = ", ".join(STANDING)
         self._run(f"INSERT INTO standing_quotes SELECT ?, {names} FROM quotes", [source], quotes=quotes)
 
     def point(self) -> Point:
-        """See `Store.point`."""
         return Point({})
 
     def changes(self, before: Point, oldest: int) -> Changes:
-        """See `Store.changes`; no other process can."""
+        """Return no changes: no other process can write."""
         return Changes(before, pl.DataFrame())
 
     def span(self) -> tuple[int, int] | None:
-        """See `Store.span`."""
         low, high = self._frame("SELECT epoch_ns(min(ts)) a, epoch_ns(max(ts)) b FROM print_rows").row(0)
         return None if low is None else (low, high)

@@ -80,11 +80,9 @@ class Days(DuckFile):
         self._written_days.clear()
 
     def classified(self) -> pl.DataFrame:
-        """See `Store.classified`."""
         return self._frame("SELECT day, classification FROM days")
 
     def set_classified(self, days: list[date], classification: str, *, whole: bool = False) -> None:
-        """See `Store.set_classified`."""
         for day in days:
             before = self._day(day).classification
             if before != classification:
@@ -118,15 +116,14 @@ class Days(DuckFile):
             self._written_days.add(day)
 
     def unsealed(self) -> list[date]:
-        """See `Store.unsealed`."""
         return self._frame("SELECT day FROM days WHERE NOT bars ORDER BY day")["day"].to_list()
 
     def seal(self, day: date) -> bool:
-        """See `Store.seal`.
+        """Put a closed day in order and store its minute bars; return whether that succeeded.
 
-        Its minute bars are made of its prints by one statement. Readers and writers go on meanwhile: the day is read in
-        the state of the beginning, and written to the store's end. Only the exchange, which takes a fraction of a
-        second, excludes writers. A writer that comes in between with rows of the day ends the attempt.
+        One statement makes the bars from the day's prints. Readers and writers continue meanwhile: the day is read
+        as of the start and appended in order. Only the exchange of the old rows for the new ones, which takes a
+        fraction of a second, excludes writers. A writer that changes the day meanwhile ends the attempt.
         """
         with self._one_seal:
             try:
@@ -193,7 +190,7 @@ class Days(DuckFile):
             connection.execute(f"INSERT INTO bar_rows ({COLUMNS}) {made} ORDER BY {order}")
 
     def bars(self, symbols: pl.Series | None, start: int, end: int) -> pl.DataFrame:
-        """See `Store.bars`: bars of sealed days as they are stored, of other days made of their prints."""
+        """Return stored bars for sealed days, and bars made from prints for other days."""
         whose = of_symbols(symbols)
         stored = f"SELECT {COLUMNS} FROM bar_rows WHERE {of_minutes(start, end)} AND {whose}"
         with self._one_state():

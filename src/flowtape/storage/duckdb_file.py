@@ -152,7 +152,6 @@ class DuckFile:
         """End what another thread does to the file."""
 
     def check(self) -> None:
-        """See `Store.check`."""
         # DuckDB goes on reading a file that was taken from under it; what it then says would not outlive it.
         if not self.path.exists():
             raise StoreError(f"{self.path.name}: the store's file is gone")
@@ -160,7 +159,6 @@ class DuckFile:
 
     @contextmanager
     def bulk(self) -> Iterator[None]:
-        """See `Store.bulk`."""
         with self._bulk_lock:
             self._bulk += 1
             self._limit_memory()
@@ -179,7 +177,6 @@ class DuckFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """See `Store.transaction`."""
         with self._write:
             try:
                 self._db.execute("BEGIN")
@@ -203,7 +200,6 @@ class DuckFile:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """See `Store.snapshot`."""
         self._mine.snapshot = held = _Snapshot()
         try:
             yield

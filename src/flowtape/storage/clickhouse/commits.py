@@ -77,7 +77,7 @@ class Commits:
         return f"{self.address.database}.{table}"
 
     def bulk(self) -> AbstractContextManager[None]:
-        """See `Store.bulk`: the engine has its own memory."""
+        """Do nothing: the engine has its own memory."""
         return nullcontext()
 
     def close(self) -> None:
@@ -85,7 +85,6 @@ class Commits:
         self._link.close()
 
     def check(self) -> None:
-        """See `Store.check`."""
         self._link.ask(f"SELECT count() AS n FROM {self._at('meta')}")
 
     # what counts
@@ -98,7 +97,7 @@ class Commits:
         return Point(dict(rows.select("writer", "reached").iter_rows()) if rows.width else {}), rows
 
     def point(self) -> Point:
-        """See `Store.point`; its series are in the catalog."""
+        """Return the state that this thread reads; the catalog knows its series."""
         if not getattr(self._mine, "held", False):
             return self._newest()
         if self._mine.point is None:
@@ -134,7 +133,6 @@ class Commits:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """See `Store.transaction`."""
         if self.read_only:
             raise StoreError(f"{self.address}: the store was opened to be read")
         with self._write:
@@ -194,7 +192,6 @@ class Commits:
         return pl.DataFrame(row, dict.fromkeys(row, pl.UInt64))
 
     def take_over(self, source: str) -> None:
-        """See `Store.take_over`."""
         if self.read_only:
             raise StoreError(f"{self.address}: the store was opened to be read")
         with self._write:
@@ -205,7 +202,6 @@ class Commits:
                 self._fence(writer, reached.get(writer, 0))
 
     def release(self, source: str) -> None:
-        """See `Store.release`."""
         with self._write:
             self._leases.discard(source)
             self._lease(source, ended=1)
@@ -241,7 +237,6 @@ class Commits:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """See `Store.snapshot`."""
         self._mine.point, self._mine.held = None, True
         try:
             yield

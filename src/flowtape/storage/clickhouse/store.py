@@ -103,7 +103,6 @@ class ClickStore(Commits):
         return "".join(f" AND NOT {struck(kind, *void)}" for void in rows.iter_rows())
 
     def known(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """See `Store.known`."""
         ts = rows["ts"].to_physical()
         first, last = pl.select(ts.min(), last=ts.max()).row(0)
         where = f"{span_of(first, last + 1)} AND {chosen(self.catalog, rows['series'])}"
@@ -133,18 +132,15 @@ class ClickStore(Commits):
         return by_number(self.catalog, found, schema).filter(pl.col("removed_at").is_not_null())
 
     def sources(self) -> pl.DataFrame:
-        """See `Store.sources`."""
         found = self._ask("sources", "asset, symbol, day, source", "1", False, f"{SYMBOL}, day")
         kept = found if found.width else pl.DataFrame(schema=_CLAIMS)
         return typed(kept.filter(pl.col("source") != ""), _CLAIMS)
 
     def claim(self, days: pl.DataFrame) -> None:
-        """See `Store.claim`."""
         self._write_rows("sources", days.select(pl.col("asset", "symbol").cast(pl.String), "day", "source"))
         self._claimed = self._stamp
 
     def classified(self) -> pl.DataFrame:
-        """See `Store.classified`."""
         found = self._ask("classified", "day, classification, whole, v", "1", False)
         if not found.width:
             return pl.DataFrame(schema={"day": pl.Date, "classification": pl.String})
@@ -152,28 +148,24 @@ class ClickStore(Commits):
         return found.filter(pl.col("v") >= floor).select("day", "classification").unique()
 
     def set_classified(self, days: list[date], classification: str, *, whole: bool = False) -> None:
-        """See `Store.set_classified`."""
         rows = pl.DataFrame({"day": days}, {"day": pl.Date}).with_columns(
             classification=pl.lit(classification), whole=pl.lit(int(whole), pl.UInt8)
         )
         self._write_rows("classified", rows)
 
     def unsealed(self) -> list[date]:
-        """See `Store.unsealed`; the engine merges rows into their order."""
+        """Do nothing: the engine merges rows into their order."""
         return []
 
     def seal(self, day: date) -> bool:
-        """See `Store.seal`."""
         return True
 
     def drop_day(self, asset: str, symbol: str, day: date) -> None:
-        """See `Store.drop_day`."""
         start, end = (int(bound.timestamp()) * 10**9 for bound in day_bounds(day))
         self._strike_out(("prints", "minute_bars", "removals"), start, end, asset, symbol)
         self.claim(pl.DataFrame({"asset": [asset], "symbol": [symbol], "day": [day], "source": [""]}))
 
     def clear_minutes(self, start: int, end: int) -> None:
-        """See `Store.clear_minutes`."""
         self._strike_out(("minute_bars",), start, end)
 
     def _strike_out(
@@ -186,7 +178,6 @@ class ClickStore(Commits):
         self._write_rows("voids", rows)
 
     def append_prints(self, rows: pl.DataFrame) -> None:
-        """See `Store.append_prints`."""
         series, _ = self.catalog.fresh()
         if series.height:
             self._write_rows("series", by_name(self.catalog, series, ()))
@@ -201,22 +192,18 @@ class ClickStore(Commits):
         self._write_rows("prints", named)
 
     def replace_prints(self, rows: pl.DataFrame) -> None:
-        """See `Store.replace_prints`."""
         self._write_prints(rows, gone=0)
 
     def remove_prints(self, rows: pl.DataFrame) -> None:
-        """See `Store.remove_prints`."""
         self._write_prints(rows, gone=1)
         self.set_removed(rows.with_columns(pl.lit(None, STORED["removed_at"]).alias("removed_at")))
 
     def corrections(self, start: int, end: int) -> pl.DataFrame:
-        """See `Store.corrections`."""
         return self._rows(span_of(start, end), own=True, also="corrects = 1").select(ROW_SLOT)
 
     def counted(
         self, asset: str, symbol: str, start: int, end: int, at: int | None, min_size: int = 1
     ) -> str:
-        """See `Store.counted`."""
         where = f"{span_of(start, end)} AND asset = {quoted(asset)} AND symbol = {quoted(symbol)}"
         columns, keys = ", ".join((*PRINT_ROW, "gone")), ", ".join(IDENTITY)
         also = f"gone = 0 AND condition NOT IN ({CANCELS}) AND size >= {min_size}"
@@ -230,7 +217,6 @@ class ClickStore(Commits):
         )
 
     def select(self, sql: str) -> pl.DataFrame:
-        """See `Store.select`."""
         return self._link.ask(sql)
 
     def query(self, sql: str) -> pl.DataFrame:
@@ -239,11 +225,9 @@ class ClickStore(Commits):
         return self._link.ask_views(f"SELECT * FROM (\n{sql}\n)")
 
     def select_rows(self, sql: str) -> pl.DataFrame:
-        """See `Store.select_rows`."""
         return by_number(self.catalog, self._link.ask(f"SELECT {', '.join(PRINT_ROW)} {sql}"), ROWS)
 
     def prints(self, series: pl.Series, start: int, end: int, min_size: int = 1) -> pl.DataFrame:
-        """See `Store.prints`."""
         where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
         also = f"size >= {min_size}" if min_size > 1 else ""
         return self._with_removals(where, series, own=False, also=also)
@@ -254,7 +238,6 @@ class ClickStore(Commits):
         return rows.join(removed, on=ROW_IDENTITY, how="left", maintain_order="left")
 
     def underlying(self, series: pl.Series, start: int, end: int) -> pl.DataFrame:
-        """See `Store.underlying`."""
         where = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
         rows = self._rows(where, own=False, also="underlying IS NOT NULL")
         rows = rows.filter(pl.col("series").is_in(series.implode()))
@@ -262,7 +245,7 @@ class ClickStore(Commits):
         return last_mids(self.catalog, rows.filter(pl.col("ts") == pl.col("ts").max().over(minute)))
 
     def prints_of(self, keys: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
-        """See `Store.prints_of`; sees the open transaction."""
+        """Return rows that match some keys, with those of the open transaction."""
         # A symbol's number is that of its first series.
         number = "symbol_id" if "symbol_id" in keys.columns else "series"
         numbers = keys[number].unique().cast(pl.Int32)
@@ -282,7 +265,6 @@ class ClickStore(Commits):
         return found.join(wanted, left_on=on, right_on=list(keys.columns), how="semi")
 
     def removed_since(self, series: pl.Series, start: int, end: int, at: int) -> pl.DataFrame:
-        """See `Store.removed_since`."""
         which = f"{span_of(start, end)} AND {chosen(self.catalog, series)}"
         removed = self._removed(which, own=False).filter(pl.col("removed_at").to_physical() >= at)
         if removed.is_empty():
@@ -297,18 +279,15 @@ class ClickStore(Commits):
         return rows.join(removed, on=ROW_IDENTITY, how="semi")
 
     def cancelled_groups(self, start: int, end: int) -> pl.DataFrame:
-        """See `Store.cancelled_groups`."""
         cancels = f"condition IN ({CANCELS})"
         rows = self._rows(span_of(start, end), own=True, also=cancels)
         return rows.group_by(GROUP).agg(pl.col("ts").to_physical().max().alias("last"))
 
     def set_removed(self, rows: pl.DataFrame) -> None:
-        """See `Store.set_removed`."""
         self._write_rows("removals", by_name(self.catalog, rows, REMOVAL_ROW))
 
     # minutes
     def append_bars(self, bars: pl.DataFrame) -> None:
-        """See `Store.append_bars`."""
         self._write_bars(bars, restated=0)
 
     def _write_bars(self, bars: pl.DataFrame, restated: int) -> None:
@@ -317,7 +296,6 @@ class ClickStore(Commits):
             self._write_rows("minute_bars", rows.with_columns(pl.lit(restated, pl.UInt8).alias("restated")))
 
     def replace_bars(self, keys: pl.DataFrame, bars: pl.DataFrame) -> None:
-        """See `Store.replace_bars`."""
         kinds = [pl.col(name).cast(bars.schema[name]) for name in BAR_KEY]
         none = keys.select(kinds).join(bars, on=BAR_KEY, how="anti")
         empty = none.with_columns(pl.lit(0, pl.Int64).alias(name) for name in FIELDS).select(bars.columns)
@@ -325,13 +303,12 @@ class ClickStore(Commits):
         self._write_bars(pl.concat([merged, empty.cast(merged.schema)]), restated=1)
 
     def bars(self, symbols: pl.Series | None, start: int, end: int) -> pl.DataFrame:
-        """See `Store.bars`."""
         which = "1" if symbols is None else chosen(self.catalog, symbols)
         found = self._bars(which, start, end, own=False)
         return found if symbols is None else merge(found, BAR_KEY)
 
     def _bars(self, which: str, start: int, end: int, own: bool, counts: str = "") -> pl.DataFrame:
-        """Bars that count, as they are kept: of a key that was restated, what came since."""
+        """Return the bars that count: of a restated key, the newest restatement and the bars added after it."""
         if own:
             self._flush("minute_bars")
         counts = counts or self._counts(own)
@@ -348,13 +325,12 @@ class ClickStore(Commits):
         )
 
     def extent(self, symbol: int, end: int) -> tuple[int | None, int | None]:
-        """See `Store.extent`."""
         bars = self.bars(pl.Series([symbol]), 0, end)
         low, high = bars.select(pl.col("first_ts").min(), high=pl.col("last_ts").max()).row(0)
         return low, high
 
     def compact(self, start: int, end: int) -> None:
-        """See `Store.compact`; of this writer's own symbols, by bars in the place of those that were added."""
+        """Replace the added bars of this writer's symbols by one bar a key."""
         bars = self._bars(f"writer = {self._writer}", start, end, own=True)
         repeated = bars.select(BAR_KEY).is_duplicated()
         if repeated.any():
@@ -363,7 +339,6 @@ class ClickStore(Commits):
             self._write_bars(merge(whole.join(keys, on=BAR_KEY, how="semi"), BAR_KEY), restated=1)
 
     def changes(self, before: Point, oldest: int) -> Changes:
-        """See `Store.changes`."""
         now = self.point()
         none = pl.DataFrame(schema=_BAR_TYPES)
         # What a writer lost when another took over may have been shown.
@@ -392,22 +367,18 @@ class ClickStore(Commits):
 
     # cursors
     def cursor(self, source: str) -> str | None:
-        """See `Store.cursor`."""
         found = self._ask("cursors", "position", f"source = {quoted(source)}", False, "source")
         return None if found.is_empty() else str(found["position"][0])
 
     def cursors(self, beginning: str) -> dict[str, str]:
-        """See `Store.cursors`."""
         where = f"startsWith(source, {quoted(beginning)})"
         found = self._ask("cursors", "source, position", where, False, "source")
         return dict(found.iter_rows())
 
     def set_cursor(self, source: str, position: str) -> None:
-        """See `Store.set_cursor`."""
         self._write_rows("cursors", pl.DataFrame({"source": [source], "position": [position]}))
 
     def standing(self, source: str) -> pl.DataFrame:
-        """See `Store.standing`."""
         found = self._ask(
             "standing", ", ".join(STANDING), f"source = {quoted(source)}", False, "source, instrument"
         )
@@ -416,12 +387,10 @@ class ClickStore(Commits):
         return found.select(pl.col(name).cast(kind) for name, kind in STANDING.items())
 
     def set_standing(self, source: str, quotes: pl.DataFrame) -> None:
-        """See `Store.set_standing`."""
         rows = quotes.select(pl.lit(source).alias("source"), *STANDING)
         self._write_rows("standing", rows.cast({"instrument": pl.String}))
 
     def span(self) -> tuple[int, int] | None:
-        """See `Store.span`."""
         many, low, high = self._ask("prints", _EXTENT, "1", own=False, voided="prints").row(0)
         return (low, high) if many else None
 
